@@ -1,0 +1,55 @@
+"""Balance losses: pure functions of what the router returned.
+
+    L_balance = N sum_p t_p G_p                                                          (v1 Eq. 10)
+
+t_p is the fraction of all selections that went to expert p (they sum to 1), G_p the mean of g_p
+over rows, N the number of experts. It is 1 when both are uniform, and N when one expert takes all.
+Rows where `mask` is False (padding) count in neither.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def load_fractions(
+    index: Int[Tensor, "*rows top_k"], num_experts: int, mask: Bool[Tensor, "*rows"] | None = None
+) -> Float[Tensor, " experts"]:
+    """Fraction of the selections of unmasked rows that each expert gets, before any capacity."""
+    counted = torch.ones_like(index, dtype=torch.float32)
+    if mask is not None:
+        counted = counted * mask.unsqueeze(-1)
+    load = torch.zeros(num_experts, dtype=torch.float32, device=index.device)
+    load = load.scatter_add(0, index.flatten(), counted.flatten())
+    return load / load.sum().clamp(min=1)
+
+
+def balance_loss(
+    probabilities: Float[Tensor, "*rows experts"],
+    index: Int[Tensor, "*rows top_k"],
+    mask: Bool[Tensor, "*rows"] | None = None,
+) -> Float[Tensor, ""]:
+    """v1 Eq. 10. The gradient flows through the probabilities alone, as the selections are discrete."""
+    num_experts = probabilities.shape[-1]
+    load = load_fractions(index, num_experts, mask).to(probabilities.dtype)
+    return num_experts * (load * _mean_over_rows(probabilities, mask)).sum()
+
+
+def squared_coefficient_of_variation(load: Float[Tensor, " experts"]) -> Float[Tensor, ""]:
+    """(standard deviation / mean)^2 of the experts' load (Shazeer et al. 2017, Eq. 11); 0 when even."""
+    return load.var(correction=0) / load.mean().square().clamp(min=torch.finfo(load.dtype).tiny)
+
+
+def router_z_loss(
+    scores: Float[Tensor, "*rows experts"], mask: Bool[Tensor, "*rows"] | None = None
+) -> Float[Tensor, ""]:
+    """Mean squared log-partition of the scores (Zoph et al. 2022, Eq. 5); keeps them small."""
+    return _mean_over_rows(scores.logsumexp(dim=-1, keepdim=True).square(), mask).squeeze(-1)
+
+
+def _mean_over_rows(x: Float[Tensor, "*rows n"], mask: Bool[Tensor, "*rows"] | None) -> Float[Tensor, " n"]:
+    rows = x.reshape(-1, x.shape[-1])
+    if mask is None:
+        return rows.mean(dim=0)
+    counted = mask.reshape(-1, 1).to(x.dtype)
+    return (rows * counted).sum(dim=0) / counted.sum().clamp(min=1)
