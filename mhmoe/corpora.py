@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import platform
 import re
 import sysconfig
 import warnings
@@ -60,10 +61,10 @@ def _check_split(split: str) -> None:
 # ---- embedded -------------------------------------------------------------------------------
 
 _PACKAGES = ("numpy", "pandas", "scipy", "matplotlib")
-_SKIPPED_FOLDERS = frozenset(
-    "test tests testing idlelib lib2to3 turtledemo ensurepip pydoc_data site-packages dist-packages "
-    "lib-dynload _vendor extern externals __pycache__".split()
-)
+_SKIPPED_FOLDERS = {
+    *("test", "tests", "testing", "idlelib", "lib2to3", "turtledemo", "ensurepip", "pydoc_data"),
+    *("site-packages", "dist-packages", "lib-dynload", "_vendor", "extern", "externals"),
+}
 _SHORTEST_DOCSTRING = 200  # characters; what is shorter is mostly a signature in words
 
 
@@ -76,17 +77,12 @@ class EmbeddedCorpus:
     their path, so that the first characters are a mixture of all packages; the hash also gives
     the split (90, 5 and 5 percent of the modules). Nothing is imported, sources are parsed.
 
-    max_characters: stop after the module that reaches it, all splits together.
+    max_characters: stop after the module that reaches it, all splits together. A split that gets
+    no module is a UserError.
     """
 
     kind: ClassVar[str] = "embedded"
     max_characters: int = 4_000_000
-
-    def __post_init__(self) -> None:
-        if self.max_characters < 100_000:
-            raise ValueError(
-                f"max_characters={self.max_characters} is too few for three splits; at least 100000 are needed"
-            )
 
     def documents(self, split: str) -> Iterator[Document]:
         """Raises ValueError on an unknown split."""
@@ -99,7 +95,7 @@ class EmbeddedCorpus:
         whole = hashlib.sha256(
             json.dumps([[d.source, d.id, d.text] for split in SPLITS for d in texts[split]]).encode()
         )
-        versions = {"python": sysconfig.get_python_version()}
+        versions = {"python": platform.python_version()}
         versions |= {package: metadata.version(package) for package in _package_folders()}
         return {
             "kind": self.kind,
@@ -131,6 +127,9 @@ def _embedded_documents(max_characters: int) -> dict[str, list[Document]]:
             text = "\n\n".join(dict.fromkeys(new))
             characters += len(text)
             texts[_split_of(name)].append(Document(text, package, name))
+    for split, found in texts.items():
+        if not found:
+            raise UserError(f"max_characters={max_characters} leaves the {split} split empty; take more")
     return texts
 
 
@@ -166,7 +165,7 @@ def _docstrings(path: Path) -> list[str]:
     while pending:
         node = pending.pop()
         text = _without_doctests(ast.get_docstring(node) or "")
-        if len(text) >= _SHORTEST_DOCSTRING and _is_utf8(text):
+        if len(text) >= _SHORTEST_DOCSTRING:
             found.append(text)
         children = [
             c for c in node.body if isinstance(c, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
@@ -177,15 +176,8 @@ def _docstrings(path: Path) -> list[str]:
 
 def _without_doctests(text: str) -> str:
     paragraphs = re.split(r"\n\s*\n", text)
-    return "\n\n".join(p for p in paragraphs if not p.lstrip().startswith(">>>")).strip()
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a lone surrogate
-        return False
-    return True
+    prose = "\n\n".join(p for p in paragraphs if not p.lstrip().startswith(">>>")).strip()
+    return prose.encode(errors="ignore").decode()  # an escaped lone surrogate is no UTF-8
 
 
 # ---- local ----------------------------------------------------------------------------------
@@ -214,7 +206,7 @@ class LocalCorpus:
             raise ValueError(f"sets={self.sets} is not allowed; name at least one set, each once")
 
     def documents(self, split: str) -> Iterator[Document]:
-        """Raises UserError on a missing folder or file, a wrong hash or a corrupt line (file and line number)."""
+        """Raises UserError, naming file and line, on what is missing, changed or corrupt."""
         _check_split(split)
         folder, hashes = self._manifest()
         lines: list[tuple[bytes, str, int, bytes]] = []
