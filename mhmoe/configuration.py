@@ -63,10 +63,16 @@ class MHMoEConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         if unknown := sorted(kwargs.keys() - _TRANSFORMERS_KEYS):
-            names = ", ".join(f.name for f in dataclasses.fields(self) if f.name in MHMoEConfig.__annotations__)
+            names = ", ".join(
+                f.name for f in dataclasses.fields(self) if f.name in MHMoEConfig.__annotations__
+            )
             raise ValueError(f"MHMoEConfig has no key {unknown[0]!r}; it has {names}")
         if self.feed_forward is None:
-            self.feed_forward = {"kind": "feed_forward", "dim": self.hidden_size, "inner_dim": 4 * self.hidden_size}
+            self.feed_forward = {
+                "kind": "feed_forward",
+                "dim": self.hidden_size,
+                "inner_dim": 4 * self.hidden_size,
+            }
         super().__post_init__(**kwargs)
         self._check()
 
@@ -87,7 +93,9 @@ class MHMoEConfig(PreTrainedConfig):
         for block in range(min(self.num_hidden_layers, self.moe_every)):
             layer = self.layer(block)
             if (dim := getattr(layer, "dim", self.hidden_size)) != self.hidden_size:
-                raise ValueError(f"{layer.kind} has dim={dim}, the model hidden_size={self.hidden_size}; give both the same")
+                raise ValueError(
+                    f"{layer.kind} has dim={dim}, the model hidden_size={self.hidden_size}; give both the same"
+                )
 
     def is_moe_block(self, block: int) -> bool:
         return self.moe is not None and (block + 1) % self.moe_every == 0

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from mhmoe.records import UserError, sha256_of
 
@@ -41,6 +41,7 @@ class Document:
     id: str
 
 
+@runtime_checkable
 class Corpus(Protocol):
     """What packing asks of a source of text."""
 
@@ -106,7 +107,8 @@ class EmbeddedCorpus:
 
 
 @cache
-def _embedded_documents(max_characters: int) -> dict[str, list[Document]]:
+def _modules() -> dict[str, tuple[str, Path]]:
+    """Package and file of every module, in the order of the hash of its name."""
     folders = {"python": Path(sysconfig.get_paths()["stdlib"]), **_package_folders()}
     modules: dict[str, tuple[str, Path]] = {}
     for package, folder in folders.items():
@@ -114,13 +116,16 @@ def _embedded_documents(max_characters: int) -> dict[str, list[Document]]:
             inside = path.relative_to(folder)
             if _SKIPPED_FOLDERS.isdisjoint(inside.parts):
                 modules[f"{package}/{inside.as_posix()}"] = (package, path)
+    return dict(sorted(modules.items(), key=lambda item: _digest(item[0])))
 
+
+@cache
+def _embedded_documents(max_characters: int) -> dict[str, list[Document]]:
     texts: dict[str, list[Document]] = {split: [] for split in SPLITS}
     characters, seen = 0, set[str]()
-    for name in sorted(modules, key=_digest):
+    for name, (package, path) in _modules().items():
         if characters >= max_characters:
             break
-        package, path = modules[name]
         new = [text for text in _docstrings(path) if text not in seen]
         if new:
             seen.update(new)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mhmoe.configs import Config
-from mhmoe.grouped_products import grouped_linear
+from mhmoe.dispatch import Order, combine, gather, grouped_linear, sort_by_expert
 from mhmoe.routers import Routing
 
 
@@ -71,7 +71,9 @@ class _NetworkConfig(Config):
     def __post_init__(self) -> None:
         self.check_at_least(1, "dim", "inner")
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation={self.activation!r} is not known; choose one of {', '.join(ACTIVATIONS)}")
+            raise ValueError(
+                f"activation={self.activation!r} is not known; choose one of {', '.join(ACTIVATIONS)}"
+            )
 
     def network_parameters(self) -> int:
         matrices = self.dim * (self.up_width + self.inner)
@@ -119,7 +121,9 @@ class FeedForward(nn.Module):
             if linear.bias is not None:
                 nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None) -> FFNOutput:
+    def forward(
+        self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None
+    ) -> FFNOutput:
         """A mask changes nothing here: rows do not see each other."""
         return FFNOutput(self.down_proj(self.inner_norm(self.activation(self.up_proj(x)))))
 
@@ -180,17 +184,13 @@ class Experts(nn.Module):
         weight: Float[Tensor, "*batch top_k"],
     ) -> Float[Tensor, "*batch dim"]:
         """Weighted sum of the chosen experts' outputs; selections of weight 0 add nothing."""
-        top_k = index.shape[-1]
-        expert, order = index.flatten().sort(stable=True)  # stable: the sum's order does not vary
-        ends = torch.searchsorted(expert, torch.arange(self.num_experts, device=x.device), right=True)
-        row = order // top_k
+        order = sort_by_expert(index.flatten(0, -2), self.num_experts)
+        rows, up, down = _compute_type(x.flatten(0, -2), self.up_proj, self.down_proj)
 
-        rows = x.flatten(0, -2)
-        inner = grouped_linear(rows[row], self.up_proj, ends) + _per_row(self.up_bias, expert)
-        inner = self.inner_norm(self.activation(inner), expert)
-        out = grouped_linear(inner, self.down_proj, ends) + _per_row(self.down_bias, expert)
-        out = out * weight.flatten()[order].to(out.dtype).unsqueeze(-1)
-        return torch.zeros_like(rows, dtype=out.dtype).index_add(0, row, out).view(*x.shape[:-1], -1)
+        inner = grouped_linear(gather(rows, order), up, order.ends) + _per_row(self.up_bias, order)
+        inner = self.inner_norm(self.activation(inner), order.expert)
+        out = grouped_linear(inner.to(rows.dtype), down, order.ends) + _per_row(self.down_bias, order)
+        return combine(out, weight.flatten(0, -2), order).view(*x.shape[:-1], -1)
 
 
 class StackedLayerNorm(nn.Module):
@@ -206,16 +206,28 @@ class StackedLayerNorm(nn.Module):
         nn.init.ones_(self.weight)
         nn.init.zeros_(self.bias)
 
-    def forward(self, x: Float[Tensor, "rows inner"], expert: Int[Tensor, " rows"]) -> Float[Tensor, "rows inner"]:
+    def forward(
+        self, x: Float[Tensor, "rows inner"], expert: Int[Tensor, " rows"]
+    ) -> Float[Tensor, "rows inner"]:
         return F.layer_norm(x, x.shape[-1:]) * self.weight[expert] + self.bias[expert]
 
 
 class NoNorm(nn.Module):
     """The identity, with the signature of `StackedLayerNorm`."""
 
-    def forward(self, x: Float[Tensor, "rows inner"], expert: Int[Tensor, " rows"]) -> Float[Tensor, "rows inner"]:
+    def forward(
+        self, x: Float[Tensor, "rows inner"], expert: Int[Tensor, " rows"]
+    ) -> Float[Tensor, "rows inner"]:
         return x
 
 
-def _per_row(bias: Tensor | None, expert: Tensor) -> Tensor | float:
-    return 0.0 if bias is None else bias[expert]
+def _per_row(bias: Tensor | None, order: Order) -> Tensor | float:
+    return 0.0 if bias is None else bias[order.expert]
+
+
+def _compute_type(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Under autocast its type, as in torch's own products, which the grouped one would ignore."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors)

@@ -81,10 +81,14 @@ class MultiHead(nn.Module):
         self.inner = config.inner.build()
         self.merge = _mlp(config.dim, config.merge_layers, config.bias, MERGE_GAIN)
 
-    def forward(self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None) -> FFNOutput:
+    def forward(
+        self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None
+    ) -> FFNOutput:
         """The sub-tokens of tokens where `mask` is False are not routed."""
         if x.shape[-1] != self.dim:
-            raise ValueError(f"x has width {x.shape[-1]}, this layer has dim={self.dim}; give x of shape (..., {self.dim})")
+            raise ValueError(
+                f"x has width {x.shape[-1]}, this layer has dim={self.dim}; give x of shape (..., {self.dim})"
+            )
         subtokens = split(self.head(x), self.heads)
         output: FFNOutput = self.inner(subtokens, expand_mask(mask, self.heads))
         return output._replace(hidden=self.merge(join(output.hidden)))
@@ -167,7 +171,9 @@ def multi_head_moe(
     )
     if inner_residual:
         inner = ResidualConfig(inner=inner)
-    return MultiHeadConfig(dim=dim, heads=moe_heads, inner=inner, head_layers=head_layers, merge_layers=merge_layers)
+    return MultiHeadConfig(
+        dim=dim, heads=moe_heads, inner=inner, head_layers=head_layers, merge_layers=merge_layers
+    )
 
 
 class MultiHeadMoE(MultiHead):

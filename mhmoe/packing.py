@@ -244,7 +244,7 @@ def _encoded(tokenizer: Tokenizer, documents: Iterable[Document]) -> Iterator[tu
             batch, characters = [], 0
 
 
-def _progress(split: str, total: int | None) -> "tqdm[None]":
+def _progress(split: str, total: int | None) -> "tqdm[Any]":
     return tqdm(total=total, desc=f"packing {split}", unit="tokens", unit_scale=True, disable=None)
 
 
@@ -283,9 +283,7 @@ def _write_evaluation(
             bar.update(len(ids))
         _flush(file)
     if not documents:
-        raise UserError(
-            f"the {split} split of the corpus has no documents; choose another or a larger corpus"
-        )
+        raise UserError(f"the {split} split of the corpus has no documents; choose another corpus")
     write_atomically(folder / f"{split}.json", json.dumps(documents, separators=(",", ":")) + "\n")
     return {"documents": len(documents), "tokens": tokens, "bytes": sum(d["bytes"] for d in documents)}
 
@@ -404,24 +402,22 @@ class TrainingBatches:
     """
 
     def __init__(self, train: Tokens, length: int, batch_sequences: int, seed: int) -> None:
-        for name, value, least in (
-            ("length", length, 1),
-            ("batch_sequences", batch_sequences, 1),
-            ("seed", seed, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name}={value} is not allowed; it must be at least {least}")
+        for name, value in (("length", length), ("batch_sequences", batch_sequences)):
+            if value < 1:
+                raise ValueError(f"{name}={value} is not allowed; it must be at least 1")
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed={seed} is not allowed; it must be from 0 to 4294967295")
         self.train, self.length, self.batch_sequences, self.seed = train, length, batch_sequences, seed
         self.num_sequences = (len(train) - 1) // length  # of one epoch
         if self.num_sequences < batch_sequences:
             raise ValueError(
-                f"batch_sequences={batch_sequences} of length={length} need {batch_sequences * length + 1} tokens, "
-                f"the train split has {len(train)}; pack more text or take smaller batches"
+                f"batch_sequences={batch_sequences} of length={length} need {batch_sequences * length + 1} "
+                f"tokens, the train split has {len(train)}; pack more text or take smaller batches"
             )
         self._permutations: dict[int, Integers] = {}
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Integers:
-        """Tokens [batch_sequences / world_size, length + 1] of a step: this rank's part of the global batch."""
+        """Tokens [batch_sequences / world_size, length + 1]: this rank's part of the step's global batch."""
         if self.batch_sequences % world_size or not 0 <= rank < world_size:
             raise ValueError(
                 f"batch_sequences={self.batch_sequences} cannot be shared out to rank={rank} of "
@@ -439,7 +435,6 @@ class TrainingBatches:
         if epoch not in self._permutations:
             self._permutations = {e: p for e, p in self._permutations.items() if e == epoch - 1}
             # RandomState and not Generator: numpy promises the numbers of the former for all versions.
-            self._permutations[epoch] = np.random.RandomState([self.seed, epoch]).permutation(
-                self.num_sequences
-            )
+            generator = np.random.RandomState([self.seed, epoch])
+            self._permutations[epoch] = generator.permutation(self.num_sequences)
         return self._permutations[epoch]

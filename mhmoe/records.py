@@ -62,7 +62,9 @@ class Record:
         except FileNotFoundError:
             raise UserError(f"record {path} does not exist") from None
         except (ValueError, OSError) as error:
-            raise UserError(f"record {path} is not readable JSON ({error}); run it again or remove it") from None
+            raise UserError(
+                f"record {path} is not readable JSON ({error}); run it again or remove it"
+            ) from None
         return cls.from_dict(raw, where=str(path))
 
     @classmethod
@@ -70,7 +72,9 @@ class Record:
         if not isinstance(raw, dict):
             raise UserError(f"{where}: a record is a JSON object, this is a {type(raw).__name__}")
         if raw.get("schema_version") != SCHEMA_VERSION:
-            raise UserError(f"{where}: schema_version={raw.get('schema_version')!r}, this version reads {SCHEMA_VERSION}")
+            raise UserError(
+                f"{where}: schema_version={raw.get('schema_version')!r}, this version reads {SCHEMA_VERSION}"
+            )
         fields = {f.name: f for f in dataclasses.fields(cls)}
         unknown, missing = sorted(raw.keys() - fields.keys()), sorted(fields.keys() - raw.keys())
         if unknown or missing:
@@ -84,7 +88,9 @@ class Record:
                 raise UserError(f"{where}: {name}={value!r} is not of type {wanted.__name__}")
         record = cls(**raw)
         if (expected := fingerprint(record.config, record.seed)) != record.fingerprint:
-            raise UserError(f"{where}: fingerprint {record.fingerprint} does not belong to its config ({expected})")
+            raise UserError(
+                f"{where}: fingerprint {record.fingerprint} does not belong to its config ({expected})"
+            )
         for split, evaluation in record.metrics.items():
             _check_evaluation(evaluation, f"{where}: metrics.{split}")
         return record
@@ -100,7 +106,9 @@ def _check_evaluation(evaluation: dict[str, Any], where: str) -> None:
             raise UserError(f"{where}: a document has no finite {name}")
     for name, value in summarise_documents(documents).items():
         if not math.isclose(evaluation.get(name, math.nan), value, rel_tol=1e-6):
-            raise UserError(f"{where}.{name}={evaluation.get(name)} does not follow from its documents ({value})")
+            raise UserError(
+                f"{where}.{name}={evaluation.get(name)} does not follow from its documents ({value})"
+            )
 
 
 def summarise_documents(documents: list[dict[str, Any]]) -> dict[str, Any]:
@@ -154,14 +162,19 @@ def git_state() -> dict[str, Any]:
     here = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         commit = git("rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--", ".", ":!results"))}
     except (OSError, subprocess.CalledProcessError):
         # A copied tree without git says so by these variables, which whoever copies it sets.
-        return {"commit": os.environ.get("MHMOE_COMMIT", "unknown"), "dirty": "MHMOE_COMMIT" not in os.environ}
+        return {
+            "commit": os.environ.get("MHMOE_COMMIT", "unknown"),
+            "dirty": "MHMOE_COMMIT" not in os.environ,
+        }
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -178,7 +191,9 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         os.replace(temporary, path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror or error}; the old file, if any, is untouched") from None
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; the old file, if any, is untouched"
+        ) from None
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -55,7 +55,9 @@ class RouterConfig(Config):
     def __post_init__(self) -> None:
         self.check_at_least(1, "dim", "num_experts", "top_k")
         if self.top_k > self.num_experts:
-            raise ValueError(f"top_k={self.top_k} exceeds num_experts={self.num_experts}; choose at most {self.num_experts}")
+            raise ValueError(
+                f"top_k={self.top_k} exceeds num_experts={self.num_experts}; choose at most {self.num_experts}"
+            )
 
 
 class Router(nn.Module):

@@ -81,8 +81,15 @@ class Attention(nn.Module):
         query, key, value = rotate(qkv[0], *turn), rotate(qkv[1], *turn), qkv[2]
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        out, _ = attend(self, query, key, value, mask, dropout=0.0, scaling=self.head_dim**-0.5)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        if x.device.type == "cpu":  # where the backward of attention is three times as slow in bfloat16
+            query, key, value = query.float(), key.float(), value.float()
+        with torch.autocast(
+            x.device.type, enabled=torch.is_autocast_enabled(x.device.type) and x.device.type != "cpu"
+        ):
+            out, _ = attend(self, query, key, value, mask, dropout=0.0, scaling=self.head_dim**-0.5)
         return self.o_proj(out.flatten(-2))
 
 

@@ -1,0 +1,102 @@
+# Every command of the project. `make` alone lists them; `make check` is exactly what CI runs.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Variables of the experiments.
+SCALE ?= cpu
+SEEDS ?=
+TASK ?= english
+JOBS ?= 1
+TIME_BUDGET ?=
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PIP := -m pip --disable-pip-version-check -qq
+
+RUN_OPTIONS = --scale $(SCALE) --task $(TASK) --jobs $(JOBS) \
+	$(if $(strip $(SEEDS)),--seeds $(SEEDS)) $(if $(strip $(TIME_BUDGET)),--time-budget $(TIME_BUDGET))
+
+# A file experiments/table1_perplexity.py is reproduced by `make reproduce-table1`, figure4_*.py by `make figure4`.
+TABLES = $(sort $(foreach file,$(notdir $(wildcard experiments/table*_*.py)),$(firstword $(subst _, ,$(file)))))
+FIGURES = $(sort $(foreach file,$(notdir $(wildcard experiments/figure*_*.py)),$(firstword $(subst _, ,$(file)))))
+
+.PHONY: help setup lock format lint test check bench tables figures claims report status
+
+help: ## list the targets and their variables
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { name = $$1; sub("%", "<n>", name); printf "  make %-20s %s\n", name, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo '  experiments: SCALE=smoke|cpu|gpu|paper ($(SCALE))  SEEDS="0 1 2"  TASK=$(TASK)  JOBS=$(JOBS)  TIME_BUDGET=seconds'
+	@echo '  tables here: $(TABLES)   figures here: $(FIGURES)'
+
+setup: $(INSTALLED) ## make .venv with the packages of requirements.lock (again only when they changed)
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mhmoe needs Python 3.11 or newer, and \
+	'$(PYTHON)' is $$($(PYTHON) --version 2>&1); name another one: make setup PYTHON=python3.11" >&2; exit 1; }
+	@echo "setup: $$(grep -c == requirements.lock) packages of requirements.lock into .venv (a few minutes the first time)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python $(PIP) install -r requirements.lock
+	@$(BIN)/python $(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo "setup: done"
+
+LOCKING := .cache/lock-venv
+TORCH = $(shell sed -n 's/^torch==//p' requirements.lock)
+
+lock: ## resolve the newest versions again into requirements.lock and environment.yml (TORCH=version for another torch)
+	@rm -rf $(LOCKING) && $(PYTHON) -m venv $(LOCKING)
+	@echo "lock: resolving with torch $(TORCH)"
+	@$(LOCKING)/bin/python $(PIP) install 'torch==$(TORCH)'
+	@$(LOCKING)/bin/python $(PIP) install -e '.[experiments,dev]'
+	@{ sed '/^#/!d' requirements.lock; \
+	   $(LOCKING)/bin/python $(PIP) freeze --all --exclude pip --exclude-editable \
+	   | awk -F == '{ gsub("_", "-", $$1); sub(/[+].*/, "", $$2); print tolower($$1) "==" $$2 }' | LC_ALL=C sort; \
+	 } > requirements.lock.new
+	@awk -F == 'NR == FNR { version[$$1] = $$2; next } \
+	  { name = $$1; sub(/^ *- /, "", name); if (NF == 2 && name in version) print $$1 "==" version[name]; else print }' \
+	  requirements.lock.new environment.yml > environment.yml.new
+	@mv requirements.lock.new requirements.lock && mv environment.yml.new environment.yml
+	@rm -rf $(LOCKING)
+
+format: setup ## format the code and repair what ruff can
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format .
+
+lint: setup ## ruff, ruff format and pyright, changing nothing
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+test: setup ## all tests
+	@$(BIN)/python -m pytest
+
+check: lint test ## lint, test, and see that the committed tables are what the committed records give
+	@$(BIN)/python -m experiments render --check
+
+bench: setup ## time the layer and the training against their peers
+	@$(BIN)/python -m benchmarks
+
+reproduce-table%: setup ## run what is missing of table <n> at SCALE, then render it
+	@$(BIN)/python -m experiments run table$* $(RUN_OPTIONS)
+	@$(BIN)/python -m experiments render table$* --scale $(SCALE)
+
+figure%: setup ## run what is missing of figure <n> at SCALE, then render it
+	@$(BIN)/python -m experiments run figure$* $(RUN_OPTIONS)
+	@$(BIN)/python -m experiments render figure$* --scale $(SCALE)
+
+tables: $(addprefix reproduce-,$(TABLES)) ## every table
+
+figures: $(FIGURES) ## every figure
+
+claims: setup ## the ledger of claims, from the committed records
+	@$(BIN)/python -m experiments render claims
+
+report: setup ## render everything in results/ again from the committed records
+	@$(BIN)/python -m experiments render
+
+status: setup ## which runs are done, stale or missing
+	@$(BIN)/python -m experiments status

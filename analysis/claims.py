@@ -1,0 +1,235 @@
+"""The ledger: what the papers (and we) claim, and what the records say about it.
+
+A claim compares two systems that it names. Its rule is fixed before the runs:
+
+    holds         the 95% interval of the paired difference over seeds excludes zero in the
+                  claimed direction, and the p-value, after Holm's correction within the claim's
+                  table at that scale, is below 0.05
+    contradicted  the same in the other direction
+    cannot tell   neither
+    not run       a side has no records, or they share fewer than two seeds
+
+Two kinds. "Lower perplexity": the difference is of nll per token (the log of perplexity).
+"Learns faster": for each seed, what the better system spends (tokens, training FLOPs or
+seconds) until its validation nll is at or below the worse system's final one, over what the
+worse system spent in all; the difference is the log of that ratio.
+
+A seed for which that loss is never reached has no ratio. When all seeds reach it, the rule above
+judges the log ratio. When none does, although each spent at least as much as the worse system,
+the claim is contradicted if the paired difference of the final validation nll is above zero by
+the same rule: never reaching a loss means ending above it, and that can be tested. Anything
+between the two is "cannot tell", as is a run that stopped before it had spent as much.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from analysis.learning_speed import COSTS, Spent, cost_ratio, final_point, log_costs, total
+from analysis.statistics import Documents, Interval, document_bootstrap, holm, paired_difference
+from mhmoe.records import Record, UserError
+
+LEVEL = 0.05
+Metric = Literal["perplexity", "tokens", "flops", "seconds"]
+Declared = Mapping[tuple[str, str], str]
+Decision = Literal["holds", "contradicted", "cannot tell", "not run"]
+_UNKNOWN = Interval(math.nan, math.nan, math.nan, 0, math.nan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """That `better` has lower perplexity than `worse`, or reaches the final loss of `worse` at a lower cost.
+
+    stem: the table or figure it belongs to, which is also its family for Holm's correction.
+    metric: "perplexity", or the cost that is judged: "tokens", "flops", "seconds".
+    reading: under which reading of equal size. paper: the printed values (better, worse), if any.
+    split: where perplexity is measured; costs are always read off the validation curve.
+    """
+
+    stem: str
+    statement: str
+    source: str
+    better: str
+    worse: str
+    metric: Metric = "perplexity"
+    reading: str = ""
+    paper: tuple[float, float] | None = None
+    task: str = "english"
+    split: str = "test"
+
+    def __post_init__(self) -> None:
+        if self.metric not in ("perplexity", *COSTS):
+            raise ValueError(f"metric={self.metric!r} is unknown; choose perplexity, {', '.join(COSTS)}")
+        if self.better == self.worse:
+            raise ValueError(f"better and worse are both {self.better!r}; a claim compares two systems")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A claim judged at one scale.
+
+    difference: of nll per token, better - worse, over seeds (for a cost: at the end of the curves).
+    documents: the same over documents (perplexity only). costs: per seed, what `better` spent
+    over what `worse` spent, None where it never got there. tested: the interval that was judged.
+    """
+
+    claim: Claim
+    scale: str
+    verdict: Decision
+    difference: Interval
+    tested: Interval
+    adjusted_p: float = math.nan
+    documents: Interval = _UNKNOWN
+    costs: Mapping[int, Spent | None] = dataclasses.field(default_factory=dict[int, Spent | None])
+
+    @property
+    def n(self) -> int:
+        return self.difference.n
+
+    @property
+    def percent(self) -> tuple[float, float, float]:
+        """Mean, low, high of the difference as percent of the worse system's perplexity."""
+        return percent_of_perplexity(self.difference)
+
+
+def percent_of_perplexity(interval: Interval) -> tuple[float, float, float]:
+    """100 (exp(difference of nll) - 1) for mean, low and high."""
+    mean, low, high = (100 * math.expm1(x) for x in (interval.mean, interval.low, interval.high))
+    return mean, low, high
+
+
+def divide(records: Sequence[Record], declared: Declared | None = None) -> tuple[list[Record], list[Record]]:
+    """Records into (current, stale), given the declared fingerprint of each run, by (scale, name).
+
+    A run that is not declared belongs to another table and is in neither; None takes all as they are.
+    """
+    if declared is None:
+        return list(records), []
+    current, stale = [], []
+    for record in records:
+        if wanted := declared.get((record.scale, record.name)):
+            (current if record.fingerprint == wanted else stale).append(record)
+    return current, stale
+
+
+def by_seed(records: Sequence[Record]) -> dict[int, Record]:
+    """One system's records by seed. UserError if two records claim the same seed."""
+    found: dict[int, Record] = {}
+    for record in records:
+        if other := found.get(record.seed):
+            both = f"records {other.name} and {record.name} both are"
+            raise UserError(f"{both} {record.system}, seed {record.seed}; remove one")
+        found[record.seed] = record
+    return dict(sorted(found.items()))
+
+
+def judge(
+    claims: Sequence[Claim],
+    records: Sequence[Record],
+    *,
+    scales: Sequence[str] | None = None,
+    declared: Declared | None = None,
+) -> list[Verdict]:
+    """A verdict for every claim at every scale (those found in the records, if none are given).
+
+    Stale records (see `divide`) are not used. UserError if two records that are to be compared
+    were not trained and evaluated on the same data.
+    """
+    current, _ = divide(records, declared)
+    if scales is None:
+        scales = sorted({record.scale for record in current})
+    verdicts: list[Verdict] = []
+    for scale in scales:
+        here = [record for record in current if record.scale == scale]
+        for stem in dict.fromkeys(claim.stem for claim in claims):
+            family = [_measure(claim, here, scale) for claim in claims if claim.stem == stem]
+            adjusted = holm([verdict.tested.p_value for verdict in family])
+            verdicts += [_decide(verdict, p) for verdict, p in zip(family, adjusted, strict=True)]
+    return verdicts
+
+
+def _measure(claim: Claim, records: Sequence[Record], scale: str) -> Verdict:
+    """Everything but the decision: "not run" or, for the moment, "cannot tell"."""
+    of_task = [record for record in records if record.task == claim.task]
+    better, worse = (by_seed([r for r in of_task if r.system == x]) for x in (claim.better, claim.worse))
+    seeds = sorted(better.keys() & worse.keys())
+    better, worse = ({seed: side[seed] for seed in seeds} for side in (better, worse))
+    if len(seeds) < 2:
+        nothing = dataclasses.replace(_UNKNOWN, n=len(seeds))
+        return Verdict(claim=claim, scale=scale, verdict="not run", difference=nothing, tested=nothing)
+    for seed in seeds:
+        _check_same_data(better[seed], worse[seed], claim.split)
+    if claim.metric == "perplexity":
+        difference = paired_difference(
+            {seed: r.metrics[claim.split]["nll_per_token"] for seed, r in better.items()},
+            {seed: r.metrics[claim.split]["nll_per_token"] for seed, r in worse.items()},
+        )
+        documents = document_bootstrap(_documents(better, claim.split), _documents(worse, claim.split))
+        tested, costs = difference, {}
+    else:
+        difference = paired_difference(
+            {seed: final_point(r)["valid_nll"] for seed, r in better.items()},
+            {seed: final_point(r)["valid_nll"] for seed, r in worse.items()},
+        )
+        documents, costs = _UNKNOWN, {seed: cost_ratio(better[seed], worse[seed]) for seed in seeds}
+        tested = _tested_cost(claim.metric, costs, difference, better, worse)
+    return Verdict(
+        claim=claim,
+        scale=scale,
+        verdict="cannot tell",
+        difference=difference,
+        tested=tested,
+        documents=documents,
+        costs=costs,
+    )
+
+
+def _tested_cost(
+    metric: str,
+    costs: Mapping[int, Spent | None],
+    difference: Interval,
+    better: Mapping[int, Record],
+    worse: Mapping[int, Record],
+) -> Interval:
+    """The interval that decides a claim of faster learning; see the module's docstring for the rule."""
+    reached = log_costs(costs, metric)
+    if len(reached) == len(costs):
+        return paired_difference(reached, dict.fromkeys(reached, 0.0))
+    spent_enough = all(
+        getattr(total(better[seed]), metric) >= getattr(total(worse[seed]), metric) for seed in costs
+    )
+    if not reached and spent_enough:
+        return difference
+    return dataclasses.replace(_UNKNOWN, n=len(costs))
+
+
+def _decide(measured: Verdict, adjusted_p: float) -> Verdict:
+    decision = measured.verdict
+    if adjusted_p < LEVEL and measured.tested.high < 0:
+        decision = "holds"
+    elif adjusted_p < LEVEL and measured.tested.low > 0:
+        decision = "contradicted"
+    return dataclasses.replace(measured, verdict=decision, adjusted_p=adjusted_p)
+
+
+def _check_same_data(better: Record, worse: Record, split: str) -> None:
+    names = f"records {better.name} and {worse.name}"
+    if better.config.get("data") != worse.config.get("data"):
+        raise UserError(
+            f"{names} were trained on different data and cannot be compared; run them on the same data"
+        )
+    documents = [[(d["id"], d["tokens"]) for d in r.metrics[split]["documents"]] for r in (better, worse)]
+    if documents[0] != documents[1]:
+        raise UserError(
+            f"{names} were evaluated on different documents of {split}; run them on the same data"
+        )
+
+
+def _documents(side: Mapping[int, Record], split: str) -> dict[int, Documents]:
+    found: dict[int, Documents] = {}
+    for seed, record in side.items():
+        documents = [d for d in record.metrics[split]["documents"] if d["tokens"] > 0]
+        found[seed] = Documents([d["nll"] for d in documents], [d["tokens"] for d in documents])
+    return found

@@ -1,0 +1,95 @@
+"""The ledger as a page: every claim with what the paper says, what the records say, and the verdict."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from analysis.claims import LEVEL, Claim, Verdict, percent_of_perplexity
+from analysis.learning_speed import COSTS, log_costs
+from analysis.statistics import summarise
+
+_HEADER = f"""# The ledger of claims
+
+Each line is a claim of the papers, or a control that they lack, and what the committed records say about it.
+The rule was fixed before the runs. Two systems are compared seed by seed on the same data in the same order.
+
+- **holds**: the 95% interval of the paired difference over seeds (t distribution) excludes zero in the
+  claimed direction, and p after Holm's correction within the table is below {LEVEL}.
+- **contradicted**: the same in the other direction. **cannot tell**: neither.
+- **not run**: a side has no records, or they share fewer than two seeds.
+
+"ours" is the difference in percent of the other system's perplexity, negative where the claim's favourite
+is lower, with its interval over seeds; "documents" is the interval when the test documents are resampled with
+the same models (a second source of chance, shown and not judged). For claims of faster learning "ours" is
+what the favourite spends until its validation loss is at or below the other's final one, as a ratio to what
+the other spent in all: the judged cost with its interval over seeds, then the other costs. Where no seed
+reaches that loss, although it spent as much, the claim is contradicted if the final validation losses differ
+by the same rule; where some seeds reach it and some do not, it is "cannot tell".
+"""
+
+
+def ledger_markdown(verdicts: Sequence[Verdict], titles: Mapping[str, str] | None = None) -> str:
+    """The ledger as Markdown: one table for each scale and stem, in the order of the verdicts."""
+    lines = [_HEADER]
+    for scale, stem in dict.fromkeys((verdict.scale, verdict.claim.stem) for verdict in verdicts):
+        lines += [f"## {(titles or {}).get(stem, stem)}, scale {scale}", ""]
+        lines += ["| statement | source | reading | paper | ours | documents | n | p (Holm) | verdict |"]
+        lines += ["|---|---|---|---|---|---|---:|---:|---|"]
+        rows = [_cells(v) for v in verdicts if (v.scale, v.claim.stem) == (scale, stem)]
+        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _cells(verdict: Verdict) -> list[str]:
+    claim = verdict.claim
+    return [
+        claim.statement,
+        claim.source,
+        claim.reading or "-",
+        _paper(claim),
+        _ours(verdict),
+        _bounds(percent_of_perplexity(verdict.documents)),
+        str(verdict.n),
+        _p(verdict.adjusted_p),
+        f"**{verdict.verdict}**" if verdict.verdict in ("holds", "contradicted") else verdict.verdict,
+    ]
+
+
+def _paper(claim: Claim) -> str:
+    if claim.paper is None:
+        return "-"
+    better, worse = claim.paper
+    percent = f" ({100 * (better / worse - 1):+.1f}%)" if claim.metric == "perplexity" else ""
+    return f"{better:g} against {worse:g}{percent}"
+
+
+def _ours(verdict: Verdict) -> str:
+    if verdict.verdict == "not run":
+        return "not run"
+    metric, n = verdict.claim.metric, len(verdict.costs)
+    mean, _, _ = verdict.percent
+    if metric == "perplexity":
+        return f"{mean:+.2f}% {_bounds(verdict.percent)}"
+    reached = log_costs(verdict.costs, metric)
+    if not reached:
+        return f"never (0 of {n} seeds); final perplexity {mean:+.2f}% {_bounds(verdict.percent)}"
+    ratios = {cost: math.exp(summarise(log_costs(verdict.costs, cost).values()).mean) for cost in COSTS}
+    others = ", ".join(f"{ratios[cost]:.2f} x {cost}" for cost in COSTS if cost != metric)
+    if len(reached) < n:
+        return (
+            f"{ratios[metric]:.2f} x {metric}, in {len(reached)} of {n} seeds, never in the others; {others}"
+        )
+    low, high = math.exp(verdict.tested.low), math.exp(verdict.tested.high)
+    bounds = "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
+    return f"{ratios[metric]:.2f} x {metric}{bounds}; {others}"
+
+
+def _bounds(percent: tuple[float, float, float]) -> str:
+    _, low, high = percent
+    return "-" if math.isnan(low) else f"[{low:+.2f}%, {high:+.2f}%]"
+
+
+def _p(p_value: float) -> str:
+    if math.isnan(p_value):
+        return "-"
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"

@@ -1,0 +1,185 @@
+"""Rows into tables, as Markdown for people and CSV for programs.
+
+Everything here is a function of its arguments: the same records give the same text. A cell without
+records says "not run"; stale records (their fingerprint is not the declared one) never enter a number.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.claims import Declared, by_seed, divide
+from analysis.statistics import summarise
+from mhmoe.records import Record, UserError
+
+NOT_RUN, STALE, NOTHING = "not run", "stale", "-"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: key in the row, heading, and how a number is written (times `factor`, then `suffix`)."""
+
+    key: str
+    heading: str
+    spec: str = ""
+    factor: float = 1.0
+    suffix: str = ""
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        """The cell. Text stays as it is; None and nan are a dash."""
+        value = row.get(self.key)
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return NOTHING
+        if isinstance(value, str) or not self.spec:
+            return str(value)
+        return format(value if self.factor == 1 else value * self.factor, self.spec) + self.suffix
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowSpec:
+    """A row of a perplexity table: the system in the records, its label, and the paper's value if any."""
+
+    system: str
+    label: str
+    paper: float | None = None
+
+
+PERPLEXITY_COLUMNS = (
+    Column("label", "system"),
+    Column("paper", "paper", ".2f"),
+    Column("perplexity", "ours", ".2f"),
+    Column("std", "std", ".2f"),
+    Column("seeds", "seeds"),
+    Column("bits_per_byte", "bits per byte", ".4f"),
+    Column("paper_change", "paper, to reference", "+.1f", suffix="%"),
+    Column("change", "ours, to reference", "+.1f", suffix="%"),
+    Column("paper_difference", "ours, to paper", "+.1f", suffix="%"),
+    Column("parameters", "parameters (M)", ",.2f", 1e-6),
+    Column("active_parameters", "active (M)", ",.2f", 1e-6),
+    Column("flops_per_token", "MFLOPs a token", ",.2f", 1e-6),
+    Column("learning_rate", "learning rate", "g"),
+    Column("tokens_per_second", "tokens/s", ",.0f"),
+)
+
+
+def perplexity_table(
+    rows: Sequence[RowSpec],
+    records: Mapping[str, Sequence[Record]],
+    *,
+    reference: str | None = None,
+    split: str = "test",
+    declared: Declared | None = None,
+) -> list[Row]:
+    """One dict a row, with the keys of PERPLEXITY_COLUMNS; percentages are numbers such as -3.1.
+
+    records: of one scale and task, by system. reference: the system that changes are relative to.
+    A row without records says "not run", a row with stale ones alone says "stale"; stale records
+    never enter a number. UserError if the records of a system disagree on what they are.
+    """
+    table = [_perplexity_row(spec, records.get(spec.system, ()), split, declared) for spec in rows]
+    anchor: Row = next((row for row in table if row["system"] == reference), {})
+    for row in table:
+        row["change"] = _percent(row["perplexity"], anchor.get("perplexity")) if row is not anchor else None
+        row["paper_change"] = _percent(row["paper"], anchor.get("paper")) if row is not anchor else None
+    return table
+
+
+def _perplexity_row(spec: RowSpec, records: Sequence[Record], split: str, declared: Declared | None) -> Row:
+    row: Row = {"system": spec.system, "label": spec.label, "paper": spec.paper}
+    current, stale = divide(records, declared)
+    if not current:
+        return row | {"perplexity": STALE if stale else NOT_RUN}
+    kinds = {
+        (spec.system, current[0].scale, current[0].task),
+        *((r.system, r.scale, r.task) for r in current),
+    }
+    if len(kinds) > 1:
+        raise UserError(
+            f"the row of {spec.system} mixes records of {sorted(kinds)}; a row has one scale and task"
+        )
+    by_seed(current)  # refuses a seed that counts twice
+    perplexity = summarise(r.metrics[split]["perplexity"] for r in current)
+    row |= {"perplexity": perplexity.mean, "std": perplexity.std, "n": perplexity.n}
+    row["seeds"] = f"{perplexity.n} ({len(stale)} stale)" if stale else str(perplexity.n)
+    row["bits_per_byte"] = summarise(r.metrics[split]["bits_per_byte"] for r in current).mean
+    for name in ("parameters", "active_parameters", "flops_per_token"):
+        row[name] = _shared(current, name, [getattr(r, name) for r in current])
+    row["learning_rate"] = _shared(
+        current, "learning_rate", [r.config["training"]["learning_rate"] for r in current]
+    )
+    row["tokens_per_second"] = summarise(r.tokens / r.wall_seconds for r in current).mean
+    row["paper_difference"] = _percent(perplexity.mean, spec.paper)
+    return row
+
+
+def _shared(records: Sequence[Record], name: str, values: Sequence[Any]) -> Any:
+    if len(set(values)) > 1:
+        found = ", ".join(map(str, sorted(set(values))))
+        raise UserError(f"records of {records[0].system} disagree on {name}: {found}; run the odd ones again")
+    return values[0]
+
+
+def _percent(value: Any, reference: Any) -> float | None:
+    if not isinstance(value, int | float) or not isinstance(reference, int | float):
+        return None
+    return 100 * (value / reference - 1)
+
+
+def caption(records: Sequence[Record], *, reading: str, sources: Sequence[str]) -> list[str]:
+    """What a reader must know before the numbers: scale, text, tokens a run, seeds, reading of equal size."""
+    if not records:
+        return [f"No records yet. Reading of equal size: {reading}."]
+
+    def each(values: set[Any], spec: str = "") -> str:
+        return ", ".join(format(value, spec) for value in sorted(values))
+
+    return [
+        f"Scale {each({r.scale for r in records})}; text: {', '.join(sources)}; "
+        f"{each({r.tokens for r in records}, ',')} tokens a run; seeds {each({r.seed for r in records})}.",
+        f"Reading of equal size: {reading}.",
+    ]
+
+
+def table_markdown(
+    columns: Sequence[Column], rows: Sequence[Row], *, title: str = "", caption: Sequence[str] = ()
+) -> str:
+    """Title, caption lines, and the table, padded so that it also reads as plain text."""
+    cells = [[column.heading for column in columns]] + [
+        [column.text(row) for column in columns] for row in rows
+    ]
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in cells]
+    widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(columns))]
+    numeric = [any(isinstance(row.get(c.key), int | float) for row in rows) for c in columns]
+    rule = ["-" * (w - 1) + (":" if number else "-") for w, number in zip(widths, numeric, strict=True)]
+    lines = [f"# {title}", ""] if title else []
+    for text in caption:
+        lines += [text, ""]
+    for line in (cells[0], rule, *cells[1:]):
+        padded = [
+            cell.rjust(w) if number else cell.ljust(w)
+            for cell, w, number in zip(line, widths, numeric, strict=True)
+        ]
+        lines.append(f"| {' | '.join(padded)} |")
+    return "\n".join(lines) + "\n"
+
+
+def table_csv(columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    """The same rows for programs: keys as headings, plain numbers (six significant digits), no factors."""
+    return csv_text([[c.key for c in columns], *([_plain(row.get(c.key)) for c in columns] for row in rows)])
+
+
+def _plain(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def csv_text(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells as CSV with line feeds."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(lines)
+    return buffer.getvalue()

@@ -1,0 +1,74 @@
+"""Perplexity of a language model on whole documents.
+
+    nll(document) = - sum_i log p(token_i | the tokens before it in its window)       nats
+
+Every token of a document is predicted exactly once, in windows that never cross documents (see
+`packing.EvaluationSet`). Perplexity is exp(nll / tokens) and depends on the tokenizer; bits per byte,
+nll / ln 2 / bytes of the text, does not.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mhmoe.packing import EvaluationSet
+from mhmoe.records import summarise_documents
+
+IGNORE = -100
+
+
+def token_nll(
+    logits: Float[Tensor, "batch length vocabulary"], targets: Int[Tensor, "batch length"]
+) -> Float[Tensor, "batch length"]:
+    """Negative log-likelihood of each target in nats, in float32; 0 where the target is -100."""
+    flat = nn.functional.cross_entropy(
+        logits.flatten(0, -2).float(), targets.flatten(), reduction="none", ignore_index=IGNORE
+    )
+    return flat.view(targets.shape)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    text: EvaluationSet,
+    length: int,
+    *,
+    batch_size: int = 64,
+    max_windows: int | None = None,
+) -> dict[str, Any]:
+    """Perplexity, bits per byte, and per document the summed nll, tokens and bytes.
+
+    With `max_windows`, evenly spaced windows of the whole text are scored instead of all; bits per byte
+    then takes a document's bytes in proportion to its tokens. Computes in the model's own precision.
+    """
+    inputs, targets, owner = text.windows(length)
+    if max_windows is not None and max_windows < len(inputs):
+        chosen = np.linspace(0, len(inputs) - 1, max_windows).round().astype(int)
+        inputs, targets, owner = inputs[chosen], targets[chosen], owner[chosen]
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    nll, tokens = np.zeros(len(text)), np.zeros(len(text), dtype=np.int64)
+    for start in range(0, len(inputs), batch_size):
+        part = slice(start, start + batch_size)
+        target = torch.from_numpy(targets[part]).to(device)
+        logits = model(torch.from_numpy(inputs[part]).to(device)).logits
+        losses = token_nll(logits, target).sum(dim=1, dtype=torch.float64).cpu().numpy()
+        np.add.at(nll, owner[part], losses)
+        np.add.at(tokens, owner[part], (targets[part] != IGNORE).sum(axis=1))
+    model.train(was_training)
+
+    share = tokens / np.maximum(np.diff(text.offsets), 1)
+    documents = [
+        {
+            "id": text.ids[i],
+            "nll": float(nll[i]),
+            "tokens": int(tokens[i]),
+            "bytes": round(float(share[i] * text.num_bytes[i])),
+        }
+        for i in np.flatnonzero(tokens)
+    ]
+    return {**summarise_documents(documents), "documents": documents}

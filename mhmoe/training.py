@@ -1,0 +1,324 @@
+"""The one training loop.
+
+    L = sum over the global batch of nll / its number of tokens
+        + balance_weight * mean over its micro-batches of L_balance                        (v1 Eq. 11)
+
+Both terms are normalised once per global batch, whatever the number of micro-batches and processes:
+accumulation and data parallelism change the arithmetic's order and nothing else. Which tokens a step
+sees, and where a parameter starts, are pure functions of the seed, so a run resumed from its last
+checkpoint ends with the weights of one never interrupted.
+"""
+
+import dataclasses
+import hashlib
+import io
+import math
+import os
+import pickle
+import resource
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mhmoe.evaluation import evaluate, token_nll
+from mhmoe.language_model import MHMoEForCausalLM
+from mhmoe.packing import EvaluationSet, PackedText, TrainingBatches
+from mhmoe.records import UserError, write_atomically
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Optimiser and schedule of v1 (Adam 0.9, 0.98, eps 1e-6, decoupled weight decay 0.01, linear decay).
+
+    A step takes `batch_sequences` sequences of `length` tokens, in `micro_batches` parts per process.
+    The rate rises linearly over `warmup` of the steps and falls linearly to 0. Weight decay is for
+    matrices alone. `clip_norm` is the released script's. `evaluations` points make the curve.
+    """
+
+    steps: int
+    batch_sequences: int
+    length: int
+    learning_rate: float
+    warmup: float = 0.04
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 0.01
+    clip_norm: float = 2.0
+    micro_batches: int = 1
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    evaluations: int = 10
+    evaluation_windows: int = 256
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps",
+            "batch_sequences",
+            "length",
+            "micro_batches",
+            "evaluations",
+            "evaluation_windows",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is not allowed; it must be at least 1")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate} is not allowed; it must be above 0")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(
+                f"warmup={self.warmup} is not allowed; it is a fraction of the steps, from 0 to 1"
+            )
+        if self.batch_sequences % self.micro_batches:
+            raise ValueError(
+                f"micro_batches={self.micro_batches} does not divide batch_sequences={self.batch_sequences}"
+            )
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision={self.precision!r} is not known; choose float32 or bfloat16")
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_sequences * self.length
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        warmup = max(round(self.warmup * self.steps), 1)
+        return self.learning_rate * min(
+            (step + 1) / warmup, (self.steps - step) / max(self.steps - warmup, 1)
+        )
+
+    def evaluates_after(self, done: int) -> bool:
+        """Whether the curve has a point after `done` steps: evenly spaced, the last step included."""
+        return done * self.evaluations // self.steps > (done - 1) * self.evaluations // self.steps
+
+
+@dataclass
+class Progress:
+    """What a run has done so far; travels in its checkpoint."""
+
+    step: int = 0
+    seconds: float = 0.0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Objective(nn.Module):
+    """Both losses of one micro-batch: the summed nll in nats, and the balance loss (0 without routing).
+
+    A module of its own so that compilation and data parallelism wrap the losses and not the model.
+    """
+
+    def __init__(self, model: MHMoEForCausalLM, precision: str) -> None:
+        super().__init__()
+        self.model, self.low_precision = model, precision == "bfloat16"
+
+    def forward(
+        self, inputs: Int[Tensor, "batch length"], targets: Int[Tensor, "batch length"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.low_precision):
+            output = self.model(inputs)
+        nll = token_nll(output.logits, targets).sum()
+        return nll, output.balance_loss if output.balance_loss is not None else nll.new_zeros(())
+
+
+def seed_parameters(model: MHMoEForCausalLM, seed: int) -> None:
+    """Draw every parameter anew from the seed and its module's name: systems start from what they share."""
+    with torch.random.fork_rng(devices=[]):
+        for name, module in model.named_modules():
+            torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7]))
+            model._init_weights(module)
+    model.tie_weights()
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
+
+
+def accumulate_gradients(
+    objective: nn.Module,
+    tokens: Int[Tensor, "sequences length_plus_1"],
+    config: TrainingConfig,
+    balance_weight: float,
+) -> tuple[float, float]:
+    """Gradients of L for this process's share `tokens` of a global batch, added to `.grad`.
+
+    Under DDP, whose all-reduce is a mean, the gradient of L results on every process.
+    Returns this process's mean nll per token, and mean balance loss.
+    """
+    parts = tokens.chunk(config.micro_batches)
+    count = tokens.shape[0] * (tokens.shape[1] - 1)
+    total_nll = total_balance = 0.0
+    for i, part in enumerate(parts):
+        last = i == len(parts) - 1
+        if isinstance(objective, nn.parallel.DistributedDataParallel):
+            objective.require_backward_grad_sync = last
+        nll, balance = objective(part[:, :-1], part[:, 1:])
+        (nll / count + balance_weight * balance / len(parts)).backward()
+        total_nll += nll.item()
+        total_balance += balance.item()
+    return total_nll / count, total_balance / len(parts)
+
+
+def train(
+    model: MHMoEForCausalLM,
+    text: PackedText,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    deadline: float = math.inf,
+    label: str = "",
+) -> Progress | None:
+    """Train `model` from its current parameters; returns None when `deadline` (time.monotonic) came first.
+
+    With `checkpoint`, state is written there at least every `checkpoint_seconds` and at the deadline; if
+    the file exists, training goes on from it. Raises UserError on a loss that is not finite, on a
+    checkpoint that cannot be read and when one cannot be written.
+    """
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    device = next(model.parameters()).device
+    optimizer = make_optimizer(model, config)
+    batches = TrainingBatches(text.train, config.length, config.batch_sequences, seed)
+    progress = Progress()
+    if checkpoint is not None and checkpoint.exists():
+        progress = load_checkpoint(checkpoint, model, optimizer)
+
+    objective: nn.Module = Objective(model, config.precision)
+    if world > 1:
+        objective = nn.parallel.DistributedDataParallel(objective)
+    if config.compile:
+        torch.compiler.reset()  # one run's graphs are of no use to the next
+        objective = torch.compile(objective, dynamic=False)  # pyright: ignore[reportAssignmentType]
+
+    def save() -> None:
+        if checkpoint is not None and rank == 0:
+            save_checkpoint(checkpoint, model, optimizer, progress)
+
+    model.train()
+    bar = tqdm(
+        total=config.steps * config.tokens_per_step,
+        initial=progress.step * config.tokens_per_step,
+        desc=label,
+        unit="tok",
+        unit_scale=True,
+        disable=rank != 0,
+        mininterval=0.5 if sys.stderr.isatty() else 30.0,
+    )
+    saved = begun = time.monotonic()
+    earlier = progress.seconds
+    with bar:
+        while progress.step < config.steps:
+            tokens = torch.from_numpy(batches.batch(progress.step, rank, world)).to(device)
+            task_loss, balance = accumulate_gradients(objective, tokens, config, model.config.balance_weight)
+            if not math.isfinite(task_loss + balance):
+                raise UserError(
+                    f"{label}: the loss is not finite at step {progress.step} (task {task_loss}, balance {balance}); "
+                    f"nothing was written for this step. Lower learning_rate={config.learning_rate}"
+                )
+            norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+            if not math.isfinite(norm):
+                raise UserError(
+                    f"{label}: the gradient is not finite at step {progress.step}; nothing was written for this "
+                    f"step. Lower learning_rate={config.learning_rate}"
+                )
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate(progress.step)
+            optimizer.step()
+            optimizer.zero_grad()
+            progress.step += 1
+            bar.update(config.tokens_per_step)
+            progress.seconds = earlier + time.monotonic() - begun
+            if config.evaluates_after(progress.step):
+                begun_evaluation = time.monotonic()
+                point = _curve_point(model, text.valid, config, progress, task_loss, balance)
+                progress.curve.append(point)
+                bar.set_postfix(valid_ppl=f"{math.exp(point['valid_nll']):.2f}")
+                begun += time.monotonic() - begun_evaluation  # training time alone
+            if time.monotonic() >= deadline and progress.step < config.steps:
+                save()
+                return None
+            if time.monotonic() - saved >= checkpoint_seconds:
+                save()
+                saved = time.monotonic()
+    save()
+    return progress
+
+
+def _curve_point(
+    model: MHMoEForCausalLM,
+    valid: EvaluationSet,
+    config: TrainingConfig,
+    progress: Progress,
+    task_loss: float,
+    balance: float,
+) -> dict[str, Any]:
+    evaluation = evaluate(model, valid, config.length, max_windows=config.evaluation_windows)
+    return {
+        "step": progress.step,
+        "tokens": progress.step * config.tokens_per_step,
+        "seconds": round(progress.seconds, 3),
+        "task_loss": task_loss,
+        "balance_loss": balance,
+        "valid_nll": evaluation["nll_per_token"],
+        "valid_bits_per_byte": evaluation["bits_per_byte"],
+    }
+
+
+def save_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
+    """Everything that the rest of the run depends on, written whole or not at all."""
+    buffer = io.BytesIO()
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "progress": dataclasses.asdict(progress),
+    }
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    """Raises UserError if the file is cut short, or belongs to another model."""
+    try:
+        state = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        return Progress(**state["progress"])
+    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(
+            f"checkpoint {path} cannot be read ({reason}); remove it to start this run from its beginning"
+        ) from None
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start `peak_memory` anew, where the system allows it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held since `reset_peak_memory`: of the GPU's memory, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,53 @@
+"""What holds for every test: one thread, fixed seeds, no network.
+
+It is loaded before jaxtyping's import hook is installed, so it must not import `mhmoe`.
+"""
+
+import os
+
+# Before torch and transformers are imported, and inherited by the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+import ipaddress
+import random
+import sys
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+# Derandomised: a red test is red for everybody. No deadline: CI machines stall.
+hypothesis.settings.register_profile("mhmoe", derandomize=True, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("mhmoe")
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return host in ("", "localhost") or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _refuse_the_network(event: str, arguments: tuple[object, ...]) -> None:
+    """An audit hook: connecting anywhere but to this machine (gloo does that) is an error."""
+    if event != "socket.connect":
+        return
+    address = arguments[1]
+    if isinstance(address, tuple) and not _is_local(str(address[0])):
+        raise PermissionError(f"a test tried to reach {address[0]}; tests run without a network")
+
+
+sys.addaudithook(_refuse_the_network)
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  the global state is what third-party code draws from
+    torch.manual_seed(0)

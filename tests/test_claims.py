@@ -1,0 +1,235 @@
+"""A verdict follows from the records by the rule, and from nothing else."""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+
+import pytest
+
+from analysis.claims import Claim, judge
+from analysis.learning_speed import reaches
+from analysis.ledger import ledger_markdown
+from mhmoe.records import Record, UserError
+from tests.fake_records import TOKENS, record
+
+SEEDS = range(5)
+LOWER = Claim(
+    stem="table1", statement="A beats B", source="v1 Table 1", better="a", worse="b", paper=(12.0, 15.0)
+)
+FASTER = Claim(
+    stem="figure4", statement="A learns faster", source="v1", better="a", worse="b", metric="tokens"
+)
+
+
+def runs(system, nll=4.5, seeds: Iterable[int] = SEEDS, **more):
+    return [record(system, seed, nll, **more) for seed in seeds]
+
+
+def around(system, *gaps):
+    """One run a seed, each away from 4.5 by its own gap."""
+    return [record(system, seed, 4.5 + gap) for seed, gap in enumerate(gaps)]
+
+
+def curves(system, *finals, start=6.0, **more):
+    """One run a seed: from `start` to its own final loss in ten even steps."""
+    return [
+        record(system, seed, curve=[start + (final - start) * i / 10 for i in range(1, 11)], **more)
+        for seed, final in enumerate(finals)
+    ]
+
+
+def only(verdicts):
+    assert len(verdicts) == 1
+    return verdicts[0]
+
+
+def test_fake_records_are_valid_records():
+    fake = record("a", 0)
+    assert Record.from_dict(dataclasses.asdict(fake)) == fake
+
+
+@pytest.mark.parametrize(("gap", "verdict"), [(-0.05, "holds"), (0.05, "contradicted")], ids=str)
+def test_the_verdict_is_the_side_of_zero_on_which_the_interval_lies(gap, verdict):
+    found = only(judge([LOWER], runs("a", 4.5 + gap) + runs("b")))
+    assert found.verdict == verdict
+    assert found.difference.mean == pytest.approx(gap, abs=0.01)
+    assert found.percent[0] == pytest.approx(100 * math.expm1(found.difference.mean))
+    assert found.n == 5
+
+
+def test_the_difference_is_of_the_named_split():
+    better = runs("a", 4.3)
+    swapped = [
+        dataclasses.replace(r, metrics=r.metrics | {"valid": record("a", r.seed, 4.9).metrics["valid"]})
+        for r in better
+    ]
+    assert only(judge([LOWER], swapped + runs("b"))).verdict == "holds"
+    assert (
+        only(judge([dataclasses.replace(LOWER, split="valid")], swapped + runs("b"))).verdict
+        == "contradicted"
+    )
+
+
+@pytest.mark.parametrize(
+    "records",
+    [[], runs("a"), runs("a", seeds=[0, 1]) + runs("b", seeds=[1, 2])],
+    ids=["none", "one side", "one seed"],
+)
+def test_fewer_than_two_common_seeds_are_not_run(records):
+    found = only(judge([LOWER], records, scales=["cpu"]))
+    assert found.verdict == "not run"
+    assert math.isnan(found.adjusted_p)
+
+
+@pytest.mark.parametrize(
+    "gaps", [(-0.1, 0.1, -0.05, 0.06, 0.02), (-0.1, -0.01)], ids=["to and fro", "two seeds"]
+)
+def test_an_interval_around_zero_cannot_tell(gaps):
+    assert only(judge([LOWER], around("a", *gaps) + runs("b"))).verdict == "cannot tell"
+
+
+def test_changing_one_record_changes_the_verdict():
+    records = runs("a", 4.45) + runs("b")
+    assert only(judge([LOWER], records)).verdict == "holds"
+    records[3] = record("a", 3, 4.75)
+    assert only(judge([LOWER], records)).verdict == "cannot tell"
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(-1, "holds"), (1, "contradicted")], ids=str)
+def test_more_claims_in_a_table_ask_more_of_each(sign, verdict):
+    records = around("a", *(sign * gap for gap in (0.02, 0.05, 0.09, 0.03, 0.02))) + runs("b")
+    records += [r for i in range(20) for r in around(f"c{i}", -0.1, 0.1, -0.05, 0.06, 0.02)]
+    alone = only(judge([LOWER], records))
+    crowd = [dataclasses.replace(LOWER, better=f"c{i}") for i in range(20)]
+    among = judge([LOWER, *crowd], records)[0]
+    elsewhere = judge([LOWER, *(dataclasses.replace(c, stem="table2") for c in crowd)], records)[0]
+    assert (alone.verdict, among.verdict, elsewhere.verdict) == (verdict, "cannot tell", verdict)
+    assert among.adjusted_p == pytest.approx(min(1, 21 * alone.tested.p_value))
+
+
+def test_scales_are_judged_apart():
+    records = runs("a", 4.4) + runs("b") + runs("a", 4.6, scale="gpu") + runs("b", scale="gpu")
+    assert {v.scale: v.verdict for v in judge([LOWER], records)} == {"cpu": "holds", "gpu": "contradicted"}
+
+
+def test_stale_and_undeclared_records_do_not_count():
+    records = runs("a", 4.4) + runs("b")
+    declared = {(r.scale, r.name): r.fingerprint for r in records}
+    assert only(judge([LOWER], records, declared=declared)).n == 5
+    stale = declared | {("cpu", "a_0"): "0" * 16}
+    assert only(judge([LOWER], records, declared=stale)).n == 4
+    del declared["cpu", "b_1"]
+    assert only(judge([LOWER], records, declared=declared)).n == 4
+
+
+def test_runs_on_different_data_are_not_compared():
+    with pytest.raises(UserError, match=r"records a_0 and b_0 were trained on different data"):
+        judge([LOWER], runs("a", data="other") + runs("b"))
+    with pytest.raises(UserError, match="different documents of test"):
+        judge([LOWER], runs("a", documents=29) + runs("b"))
+
+
+def test_two_records_for_one_seed_are_refused():
+    twin = dataclasses.replace(record("a", 0), name="a_0_again")
+    with pytest.raises(UserError, match="a_0 and a_0_again both are a, seed 0"):
+        judge([LOWER], [*runs("a"), twin, *runs("b")])
+
+
+def test_a_claim_that_makes_no_sense_is_refused():
+    with pytest.raises(ValueError, match="metric='accuracy' is unknown; choose perplexity, tokens"):
+        dataclasses.replace(LOWER, metric="accuracy")
+    with pytest.raises(ValueError, match="both 'a'"):
+        dataclasses.replace(LOWER, worse="a")
+
+
+def test_a_loss_is_reached_between_two_evaluations_in_proportion():
+    curve = [
+        {"tokens": 100, "seconds": 10.0, "valid_nll": 5.0},
+        {"tokens": 150, "seconds": 14.0, "valid_nll": None},
+        {"tokens": 200, "seconds": 30.0, "valid_nll": 4.0},
+    ]
+    spent = reaches(curve, 4.75, flops_per_token=7)
+    assert spent is not None
+    assert dataclasses.astuple(spent) == pytest.approx((125, 3 * 7 * 125, 15))
+    assert reaches(curve, 3.99, flops_per_token=7) is None
+    assert reaches([], 3.99, flops_per_token=7) is None
+
+
+def test_a_loss_met_exactly_is_reached():
+    curve = record("a", 0, curve=[6.0, 5.0, 4.6]).curve
+    assert [reaches(curve, loss, 1).tokens for loss in (6.0, 4.6)] == [TOKENS // 3, TOKENS]  # type: ignore[union-attr]
+
+
+def test_a_system_that_needs_half_the_tokens_learns_faster():
+    records = curves("a", 2.0, 2.2, 1.9, flops=300, seconds=50.0) + curves("b", 4.0, 4.2, 3.9)
+    found = only(judge([FASTER], records))
+    assert found.verdict == "holds"
+    assert math.exp(found.tested.mean) == pytest.approx(0.495, abs=0.01)
+    for costs in found.costs.values():
+        assert costs is not None
+        assert costs.flops == pytest.approx(3 * costs.tokens)  # three times the FLOPs a token
+        assert costs.seconds == pytest.approx(costs.tokens / 2)  # twice the speed
+
+
+def test_the_same_curves_can_be_faster_in_tokens_and_slower_in_flops():
+    records = curves("a", 2.0, 2.2, 1.9, flops=300) + curves("b", 4.0, 4.2, 3.9)
+    in_flops = dataclasses.replace(FASTER, metric="flops", stem="flops")
+    assert [v.verdict for v in judge([FASTER, in_flops], records)] == ["holds", "contradicted"]
+
+
+def test_a_loss_that_no_seed_reaches_contradicts_if_the_final_losses_differ_for_sure():
+    worse = curves("b", 4.0, 4.2, 3.9)
+    surely = only(judge([FASTER], curves("a", 4.5, 4.71, 4.39) + worse))
+    perhaps = only(judge([FASTER], curves("a", 4.01, 4.9, 3.92) + worse))
+    assert (surely.verdict, perhaps.verdict) == ("contradicted", "cannot tell")
+    assert set(surely.costs.values()) == {None}
+    assert surely.tested == surely.difference
+
+
+def test_a_loss_that_some_seeds_reach_cannot_tell():
+    better, worse = curves("a", 2.0, 2.2, 1.9, 2.1, 4.4), curves("b", 4.0, 4.2, 3.9, 4.1, 4.0)
+    assert only(judge([FASTER], better[:4] + worse)).verdict == "holds"
+    found = only(judge([FASTER], better + worse))
+    assert found.verdict == "cannot tell"
+    assert sum(spent is None for spent in found.costs.values()) == 1
+
+
+def test_a_run_that_stopped_before_it_spent_as_much_contradicts_nothing():
+    better = [dataclasses.replace(r, curve=r.curve[:5]) for r in curves("a", 4.5, 4.71, 4.39)]
+    assert only(judge([FASTER], better + curves("b", 4.0, 4.2, 3.9))).verdict == "cannot tell"
+
+
+def test_a_run_without_validation_in_its_curve_is_refused_by_name():
+    with pytest.raises(UserError, match="record b_0 has no validation loss"):
+        judge(
+            [FASTER],
+            curves("a", 2.0, 2.1) + [dataclasses.replace(r, curve=[]) for r in curves("b", 4.0, 4.1)],
+        )
+
+
+def test_the_ledger_shows_every_verdict_with_its_numbers():
+    records = runs("a", 4.45) + runs("b")
+    absent = dataclasses.replace(LOWER, statement="A beats D", worse="d", paper=None)
+    page = ledger_markdown(judge([LOWER, absent], records), {"table1": "Table 1: perplexity"})
+    assert "fixed before the runs" in page
+    assert "## Table 1: perplexity, scale cpu" in page
+    line = next(line for line in page.splitlines() if "A beats B" in line)
+    assert "12 against 15 (-20.0%)" in line
+    assert "**holds**" in line
+    assert "| 5 | < 0.001 |" in line
+    verdict = judge([LOWER], records)[0]
+    assert f"{verdict.percent[0]:+.2f}% [{verdict.percent[1]:+.2f}%, {verdict.percent[2]:+.2f}%]" in line
+    assert next(line for line in page.splitlines() if "A beats D" in line).endswith(
+        "| - | not run | - | 0 | - | not run |"
+    )
+
+
+def test_the_ledger_of_learning_speed_says_how_much_or_never():
+    worse = curves("b", 4.0, 4.2, 3.9)
+    pages = [
+        ledger_markdown(judge([FASTER], better + worse))
+        for better in (curves("a", 2.0, 2.2, 1.9), curves("a", 4.5, 4.71, 4.39), curves("a", 3.0, 3.1, 4.4))
+    ]
+    assert "0.50 x tokens [0.45, 0.55]; 0.50 x flops, 0.50 x seconds" in pages[0]
+    assert "never (0 of 3 seeds); final perplexity +" in pages[1]
+    assert "in 2 of 3 seeds, never in the others" in pages[2]

@@ -1,0 +1,163 @@
+"""What surrounds the code agrees with itself: pyproject, lock, environment, wheel, Makefile, README."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+LIBRARY = [Requirement(text) for text in PROJECT["dependencies"]]
+EXPERIMENTS, DEV = (
+    [Requirement(text) for text in PROJECT["optional-dependencies"][extra]]
+    for extra in ("experiments", "dev")
+)
+FOLDERS = {
+    "mhmoe": LIBRARY,
+    "baselines": LIBRARY,
+    "analysis": LIBRARY + EXPERIMENTS,
+    "experiments": LIBRARY + EXPERIMENTS,
+    "benchmarks": LIBRARY + EXPERIMENTS,
+    "tests": LIBRARY + EXPERIMENTS + DEV,
+}
+OURS = {*FOLDERS, "conftest"}
+
+
+def lock() -> dict[str, str]:
+    """Name to version, of every line of requirements.lock; any line but `name==version` is refused."""
+    pins: dict[str, str] = {}
+    for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            match = re.fullmatch(r"([a-z0-9.-]+)==([A-Za-z0-9.!]+)", line)
+            assert match, f"requirements.lock: {line!r} is not name==version without a local suffix"
+            pins[canonicalize_name(match[1])] = match[2]
+    return pins
+
+
+@pytest.mark.parametrize("requirement", LIBRARY + EXPERIMENTS + DEV, ids=str)
+def test_the_locked_version_is_one_that_pyproject_allows(requirement: Requirement) -> None:
+    version = lock().get(canonicalize_name(requirement.name))
+    assert version is not None, f"requirements.lock lacks {requirement.name}; run make lock"
+    assert requirement.specifier.contains(version), f"{requirement} does not allow the locked {version}"
+
+
+def test_the_build_backend_is_locked() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]
+    (backend,) = map(Requirement, build["requires"])
+    assert backend.specifier.contains(lock()[backend.name])
+
+
+def test_the_lock_draws_no_cuda_packages() -> None:
+    assert [name for name in lock() if name.startswith(("nvidia", "triton", "cuda"))] == []
+
+
+def test_the_environment_lists_every_direct_dependency_with_the_locked_version() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    (pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    *pins, ourselves = pip
+    assert ourselves == "-e ."
+    direct = {canonicalize_name(requirement.name) for requirement in LIBRARY + EXPERIMENTS + DEV}
+    assert dict(pin.split("==") for pin in pins) == {
+        name: version for name, version in lock().items() if name in direct
+    }
+
+
+def imports(tree: ast.AST, late: bool = False) -> set[tuple[str, bool]]:
+    """(top-level module, whether it is imported inside a function) of every absolute import."""
+    found: set[tuple[str, bool]] = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            found |= {(alias.name.partition(".")[0], late) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add((node.module.partition(".")[0], late))
+        else:
+            found |= imports(node, late or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return found
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_imports_only_packages_that_are_declared_for_it(folder: str) -> None:
+    """Inside a function, where its absence can be explained, a file may also import what is optional."""
+    distributions = packages_distributions()
+    undeclared: set[str] = set()
+    for file in (ROOT / folder).rglob("*.py"):
+        for name, late in imports(ast.parse(file.read_text(encoding="utf-8"))):
+            requirements = FOLDERS[folder] + (EXPERIMENTS if late else [])
+            declared = {canonicalize_name(requirement.name) for requirement in requirements}
+            sources = {canonicalize_name(source) for source in distributions.get(name, ())}
+            if name not in OURS and name not in sys.stdlib_module_names and not sources & declared:
+                undeclared.add(f"{file.relative_to(ROOT)} imports {name}")
+    assert sorted(undeclared) == []
+
+
+def test_the_wheel_ships_the_whole_library_and_nothing_else(tmp_path: Path) -> None:
+    source = tmp_path / "source"  # a copy: building leaves folders beside the source
+    unwanted = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "results")
+    shutil.copytree(ROOT, source, ignore=unwanted)
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", str(tmp_path), str(source)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    shipped = set(zipfile.ZipFile(wheel).namelist())
+    library = {path.relative_to(source).as_posix() for path in (source / "mhmoe").rglob("*.py")}
+    assert library
+    assert library <= shipped
+    assert {name.partition("/")[0] for name in shipped} == {"mhmoe", f"mhmoe-{PROJECT['version']}.dist-info"}
+    assert "mhmoe/py.typed" in shipped
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == PROJECT["version"]
+    assert f"## [{PROJECT['version']}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def defined_targets() -> list[str]:
+    """Targets of the Makefile as regular expressions; a % stands for the number of a table or figure."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    return [
+        name.replace("%", r"\d+") for name in re.findall(r"^([a-z%-]+):(?!=)", makefile, flags=re.MULTILINE)
+    ]
+
+
+def mentioned_targets(document: str) -> list[str]:
+    """Every X of `make X` in a code block or in code within a line."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    code = re.findall(r"^```.*?^```|`[^`\n]+`", text, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"\bmake ((?!\w+=)[\w-]+)(?![\w<-])", "\n".join(code))
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_every_make_target_in_the_documents_exists(document: str) -> None:
+    mentioned = mentioned_targets(document)
+    assert mentioned, f"{document} names no make target"
+    defined = defined_targets()
+    assert [name for name in mentioned if not any(re.fullmatch(pattern, name) for pattern in defined)] == []
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_every_table_and_figure_that_the_documents_make_is_declared(document: str) -> None:
+    stems = {name.removeprefix("reproduce-") for name in mentioned_targets(document) if name[-1].isdigit()}
+    assert [stem for stem in sorted(stems) if not list((ROOT / "experiments").glob(f"{stem}_*.py"))] == []
+
+
+def test_make_alone_explains_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    shown = subprocess.run(
+        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    listed = re.findall(r"^  make ([a-z<>-]+)", shown, flags=re.MULTILINE)
+    assert [name.replace("<n>", "%") for name in listed] == re.findall(
+        r"^([a-z%-]+):(?!=)", makefile, flags=re.MULTILINE
+    )
