@@ -7,7 +7,7 @@ checkpoint carries whole configs and loading needs nothing but this package.
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
 from torch import nn
 
@@ -75,7 +75,22 @@ def config_from_dict(raw: Mapping[str, Any]) -> Config:
     if missing := sorted(required - raw.keys()):
         raise ValueError(f"{kind} needs the field {missing[0]!r}")
     nested = {k: config_from_dict(v) if isinstance(v, Mapping) else v for k, v in raw.items() if k != "kind"}
+    for name, value in nested.items():
+        _check_type(f"{kind}.{name}", value, fields[name].type)
     return cls(**nested)
+
+
+def _check_type(name: str, value: Any, declared: Any) -> None:
+    """Raises ValueError where JSON holds something of another type than the field's."""
+    if get_origin(declared) is Literal:  # the config itself knows what is allowed
+        return
+    allowed: tuple[Any, ...] = get_args(declared) or (declared,)
+    if float in allowed:
+        allowed += (int,)
+    if not isinstance(value, allowed):
+        shown = f"of kind {value.kind}" if isinstance(value, Config) else repr(value)
+        names = " or ".join(t.__name__.replace("NoneType", "None") for t in allowed)
+        raise ValueError(f"{name} is {shown}; it must be {names}")
 
 
 def divisors(number: int) -> list[int]:

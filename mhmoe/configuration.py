@@ -12,6 +12,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from mhmoe.configs import Config, config_from_dict, divisors
+from mhmoe.experts import ExpertsConfig
+from mhmoe.routers import RouterConfig
 
 # What transformers itself passes through a config's keyword arguments.
 _TRANSFORMERS_KEYS = {
@@ -77,7 +79,14 @@ class MHMoEConfig(PreTrainedConfig):
         self._check()
 
     def _check(self) -> None:
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "moe_every"):
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "max_position_embeddings",
+            "moe_every",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not allowed; it must be at least 1")
         even = [n for n in divisors(self.hidden_size) if self.hidden_size // n % 2 == 0]
@@ -90,8 +99,15 @@ class MHMoEConfig(PreTrainedConfig):
             raise ValueError(f"norm={self.norm!r} is not known; choose one of {', '.join(NORMS)}")
         if self.balance_weight < 0:
             raise ValueError(f"balance_weight={self.balance_weight} is not allowed; it must be at least 0")
+        if self.moe is not None and self.moe_every > self.num_hidden_layers:
+            raise ValueError(
+                f"moe_every={self.moe_every} exceeds num_hidden_layers={self.num_hidden_layers}, so that no block would "
+                f"have the moe layer; choose at most {self.num_hidden_layers}"
+            )
         for block in range(min(self.num_hidden_layers, self.moe_every)):
             layer = self.layer(block)
+            if isinstance(layer, RouterConfig | ExpertsConfig):
+                raise ValueError(f"{layer.kind} is a part of a layer; give a whole one, such as sparse_moe")
             if (dim := getattr(layer, "dim", self.hidden_size)) != self.hidden_size:
                 raise ValueError(
                     f"{layer.kind} has dim={dim}, the model hidden_size={self.hidden_size}; give both the same"

@@ -184,13 +184,14 @@ class Experts(nn.Module):
         weight: Float[Tensor, "*batch top_k"],
     ) -> Float[Tensor, "*batch dim"]:
         """Weighted sum of the chosen experts' outputs; selections of weight 0 add nothing."""
-        order = sort_by_expert(index.flatten(0, -2), self.num_experts)
-        rows, up, down = _compute_type(x.flatten(0, -2), self.up_proj, self.down_proj)
+        top_k = index.shape[-1]
+        order = sort_by_expert(index.reshape(-1, top_k), self.num_experts)
+        rows, up, down = _compute_type(x.reshape(-1, x.shape[-1]), self.up_proj, self.down_proj)
 
         inner = grouped_linear(gather(rows, order), up, order.ends) + _per_row(self.up_bias, order)
         inner = self.inner_norm(self.activation(inner), order.expert)
         out = grouped_linear(inner.to(rows.dtype), down, order.ends) + _per_row(self.down_bias, order)
-        return combine(out, weight.flatten(0, -2), order).view(*x.shape[:-1], -1)
+        return combine(out, weight.reshape(-1, top_k), order).view(x.shape)
 
 
 class StackedLayerNorm(nn.Module):

@@ -6,6 +6,7 @@ lines of code through which transformers finds this package where nobody importe
 (`trust_remote_code=True`).
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.utils.generic import ModelOutput
 
 from mhmoe.configuration import MHMoEConfig
+from mhmoe.experts import FFNOutput
 from mhmoe.records import write_atomically
 from mhmoe.routers import Routing
 from mhmoe.transformer import Block, make_norm, rotation
@@ -62,7 +64,7 @@ class MHMoEPreTrainedModel(PreTrainedModel):
     config_class = MHMoEConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["Block"]  # noqa: RUF012
+    _no_split_modules = ["Block"]
     _supports_sdpa = True
     _supports_flash_attn = True
 
@@ -81,11 +83,12 @@ def _belongs_to_parent(module: nn.Module) -> bool:
 
 
 class MHMoEModel(MHMoEPreTrainedModel):
-    """Embedding, blocks, final norm."""
+    """Embedding, blocks, final norm. Embeddings of tokens enter times sqrt(dim) (Vaswani et al. 2017, 3.4)."""
 
     def __init__(self, config: MHMoEConfig) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.scale = math.sqrt(config.hidden_size)
         self.layers = nn.ModuleList(Block(config, block) for block in range(config.num_hidden_layers))
         self.norm = make_norm(config)
         self.gradient_checkpointing = False
@@ -105,14 +108,15 @@ class MHMoEModel(MHMoEPreTrainedModel):
     ) -> MHMoEModelOutput:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
-        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        x = self.scale * self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             seen = 0 if past_key_values is None else past_key_values.get_seq_length()
             position_ids = torch.arange(seen, seen + x.shape[1], device=x.device).unsqueeze(0)
         mask = None
-        if attention_mask is not None or past_key_values is not None:  # else the kernel's own causal path
+        eager = self.config._attn_implementation == "eager"  # the others have a causal path of their own
+        if eager or attention_mask is not None or past_key_values is not None:
             mask = create_causal_mask(
                 config=self.config,
                 inputs_embeds=x,
@@ -130,7 +134,8 @@ class MHMoEModel(MHMoEPreTrainedModel):
         losses, routing, states = [], [], []
         for block in self.layers:
             states.append(x)
-            output = block(x, turn, mask, padding, past_key_values)
+            # reentrant gradient checkpointing returns a plain tuple
+            output = FFNOutput(*block(x, turn, mask, padding, past_key_values=past_key_values))
             x = output.hidden
             if output.balance_loss is not None:
                 losses.append(output.balance_loss)
@@ -151,7 +156,8 @@ class MHMoEForCausalLM(MHMoEPreTrainedModel, GenerationMixin):
     `forward(..., output_routing=True)` returns a `Routing` per MoE layer, with axes (batch, length, ...).
     """
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    accepts_loss_kwargs = False  # else Trainer leaves the division by accumulation steps to the model
 
     def __init__(self, config: MHMoEConfig) -> None:
         super().__init__(config)

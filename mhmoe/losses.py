@@ -50,6 +50,6 @@ def router_z_loss(
 def _mean_over_rows(x: Float[Tensor, "*rows n"], mask: Bool[Tensor, "*rows"] | None) -> Float[Tensor, " n"]:
     rows = x.reshape(-1, x.shape[-1])
     if mask is None:
-        return rows.mean(dim=0)
+        return rows.mean(dim=0) if len(rows) else rows.sum(dim=0)
     counted = mask.reshape(-1, 1).to(x.dtype)
     return (rows * counted).sum(dim=0) / counted.sum().clamp(min=1)

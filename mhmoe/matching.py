@@ -54,7 +54,7 @@ def match(
 def with_sizes(
     reference: SparseMoEConfig, *, heads: int, top_k: int, expert_dim: int, num_experts: int
 ) -> MultiHeadConfig:
-    """MH-MoE in the manner of the reference (router, activation, biases, norms), with these sizes."""
+    """MH-MoE in the manner of the reference (router, activation, biases, norms, capacity), with these sizes."""
     dim, experts = reference.dim, reference.experts
     if dim % heads == 0:  # otherwise multi_head_moe says what is wrong, by its own names
         router = reference.router.replace(dim=dim // heads, num_experts=num_experts, top_k=top_k)
@@ -69,6 +69,7 @@ def with_sizes(
         activation=experts.activation,
         bias=experts.bias,
         inner_norm=experts.inner_norm,
+        capacity_factor=reference.capacity_factor,
         router=router,
     )
 

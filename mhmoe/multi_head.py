@@ -49,7 +49,8 @@ class MultiHeadConfig(Config, kind="multi_head"):
         self.check_at_least(1, "dim", "heads")
         self.check_at_least(0, "head_layers", "merge_layers")
         check_heads("heads", self.heads, self.dim)
-        if (width := _width(self.inner)) != self.dim // self.heads:
+        width = self.inner.dim  # pyright: ignore[reportAttributeAccessIssue]  # every feed-forward config has it
+        if width != self.dim // self.heads:
             raise ValueError(
                 f"inner works on width {width}, but a sub-token has dim / heads = {self.dim // self.heads} numbers"
             )
@@ -194,10 +195,3 @@ def check_heads(name: str, heads: int, dim: int) -> None:
     if heads < 1 or dim % heads:
         choices = ", ".join(map(str, divisors(dim)[:-1]))
         raise ValueError(f"{name}={heads} does not divide dim={dim}; choose one of {choices}")
-
-
-def _width(config: Config) -> int:
-    """The row width that a feed-forward config works on."""
-    while isinstance(config, ResidualConfig):
-        config = config.inner
-    return config.dim  # pyright: ignore[reportAttributeAccessIssue]  # every other kind has it

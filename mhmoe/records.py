@@ -91,24 +91,33 @@ class Record:
             raise UserError(
                 f"{where}: fingerprint {record.fingerprint} does not belong to its config ({expected})"
             )
+        if not record.metrics:
+            raise UserError(f"{where}: metrics is empty; a record has at least one evaluation")
         for split, evaluation in record.metrics.items():
             _check_evaluation(evaluation, f"{where}: metrics.{split}")
         return record
 
 
-def _check_evaluation(evaluation: dict[str, Any], where: str) -> None:
+def _check_evaluation(evaluation: Any, where: str) -> None:
     """The summary figures must follow from the documents they summarise."""
-    documents = evaluation.get("documents")
-    if not isinstance(documents, list) or not documents:
+    documents = evaluation.get("documents") if isinstance(evaluation, dict) else None
+    if not isinstance(documents, list) or not documents or not all(isinstance(d, dict) for d in documents):
         raise UserError(f"{where} has no documents")
     for name in ("nll", "tokens", "bytes"):
-        if not all(isinstance(d.get(name), int | float) and math.isfinite(d[name]) for d in documents):
+        if not all(_is_finite(d.get(name)) for d in documents):
             raise UserError(f"{where}: a document has no finite {name}")
+    for name in ("tokens", "bytes"):
+        if not sum(d[name] for d in documents) > 0:
+            raise UserError(f"{where}: its documents have no {name}")
     for name, value in summarise_documents(documents).items():
-        if not math.isclose(evaluation.get(name, math.nan), value, rel_tol=1e-6):
+        if not _is_finite(evaluation.get(name)) or not math.isclose(evaluation[name], value, rel_tol=1e-6):
             raise UserError(
                 f"{where}.{name}={evaluation.get(name)} does not follow from its documents ({value})"
             )
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def summarise_documents(documents: list[dict[str, Any]]) -> dict[str, Any]:
@@ -179,21 +188,34 @@ def git_state() -> dict[str, Any]:
 
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write beside `path`, fsync, rename: a crash or a full disk leaves the old file as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     raw = data.encode() if isinstance(data, str) else data
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_temporary_prefix(path))
         with os.fdopen(handle, "wb") as file:
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; the old file, if any, is untouched"
         ) from None
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what a killed `write_atomically` left beside `path`; for files that nobody else writes now."""
+    if path.parent.is_dir():
+        for entry in path.parent.iterdir():
+            if entry.name.startswith(_temporary_prefix(path)):
+                entry.unlink(missing_ok=True)
+
+
+def _temporary_prefix(path: Path) -> str:
+    return f".{path.name}.writing-"

@@ -122,6 +122,10 @@ class ResidualConfig(Config, kind="residual"):
 
     inner: Config
 
+    @property
+    def dim(self) -> int:
+        return self.inner.dim  # pyright: ignore[reportAttributeAccessIssue]  # every feed-forward config has it
+
     def build(self) -> "Residual":
         return Residual(self)
 

@@ -14,7 +14,6 @@ import hashlib
 import io
 import math
 import os
-import pickle
 import resource
 import sys
 import time
@@ -23,14 +22,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mhmoe.configuration import MHMoEConfig
 from mhmoe.evaluation import evaluate, token_nll
 from mhmoe.language_model import MHMoEForCausalLM
 from mhmoe.packing import EvaluationSet, PackedText, TrainingBatches
-from mhmoe.records import UserError, write_atomically
+from mhmoe.records import UserError, fingerprint, remove_leftovers, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +69,13 @@ class TrainingConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not allowed; it must be at least 1")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate={self.learning_rate} is not allowed; it must be above 0")
+        for name in ("learning_rate", "eps", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} is not allowed; it must be above 0")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay={self.weight_decay} is not allowed; it must be at least 0")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas={self.betas} are not allowed; they must be at least 0 and below 1")
         if not 0 <= self.warmup <= 1:
             raise ValueError(
                 f"warmup={self.warmup} is not allowed; it is a fraction of the steps, from 0 to 1"
@@ -130,15 +136,22 @@ def seed_parameters(model: MHMoEForCausalLM, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         for name, module in model.named_modules():
             torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7]))
-            model._init_weights(module)
+            model._init_weights(module)  # pyright: ignore[reportPrivateUsage]
+            if name == "lm_head" and not model.config.tie_word_embeddings:
+                nn.init.normal_(model.lm_head.weight, std=model.config.hidden_size**-0.5)
     model.tie_weights()
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    matrices, others = list[nn.Parameter](), list[nn.Parameter]()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            # The experts' biases and norms are stacked, so the number of axes alone does not tell.
+            is_matrix = parameter.ndim >= 2 and not name.endswith("bias") and "norm." not in name
+            (matrices if is_matrix else others).append(parameter)
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
 
@@ -183,15 +196,26 @@ def train(
 
     With `checkpoint`, state is written there at least every `checkpoint_seconds` and at the deadline; if
     the file exists, training goes on from it. Raises UserError on a loss that is not finite, on a
-    checkpoint that cannot be read and when one cannot be written.
+    checkpoint that cannot be read or is another run's, and when one cannot be written.
     """
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = next(model.parameters()).device
     optimizer = make_optimizer(model, config)
     batches = TrainingBatches(text.train, config.length, config.batch_sequences, seed)
+    run = fingerprint(
+        {
+            "model": {name: getattr(model.config, name) for name in MHMoEConfig.__annotations__},
+            "training": dataclasses.asdict(config),
+            "data": text.fingerprint,
+        },
+        seed,
+    )
     progress = Progress()
-    if checkpoint is not None and checkpoint.exists():
-        progress = load_checkpoint(checkpoint, model, optimizer)
+    if checkpoint is not None:
+        if rank == 0:
+            remove_leftovers(checkpoint)
+        if checkpoint.exists():
+            progress = load_checkpoint(checkpoint, model, optimizer, run)
 
     objective: nn.Module = Objective(model, config.precision)
     if world > 1:
@@ -202,7 +226,14 @@ def train(
 
     def save() -> None:
         if checkpoint is not None and rank == 0:
-            save_checkpoint(checkpoint, model, optimizer, progress)
+            save_checkpoint(checkpoint, model, optimizer, progress, run)
+
+    def stop_unless_finite(value: float, what: str) -> None:
+        if not math.isfinite(value):
+            raise UserError(
+                f"{label + ': ' if label else ''}the {what} is not finite at step {progress.step} ({value}); "
+                f"nothing was written for this step. Lower learning_rate={config.learning_rate}"
+            )
 
     model.train()
     bar = tqdm(
@@ -220,17 +251,10 @@ def train(
         while progress.step < config.steps:
             tokens = torch.from_numpy(batches.batch(progress.step, rank, world)).to(device)
             task_loss, balance = accumulate_gradients(objective, tokens, config, model.config.balance_weight)
-            if not math.isfinite(task_loss + balance):
-                raise UserError(
-                    f"{label}: the loss is not finite at step {progress.step} (task {task_loss}, balance {balance}); "
-                    f"nothing was written for this step. Lower learning_rate={config.learning_rate}"
-                )
+            stop_unless_finite(task_loss, "task loss")
+            stop_unless_finite(balance, "balance loss")
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            if not math.isfinite(norm):
-                raise UserError(
-                    f"{label}: the gradient is not finite at step {progress.step}; nothing was written for this "
-                    f"step. Lower learning_rate={config.learning_rate}"
-                )
+            stop_unless_finite(float(norm), "gradient's norm")
             for group in optimizer.param_groups:
                 group["lr"] = config.rate(progress.step)
             optimizer.step()
@@ -240,11 +264,15 @@ def train(
             progress.seconds = earlier + time.monotonic() - begun
             if config.evaluates_after(progress.step):
                 begun_evaluation = time.monotonic()
+                task_loss, balance = _means_over_processes(device, task_loss, balance)
                 point = _curve_point(model, text.valid, config, progress, task_loss, balance)
+                stop_unless_finite(point["valid_nll"], "loss on valid")
                 progress.curve.append(point)
-                bar.set_postfix(valid_ppl=f"{math.exp(point['valid_nll']):.2f}")
+                bar.set_postfix(valid_ppl=f"{math.exp(min(point['valid_nll'], 700.0)):.2f}")
                 begun += time.monotonic() - begun_evaluation  # training time alone
-            if time.monotonic() >= deadline and progress.step < config.steps:
+            # Agreed on by all processes: one that went on alone would wait for the others for ever.
+            late = deadline < math.inf and any(_means_over_processes(device, time.monotonic() >= deadline))
+            if late and progress.step < config.steps:
                 save()
                 return None
             if time.monotonic() - saved >= checkpoint_seconds:
@@ -252,6 +280,14 @@ def train(
                 saved = time.monotonic()
     save()
     return progress
+
+
+def _means_over_processes(device: torch.device, *values: float) -> list[float]:
+    if not dist.is_initialized():
+        return list(values)
+    means = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(means)
+    return (means / dist.get_world_size()).tolist()
 
 
 def _curve_point(
@@ -275,11 +311,12 @@ def _curve_point(
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, run: str
 ) -> None:
-    """Everything that the rest of the run depends on, written whole or not at all."""
+    """Everything that the rest of the run depends on, written whole or not at all; `run` says whose it is."""
     buffer = io.BytesIO()
     state = {
+        "run": run,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "progress": dataclasses.asdict(progress),
@@ -288,15 +325,23 @@ def save_checkpoint(
     write_atomically(path, buffer.getvalue())
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Raises UserError if the file is cut short, or belongs to another model."""
+def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: str) -> Progress:
+    """Raises UserError if the file is cut short, or belongs to another run."""
     try:
         state = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)
+        if state["run"] != run:
+            # Not left to the tensors' shapes: systems may differ in top_k alone.
+            raise UserError(
+                f"checkpoint {path} belongs to another run (model, training, data or seed differ); "
+                "remove it, or name another file"
+            )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         return Progress(**state["progress"])
-    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0][:200]
+    except UserError:
+        raise
+    except Exception as error:  # torch.load fails on damaged files in a dozen ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
             f"checkpoint {path} cannot be read ({reason}); remove it to start this run from its beginning"
         ) from None

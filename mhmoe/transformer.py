@@ -7,7 +7,8 @@ FFN is any feed-forward layer of this package; systems differ in it alone. Where
 something open, v1's stack is followed: pre-norm, and rotary positions as in the released script.
 
 Initialisation, all of it:
-    embeddings                 normal, variance 1/dim (tied to the output layer: unit-variance logits)
+    embeddings                 normal, variance 1/dim, times sqrt(dim) on the way in: a token then enters with unit
+                               variance, as large as what a block adds, and tied logits have unit variance too
     attention                  Xavier-uniform, gain 1/sqrt(2) for queries, keys, values, 1 for the output
     feed-forward and experts   normal, variance 1/(input width) of each matrix
     head and merge layers      Xavier-uniform, gain 1/sqrt(2) and 1 (v1 Appendix E)
@@ -85,12 +86,13 @@ class Attention(nn.Module):
             self.config._attn_implementation, eager_attention_forward
         )
         if x.device.type == "cpu":  # where the backward of attention is three times as slow in bfloat16
-            query, key, value = query.float(), key.float(), value.float()
+            wide = torch.promote_types(x.dtype, torch.float32)
+            query, key, value = query.to(wide), key.to(wide), value.to(wide)
         with torch.autocast(
             x.device.type, enabled=torch.is_autocast_enabled(x.device.type) and x.device.type != "cpu"
         ):
             out, _ = attend(self, query, key, value, mask, dropout=0.0, scaling=self.head_dim**-0.5)
-        return self.o_proj(out.flatten(-2))
+        return self.o_proj(out.flatten(-2).to(x.dtype))
 
 
 class Block(GradientCheckpointingLayer):
@@ -109,9 +111,12 @@ class Block(GradientCheckpointingLayer):
         turn: tuple[Tensor, Tensor],
         mask: Tensor | None = None,
         padding: Bool[Tensor, "batch length"] | None = None,
-        cache: Cache | None = None,
+        past_key_values: Cache | None = None,
     ) -> FFNOutput:
-        """`mask` is the attention kernel's; `padding` is False at padded tokens, which are not routed."""
-        x = x + self.attention(self.attention_norm(x), turn, mask, cache)
+        """`mask` is the attention kernel's; `padding` is False at padded tokens, which are not routed.
+
+        Under gradient checkpointing transformers drops `past_key_values`, which it knows by this name.
+        """
+        x = x + self.attention(self.attention_norm(x), turn, mask, past_key_values)
         output: FFNOutput = self.feed_forward(self.feed_forward_norm(x), padding)
         return output._replace(hidden=x + output.hidden)

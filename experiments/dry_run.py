@@ -1,0 +1,56 @@
+"""What a command would run, and what it would cost. Nothing is trained."""
+
+from collections.abc import Sequence
+
+from analysis.render import Column, Row, table_markdown
+from experiments.runs import Records, model_config, plan, training_config
+from experiments.schema import Experiment, Run, Scale
+
+COLUMNS = (
+    Column("name", "run"),
+    Column("state", "state"),
+    Column("parameters", "parameters (M)", ",.2f", 1e-6),
+    Column("active", "active (M)", ",.2f", 1e-6),
+    Column("flops", "MFLOPs a token", ",.2f", 1e-6),
+    Column("tokens", "tokens (M)", ",.2f", 1e-6),
+    Column("training_flops", "training (PFLOPs)", ",.3f", 1e-15),
+    Column("seconds", "seconds", ",.0f"),
+    Column("memory", "peak memory (GB)", ",.1f", 1e-9),
+)
+
+
+def dry_run(experiment: Experiment, scale: Scale, task: str, seeds: Sequence[int]) -> str:
+    """A table of the runs. Seconds and memory are those of a finished run of the same system, if there is one;
+    else memory is the weights with their gradients and both Adam moments, and seconds are unknown."""
+    records = Records(scale)
+    rows = [_row(run, records) for run in plan(experiment, scale, task, seeds, records)]
+    missing = [row for row in rows if row["state"] != "done"]
+    known = [row["seconds"] for row in missing if row["seconds"] is not None]
+    total = f"{len(missing)} of {len(rows)} runs are not done; {sum(r['training_flops'] for r in missing) / 1e15:,.2f} PFLOPs"
+    estimate = (
+        f"about {sum(known) / 3600:.1f} hours one after the other"
+        if len(known) == len(missing)
+        else "time unknown"
+    )
+    return table_markdown(COLUMNS, rows, caption=[f"{total}; {estimate}."])
+
+
+def _row(run: Run, records: Records) -> Row:
+    model = model_config(run.scale, run.system)
+    steps = round(run.scale.training["steps"] * run.steps_share)
+    tokens = steps * run.scale.training["batch_sequences"] * run.scale.training["length"]
+    flops = model.flops_per_token(run.scale.training["length"])
+    alike = [r for r in records.by_name.values() if r.system == run.system.name]
+    return {
+        "name": run.name
+        if run.learning_rate is None
+        else f"{run.name} (rate {training_config(run).learning_rate:g})",
+        "state": records.state(run),
+        "parameters": model.parameters(),
+        "active": model.active_parameters(),
+        "flops": flops,
+        "tokens": tokens,
+        "training_flops": 3 * flops * tokens,
+        "seconds": tokens * alike[0].wall_seconds / alike[0].tokens if alike else None,
+        "memory": alike[0].peak_memory_bytes if alike else 16 * model.parameters(),
+    }

@@ -1,0 +1,234 @@
+"""Records into results/: tables, figures, the ledger. Reads committed records and nothing else.
+
+results/<stem>.md, .csv and .png hold every committed scale; the smoke scale is a check of the machinery, so
+its records and pages stay out of git, under results/smoke.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from analysis.claims import Verdict, divide, judge
+from analysis.figures import learning_curves
+from analysis.ledger import ledger_markdown
+from analysis.render import (
+    PERPLEXITY_COLUMNS,
+    Column,
+    RowSpec,
+    caption,
+    csv_text,
+    perplexity_table,
+    table_csv,
+    table_markdown,
+)
+from experiments.recipes import HEADS, SCALES, paper_numbers
+from experiments.runs import RESULTS, Records, final_runs, systems_of, tuning_runs
+from experiments.schema import Curves, Experiment, Scale, Sweep, System, Table
+from mhmoe.records import Record, write_atomically
+
+COMMITTED = tuple(scale for scale in SCALES.values() if scale.name != "smoke")
+READINGS = (
+    "`parameters`: as many parameters as X-MoE, by the inner width (v1 Table 11; h times the expert FLOPs). "
+    "`compute`: as many parameters and FLOPs, by inner width and number of experts (v2). "
+    f"The control is X-MoE with k = h = {HEADS}: the FLOPs and selections of `parameters`, without heads"
+)
+
+
+def render(
+    experiment: Experiment, scales: Sequence[Scale], folder: Path, results: Path = RESULTS
+) -> dict[Path, str]:
+    """Write an experiment's files; returns those that are text, for printing and comparing."""
+    pages: list[str] = [f"# {experiment.title}\n"]
+    tables: list[str] = []
+    for scale in scales:
+        records = Records(scale, results)
+        section = {Table: _table, Curves: _curves, Sweep: _sweep}[type(experiment)]
+        page, table = section(experiment, scale, records, folder)
+        if page:
+            pages.append(f"## Scale {scale.name}\n\n{page}")
+            tables.append(table)
+    if not tables:
+        pages.append(f"Not run at any of the scales {', '.join(scale.name for scale in scales)}.\n")
+    pages += [f"{note}\n" for note in experiment.notes]
+    files = {
+        folder / f"{experiment.stem}.md": "\n".join(pages),
+        folder / f"{experiment.stem}.csv": _joined(tables),
+    }
+    for path, content in files.items():
+        write_atomically(path, content)
+    return files
+
+
+def verdicts(
+    experiments: Sequence[Experiment], scales: Sequence[Scale], results: Path = RESULTS
+) -> list[Verdict]:
+    """A verdict on every claim, by the current records alone."""
+    found: list[Verdict] = []
+    for experiment in experiments:
+        for scale in scales:
+            records = Records(scale, results)
+            if isinstance(experiment, Sweep) or not experiment.claims or not records.by_name:
+                continue
+            current = _current(systems_of(experiment), scale, records, experiment.task)
+            found += judge(experiment.claims, [r for rs in current.values() for r in rs], scales=[scale.name])
+    return found
+
+
+def render_claims(
+    experiments: Sequence[Experiment], scales: Sequence[Scale], folder: Path, results: Path = RESULTS
+) -> dict[Path, str]:
+    """The ledger, claims.md."""
+    titles = {experiment.stem: experiment.title for experiment in experiments}
+    path = folder / "claims.md"
+    files = {path: ledger_markdown(verdicts(experiments, scales, results), titles)}
+    write_atomically(path, files[path])
+    return files
+
+
+def _current(systems: Sequence[System], scale: Scale, records: Records, task: str) -> dict[str, list[Record]]:
+    """Each system's finished final runs, the stale ones left out."""
+    current: dict[str, list[Record]] = {}
+    for system in systems:
+        runs = final_runs(scale, task, system, scale.seeds, records)
+        current[system.name] = [records.by_name[run.name] for run in runs if records.state(run) == "done"]
+    return current
+
+
+def _declared(
+    systems: Sequence[System], scale: Scale, records: Records, task: str
+) -> dict[tuple[str, str], str]:
+    runs = (run for system in systems for run in final_runs(scale, task, system, scale.seeds, records))
+    return {(scale.name, run.name): records.declared(run) or "other" for run in runs}
+
+
+def _of_systems(
+    systems: Sequence[System], scale: Scale, records: Records, task: str
+) -> dict[str, list[Record]]:
+    """Each system's records of final runs, stale ones included."""
+    names = {s.name: [run.name for run in final_runs(scale, task, s, scale.seeds, records)] for s in systems}
+    return {s: [records.by_name[n] for n in found if n in records.by_name] for s, found in names.items()}
+
+
+def _sources(records: Sequence[Record]) -> list[str]:
+    """What the text is, from the records: kind and files of the corpus."""
+    found: set[str] = set()
+    for record in records:
+        corpus = record.config["data"]["corpus"]
+        names = {Path(name).name.rsplit("-", 1)[0] for name in corpus.get("files", {})}
+        found.add(f"{corpus['kind']} ({', '.join(sorted(names))})" if names else str(corpus["kind"]))
+    return sorted(found)
+
+
+def _table(table: Table, scale: Scale, records: Records, folder: Path) -> tuple[str, str]:
+    systems = systems_of(table)
+    of_systems = _of_systems(systems, scale, records, table.task)
+    found = [record for several in of_systems.values() for record in several]
+    if not found:
+        return "", ""
+    declared = _declared(systems, scale, records, table.task)
+    specs = [
+        RowSpec(system=row.system.name, label=row.system.label, paper=_printed(row.paper))
+        for row in table.rows
+    ]
+    rows = perplexity_table(
+        specs, of_systems, reference=table.reference, split=table.split, declared=declared
+    )
+    current, _ = divide(found, declared)
+    lines = caption(current, reading=READINGS, sources=_sources(current))
+    lines.append(
+        f"Perplexity on `{table.split}`; ours: mean and standard deviation over seeds. The paper's values come from "
+        "models a hundred times as large on other text: compare the changes relative to the reference, not the values."
+    )
+    columns = (Column("scale", "scale"), *PERPLEXITY_COLUMNS)
+    return table_markdown(PERPLEXITY_COLUMNS, rows, caption=lines), table_csv(
+        columns, [{"scale": scale.name, **row} for row in rows]
+    )
+
+
+def _curves(curves: Curves, scale: Scale, records: Records, folder: Path) -> tuple[str, str]:
+    systems = systems_of(curves)
+    current = _current(systems, scale, records, curves.task)
+    found = [record for several in current.values() for record in several]
+    if not found:
+        return "", ""
+    panels = {
+        title: {system.label: [record.curve for record in current[system.name]] for system in panel}
+        for title, panel in curves.panels.items()
+    }
+    name = f"{curves.stem}_{scale.name}.png"
+    lines = caption(found, reading=READINGS, sources=_sources(found))
+    note = "mean over seeds, band from the lowest to the highest; " + lines[0]
+    learning_curves(panels, folder / name, title=curves.title, note=note)
+    rows = [{"scale": scale.name, "system": system.label, **_end(current[system.name])} for system in systems]
+    columns = (
+        Column("system", "system"),
+        Column("seeds", "seeds"),
+        Column("perplexity", "final validation perplexity", ".2f"),
+        Column("tokens", "tokens (M)", ",.2f", 1e-6),
+        Column("flops", "training FLOPs (T)", ",.1f", 1e-12),
+        Column("seconds", "seconds", ",.0f"),
+    )
+    page = f"![{curves.title}]({name})\n\n" + table_markdown(columns, rows, caption=lines)
+    return page, table_csv((Column("scale", "scale"), *columns), rows)
+
+
+def _end(records: Sequence[Record]) -> dict[str, Any]:
+    if not records:
+        return {"seeds": "not run"}
+    mean: Callable[[Callable[[Record], float]], float] = lambda of: sum(map(of, records)) / len(records)  # noqa: E731
+    return {
+        "seeds": len(records),
+        "perplexity": mean(lambda r: math.exp(r.curve[-1]["valid_nll"])),
+        "tokens": mean(lambda r: r.tokens),
+        "flops": mean(lambda r: 3 * r.flops_per_token * r.tokens),
+        "seconds": mean(lambda r: r.wall_seconds),
+    }
+
+
+def _sweep(sweep: Sweep, scale: Scale, records: Records, folder: Path) -> tuple[str, str]:
+    rows: list[dict[str, Any]] = []
+    found: list[Record] = []
+    for system in sweep.systems:
+        row: dict[str, Any] = {"scale": scale.name, "label": system.label}
+        for run in tuning_runs(scale, sweep.task, system):
+            state = records.state(run)
+            if state == "done":
+                found.append(records.by_name[run.name])
+                row[f"{run.learning_rate:g}"] = records.by_name[run.name].metrics["valid"]["perplexity"]
+            else:
+                row[f"{run.learning_rate:g}"] = "stale" if state == "stale" else "not run"
+        row["chosen"] = records.chosen_rate(sweep.task, system)
+        rows.append(row)
+    if not found:
+        return "", ""
+    columns = (
+        Column("label", "system"),
+        *(Column(f"{rate:g}", f"rate {rate:g}", ".2f") for rate in scale.learning_rates),
+        Column("chosen", "chosen", "g"),
+    )
+    lines = [
+        f"Perplexity on `valid`, seed {scale.tuning_seed}, {found[0].tokens:,} tokens a run "
+        f"({scale.tuning_share:.0%} of a final run's); text: {', '.join(_sources(found))}."
+    ]
+    return table_markdown(columns, rows, caption=lines), table_csv((Column("scale", "scale"), *columns), rows)
+
+
+def _printed(path: Sequence[str]) -> float | None:
+    """The paper's number at a path in paper.json."""
+    if not path:
+        return None
+    value: Any = paper_numbers()
+    for key in path:
+        value = value[key]
+    return float(value)
+
+
+def _joined(tables: Sequence[str]) -> str:
+    """Several CSV texts with the same heading as one."""
+    lines = [table.splitlines() for table in tables]
+    return (
+        "\n".join([*lines[0][:1], *(line for table in lines for line in table[1:])]) + "\n"
+        if lines
+        else csv_text([])
+    )

@@ -1,0 +1,185 @@
+"""Runs what is missing: trains, measures, writes the record.
+
+Several processes may work on the same experiment: each claims a run by a lock on its folder under .cache, so
+none is done twice. An interrupted run goes on from its checkpoint.
+"""
+
+import dataclasses
+import fcntl
+import math
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from experiments.runs import Records, model_config, plan, run_config, training_config
+from experiments.schema import Experiment, Run, Scale
+from mhmoe.evaluation import evaluate
+from mhmoe.language_model import MHMoEForCausalLM
+from mhmoe.packing import PackedText, as_transformers, load_packed, pack
+from mhmoe.records import Record, UserError, fingerprint, provenance
+from mhmoe.training import peak_memory, reset_peak_memory, seed_parameters, train
+
+CACHE = Path(__file__).resolve().parent.parent / ".cache"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to run, nothing of it in a fingerprint. `data`: a corpus folder or a packed one."""
+
+    seeds: tuple[int, ...] = ()
+    data: Path | None = None
+    time_budget: float | None = None
+    results: Path | None = None
+
+
+def text_of(scale: Scale, data: Path | None) -> PackedText:
+    """The scale's text, packed now or earlier. Raises UserError if the folder holds other text."""
+    if data is not None and (data / "pack.json").exists():
+        packed = load_packed(data)
+        if packed.fingerprint["packing"] != dataclasses.asdict(scale.packing):
+            raise UserError(
+                f"{data} was not packed for scale {scale.name}; run `python -m experiments pack --scale {scale.name}`"
+            )
+        return packed
+    corpus = scale.corpus()
+    if data is not None:
+        if corpus.kind != "local":
+            raise UserError(
+                f"scale {scale.name} takes its text from {corpus.kind}, not from a folder; leave out --data"
+            )
+        corpus = dataclasses.replace(corpus, path=data)
+    return pack(corpus, scale.packing, CACHE / "packed")
+
+
+def run_missing(experiment: Experiment, scale: Scale, task: str, options: Options) -> bool:
+    """Do every run that has no current record; False when the time budget ended first."""
+    deadline = math.inf if options.time_budget is None else time.monotonic() + options.time_budget
+    records = Records(scale) if options.results is None else Records(scale, options.results)
+    seeds = options.seeds or tuple(scale.seeds)
+    text: PackedText | None = None
+    while True:
+        records.reload()
+        todo = [run for run in plan(experiment, scale, task, seeds, records) if records.state(run) != "done"]
+        if not todo:
+            return True
+        progressed = False
+        for run in todo:
+            if run.learning_rate is None:
+                break  # the tuning runs before it are not all done
+            with claimed(run) as mine:
+                records.reload()
+                if not mine or records.state(run) == "done":
+                    continue
+                text = text or text_of(scale, options.data)
+                if not execute(run, text, records, deadline):
+                    return False
+                progressed = True
+            break  # the plan may have changed: a rate may be chosen now
+        if time.monotonic() >= deadline:
+            return False
+        if not progressed:
+            time.sleep(2)  # others work on what is left
+
+
+def execute(run: Run, text: PackedText, records: Records, deadline: float) -> bool:
+    """Train and measure one run and write its record; False when the deadline came first."""
+    device = torch.device(run.scale.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"scale {run.scale.name} needs a CUDA device and there is none; choose SCALE=cpu or smoke"
+        )
+    source = provenance(
+        shlex.join(["python", "-m", "experiments", *sys.argv[1:]]), _name(device), torch.get_num_threads()
+    )
+    config, training = run_config(run, text.fingerprint), training_config(run)
+    mark = fingerprint(config, run.seed)
+    model_settings = model_config(run.scale, run.system)
+    model = MHMoEForCausalLM(model_settings)
+    seed_parameters(model, run.seed)
+    model.to(device)
+    reset_peak_memory(device)
+
+    folder = CACHE / "checkpoints" / run.scale.name
+    checkpoint = folder / f"{run.name}-{mark}.pt"
+    progress = train(
+        model,
+        text,
+        training,
+        seed=run.seed,
+        checkpoint=checkpoint,
+        deadline=deadline,
+        label=f"{run.scale.name} {run.name}",
+    )
+    if progress is None:
+        return False
+    splits = {"valid": text.valid} | ({"test": text.test} if run.tests else {})
+    metrics = {name: evaluate(model, split, training.length) for name, split in splits.items()}
+    record = Record(
+        name=run.name,
+        fingerprint=mark,
+        scale=run.scale.name,
+        task=run.task,
+        system=run.system.name,
+        seed=run.seed,
+        config=config,
+        provenance=source,
+        steps=progress.step,
+        tokens=progress.step * training.tokens_per_step,
+        wall_seconds=progress.seconds,
+        peak_memory_bytes=peak_memory(device),
+        parameters=model_settings.parameters(),
+        active_parameters=model_settings.active_parameters(),
+        flops_per_token=model_settings.flops_per_token(training.length),
+        metrics=metrics,
+        curve=progress.curve,
+    )
+    if run.tests:  # models that later measurements read
+        target = CACHE / "models" / run.scale.name / run.name
+        model.save_pretrained(target)
+        as_transformers(text.tokenizer).save_pretrained(target)
+    record.save(records.path(run))
+    checkpoint.unlink(missing_ok=True)
+    shown = metrics.get("test", metrics["valid"])
+    rate = record.tokens / record.wall_seconds
+    tqdm.write(f"{run.scale.name} {run.name}: perplexity {shown['perplexity']:.2f}, {rate:,.0f} tokens/s")
+    return True
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+@contextmanager
+def claimed(run: Run) -> Iterator[bool]:
+    """Whether this process has the run to itself; the claim ends with the process at the latest."""
+    folder = CACHE / "locks" / run.scale.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / run.name).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def run_in_jobs(jobs: int, arguments: list[str]) -> int:
+    """The same command in `jobs` processes that share the runs and the cores; the worst exit code."""
+    threads = max((os.cpu_count() or jobs) // jobs, 1)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-m", "experiments", *arguments]
+    children = [subprocess.Popen(command, env=environment) for _ in range(jobs)]
+    try:
+        return max(abs(child.wait()) for child in children)
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.terminate()
