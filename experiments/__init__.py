@@ -1,7 +1,7 @@
 """One file per table or figure: frozen data. `python -m experiments list` shows them.
 
 schema: what an experiment is made of. recipes: the four scales, and the systems. runs: records on disk,
-what is done, stale or missing. running: training what is missing. rendering: records into results/. dry_run: what it would cost.
+what is done, stale or missing. running: training what is missing. sizes: counts. rendering: records into results/. dry_run: what it would cost.
 """
 
 READING_ORDER = (
@@ -9,6 +9,7 @@ READING_ORDER = (
     "recipes",
     "runs",
     "running",
+    "sizes",
     "rendering",
     "dry_run",
     "learning_rates",

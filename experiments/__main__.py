@@ -40,7 +40,7 @@ TEXT_FILES = ("*.md", "*.csv")
 
 def experiments() -> dict[str, Experiment]:
     """Every file of this folder that declares an EXPERIMENT, by its stem."""
-    shared = {"schema", "recipes", "runs", "running", "rendering", "dry_run"}
+    shared = {"schema", "recipes", "runs", "running", "rendering", "dry_run", "sizes"}
     files = (path.stem for path in sorted(Path(__file__).parent.glob("[a-z]*.py")) if path.stem not in shared)
     return {stem: importlib.import_module(f"experiments.{stem}").EXPERIMENT for stem in files}
 

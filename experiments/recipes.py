@@ -7,6 +7,7 @@ of MH-MoE are solved in mhmoe.matching, learning rates are chosen on `valid` (le
 
 import json
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -157,14 +158,21 @@ def dense() -> System:
     return System("dense", "Dense", lambda scale: None)
 
 
-def xmoe(num_experts: int, top_k: int = 1, **limits: Any) -> System:
-    """X-MoE; with top_k = h it is the control of MH-MoE's gain."""
+def xmoe(num_experts: int, top_k: int = 1, *, seeds: int | None = None, width: int | None = None) -> System:
+    """X-MoE; with top_k = h it is the control of MH-MoE's gain. For `seeds` and `width` see System."""
     name = f"xmoe_{num_experts}" + (f"_k{top_k}" if top_k > 1 else "")
     label = f"X-MoE, {num_experts} experts" + (f", k = {top_k} (control)" if top_k > 1 else "")
-    return System(name, label, lambda scale: reference(scale, num_experts, top_k), **limits)
+    return _system(name, label, lambda scale: reference(scale, num_experts, top_k), seeds, width)
 
 
-def mhmoe(num_experts: int, reading: Reading, heads: int = HEADS, **limits: Any) -> System:
+def mhmoe(
+    num_experts: int,
+    reading: Reading,
+    heads: int = HEADS,
+    *,
+    seeds: int | None = None,
+    width: int | None = None,
+) -> System:
     """MH-MoE of the size of X-MoE top-1 with `num_experts` experts, under a reading of that."""
     name = f"mhmoe_{num_experts}_{reading}" + (f"_h{heads}" if heads != HEADS else "")
     label = f"MH-MoE, {num_experts} experts, h = {heads}, `{reading}`"
@@ -175,7 +183,15 @@ def mhmoe(num_experts: int, reading: Reading, heads: int = HEADS, **limits: Any)
             return table11_layer(num_experts)
         return match(reading, base, heads=heads, multiple_of=scale.multiple_of)
 
-    return System(name, label, layer, **limits)
+    return _system(name, label, layer, seeds, width)
+
+
+def _system(
+    name: str, label: str, layer: Callable[[Scale], Config], seeds: int | None, width: int | None
+) -> System:
+    if width is not None:
+        name, label = f"{name}_w{width}", f"{label}, width {width}"
+    return System(name, label, layer, seeds, width)
 
 
 def reference(scale: Scale, num_experts: int, top_k: int = 1) -> SparseMoEConfig:

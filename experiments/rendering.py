@@ -24,7 +24,8 @@ from analysis.render import (
 )
 from experiments.recipes import HEADS, SCALES, paper_numbers
 from experiments.runs import RESULTS, Records, final_runs, systems_of, tuning_runs
-from experiments.schema import Curves, Experiment, Scale, Sweep, System, Table
+from experiments.schema import Curves, Experiment, Scale, Sizes, Sweep, System, Table
+from experiments.sizes import FOLLOW_UP_COLUMNS, FOLLOW_UP_TITLE, SIZE_COLUMNS, follow_up_rows, size_rows
 from mhmoe.records import Record, write_atomically
 
 COMMITTED = tuple(scale for scale in SCALES.values() if scale.name != "smoke")
@@ -43,7 +44,7 @@ def render(
     tables: list[str] = []
     for scale in scales:
         records = Records(scale, results)
-        section = {Table: _table, Curves: _curves, Sweep: _sweep}[type(experiment)]
+        section = {Table: _table, Curves: _curves, Sweep: _sweep, Sizes: _sizes}[type(experiment)]
         page, table = section(experiment, scale, records, folder)
         if page:
             pages.append(f"## Scale {scale.name}\n\n{page}")
@@ -68,7 +69,7 @@ def verdicts(
     for experiment in experiments:
         for scale in scales:
             records = Records(scale, results)
-            if isinstance(experiment, Sweep) or not experiment.claims or not records.by_name:
+            if isinstance(experiment, Sweep | Sizes) or not experiment.claims or not records.by_name:
                 continue
             current = _current(systems_of(experiment), scale, records, experiment.task)
             found += judge(experiment.claims, [r for rs in current.values() for r in rs], scales=[scale.name])
@@ -212,6 +213,20 @@ def _sweep(sweep: Sweep, scale: Scale, records: Records, folder: Path) -> tuple[
         f"({scale.tuning_share:.0%} of a final run's); text: {', '.join(_sources(found))}."
     ]
     return table_markdown(columns, rows, caption=lines), table_csv((Column("scale", "scale"), *columns), rows)
+
+
+def _sizes(sizes: Sizes, scale: Scale, records: Records, folder: Path) -> tuple[str, str]:
+    if scale.name not in sizes.scales:
+        return "", ""
+    rows = size_rows(sizes.systems, scale)
+    page = table_markdown(SIZE_COLUMNS, rows)
+    if scale is SCALES["paper"] and sizes.follow_up:
+        page += f"\n### {FOLLOW_UP_TITLE}\n\n" + table_markdown(
+            FOLLOW_UP_COLUMNS, follow_up_rows(sizes.follow_up)
+        )
+    return page, table_csv(
+        (Column("scale", "scale"), *SIZE_COLUMNS), [{"scale": scale.name, **r} for r in rows]
+    )
 
 
 def _printed(path: Sequence[str]) -> float | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.recipes import dense_layer
-from experiments.schema import Curves, Experiment, Run, Scale, Sweep, System, Table
+from experiments.schema import Curves, Experiment, Run, Scale, Sizes, Sweep, System, Table
 from mhmoe.configuration import MHMoEConfig
 from mhmoe.records import Record, UserError, fingerprint
 from mhmoe.training import TrainingConfig
@@ -130,7 +130,7 @@ def systems_of(experiment: Experiment) -> list[System]:
             found: Iterable[System] = (row.system for row in experiment.rows)
         case Curves():
             found = (system for panel in experiment.panels.values() for system in panel)
-        case Sweep():
+        case Sweep() | Sizes():
             found = experiment.systems
     return list({system.name: system for system in found}.values())
 
@@ -143,6 +143,8 @@ def plan(
         raise UserError(
             f"task={task!r} is not one of {experiment.stem}'s; choose one of {', '.join(experiment.tasks)}"
         )
+    if isinstance(experiment, Sizes):
+        return []
     systems = systems_of(experiment)
     runs = [run for system in systems for run in tuning_runs(scale, task, system)]
     if not isinstance(experiment, Sweep):

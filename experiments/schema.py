@@ -92,6 +92,16 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FollowUp:
+    """A run of v2 as it prints it: MH-MoE's heads, inner width, top_k and number of experts."""
+
+    heads: int
+    expert_dim: int
+    top_k: int
+    num_experts: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Table:
     """Rows of test perplexity, and the claims about them."""
 
@@ -132,4 +142,18 @@ class Sweep:
     tasks: Sequence[str] = ("english",)
 
 
-Experiment = Table | Curves | Sweep
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Parameters and FLOPs of the systems at some scales, from the configs alone: nothing is run."""
+
+    stem: str
+    title: str
+    systems: Sequence[System]
+    scales: Sequence[str]
+    follow_up: Sequence[FollowUp] = ()
+    notes: Sequence[str] = ()
+    task: str = "english"
+    tasks: Sequence[str] = ("english",)
+
+
+Experiment = Table | Curves | Sweep | Sizes

@@ -108,7 +108,7 @@ class MHMoEModel(MHMoEPreTrainedModel):
     ) -> MHMoEModelOutput:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
-        x = self.scale * self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        x = self.scale * (self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:

@@ -75,7 +75,7 @@ def with_sizes(
 
 
 def beta(config: MultiHeadConfig, reference: SparseMoEConfig) -> float:
-    """The paper's beta: the inner width over h times the reference's (v1 Table 11)."""
+    """The inner width over h times the reference's: the paper's beta in v1 Table 11's reading of it."""
     inner = config.inner
     assert isinstance(inner, SparseMoEConfig)
     return inner.experts.expert_dim / (config.heads * reference.experts.expert_dim)

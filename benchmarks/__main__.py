@@ -1,0 +1,96 @@
+"""python -m benchmarks: time the layer and the training, print the tables, write benchmarks/results.
+
+The full run takes about a quarter of an hour on two cores, which should have nothing else to do.
+"""
+
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from benchmarks.layer_speed import measure_layers, sizes_dict
+from benchmarks.report import write_layer, write_training
+from benchmarks.timing import ROOT
+from benchmarks.training_speed import measure_training
+from mhmoe.records import UserError, provenance
+
+RESULTS = ROOT / "benchmarks" / "results"
+TRAINING_SHARE = 0.25
+
+
+def benchmark(
+    only: Literal["layer", "training"] | None = None,
+    quick: bool = False,
+    repetitions: int = 5,
+    time_budget: float = 840.0,
+    output: Path = RESULTS,
+    render: bool = False,
+) -> None:
+    """Time the layer and the training against their peers.
+
+    Args:
+        only: one of the two benchmarks.
+        quick: tiny sizes, to see that it works; give another output folder, or the figures are overwritten.
+        repetitions: rounds at most, each timing every contender once.
+        time_budget: seconds after which no new round begins; every setting gets its share.
+        output: folder of the json, md and png files.
+        render: measure nothing; write md and png again from the json files.
+    """
+    if repetitions < 1 or not time_budget > 0:
+        raise UserError(
+            f"repetitions={repetitions} and time_budget={time_budget:g} must both be above 0; give larger ones"
+        )
+    writers = {"training": write_training, "layer": write_layer}
+    begun = time.monotonic()
+    for name in [only] if only else list(writers):
+        if render:
+            data = load(output / f"{name}.json")
+        else:
+            common = facts(quick)
+            if name == "training":
+                share = time_budget if only else TRAINING_SHARE * time_budget
+                data = common | {"measured": measure_training(quick, begun + share)}
+            else:
+                rows = measure_layers(quick, repetitions, begun + time_budget)
+                data = common | {"repetitions": repetitions, "sizes": sizes_dict(quick), "rows": rows}
+        print(writers[name](data, output))
+    print(f"written to {output}")
+
+
+def facts(quick: bool) -> dict[str, Any]:
+    """What both benchmarks state: where and when they were measured."""
+    source = provenance(shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), cpu_model(), 0)
+    del source["threads"]  # every setting has its own
+    return {"schema_version": 1, "quick": quick, "cores": os.cpu_count(), "provenance": source}
+
+
+def cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def load(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); measure first, without --render") from None
+
+
+def main() -> None:
+    try:
+        tyro.cli(benchmark)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

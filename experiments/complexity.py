@@ -1,0 +1,36 @@
+"""Complexity: what "the same size as X-MoE" costs under each reading, at every scale.
+
+The three readings of mhmoe/matching.py, solved, with the control, and v2's runs as printed beside what its
+equations solve. v1 Table 11's widths are used as printed at the paper scale (`parameters`). Nothing is run.
+Run: python -m experiments render complexity
+"""
+
+from experiments.recipes import HEADS, dense, mhmoe, xmoe
+from experiments.schema import FollowUp, Sizes
+
+EXPERIMENT = Sizes(
+    stem="complexity",
+    title="Parameters and FLOPs under the three readings of equal size",
+    systems=(
+        dense(),
+        xmoe(8),
+        xmoe(8, top_k=HEADS),
+        mhmoe(8, "equation"),
+        mhmoe(8, "parameters"),
+        mhmoe(8, "compute"),
+        mhmoe(8, "compute", heads=2),
+        xmoe(32),
+        mhmoe(32, "equation"),
+        mhmoe(32, "parameters"),
+        mhmoe(32, "compute"),
+    ),
+    scales=("cpu", "gpu", "paper"),
+    follow_up=(
+        FollowUp(heads=2, expert_dim=768, top_k=2, num_experts=40),
+        FollowUp(heads=3, expert_dim=512, top_k=3, num_experts=96),
+    ),
+    notes=(
+        "FLOPs are of the forward pass, two per multiply-add of the matrix products, routers included. `compute` "
+        "follows v2, which leaves the router out of the equation: at small widths its share is not small.",
+    ),
+)

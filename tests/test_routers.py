@@ -1,0 +1,215 @@
+"""What every router promises. A new one is found by its registered config and held to the same."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mhmoe import configs
+from mhmoe.configs import config_from_dict
+from mhmoe.routers import (
+    DotProductRouterConfig,
+    FixedTemperatureRouterConfig,
+    ReleasedRouterConfig,
+    Router,
+    RouterConfig,
+    XMoERouterConfig,
+)
+from tests import reference
+
+KINDS: dict[str, type[RouterConfig]] = {
+    kind: cls for kind, cls in configs._KINDS.items() if issubclass(cls, RouterConfig)
+}
+every_router = pytest.mark.parametrize("kind", sorted(KINDS))
+
+
+def make(kind: str, dim: int = 12, num_experts: int = 5, top_k: int = 2, seed: int = 0, **rest: object) -> Router:
+    router = KINDS[kind](dim=dim, num_experts=num_experts, top_k=top_k, **rest).build()  # pyright: ignore
+    reference.randomise(router, seed)
+    assert isinstance(router, Router)
+    return router
+
+
+def test_all_four_routers_are_registered() -> None:
+    assert KINDS.keys() >= {
+        "dot_product_router",
+        "xmoe_router",
+        "released_router",
+        "fixed_temperature_router",
+    }
+
+
+@settings(max_examples=40)
+@given(
+    kind=st.sampled_from(sorted(KINDS)),
+    dim=st.integers(1, 9),
+    num_experts=st.integers(1, 9),
+    top_k=st.integers(1, 9),
+    seed=st.integers(0, 10**6),
+)
+def test_choice_and_probabilities_are_those_of_float64(
+    kind: str, dim: int, num_experts: int, top_k: int, seed: int
+) -> None:
+    top_k = min(top_k, num_experts)
+    router = make(kind, dim, num_experts, top_k, seed)
+    x = torch.randn(4, dim, generator=torch.Generator().manual_seed(seed))
+    routing = router(x)
+    assert torch.allclose(routing.probabilities.sum(-1), torch.ones(4), atol=1e-6)
+    weights = {name: tensor.double() for name, tensor in router.state_dict().items()}
+    for i in range(4):
+        exact = reference.softmax(reference.scores(router.config.to_dict(), weights, x[i].double()))
+        assert torch.allclose(routing.probabilities[i].double(), exact, atol=2e-6)
+        order = exact.argsort(descending=True, stable=True)
+        ranked = exact[order]
+        for j in range(top_k):  # where two are nearly equal, float32 may take either
+            neighbours = ranked[max(j - 1, 0) : j + 2]
+            if len(neighbours) < 2 or neighbours.diff().abs().min() > 1e-5:
+                assert routing.index[i, j] == order[j]
+
+
+@every_router
+def test_the_chosen_experts_are_the_most_probable_ones(kind: str) -> None:
+    routing = make(kind, num_experts=7, top_k=3)(torch.randn(40, 12))
+    order = routing.probabilities.argsort(dim=-1, descending=True, stable=True)
+    assert torch.equal(routing.index, order[:, :3])
+    assert torch.equal(routing.weight, routing.probabilities.gather(-1, routing.index))
+    assert routing.kept.all()
+
+
+@every_router
+def test_at_one_expert_a_row_the_weight_is_the_softmax_value_and_trains_the_router(kind: str) -> None:
+    router = make(kind, top_k=1)
+    routing = router(torch.randn(30, 12))
+    assert torch.equal(routing.weight.squeeze(-1), routing.probabilities.max(-1).values)
+    assert (routing.weight < 0.999).any()
+    routing.weight.sum().backward()
+    for name, parameter in router.named_parameters():
+        assert parameter.grad is not None and parameter.grad.norm() > 1e-6, name
+
+
+@every_router
+def test_renormalised_weights_of_a_row_sum_to_one_in_their_proportions(kind: str) -> None:
+    x = torch.randn(20, 12)
+    plain, renormalised = make(kind, top_k=3)(x), make(kind, top_k=3, renormalize=True)(x)
+    assert torch.allclose(renormalised.weight.sum(-1), torch.ones(20))
+    assert torch.allclose(renormalised.weight, plain.weight / plain.weight.sum(-1, keepdim=True))
+    assert torch.equal(renormalised.probabilities, plain.probabilities)
+
+
+@every_router
+def test_scores_are_computed_in_float32_whatever_comes_in(kind: str) -> None:
+    router, x = make(kind), torch.randn(50, 12)
+    expected = router(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = router(x)
+    assert under_autocast.probabilities.dtype == torch.float32
+    assert torch.equal(under_autocast.probabilities, expected.probabilities)
+
+    rounded = make(kind)
+    rounded.load_state_dict({n: w.bfloat16().float() for n, w in router.state_dict().items()})
+    half = make(kind).bfloat16()
+    half.load_state_dict(router.state_dict())
+    from_half, exact = half(x.bfloat16()), rounded(x.bfloat16().float())
+    assert from_half.probabilities.dtype == torch.float32
+    assert torch.equal(from_half.probabilities, exact.probabilities)
+
+
+@every_router
+def test_masked_rows_get_no_weight_and_change_no_other_row(kind: str) -> None:
+    router, x = make(kind), torch.randn(4, 5, 12)
+    mask = torch.rand(4, 5) < 0.6
+    whole, masked = router(x), router(x, mask)
+    assert torch.equal(masked.kept, mask.unsqueeze(-1).expand(4, 5, 2))
+    assert (masked.weight[~mask] == 0).all()
+    assert torch.equal(masked.weight[mask], whole.weight[mask])
+    assert torch.equal(masked.index[mask], whole.index[mask])
+
+
+@every_router
+def test_the_seed_decides_where_a_router_starts(kind: str) -> None:
+    def start(seed: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(seed)
+        return KINDS[kind](dim=12, num_experts=5).build().state_dict()
+
+    one, again, other = start(1), start(1), start(2)
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not torch.equal(one["expert_embeddings"], other["expert_embeddings"])
+
+
+@every_router
+def test_a_router_has_the_parameters_its_config_counts(kind: str) -> None:
+    config = KINDS[kind](dim=10, num_experts=6)
+    assert sum(p.numel() for p in config.build().parameters()) == config.parameters()
+
+
+@every_router
+def test_a_router_config_comes_back_from_json(kind: str) -> None:
+    config = KINDS[kind](dim=10, num_experts=6, top_k=3, renormalize=True)
+    assert config_from_dict(config.to_dict()) == config
+
+
+def test_the_x_moe_router_ignores_the_length_of_a_row_and_the_released_one_does_not() -> None:
+    x = torch.randn(30, 12)
+    for kind in ("xmoe_router", "fixed_temperature_router"):
+        router = make(kind)
+        assert torch.allclose(router(x).probabilities, router(5 * x).probabilities, atol=1e-5)
+    for kind in ("released_router", "dot_product_router"):
+        router = make(kind)
+        assert not torch.allclose(router(x).probabilities, router(5 * x).probabilities, atol=0.05)
+
+
+def test_cosine_routers_ignore_the_length_of_an_expert_embedding() -> None:
+    x = torch.randn(30, 12)
+    for kind in ("xmoe_router", "fixed_temperature_router", "released_router"):
+        router = make(kind)
+        before = router(x).probabilities
+        with torch.no_grad():
+            router.expert_embeddings[2] *= 7  # pyright: ignore
+        assert torch.allclose(router(x).probabilities, before, atol=1e-5)
+
+
+def test_the_learned_temperature_starts_where_the_config_says_and_divides_the_cosines() -> None:
+    torch.manual_seed(3)
+    warm = XMoERouterConfig(dim=12, num_experts=5, temperature=0.6).build()
+    torch.manual_seed(3)
+    fixed = FixedTemperatureRouterConfig(dim=12, num_experts=5, temperature=0.6).build()
+    x = torch.randn(30, 12)
+    assert math.isclose(warm.log_inverse_temperature.exp().item(), 1 / 0.6, rel_tol=1e-6)
+    assert torch.allclose(warm(x).probabilities, fixed(x).probabilities, atol=1e-6)
+
+
+def test_the_temperature_cannot_fall_below_a_hundredth() -> None:
+    router = make("xmoe_router")
+    x = torch.randn(30, 12)
+    with torch.no_grad():
+        router.log_inverse_temperature.fill_(20.0)  # pyright: ignore
+    assert router.scores(x).abs().max() <= 100.001
+
+
+@pytest.mark.parametrize(
+    ("cls", "sizes", "message"),
+    [
+        (DotProductRouterConfig, {"dim": 0, "num_experts": 4}, "dim=0 is not allowed; it must be at least 1"),
+        (DotProductRouterConfig, {"dim": 4, "num_experts": 0}, "num_experts=0 .* at least 1"),
+        (ReleasedRouterConfig, {"dim": 4, "num_experts": 4, "top_k": 0}, "top_k=0 .* at least 1"),
+        (
+            XMoERouterConfig,
+            {"dim": 4, "num_experts": 4, "top_k": 5},
+            "top_k=5 exceeds num_experts=4; choose at most 4",
+        ),
+        (XMoERouterConfig, {"dim": 4, "num_experts": 4, "router_dim": 0}, "router_dim=0 .* at least 1"),
+        (XMoERouterConfig, {"dim": 4, "num_experts": 4, "temperature": 0.0}, "temperature=0.0 .* above 0"),
+        (
+            FixedTemperatureRouterConfig,
+            {"dim": 4, "num_experts": 4, "temperature": float("nan")},
+            "temperature=nan .* above 0",
+        ),
+    ],
+)
+def test_sizes_that_make_no_router_are_refused_by_name(
+    cls: type[RouterConfig], sizes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        cls(**sizes)  # pyright: ignore
