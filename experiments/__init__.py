@@ -1,7 +1,8 @@
 """One file per table or figure: frozen data. `python -m experiments list` shows them.
 
-schema: what an experiment is made of. recipes: the four scales, and the systems. runs: records on disk,
-what is done, stale or missing. running: training what is missing. sizes: counts. rendering: records into results/. dry_run: what it would cost.
+schema: what an experiment is made of. recipes: the four scales, and the systems. runs: records on disk, what
+is done, stale or missing. running: training what is missing. sizes: counts. rendering: records into results/.
+index: what is in results/. dry_run: what a command would cost.
 """
 
 READING_ORDER = (
@@ -11,6 +12,7 @@ READING_ORDER = (
     "running",
     "sizes",
     "rendering",
+    "index",
     "dry_run",
     "learning_rates",
     "table1_perplexity",

@@ -22,6 +22,7 @@ from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
 from experiments.dry_run import dry_run
+from experiments.index import render_index
 from experiments.recipes import SCALES
 from experiments.rendering import COMMITTED, render, render_claims
 from experiments.running import Options, run_in_jobs, run_missing, text_of
@@ -35,14 +36,13 @@ Stem = Annotated[
     Positional[str], tyro.conf.arg(help="a table or figure, or the unique beginning of its name")
 ]
 ScaleName = Annotated[str, tyro.conf.arg(help="smoke, cpu, gpu or paper")]
-TEXT_FILES = ("*.md", "*.csv")
 
 
 def experiments() -> dict[str, Experiment]:
     """Every file of this folder that declares an EXPERIMENT, by its stem."""
-    shared = {"schema", "recipes", "runs", "running", "rendering", "dry_run", "sizes"}
-    files = (path.stem for path in sorted(Path(__file__).parent.glob("[a-z]*.py")) if path.stem not in shared)
-    return {stem: importlib.import_module(f"experiments.{stem}").EXPERIMENT for stem in files}
+    stems = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+    modules = {stem: importlib.import_module(f"experiments.{stem}") for stem in stems}
+    return {stem: module.EXPERIMENT for stem, module in modules.items() if hasattr(module, "EXPERIMENT")}
 
 
 def find(name: str) -> Experiment:
@@ -143,6 +143,7 @@ def render_(
             files = render(find(stem), scales, folder)
         else:
             files = render_claims(list(known.values()), scales, folder)
+            files |= render_index(list(known.values()), scales, folder)
             for experiment in known.values():
                 files |= render(experiment, scales, folder)
         if check:

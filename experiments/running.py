@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from tqdm import tqdm
 
 from experiments.runs import Records, model_config, plan, run_config, training_config
@@ -65,6 +66,7 @@ def run_missing(experiment: Experiment, scale: Scale, task: str, options: Option
     records = Records(scale) if options.results is None else Records(scale, options.results)
     seeds = options.seeds or tuple(scale.seeds)
     text: PackedText | None = None
+    join_processes(scale)
     while True:
         records.reload()
         todo = [run for run in plan(experiment, scale, task, seeds, records) if records.state(run) != "done"]
@@ -73,7 +75,7 @@ def run_missing(experiment: Experiment, scale: Scale, task: str, options: Option
         progressed = False
         for run in todo:
             if run.learning_rate is None:
-                break  # the tuning runs before it are not all done
+                continue  # the tuning runs before it are not all done
             with claimed(run) as mine:
                 records.reload()
                 if not mine or records.state(run) == "done":
@@ -89,9 +91,19 @@ def run_missing(experiment: Experiment, scale: Scale, task: str, options: Option
             time.sleep(2)  # others work on what is left
 
 
+def join_processes(scale: Scale) -> None:
+    """Under torchrun, meet the other processes: each run is then shared out among them (DDP)."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if scale.device == "cuda" else "gloo")
+        if scale.device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+
+
 def execute(run: Run, text: PackedText, records: Records, deadline: float) -> bool:
     """Train and measure one run and write its record; False when the deadline came first."""
     device = torch.device(run.scale.device)
+    if device.type == "cuda" and dist.is_initialized():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(
             f"scale {run.scale.name} needs a CUDA device and there is none; choose SCALE=cpu or smoke"
@@ -120,6 +132,8 @@ def execute(run: Run, text: PackedText, records: Records, deadline: float) -> bo
     )
     if progress is None:
         return False
+    if dist.is_initialized() and dist.get_rank() > 0:
+        return True
     splits = {"valid": text.valid} | ({"test": text.test} if run.tests else {})
     metrics = {name: evaluate(model, split, training.length) for name, split in splits.items()}
     record = Record(
@@ -160,6 +174,11 @@ def _name(device: torch.device) -> str:
 @contextmanager
 def claimed(run: Run) -> Iterator[bool]:
     """Whether this process has the run to itself; the claim ends with the process at the latest."""
+    if dist.is_initialized():  # these processes share each run, and nobody else may be at work
+        dist.barrier()
+        yield True
+        dist.barrier()
+        return
     folder = CACHE / "locks" / run.scale.name
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / run.name).open("w") as file:

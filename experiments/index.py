@@ -1,0 +1,65 @@
+"""results/README.md: what is there, how much of it has been run, and what it took."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.render import Column, Row, table_markdown
+from experiments.runs import RESULTS, Records, plan
+from experiments.schema import Experiment, Scale
+from mhmoe.records import Record, write_atomically
+
+COLUMNS = (
+    Column("page", "page"),
+    Column("scale", "scale"),
+    Column("done", "runs done"),
+    Column("stale", "stale"),
+    Column("missing", "missing"),
+    Column("hours", "hours", ",.1f"),
+    Column("pflops", "training PFLOPs", ",.2f"),
+)
+HEAD = """# Results
+
+Everything here but LOG.md is rendered from the records under runs/ (`make report`); nothing is typed.
+[claims.md](claims.md) is the ledger of claims and verdicts, [LOG.md](LOG.md) the diary, failures included.
+
+Hours are those of training alone, on the devices that the records name. Pages share runs.
+"""
+
+
+def render_index(
+    experiments: Sequence[Experiment], scales: Sequence[Scale], folder: Path, results: Path = RESULTS
+) -> dict[Path, str]:
+    """The index of results/, one row a page and scale that has records, and the total of all records."""
+    rows: list[Row] = []
+    everything: dict[str, Record] = {}
+    for scale in scales:
+        records = Records(scale, results)
+        everything |= {f"{scale.name}/{name}": record for name, record in records.by_name.items()}
+        for experiment in experiments:
+            runs = plan(experiment, scale, experiment.task, tuple(scale.seeds), records)
+            states = [records.state(run) for run in runs]
+            done = [
+                records.by_name[run.name] for run, state in zip(runs, states, strict=True) if state == "done"
+            ]
+            if done or not runs:
+                rows.append(
+                    {
+                        "page": f"[{experiment.title}]({experiment.stem}.md)",
+                        "scale": scale.name,
+                        **{state: states.count(state) for state in ("done", "stale", "missing")},
+                        **_spent(done),
+                    }
+                )
+    total = _spent(list(everything.values()))
+    rows.append({"page": "all records", "scale": "all", "done": len(everything), **total})
+    path = folder / "README.md"
+    text = HEAD + "\n" + table_markdown(COLUMNS, rows)
+    write_atomically(path, text)
+    return {path: text}
+
+
+def _spent(records: Sequence[Record]) -> Row:
+    return {
+        "hours": sum(r.wall_seconds for r in records) / 3600,
+        "pflops": sum(3 * r.flops_per_token * r.tokens for r in records) / 1e15,
+    }
