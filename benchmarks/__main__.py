@@ -44,15 +44,14 @@ def benchmark(
     """
     if repetitions < 1 or not time_budget > 0:
         raise UserError(
-            f"repetitions={repetitions} and time_budget={time_budget:g} must both be above 0; give larger ones"
+            f"repetitions={repetitions} and time_budget={time_budget:g} are not both above 0; give larger ones"
         )
     writers = {"training": write_training, "layer": write_layer}
-    begun = time.monotonic()
+    begun, common = time.monotonic(), facts(quick)
     for name in [only] if only else list(writers):
         if render:
             data = load(output / f"{name}.json")
         else:
-            common = facts(quick)
             if name == "training":
                 share = time_budget if only else TRAINING_SHARE * time_budget
                 data = common | {"measured": measure_training(quick, begun + share)}
@@ -85,12 +84,17 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read ({error}); measure first, without --render") from None
 
 
-def main() -> None:
+def main() -> int:
     try:
-        tyro.cli(benchmark)
+        tyro.cli(benchmark, prog="python -m benchmarks")
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was under way is not written", file=sys.stderr)
+        return 130
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,12 +1,12 @@
 """The layers that are compared. What is compared with each other does the same work on the same rows.
 
-    on tokens       dense        SwiGLU FFN whose FLOPs are the MH-MoE layer's (router, head and merge counted)
-                    dense_onednn the same FFN by the oneDNN products that our experts use (float32 alone:
-                                 in bfloat16 torch's own products are oneDNN's)
-                    mhmoe        our layer
-                    mhmoe_loop   the same layer and weights with `dispatch.loop_linear` as expert product
-    on sub-tokens   sparse       our SparseMoE: the same experts, a dot-product router with renormalised weights
-                    mixtral_*    transformers' Mixtral block: the same function with the same weights
+    on tokens       dense         SwiGLU FFN of the MH-MoE layer's FLOPs (router, head and merge counted)
+                    dense_onednn  the same FFN by the oneDNN products that our experts use (float32 alone:
+                                  in bfloat16 torch's own products are oneDNN's)
+                    mhmoe         our layer
+                    mhmoe_loop    the same layer and weights with `dispatch.loop_linear` as expert product
+    on sub-tokens   sparse        our SparseMoE: the same experts, a dot-product router, renormalised weights
+                    mixtral_*     transformers' Mixtral block: the same function with the same weights
 
 A step is forward, backward to the input and to all weights, and the release of the gradients. Our layers
 also compute their balance loss and its gradient, which Mixtral's block and a dense FFN do not have.
@@ -14,15 +14,11 @@ also compute their balance loss and its gradient, which Mixtral's block and a de
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import MixtralConfig
-from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 
-from mhmoe.dispatch import _product as onednn_product
-from mhmoe.dispatch import combine, gather, loop_linear, sort_by_expert
+from benchmarks.peers import LoopExperts, OneDNNFeedForward, mixtral
 from mhmoe.experts import Experts, ExpertsConfig, FeedForward, FeedForwardConfig, FFNOutput
 from mhmoe.matching import follow_up_sizes
 from mhmoe.multi_head import MultiHeadConfig, multi_head_moe
@@ -41,7 +37,7 @@ IMPLEMENTATIONS = ("grouped_mm", "eager")
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Of one benchmark. The inner width of an expert is solved (v2 Eq. 8) for a SwiGLU reference of 8/3 dim."""
+    """Of one benchmark. An expert's inner width is solved (v2 Eq. 8) for a SwiGLU reference of 8/3 dim."""
 
     dim: int = 768
     heads: int = 2
@@ -140,10 +136,11 @@ class Contender:
 
 def contenders(sizes: Sizes, num_experts: int, dtype: torch.dtype) -> list[Contender]:
     """All of them, in the order in which they are timed. Those with the same experts share the weights."""
-    layer, sparse, dense = (f(num_experts) for f in (sizes.layer, sizes.sparse, sizes.dense))
+    layer, sparse, dense = sizes.layer(num_experts), sizes.sparse(num_experts), sizes.dense(num_experts)
     modules: dict[str, nn.Module | None] = {"dense": dense.build().to(dtype)}
     if dtype == torch.float32:
-        modules["dense_onednn"] = OneDNNFeedForward(modules["dense"], dense)
+        assert isinstance(modules["dense"], FeedForward)
+        modules["dense_onednn"] = OneDNNFeedForward(modules["dense"])
     modules["mhmoe"] = mhmoe = layer.build().to(dtype)
     experts = mhmoe.get_submodule("inner.experts")
     assert isinstance(experts, Experts)
@@ -153,7 +150,7 @@ def contenders(sizes: Sizes, num_experts: int, dtype: torch.dtype) -> list[Conte
     modules["sparse"] = ours = _sharing(sparse, experts, dtype)
     for implementation in IMPLEMENTATIONS:
         runs = implementation != "eager" or num_experts <= MOST_EXPERTS_IN_EAGER
-        modules[f"mixtral_{implementation}"] = mixtral(ours, implementation) if runs else None
+        modules[f"mixtral_{implementation}"] = mixtral(ours, sizes.top_k, implementation) if runs else None
 
     found = []
     for name, module in modules.items():
@@ -164,70 +161,6 @@ def contenders(sizes: Sizes, num_experts: int, dtype: torch.dtype) -> list[Conte
         note = "" if module is not None else TOO_SLOW
         found.append(Contender(name, module, on_subtokens, flops, config.parameters(), note))
     return found
-
-
-class OneDNNLinear(torch.autograd.Function):
-    """x W^T with all three products by oneDNN, as in mhmoe.dispatch."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return onednn_product(x, weight)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
-        return onednn_product(grads[0], weight.t()), onednn_product(grads[0].t(), x.t())
-
-
-class OneDNNFeedForward(nn.Module):
-    """The network of `dense`, sharing its weights."""
-
-    def __init__(self, dense: nn.Module | None, config: FeedForwardConfig) -> None:
-        super().__init__()
-        assert isinstance(dense, FeedForward) and not config.bias and not config.inner_norm
-        self.dense = dense
-
-    def forward(self, x: Tensor) -> Tensor:
-        inner = OneDNNLinear.apply(x.flatten(0, -2), self.dense.up_proj.weight)
-        out = OneDNNLinear.apply(self.dense.activation(inner), self.dense.down_proj.weight)
-        assert isinstance(out, Tensor)
-        return out.view_as(x)
-
-
-class LoopExperts(nn.Module):
-    """`Experts` without biases and norms, with the readable product; shares the weights."""
-
-    def __init__(self, experts: Experts) -> None:
-        super().__init__()
-        self.up_proj, self.down_proj = experts.up_proj, experts.down_proj
-        self.activation = experts.activation
-
-    def forward(self, x: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-        index, weight = index.flatten(0, -2), weight.flatten(0, -2)
-        order = sort_by_expert(index, len(self.up_proj))
-        inner = loop_linear(gather(x.flatten(0, -2), order), self.up_proj, order.ends)
-        out = loop_linear(self.activation(inner), self.down_proj, order.ends)
-        return combine(out, weight, order).view(x.shape)
-
-
-def mixtral(ours: SparseMoE, implementation: str) -> nn.Module:
-    """transformers' block with the router and the experts of `ours`."""
-    config = ours.router.config
-    count, inner, width = (ours.experts.down_proj.shape[i] for i in (0, 2, 1))
-    settings = MixtralConfig(
-        hidden_size=width,
-        intermediate_size=inner,
-        num_local_experts=count,
-        num_experts_per_tok=config.top_k,
-    )
-    settings._experts_implementation = implementation
-    with torch.device("meta"):
-        block = MixtralSparseMoeBlock(settings)
-    block.gate.weight = ours.router.get_parameter("expert_embeddings")
-    block.experts.gate_up_proj, block.experts.down_proj = ours.experts.up_proj, ours.experts.down_proj
-    return block
 
 
 def _sharing(config: SparseMoEConfig, experts: Experts, dtype: torch.dtype) -> SparseMoE:

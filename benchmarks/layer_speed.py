@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.contenders import Batch, Contender, Sizes, contenders
 from benchmarks.roofline import Machine, least_seconds, measure, weight_traffic
-from benchmarks.timing import Timing, in_own_process, in_turns
+from benchmarks.timing import Timing, count_threads, in_own_process, in_turns
 
 # The dear setting last: it gets the time that the others leave.
 SETTINGS = ((2, "bfloat16"), (1, "bfloat16"), (2, "float32"), (1, "float32"))
@@ -43,7 +43,7 @@ def measure_setting(quick: bool, precision: str, rounds: int, seconds: float) ->
     rows: list[dict[str, Any]] = []
     for i, num_experts in enumerate(sizes.num_experts):
         deadline = time.monotonic() + (end - time.monotonic()) / (len(sizes.num_experts) - i)
-        label = f"{torch.get_num_threads()} threads, {precision}, {num_experts} experts"
+        label = f"{count_threads(torch.get_num_threads())}, {precision}, {num_experts} experts"
         found = measure_contenders(sizes, num_experts, dtype, machine, rounds, deadline, label)
         shared = {"threads": torch.get_num_threads(), "precision": precision, "num_experts": num_experts}
         rows += [shared | row for row in found]
@@ -79,7 +79,7 @@ def measure_contenders(
 
 
 def sizes_dict(quick: bool) -> dict[str, Any]:
-    """What was compared, for the record: sizes, and the dense FFN's solved width with its residual in FLOPs."""
+    """What was compared: sizes, and the dense FFN's solved width with its residual in FLOPs."""
     sizes = QUICK_SIZES if quick else Sizes()
     dense = {n: sizes.dense(n) for n in sizes.num_experts}
     return {

@@ -1,4 +1,4 @@
-"""Measured data into Markdown and the figure. Everything is a function of the data: nothing is typed."""
+"""Measured data into Markdown. Everything is a function of the data: nothing is typed."""
 
 import json
 from collections.abc import Mapping
@@ -6,40 +6,25 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-
-from analysis import figures
-from analysis.figures import Point
 from analysis.render import NOT_RUN, Column, table_markdown
-from benchmarks.verdicts import TO_DENSE, seconds, summary, verdicts
+from benchmarks.contenders import DENSE_MULTIPLE
+from benchmarks.figure import LABELS, layer_figure
+from benchmarks.timing import SLOW_STEP, count_threads
+from benchmarks.verdicts import settings_of, summary, time_per_flop, verdicts
 from mhmoe.records import write_atomically
 
 Data = Mapping[str, Any]
-LABELS = {
-    "dense": "dense FFN",
-    "dense_onednn": "dense FFN, oneDNN products",
-    "mhmoe": "MH-MoE",
-    "mhmoe_loop": "MH-MoE, readable loop",
-    "sparse": "our SparseMoE, on sub-tokens",
-    "mixtral_grouped_mm": "Mixtral block, grouped_mm",
-    "mixtral_eager": "Mixtral block, eager",
-}
-PLURAL = {1: "1 thread", 2: "2 threads"}
-_WHERE = (
-    Column("threads", "threads"),
-    Column("precision", "precision"),
-    Column("num_experts", "experts"),
-)
 VERDICT_COLUMNS = (
     Column("ours_label", "ours"),
     Column("other_label", "to"),
-    *_WHERE,
+    Column("threads", "threads"),
+    Column("precision", "precision"),
+    Column("num_experts", "experts"),
     Column("value", "ratio", ".3f"),
     Column("bound", "bound", "g"),
     Column("n", "n"),
     Column("verdict", "verdict"),
+    Column("to_onednn", "to dense FFN, oneDNN", ".3f"),
 )
 LAYER_COLUMNS = (
     Column("num_experts", "experts"),
@@ -112,18 +97,20 @@ def layer_markdown(data: Data) -> str:
         for d in sizes["dense"]
     )
     found = verdicts(data)
+    rows = f"{sizes['tokens'] * sizes['heads']:,} rows of width {width}"
     caption = [
         *origin(data),
         f"Forward and backward of one layer: dim {sizes['dim']}, SwiGLU, {sizes['tokens']:,} tokens. MH-MoE: "
         f"h = {sizes['heads']}, k = {sizes['top_k']}, sub-tokens of {width} numbers, inner width "
-        f"{sizes['expert_dim']} (`compute`). Dense FFN of as many FLOPs (router, head and merge layers counted), "
-        f"to the nearest multiple of 8: inner width {dense}. SparseMoE and Mixtral's block: "
-        f"{sizes['tokens'] * sizes['heads']:,} rows of width {width}, the same experts, router weights and top-k.",
-        f"Each setting ran in a process of its own; contenders in turns, up to {data['repetitions']} rounds after "
-        "a warm-up, new random input and so a new routing in each. A step is forward, backward to the input and to "
-        "all weights, and the release of the gradients. Our layers also compute their balance loss, the others have "
-        "none. bfloat16: weights and activations, without autocast. Large pages for all "
-        "(THP_MEM_ALLOC_ENABLE=1). Values are medians of n rounds.",
+        f"{sizes['expert_dim']} (`compute`). Dense FFN of as many FLOPs (router, head and merge layers "
+        f"counted), to the nearest multiple of {DENSE_MULTIPLE}: inner width {dense}. SparseMoE and Mixtral's "
+        f"block: {rows}, the same experts, router weights and top-k.",
+        f"Each setting ran in a process of its own; contenders in turns, up to {data['repetitions']} rounds "
+        "after a warm-up, new random input and so a new routing in each. A step is forward, backward to the "
+        "input and to all weights, and the release of the gradients. Our layers also compute their balance "
+        "loss, the others have none. bfloat16: weights and activations, without autocast. Large pages for all "
+        f"(THP_MEM_ALLOC_ENABLE=1). Values are medians of n rounds; a step of more than {SLOW_STEP:g} s is "
+        "timed once.",
         summary(found),
     ]
     labelled = [
@@ -132,24 +119,18 @@ def layer_markdown(data: Data) -> str:
     parts = [table_markdown(VERDICT_COLUMNS, labelled, title="Speed of the layer", caption=caption)]
     parts.append(
         "![time per FLOP, relative to the dense FFN](layer.png)\n\n"
-        "Time per FLOP is time where the FLOPs are equal; SparseMoE and Mixtral's block lack head and merge layers "
-        "and so have fewer. The dense FFN takes torch's own products, as people build it; our experts take oneDNN's "
-        "in float32, and the dense FFN by those stands beside it. At least: the larger of FLOPs / peak and weight "
-        "traffic (weights read in forward and in backward, gradients written) / bandwidth, with the faster of the "
-        "two products as peak; reached is that time over the median. Memory on top: by how much the process grew "
-        "during a step, gradients included, weights not.\n"
+        "Time per FLOP is time where the FLOPs are equal; SparseMoE and Mixtral's block lack head and merge "
+        "layers and so have fewer. The dense FFN takes torch's own products, as people build it; our experts "
+        "take oneDNN's in float32, and the dense FFN by those stands beside it. At least: the larger of "
+        "FLOPs / peak and weight traffic (weights read in forward and in backward, gradients written) / "
+        "bandwidth, with the faster of the two products as peak; reached is that time over the median. Memory "
+        "on top: by how much the process grew during a step, gradients included, weights not.\n"
     )
     for threads, precision in settings_of(data):
-        parts.append(f"## {precision}, {PLURAL.get(threads, f'{threads} threads')}\n")
+        parts.append(f"## {precision}, {count_threads(threads)}\n")
         parts.append(_machine_line(data, threads, precision))
         parts.append(table_markdown(LAYER_COLUMNS, layer_rows(data, threads, precision)))
     return "\n".join(parts)
-
-
-def settings_of(data: Data) -> list[tuple[int, str]]:
-    """(threads, precision) of the rows, float32 and few threads first."""
-    found = {(row["threads"], row["precision"]) for row in data["rows"]}
-    return sorted(found, key=lambda setting: (setting[1] != "float32", setting[0]))
 
 
 def layer_rows(data: Data, threads: int, precision: str) -> list[dict[str, Any]]:
@@ -166,25 +147,12 @@ def layer_rows(data: Data, threads: int, precision: str) -> list[dict[str, Any]]
             | _spread(row["seconds"])
             | {
                 "label": label,
-                "to_dense": to_dense(data, row),
-                "to_onednn": to_dense(data, row, "dense_onednn"),
+                "to_dense": time_per_flop(data, row),
+                "to_onednn": time_per_flop(data, row, "dense_onednn"),
                 "reached": row["least_seconds"] / median(row["seconds"]),
             }
         )
     return shown
-
-
-def to_dense(data: Data, row: Data, reference: str = "dense") -> float | None:
-    """Time per FLOP of a row over that of a dense FFN in the same setting; None if that was not run."""
-    base = seconds(data, reference, row["threads"], row["precision"], row["num_experts"])
-    if not base:
-        return None
-    flops = next(
-        r["flops"]
-        for r in data["rows"]
-        if r["contender"] == reference and r["num_experts"] == row["num_experts"]
-    )
-    return (median(row["seconds"]) / row["flops"]) / (median(base) / flops)
 
 
 def _machine_line(data: Data, threads: int, precision: str) -> str:
@@ -199,58 +167,6 @@ def _machine_line(data: Data, threads: int, precision: str) -> str:
 
 def _spread(times: list[float]) -> dict[str, Any]:
     return {"median": median(times), "low": min(times), "high": max(times), "n": len(times)}
-
-
-def layer_figure(data: Data, path: Path) -> None:
-    """Time per FLOP, relative to the dense FFN, against the number of experts; a panel a setting."""
-    settings = settings_of(data)
-    names = [name for name in LABELS if name != "dense" and any(r["contender"] == name for r in data["rows"])]
-    styles = figures._styles(names)
-    columns = max(len({precision for _, precision in settings}), 1)
-    lines = -(-len(settings) // columns)
-    by_thread = sorted(settings, key=lambda setting: (setting[0], setting[1] != "float32"))
-    experts = sorted({row["num_experts"] for row in data["rows"]})
-    with rc_context(figures._STYLE):
-        figure = Figure(figsize=(6.4 * columns, 1.6 + 4.4 * lines), layout="constrained")
-        panels = np.atleast_1d(figure.subplots(lines, columns, sharex=True, sharey=True)).flatten()
-        drawn: list[float] = []
-        for axes, (threads, precision) in zip(panels, by_thread, strict=False):
-            axes.set_title(f"{precision}, {PLURAL.get(threads, f'{threads} threads')}", loc="left")
-            axes.set_xscale("log")
-            axes.set_yscale("log")
-            figures._reference(axes, 1.0, "dense FFN", figures._GREY)
-            for name in names:
-                line = _line(data, name, threads, precision)
-                drawn += [height for p in line for height in (p.low, p.high)]
-                if line:
-                    figures._draw(axes, line, styles[name], LABELS[name], band=False)
-            if precision == "float32" and not data["quick"]:
-                axes.plot(
-                    TO_DENSE.keys(), TO_DENSE.values(), "_", color="black", markersize=26, label="MH-MoE's bound"
-                )  # fmt: skip
-            figures._ticks(axes.xaxis, experts)
-            axes.set_xlabel("experts")
-        if drawn:
-            figures._log_range(panels[0], min(*drawn, 1.0), max(*drawn, *TO_DENSE.values()))
-        for axes in panels[::columns]:
-            axes.set_ylabel("time per FLOP / dense FFN's (log)")
-        panels[0].legend()
-        n = sorted({len(row["seconds"]) for row in data["rows"] if row["seconds"]})
-        rounds = "-".join(map(str, dict.fromkeys((n[0], n[-1])))) if n else "0"
-        note = f"{data['provenance']['device']}. Medians of n = {rounds} rounds; bars: lowest to highest."
-        figures._finish(figure, "Forward and backward of the layer", note)
-        figures._save(figure, path)
-
-
-def _line(data: Data, name: str, threads: int, precision: str) -> list[Point]:
-    points: list[Point] = []
-    for row in data["rows"]:
-        if (row["contender"], row["threads"], row["precision"]) != (name, threads, precision):
-            continue
-        if row["seconds"] and (ratio := to_dense(data, row)) is not None:
-            times = np.array(row["seconds"]) / median(row["seconds"]) * ratio
-            points.append(Point(row["num_experts"], ratio, times.min(), times.max(), len(times)))
-    return points
 
 
 def training_markdown(data: Data) -> str:
@@ -271,9 +187,9 @@ def training_markdown(data: Data) -> str:
     caption = [
         *origin(data),
         f"The systems of Table 1 at scale {found['scale']}: training steps of {found['tokens_per_step']:,} "
-        f"generated tokens in {found['precision']}, {PLURAL.get(found['threads'], found['threads'])}: forward, "
-        "backward, clipping and the optimiser's step. The systems take their steps in turns; tokens/s are those of "
-        "the median of n steps after a warm-up. MFLOPs are of the forward pass.",
+        f"generated tokens in {found['precision']}, {count_threads(found['threads'])}: forward, backward, "
+        "clipping and the optimiser's step. The systems take their steps in turns; tokens/s are those of the "
+        "median of n steps after a warm-up. MFLOPs are of the forward pass.",
     ]
     return table_markdown(TRAINING_COLUMNS, rows, title="Speed of training", caption=caption)
 

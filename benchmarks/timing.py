@@ -55,7 +55,7 @@ def in_turns(
         mininterval=0.5 if sys.stderr.isatty() else 30.0,
     )
     with bar:
-        for i in range(warm_up):
+        for _ in range(warm_up):
             draw()
             for name, step in steps.items():
                 begun = time.perf_counter()
@@ -121,3 +121,7 @@ def in_own_process(module: str, settings: Mapping[str, Any], threads: int) -> di
             f"{module} ended with exit code {done.returncode} for {json.dumps(settings)}; its error is above"
         )
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def count_threads(count: int) -> str:
+    return f"{count} thread" + ("s" if count != 1 else "")

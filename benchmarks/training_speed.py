@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.timing import Timing, in_own_process, in_turns, seconds_of
+from benchmarks.timing import Timing, count_threads, in_own_process, in_turns, seconds_of
 from experiments.recipes import CPU, SMOKE
 from experiments.runs import model_config
 from experiments.schema import Scale, System
@@ -35,7 +35,8 @@ def measure_systems(quick: bool, seconds: float) -> dict[str, Any]:
     """Rows by system and whether compiled. Nothing is compiled in a quick run: that takes a minute."""
     deadline = time.monotonic() + seconds
     scale = SMOKE if quick else CPU
-    config = TrainingConfig(**scale.training, learning_rate=scale.learning_rates[0])
+    batch = {"batch_sequences": 4} if quick else {}
+    config = TrainingConfig(**{**scale.training, **batch}, learning_rate=scale.learning_rates[0])
     tokens = Tokens(config, scale.model["vocab_size"])
     systems = [row.system for row in ROWS]
     steps = {(s.name, False): training_step(scale, s, config, tokens) for s in systems}
@@ -51,7 +52,7 @@ def measure_systems(quick: bool, seconds: float) -> dict[str, Any]:
         rounds=2 if quick else STEPS,
         warm_up=1 if quick else WARM_UP,
         deadline=deadline,
-        label=f"training, {torch.get_num_threads()} threads, {config.precision}",
+        label=f"training, {count_threads(torch.get_num_threads())}, {config.precision}",
     )
     labels = {s.name: s for s in systems}
     rows: list[dict[str, Any]] = []

@@ -3,7 +3,8 @@
     MH-MoE / dense FFN of equal FLOPs     float32, at most 1.15, 1.3, 1.8 at 8, 64, 256 experts
     our SparseMoE / Mixtral's block       never more than 1: same rows, experts, routing, function
 
-Values are ratios of median times. A bound without a measurement is "not run", never "met".
+Values are ratios of median times. Beside the first stands, without a bound, the ratio to the dense FFN by the
+oneDNN products that our experts use, while torch's own take another library in float32. A bound without a measurement is "not run", never "met".
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ THREADS = (1, 2)
 
 
 def verdicts(data: Data) -> list[dict[str, Any]]:
-    """One dict for every bound: what, threads, precision, num_experts, value, bound, n, verdict."""
+    """One dict for every bound: what, threads, precision, num_experts, value, bound, n, verdict, to_onednn."""
     found = [
         _verdict(data, "mhmoe", "dense", threads, "float32", num_experts, bound)
         for threads in THREADS
@@ -47,6 +48,25 @@ def seconds(data: Data, contender: str, threads: int, precision: str, num_expert
     return []
 
 
+def time_per_flop(data: Data, row: Data, reference: str = "dense") -> float | None:
+    """Time per FLOP of a row over that of a dense FFN in the same setting; None if that was not run."""
+    base = seconds(data, reference, row["threads"], row["precision"], row["num_experts"])
+    if not base:
+        return None
+    flops = next(
+        r["flops"]
+        for r in data["rows"]
+        if r["contender"] == reference and r["num_experts"] == row["num_experts"]
+    )
+    return (median(row["seconds"]) / row["flops"]) / (median(base) / flops)
+
+
+def settings_of(data: Data) -> list[tuple[int, str]]:
+    """(threads, precision) of the rows, float32 and few threads first."""
+    found = {(row["threads"], row["precision"]) for row in data["rows"]}
+    return sorted(found, key=lambda setting: (setting[1] != "float32", setting[0]))
+
+
 def _verdict(
     data: Data, ours: str, other: str, threads: int, precision: str, num_experts: int, bound: float
 ) -> dict[str, Any]:
@@ -62,4 +82,6 @@ def _verdict(
     if not a or not b or data["quick"]:  # tiny sizes say nothing about the bounds
         return row | {"verdict": NOT_RUN}
     value = median(a) / median(b)
+    if onednn := seconds(data, "dense_onednn", threads, precision, num_experts) if other == "dense" else []:
+        row["to_onednn"] = median(a) / median(onednn)
     return row | {"value": value, "n": min(len(a), len(b)), "verdict": MET if value <= bound else NOT_MET}

@@ -9,11 +9,10 @@ import os
 # torch reads it before its first allocation: large pages spare CPU training a third of its time.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-import contextlib
-import filecmp
 import importlib
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -21,12 +20,12 @@ import tyro
 from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
-from experiments.dry_run import dry_run
+from experiments.dry_run import cost_table
 from experiments.index import render_index
 from experiments.recipes import SCALES
 from experiments.rendering import COMMITTED, render, render_claims
-from experiments.running import Options, run_in_jobs, run_missing, text_of
-from experiments.runs import RESULTS, Records, plan
+from experiments.running import Options, check_device, run_in_jobs, run_missing, text_of
+from experiments.runs import RESULTS, Records, not_done, plan
 from experiments.schema import Experiment, Scale
 from mhmoe.packing import export
 from mhmoe.records import Record, UserError
@@ -36,6 +35,7 @@ Stem = Annotated[
     Positional[str], tyro.conf.arg(help="a table or figure, or the unique beginning of its name")
 ]
 ScaleName = Annotated[str, tyro.conf.arg(help="smoke, cpu, gpu or paper")]
+TEXTS = (".md", ".csv")  # what `render --check` compares: pictures differ with the version of a font library
 
 
 def experiments() -> dict[str, Experiment]:
@@ -46,14 +46,13 @@ def experiments() -> dict[str, Experiment]:
 
 
 def find(name: str) -> Experiment:
+    """The experiment whose stem is `name`, or begins with it and is the only one; table1 is not table11."""
     known = experiments()
-    matching = [stem for stem in known if stem == name or stem.startswith(f"{name}_")] or [
-        s for s in known if s.startswith(name)
-    ]
+    whole_words = [stem for stem in known if stem == name or stem.startswith(f"{name}_")]
+    matching = whole_words or [stem for stem in known if stem.startswith(name)]
     if len(matching) != 1:
-        raise UserError(
-            f"{name!r} is {'not unique' if matching else 'not an experiment'}; choose one of {', '.join(known)}"
-        )
+        problem = "not unique" if matching else "not an experiment"
+        raise UserError(f"{name!r} is {problem}; choose one of {', '.join(matching or known)}")
     return known[matching[0]]
 
 
@@ -94,27 +93,23 @@ def run(
         dry_run: print what would be run and what it would cost.
     """
     experiment, chosen = find(stem), scale_of(scale)
+    seeds = seeds or tuple(chosen.seeds)
+    records = Records(chosen)
     if jobs < 1:
         raise UserError(f"jobs={jobs} is not allowed; it must be at least 1")
     if dry_run:
-        print(_dry_run(experiment, chosen, task, seeds or tuple(chosen.seeds)))
-        return
-    plan(
-        experiment, chosen, task, seeds or tuple(chosen.seeds), Records(chosen)
-    )  # refuse a wrong task at once
-    options = Options(seeds=seeds, data=data, time_budget=time_budget)
-    if jobs > 1:
-        text_of(chosen, data)  # pack once, before the jobs would all do it
-        arguments = [a for a in sys.argv[1:] if not a.startswith("--jobs=")]
-        if "--jobs" in arguments:
-            at = arguments.index("--jobs")
-            del arguments[at : at + 2]
+        print(cost_table(experiment, chosen, task, seeds, records))
+    elif not not_done(experiment, chosen, task, seeds, records):
+        print("nothing to run: every record is current")
+    elif jobs > 1:
+        check_device(chosen)  # here, so that one line says it and not one of every job
+        text_of(chosen, data)
+        arguments = ["run", experiment.stem, "--scale", scale, "--task", task, "--seeds", *map(str, seeds)]
+        arguments += [] if data is None else ["--data", str(data)]
+        arguments += [] if time_budget is None else ["--time-budget", str(time_budget)]
         sys.exit(run_in_jobs(jobs, arguments))
-    if not run_missing(experiment, chosen, task, options):
+    elif not run_missing(experiment, chosen, task, Options(seeds=seeds, data=data, time_budget=time_budget)):
         print("stopped at the time budget; the same command goes on from here")
-
-
-_dry_run = dry_run
 
 
 @app.command(name="render")
@@ -129,38 +124,52 @@ def render_(
 
     Args:
         scale: smoke renders that scale alone, into results/smoke; all others are rendered together.
-        check: change nothing, and fail if a text file would differ.
+        check: change nothing, and fail if a text file would differ (pictures are not compared).
     """
     smoke = scale_of(scale).name == "smoke"
-    with contextlib.ExitStack() as stack:
-        target = RESULTS / "smoke" if smoke else RESULTS
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) if check else target
-        scales = (SCALES["smoke"],) if smoke else COMMITTED
-        known = experiments()
-        if stem == "claims":
-            files = render_claims(list(known.values()), scales, folder)
-        elif stem:
-            files = render(find(stem), scales, folder)
-        else:
-            files = render_claims(list(known.values()), scales, folder)
-            files |= render_index(list(known.values()), scales, folder)
-            for experiment in known.values():
-                files |= render(experiment, scales, folder)
-        if check:
-            differing = [path.name for path in files if not _same(path, target / path.name)]
-            if differing:
-                raise UserError(
-                    f"{', '.join(differing)} in results/ differ from what the records give; run `make report`"
-                )
-            print(f"{len(files)} files are what the records give")
-        elif stem:
-            print(next(text for path, text in files.items() if path.suffix == ".md"))
-        else:
-            print("\n".join(str(path.relative_to(RESULTS.parent)) for path in files))
+    scales, target = ((SCALES["smoke"],), RESULTS / "smoke") if smoke else (COMMITTED, RESULTS)
+    if check:
+        with tempfile.TemporaryDirectory() as folder:
+            _render(stem, scales, Path(folder))
+            _compare(stem, Path(folder), target)
+        return
+    files = _render(stem, scales, target)
+    if stem:
+        print(next(text for path, text in files.items() if path.suffix == ".md"))
+    else:
+        print("\n".join(str(path.relative_to(RESULTS.parent)) for path in files))
 
 
-def _same(ours: Path, committed: Path) -> bool:
-    return committed.exists() and filecmp.cmp(ours, committed, shallow=False)
+def _render(stem: str, scales: Sequence[Scale], folder: Path) -> dict[Path, str]:
+    """The pages of one experiment, or the ledger ("claims"), or ("") everything, into a folder."""
+    known = list(experiments().values())
+    if stem == "claims":
+        return render_claims(known, scales, folder)
+    if stem:
+        return render(find(stem), scales, folder)
+    files = render_claims(known, scales, folder) | render_index(known, scales, folder)
+    for experiment in known:
+        files |= render(experiment, scales, folder)
+    return files
+
+
+def _compare(stem: str, ours: Path, committed: Path) -> None:
+    """Raises UserError if a committed text differs from ours, or is a page that no record gives any more."""
+
+    def texts(folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.glob("*") if path.suffix in TEXTS}
+
+    wanted, found = texts(ours), texts(committed)
+    stems = () if stem == "claims" else (find(stem).stem,) if stem else tuple(experiments())
+    differing = sorted(name for name, text in wanted.items() if found.get(name) != text)
+    left = sorted(name for name in found.keys() - wanted.keys() if name.startswith(stems))
+    problems = (
+        [f"{', '.join(differing)} differ from what the records give; render again"] if differing else []
+    )
+    problems += [f"{', '.join(left)} come from no record; remove them"] if left else []
+    if problems:
+        raise UserError(f"in {committed}: {'; '.join(problems)}")
+    print(f"{len(wanted)} files are what the records give")
 
 
 @app.command
@@ -177,7 +186,10 @@ def status(scale: ScaleName = "cpu") -> None:
 
 @app.command
 def validate(files: Positional[tuple[Path, ...]]) -> None:
-    """Check records that somebody sends: fields, types, fingerprint, and that the figures follow from the documents."""
+    """Check records that somebody sends.
+
+    Fields and types, the fingerprint, and that the figures follow from the documents.
+    """
     if not files:
         raise UserError("validate needs at least one file")
     for path in files:
@@ -187,7 +199,7 @@ def validate(files: Positional[tuple[Path, ...]]) -> None:
 
 @app.command
 def pack(folder: Positional[Path], scale: ScaleName = "cpu", data: Path | None = None) -> None:
-    """Pack a scale's text into a folder that a machine without corpora can train from (`run --data FOLDER`)."""
+    """Pack a scale's text into a folder, for a machine without corpora (`run --data FOLDER`)."""
     export(text_of(scale_of(scale), data), folder)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: {size / 2**20:.1f} MiB for scale {scale}")

@@ -30,7 +30,8 @@ EXPERIMENT = Sizes(
         FollowUp(heads=3, expert_dim=512, top_k=3, num_experts=96),
     ),
     notes=(
-        "FLOPs are of the forward pass, two per multiply-add of the matrix products, routers included. `compute` "
-        "follows v2, which leaves the router out of the equation: at small widths its share is not small.",
+        "FLOPs are of the forward pass, two per multiply-add of the matrix products, routers included. "
+        "`compute` follows v2, which leaves the router out of the equation: at small widths its share is not "
+        "small.",
     ),
 )

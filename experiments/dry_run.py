@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from analysis.render import Column, Row, table_markdown
-from experiments.runs import Records, model_config, plan, training_config
+from experiments.runs import Records, model_config, plan
 from experiments.schema import Experiment, Run, Scale
 
 COLUMNS = (
@@ -19,20 +19,25 @@ COLUMNS = (
 )
 
 
-def dry_run(experiment: Experiment, scale: Scale, task: str, seeds: Sequence[int]) -> str:
-    """A table of the runs. Seconds and memory are those of a finished run of the same system, if there is one;
-    else memory is the weights with their gradients and both Adam moments, and seconds are unknown."""
-    records = Records(scale)
+def cost_table(
+    experiment: Experiment, scale: Scale, task: str, seeds: Sequence[int], records: Records
+) -> str:
+    """A table of the runs.
+
+    Seconds and memory are those of a finished run of the same system, if there is one; else memory is the
+    weights with their gradients and both Adam moments, and seconds are unknown.
+    """
     rows = [_row(run, records) for run in plan(experiment, scale, task, seeds, records)]
     missing = [row for row in rows if row["state"] != "done"]
     known = [row["seconds"] for row in missing if row["seconds"] is not None]
-    total = f"{len(missing)} of {len(rows)} runs are not done; {sum(r['training_flops'] for r in missing) / 1e15:,.2f} PFLOPs"
+    total = sum(row["training_flops"] for row in missing) / 1e15
     estimate = (
         f"about {sum(known) / 3600:.1f} hours one after the other"
         if len(known) == len(missing)
         else "time unknown"
     )
-    return table_markdown(COLUMNS, rows, caption=[f"{total}; {estimate}."])
+    caption = f"{len(missing)} of {len(rows)} runs are not done; {total:,.2f} PFLOPs; {estimate}."
+    return table_markdown(COLUMNS, rows, caption=[caption])
 
 
 def _row(run: Run, records: Records) -> Row:
@@ -42,9 +47,7 @@ def _row(run: Run, records: Records) -> Row:
     flops = model.flops_per_token(run.scale.training["length"])
     alike = [r for r in records.by_name.values() if r.system == run.system.name]
     return {
-        "name": run.name
-        if run.learning_rate is None
-        else f"{run.name} (rate {training_config(run).learning_rate:g})",
+        "name": run.name + ("" if run.learning_rate is None else f" (rate {run.learning_rate:g})"),
         "state": records.state(run),
         "parameters": model.parameters(),
         "active": model.active_parameters(),

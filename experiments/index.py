@@ -41,7 +41,7 @@ def render_index(
             done = [
                 records.by_name[run.name] for run, state in zip(runs, states, strict=True) if state == "done"
             ]
-            if done or not runs:
+            if not runs or states.count("missing") < len(runs):
                 rows.append(
                     {
                         "page": f"[{experiment.title}]({experiment.stem}.md)",

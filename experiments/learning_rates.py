@@ -5,7 +5,7 @@ The grid's runs are shorter than the final ones and never see the test split; th
 Cost: cpu about one hour on two cores. Run: python -m experiments run learning_rates --scale cpu
 """
 
-from experiments.recipes import dense, mhmoe, xmoe
+from experiments.recipes import HEADS, dense, mhmoe, xmoe
 from experiments.schema import Sweep
 
 EXPERIMENT = Sweep(
@@ -14,7 +14,7 @@ EXPERIMENT = Sweep(
     systems=(
         dense(),
         xmoe(8),
-        xmoe(8, top_k=4),
+        xmoe(8, top_k=HEADS),
         mhmoe(8, "parameters"),
         mhmoe(8, "compute"),
         xmoe(32),

@@ -11,9 +11,12 @@ from typing import Any
 
 from analysis.claims import Verdict, divide, judge
 from analysis.figures import learning_curves
+from analysis.learning_speed import final_point
 from analysis.ledger import ledger_markdown
 from analysis.render import (
+    NOT_RUN,
     PERPLEXITY_COLUMNS,
+    STALE,
     Column,
     RowSpec,
     caption,
@@ -23,7 +26,7 @@ from analysis.render import (
     table_markdown,
 )
 from experiments.recipes import HEADS, SCALES, paper_numbers
-from experiments.runs import RESULTS, Records, final_runs, systems_of, tuning_runs
+from experiments.runs import RESULTS, Records, final_name, final_runs, systems_of, tuning_runs
 from experiments.schema import Curves, Experiment, Scale, Sizes, Sweep, System, Table
 from experiments.sizes import FOLLOW_UP_COLUMNS, FOLLOW_UP_TITLE, SIZE_COLUMNS, follow_up_rows, size_rows
 from mhmoe.records import Record, write_atomically
@@ -91,7 +94,7 @@ def _current(systems: Sequence[System], scale: Scale, records: Records, task: st
     """Each system's finished final runs, the stale ones left out."""
     current: dict[str, list[Record]] = {}
     for system in systems:
-        runs = final_runs(scale, task, system, scale.seeds, records)
+        runs = final_runs(scale, task, system, records.seeds(task, system), records)
         current[system.name] = [records.by_name[run.name] for run in runs if records.state(run) == "done"]
     return current
 
@@ -99,7 +102,8 @@ def _current(systems: Sequence[System], scale: Scale, records: Records, task: st
 def _declared(
     systems: Sequence[System], scale: Scale, records: Records, task: str
 ) -> dict[tuple[str, str], str]:
-    runs = (run for system in systems for run in final_runs(scale, task, system, scale.seeds, records))
+    """What `divide` asks for: the fingerprint that every final run should have."""
+    runs = (run for s in systems for run in final_runs(scale, task, s, records.seeds(task, s), records))
     return {(scale.name, run.name): records.declared(run) or "other" for run in runs}
 
 
@@ -107,7 +111,7 @@ def _of_systems(
     systems: Sequence[System], scale: Scale, records: Records, task: str
 ) -> dict[str, list[Record]]:
     """Each system's records of final runs, stale ones included."""
-    names = {s.name: [run.name for run in final_runs(scale, task, s, scale.seeds, records)] for s in systems}
+    names = {s.name: [final_name(task, s, seed) for seed in records.seeds(task, s)] for s in systems}
     return {s: [records.by_name[n] for n in found if n in records.by_name] for s, found in names.items()}
 
 
@@ -138,8 +142,9 @@ def _table(table: Table, scale: Scale, records: Records, folder: Path) -> tuple[
     current, _ = divide(found, declared)
     lines = caption(current, reading=READINGS, sources=_sources(current))
     lines.append(
-        f"Perplexity on `{table.split}`; ours: mean and standard deviation over seeds. The paper's values come from "
-        "models a hundred times as large on other text: compare the changes relative to the reference, not the values."
+        f"Perplexity on `{table.split}`; ours: mean and standard deviation over seeds. The paper's values "
+        "are of models of 162M parameters and more, on other text: compare the changes relative to the "
+        "reference, not the values."
     )
     columns = (Column("scale", "scale"), *PERPLEXITY_COLUMNS)
     return table_markdown(PERPLEXITY_COLUMNS, rows, caption=lines), table_csv(
@@ -149,19 +154,22 @@ def _table(table: Table, scale: Scale, records: Records, folder: Path) -> tuple[
 
 def _curves(curves: Curves, scale: Scale, records: Records, folder: Path) -> tuple[str, str]:
     systems = systems_of(curves)
+    of_systems = _of_systems(systems, scale, records, curves.task)
+    if not any(of_systems.values()):
+        return "", ""
     current = _current(systems, scale, records, curves.task)
     found = [record for several in current.values() for record in several]
-    if not found:
-        return "", ""
     panels = {
-        title: {system.label: [record.curve for record in current[system.name]] for system in panel}
+        title: {label: [record.curve for record in current[system.name]] for label, system in panel.items()}
         for title, panel in curves.panels.items()
     }
     name = f"{curves.stem}_{scale.name}.png"
     lines = caption(found, reading=READINGS, sources=_sources(found))
     note = "mean over seeds, band from the lowest to the highest; " + lines[0]
     learning_curves(panels, folder / name, title=curves.title, note=note)
-    rows = [{"scale": scale.name, "system": system.label, **_end(current[system.name])} for system in systems]
+    rows = [
+        {"scale": scale.name, "system": s.label, **_end(current[s.name], of_systems[s.name])} for s in systems
+    ]
     columns = (
         Column("system", "system"),
         Column("seeds", "seeds"),
@@ -174,13 +182,18 @@ def _curves(curves: Curves, scale: Scale, records: Records, folder: Path) -> tup
     return page, table_csv((Column("scale", "scale"), *columns), rows)
 
 
-def _end(records: Sequence[Record]) -> dict[str, Any]:
-    if not records:
-        return {"seeds": "not run"}
-    mean: Callable[[Callable[[Record], float]], float] = lambda of: sum(map(of, records)) / len(records)  # noqa: E731
+def _end(current: Sequence[Record], records: Sequence[Record]) -> dict[str, Any]:
+    """Where a system's curves end: means over its current records; `records` has the stale ones too."""
+    if not current:
+        return {"perplexity": STALE if records else NOT_RUN}
+
+    def mean(of: Callable[[Record], float]) -> float:
+        return sum(map(of, current)) / len(current)
+
+    stale = len(records) - len(current)
     return {
-        "seeds": len(records),
-        "perplexity": mean(lambda r: math.exp(r.curve[-1]["valid_nll"])),
+        "seeds": f"{len(current)} ({stale} stale)" if stale else str(len(current)),
+        "perplexity": mean(lambda r: math.exp(final_point(r)["valid_nll"])),
         "tokens": mean(lambda r: r.tokens),
         "flops": mean(lambda r: 3 * r.flops_per_token * r.tokens),
         "seconds": mean(lambda r: r.wall_seconds),
@@ -189,30 +202,42 @@ def _end(records: Sequence[Record]) -> dict[str, Any]:
 
 def _sweep(sweep: Sweep, scale: Scale, records: Records, folder: Path) -> tuple[str, str]:
     rows: list[dict[str, Any]] = []
-    found: list[Record] = []
+    lines: list[dict[str, Any]] = []  # of the CSV: scales have other rates, so a rate is no column there
+    current: list[Record] = []
     for system in sweep.systems:
-        row: dict[str, Any] = {"scale": scale.name, "label": system.label}
+        chosen = records.chosen_rate(sweep.task, system)
+        row: dict[str, Any] = {"label": system.label, "chosen": chosen}
         for run in tuning_runs(scale, sweep.task, system):
-            state = records.state(run)
-            if state == "done":
-                found.append(records.by_name[run.name])
-                row[f"{run.learning_rate:g}"] = records.by_name[run.name].metrics["valid"]["perplexity"]
-            else:
-                row[f"{run.learning_rate:g}"] = "stale" if state == "stale" else "not run"
-        row["chosen"] = records.chosen_rate(sweep.task, system)
+            state, record = records.state(run), records.by_name.get(run.name)
+            cell: Any = NOT_RUN if record is None else STALE
+            if record is not None and state == "done":
+                current.append(record)
+                cell = record.metrics["valid"]["perplexity"]
+            row[f"{run.learning_rate:g}"] = cell
+            lines.append(
+                {
+                    "scale": scale.name,
+                    "label": system.label,
+                    "rate": run.learning_rate,
+                    "perplexity": cell,
+                    "chosen": "yes" if run.learning_rate == chosen else "no",
+                }
+            )
         rows.append(row)
-    if not found:
+    if all(line["perplexity"] == NOT_RUN for line in lines):
         return "", ""
     columns = (
         Column("label", "system"),
         *(Column(f"{rate:g}", f"rate {rate:g}", ".2f") for rate in scale.learning_rates),
         Column("chosen", "chosen", "g"),
     )
-    lines = [
-        f"Perplexity on `valid`, seed {scale.tuning_seed}, {found[0].tokens:,} tokens a run "
-        f"({scale.tuning_share:.0%} of a final run's); text: {', '.join(_sources(found))}."
-    ]
-    return table_markdown(columns, rows, caption=lines), table_csv((Column("scale", "scale"), *columns), rows)
+    tokens = ", ".join(f"{n:,}" for n in sorted({record.tokens for record in current})) or "no"
+    above = (
+        f"Perplexity on `valid`, seed {scale.tuning_seed}, {tokens} tokens a run "
+        f"({scale.tuning_share:.0%} of a final run's); text: {', '.join(_sources(current)) or 'none'}."
+    )
+    csv_columns = [Column(key, key) for key in ("scale", "label", "rate", "perplexity", "chosen")]
+    return table_markdown(columns, rows, caption=[above]), table_csv(csv_columns, lines)
 
 
 def _sizes(sizes: Sizes, scale: Scale, records: Records, folder: Path) -> tuple[str, str]:

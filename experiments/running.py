@@ -9,6 +9,7 @@ import fcntl
 import math
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -20,7 +21,15 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from experiments.runs import Records, model_config, plan, run_config, training_config
+from experiments.runs import (
+    RESULTS,
+    Records,
+    is_text_of,
+    model_config,
+    not_done,
+    run_config,
+    training_config,
+)
 from experiments.schema import Experiment, Run, Scale
 from mhmoe.evaluation import evaluate
 from mhmoe.language_model import MHMoEForCausalLM
@@ -33,21 +42,27 @@ CACHE = Path(__file__).resolve().parent.parent / ".cache"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to run, nothing of it in a fingerprint. `data`: a corpus folder or a packed one."""
+    """How to run, nothing of it in a fingerprint.
 
-    seeds: tuple[int, ...] = ()
+    seeds: of the final runs. data: a corpus folder or a packed one. results, cache: where records go, and
+    where packed text, checkpoints, locks and models are kept.
+    """
+
+    seeds: tuple[int, ...]
     data: Path | None = None
     time_budget: float | None = None
-    results: Path | None = None
+    results: Path = RESULTS
+    cache: Path = CACHE
 
 
-def text_of(scale: Scale, data: Path | None) -> PackedText:
+def text_of(scale: Scale, data: Path | None, cache: Path = CACHE) -> PackedText:
     """The scale's text, packed now or earlier. Raises UserError if the folder holds other text."""
     if data is not None and (data / "pack.json").exists():
         packed = load_packed(data)
-        if packed.fingerprint["packing"] != dataclasses.asdict(scale.packing):
+        if not is_text_of(scale, packed.fingerprint):
             raise UserError(
-                f"{data} was not packed for scale {scale.name}; run `python -m experiments pack --scale {scale.name}`"
+                f"{data} was not packed for scale {scale.name}; "
+                f"run `python -m experiments pack FOLDER --scale {scale.name}`"
             )
         return packed
     corpus = scale.corpus()
@@ -57,57 +72,62 @@ def text_of(scale: Scale, data: Path | None) -> PackedText:
                 f"scale {scale.name} takes its text from {corpus.kind}, not from a folder; leave out --data"
             )
         corpus = dataclasses.replace(corpus, path=data)
-    return pack(corpus, scale.packing, CACHE / "packed")
+    return pack(corpus, scale.packing, cache / "packed")
+
+
+def check_device(scale: Scale) -> None:
+    """Raises UserError if this machine cannot train at the scale."""
+    if scale.device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"scale {scale.name} needs a CUDA device and there is none; choose SCALE=cpu or smoke"
+        )
 
 
 def run_missing(experiment: Experiment, scale: Scale, task: str, options: Options) -> bool:
     """Do every run that has no current record; False when the time budget ended first."""
     deadline = math.inf if options.time_budget is None else time.monotonic() + options.time_budget
-    records = Records(scale) if options.results is None else Records(scale, options.results)
-    seeds = options.seeds or tuple(scale.seeds)
+    records = Records(scale, options.results)
     text: PackedText | None = None
     join_processes(scale)
-    while True:
-        records.reload()
-        todo = [run for run in plan(experiment, scale, task, seeds, records) if records.state(run) != "done"]
-        if not todo:
-            return True
+    progressed = True
+    while todo := not_done(experiment, scale, task, options.seeds, records):
+        if not progressed:
+            time.sleep(2)  # others work on what is left
         progressed = False
         for run in todo:
             if run.learning_rate is None:
                 continue  # the tuning runs before it are not all done
-            with claimed(run) as mine:
+            with claimed(run, options.cache) as mine:
                 records.reload()
                 if not mine or records.state(run) == "done":
                     continue
-                text = text or text_of(scale, options.data)
-                if not execute(run, text, records, deadline):
+                if text is None:
+                    check_device(scale)
+                    text = text_of(scale, options.data, options.cache)
+                if not execute(run, text, records, deadline, options.cache):
                     return False
                 progressed = True
             break  # the plan may have changed: a rate may be chosen now
+        records.reload()
         if time.monotonic() >= deadline:
-            return False
-        if not progressed:
-            time.sleep(2)  # others work on what is left
+            return not not_done(experiment, scale, task, options.seeds, records)
+    return True
 
 
 def join_processes(scale: Scale) -> None:
     """Under torchrun, meet the other processes: each run is then shared out among them (DDP)."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        check_device(scale)
         dist.init_process_group("nccl" if scale.device == "cuda" else "gloo")
         if scale.device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
-def execute(run: Run, text: PackedText, records: Records, deadline: float) -> bool:
+def execute(run: Run, text: PackedText, records: Records, deadline: float, cache: Path = CACHE) -> bool:
     """Train and measure one run and write its record; False when the deadline came first."""
     device = torch.device(run.scale.device)
     if device.type == "cuda" and dist.is_initialized():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            f"scale {run.scale.name} needs a CUDA device and there is none; choose SCALE=cpu or smoke"
-        )
     source = provenance(
         shlex.join(["python", "-m", "experiments", *sys.argv[1:]]), _name(device), torch.get_num_threads()
     )
@@ -116,11 +136,10 @@ def execute(run: Run, text: PackedText, records: Records, deadline: float) -> bo
     model_settings = model_config(run.scale, run.system)
     model = MHMoEForCausalLM(model_settings)
     seed_parameters(model, run.seed)
-    model.to(device)
+    model.to(device)  # pyright: ignore[reportArgumentType]  # transformers wraps it in an untyped decorator
     reset_peak_memory(device)
 
-    folder = CACHE / "checkpoints" / run.scale.name
-    checkpoint = folder / f"{run.name}-{mark}.pt"
+    checkpoint = cache / "checkpoints" / run.scale.name / f"{run.name}-{mark}.pt"
     progress = train(
         model,
         text,
@@ -156,9 +175,7 @@ def execute(run: Run, text: PackedText, records: Records, deadline: float) -> bo
         curve=progress.curve,
     )
     if run.tests:  # models that later measurements read
-        target = CACHE / "models" / run.scale.name / run.name
-        model.save_pretrained(target)
-        as_transformers(text.tokenizer).save_pretrained(target)
+        save_model(model, text, cache / "models" / run.scale.name / run.name)
     record.save(records.path(run))
     checkpoint.unlink(missing_ok=True)
     shown = metrics.get("test", metrics["valid"])
@@ -167,19 +184,34 @@ def execute(run: Run, text: PackedText, records: Records, deadline: float) -> bo
     return True
 
 
+def save_model(model: MHMoEForCausalLM, text: PackedText, folder: Path) -> None:
+    """Model and tokenizer as transformers reads them, in a folder that is whole or not there."""
+    new = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(new, ignore_errors=True)  # of a killed process
+    try:
+        model.save_pretrained(new)
+        as_transformers(text.tokenizer).save_pretrained(new)
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
+    except Exception as error:  # safetensors and tokenizers have exceptions of their own for a full disk
+        raise UserError(f"cannot write {folder}: {error}; nothing of it was left behind") from None
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
 def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 @contextmanager
-def claimed(run: Run) -> Iterator[bool]:
+def claimed(run: Run, cache: Path = CACHE) -> Iterator[bool]:
     """Whether this process has the run to itself; the claim ends with the process at the latest."""
     if dist.is_initialized():  # these processes share each run, and nobody else may be at work
         dist.barrier()
         yield True
         dist.barrier()
         return
-    folder = CACHE / "locks" / run.scale.name
+    folder = cache / "locks" / run.scale.name
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / run.name).open("w") as file:
         try:
@@ -191,7 +223,10 @@ def claimed(run: Run) -> Iterator[bool]:
 
 
 def run_in_jobs(jobs: int, arguments: list[str]) -> int:
-    """The same command in `jobs` processes that share the runs and the cores; the worst exit code."""
+    """`python -m experiments` with these arguments in so many processes that share the runs and the cores.
+
+    Returns the worst exit code.
+    """
     threads = max((os.cpu_count() or jobs) // jobs, 1)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "experiments", *arguments]

@@ -1,7 +1,8 @@
 """Runs and their records: what an experiment needs, what is done, stale or missing.
 
 A record is current when its fingerprint is the one that today's declaration gives, with the text's hashes
-taken from the record itself: judging a record needs no data, only running does.
+taken from the record itself: judging a record needs no data, only running does. Which text the scale
+declares (source, files' names, packing) is compared all the same.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from typing import Any, Literal
 from experiments.recipes import dense_layer
 from experiments.schema import Curves, Experiment, Run, Scale, Sizes, Sweep, System, Table
 from mhmoe.configuration import MHMoEConfig
+from mhmoe.corpora import LocalCorpus
 from mhmoe.records import Record, UserError, fingerprint
 from mhmoe.training import TrainingConfig
 
@@ -48,6 +50,26 @@ def run_config(run: Run, data: Mapping[str, Any]) -> dict[str, Any]:
     return {"model": fields, "training": dataclasses.asdict(training_config(run)), "data": dict(data)}
 
 
+def is_text_of(scale: Scale, data: Mapping[str, Any]) -> bool:
+    """Whether a packed text's fingerprint is of the text that the scale declares, whatever its hashes are."""
+    if data.get("packing") != dataclasses.asdict(scale.packing):
+        return False
+    found = data.get("corpus", {})
+    try:
+        corpus = scale.corpus()
+    except ValueError:  # the hub's revision is not pinned here, so that of the record stands
+        return found.get("kind") == "hub"
+    same = all(
+        found[field.name] == getattr(corpus, field.name)
+        for field in dataclasses.fields(corpus)
+        if field.name in found
+    )
+    if isinstance(corpus, LocalCorpus):
+        sets = {name.rpartition("-")[0] for name in found.get("files", ())}
+        same = same and sets == {f"{corpus.subfolder}/{name}" for name in corpus.sets}
+    return same and found.get("kind") == corpus.kind
+
+
 class Records:
     """All records of a scale under results/runs, by name."""
 
@@ -56,8 +78,13 @@ class Records:
         self.reload()
 
     def reload(self) -> None:
-        found = [Record.load(path) for path in sorted(self.folder.glob("*.json"))]
-        self.by_name = {record.name: record for record in found}
+        """Read them again. Raises UserError if a file is damaged or holds another run's record."""
+        self.by_name: dict[str, Record] = {}
+        for path in sorted(self.folder.glob("*.json")):
+            record = Record.load(path)
+            if (record.scale, record.name) != (self.scale.name, path.stem):
+                raise UserError(f"{path} is the record of {record.scale} {record.name}; move or remove it")
+            self.by_name[path.stem] = record
 
     def path(self, run: Run) -> Path:
         return self.folder / f"{run.name}.json"
@@ -74,11 +101,8 @@ class Records:
         record = self.by_name.get(run.name)
         if record is None or run.learning_rate is None:
             return ""
-        data = record.config["data"]
-        corpus, packing = data["corpus"], dataclasses.asdict(run.scale.packing)
-        if data["packing"] != packing or corpus["kind"] != run.scale.corpus().kind:
-            return ""
-        return fingerprint(run_config(run, data), run.seed)
+        data = record.config.get("data", {})
+        return fingerprint(run_config(run, data), run.seed) if is_text_of(run.scale, data) else ""
 
     def chosen_rate(self, task: str, system: System) -> float | None:
         """The rate of the grid with the lowest perplexity on `valid`; None while one is missing."""
@@ -89,6 +113,12 @@ class Records:
             return None
         best = min(tried, key=lambda run: self.by_name[run.name].metrics["valid"]["nll_per_token"])
         return best.learning_rate
+
+    def seeds(self, task: str, system: System) -> list[int]:
+        """The seeds of a system's final runs: those that the scale declares, and others that were run."""
+        declared = list(self.scale.seeds)[: system.seeds]
+        run = {r.seed for r in self.by_name.values() if r.name == final_name(task, system, r.seed)}
+        return declared + sorted(run - set(declared))
 
 
 def tuning_runs(scale: Scale, task: str, system: System) -> Iterator[Run]:
@@ -108,13 +138,18 @@ def tuning_runs(scale: Scale, task: str, system: System) -> Iterator[Run]:
         )
 
 
+def final_name(task: str, system: System, seed: int) -> str:
+    return f"{task}-{system.name}-seed{seed}"
+
+
 def final_runs(
     scale: Scale, task: str, system: System, seeds: Sequence[int], records: Records
 ) -> Iterator[Run]:
+    """One run for every seed, at the chosen learning rate."""
     rate = records.chosen_rate(task, system)
-    for seed in list(seeds)[: system.seeds]:
+    for seed in seeds:
         yield Run(
-            name=f"{task}-{system.name}-seed{seed}",
+            name=final_name(task, system, seed),
             scale=scale,
             task=task,
             system=system,
@@ -129,7 +164,7 @@ def systems_of(experiment: Experiment) -> list[System]:
         case Table():
             found: Iterable[System] = (row.system for row in experiment.rows)
         case Curves():
-            found = (system for panel in experiment.panels.values() for system in panel)
+            found = (system for panel in experiment.panels.values() for system in panel.values())
         case Sweep() | Sizes():
             found = experiment.systems
     return list({system.name: system for system in found}.values())
@@ -138,17 +173,31 @@ def systems_of(experiment: Experiment) -> list[System]:
 def plan(
     experiment: Experiment, scale: Scale, task: str, seeds: Sequence[int], records: Records
 ) -> list[Run]:
-    """All runs of an experiment: the learning rates first, then the finals seed by seed."""
+    """All runs of an experiment: the learning rates first, then the finals seed by seed.
+
+    Raises UserError if the experiment has no such task, or a final seed is the one that chooses the rates.
+    """
     if task not in experiment.tasks:
         raise UserError(
             f"task={task!r} is not one of {experiment.stem}'s; choose one of {', '.join(experiment.tasks)}"
         )
     if isinstance(experiment, Sizes):
         return []
+    if scale.tuning_seed in seeds and len(scale.learning_rates) > 1:
+        raise UserError(
+            f"seed {scale.tuning_seed} chooses the learning rates; take others for the final runs"
+        )
     systems = systems_of(experiment)
     runs = [run for system in systems for run in tuning_runs(scale, task, system)]
     if not isinstance(experiment, Sweep):
-        finals = [list(final_runs(scale, task, system, seeds, records)) for system in systems]
+        finals = [list(final_runs(scale, task, s, seeds[: s.seeds], records)) for s in systems]
         for i in range(max(map(len, finals))):
             runs += [of_system[i] for of_system in finals if i < len(of_system)]
     return runs
+
+
+def not_done(
+    experiment: Experiment, scale: Scale, task: str, seeds: Sequence[int], records: Records
+) -> list[Run]:
+    """The part of the plan that has no current record."""
+    return [run for run in plan(experiment, scale, task, seeds, records) if records.state(run) != "done"]

@@ -118,13 +118,12 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """Learning curves in panels: title of the panel -> systems."""
+    """Learning curves in panels: title of the panel -> label there -> system. A label looks alike in all panels."""
 
     stem: str
     title: str
-    panels: Mapping[str, Sequence[System]]
+    panels: Mapping[str, Mapping[str, System]]
     claims: Sequence[Claim] = ()
-    paper: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     task: str = "english"
     tasks: Sequence[str] = ("english",)

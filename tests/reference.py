@@ -243,5 +243,6 @@ def randomise(module: torch.nn.Module, seed: int) -> None:
 
 def error(ours: Tensor, theirs: Tensor) -> float:
     """Distance relative to the norm of `theirs`; absolute where that is 0."""
-    distance, size = float((ours.double() - theirs.double()).norm()), float(theirs.double().norm())
+    ours, theirs = ours.detach().double(), theirs.detach().double()
+    distance, size = float((ours - theirs).norm()), float(theirs.norm())
     return distance / size if size else distance

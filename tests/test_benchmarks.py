@@ -1,0 +1,196 @@
+"""The benchmark compares equal work, takes turns, and its verdicts are what was measured."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from analysis.render import NOT_RUN
+from benchmarks.__main__ import RESULTS, benchmark
+from benchmarks.contenders import Batch, Sizes, contenders
+from benchmarks.layer_speed import sizes_dict
+from benchmarks.report import layer_markdown, training_markdown
+from benchmarks.roofline import Machine, least_seconds
+from benchmarks.timing import in_turns
+from benchmarks.verdicts import MET, NOT_MET, TO_DENSE, verdicts
+from mhmoe.experts import FFNOutput
+from mhmoe.records import UserError
+
+ROOT = Path(__file__).parents[1]
+TINY = Sizes(dim=192, tokens=16, num_experts=(4,))
+
+
+def measured(factor: dict[str, float], missing: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A full run in which a contender takes so many seconds (1 if not given), of three rounds."""
+    rows = [
+        {
+            "threads": threads,
+            "precision": "float32",
+            "num_experts": num_experts,
+            "contender": name,
+            "seconds": []
+            if name in missing
+            else [factor.get(name, 1.0) * noise for noise in (0.9, 1.0, 1.3)],
+            "note": "not run, too slow" if name in missing else "",
+            "memory_bytes": 10**6,
+            "flops": 10**9,
+            "parameters": 10**6,
+            "weight_traffic_bytes": 12 * 10**6,
+            "machine": Machine(mm=1e11, onednn=2e11, bandwidth=1e10).to_dict(),
+            "least_seconds": 0.5,
+        }
+        for threads in (1, 2)
+        for num_experts in TO_DENSE
+        for name in ("dense", "dense_onednn", "mhmoe", "sparse", "mixtral_grouped_mm", "mixtral_eager")
+    ]
+    source = {"device": "a CPU", "versions": {"torch": "2"}, "commit": "0" * 40, "dirty": False}
+    return {
+        "quick": False,
+        "cores": 2,
+        "repetitions": 3,
+        "sizes": sizes_dict(quick=False),
+        "provenance": source | {"started": "2020-01-01", "command": "python -m benchmarks"},
+        "rows": rows,
+    }
+
+
+def found(data: dict[str, Any], other: str) -> set[str]:
+    return {row["verdict"] for row in verdicts(data) if row["other"] == other}
+
+
+def test_a_slow_layer_does_not_meet_its_bounds_and_the_report_says_so() -> None:
+    assert found(measured({"mhmoe": 1.1}), "dense") == {MET}
+    assert found(measured({"mhmoe": 1.9}), "dense") == {NOT_MET}
+    between = {
+        row["num_experts"]: row for row in verdicts(measured({"mhmoe": 1.4})) if row["ours"] == "mhmoe"
+    }
+    assert {n: row["verdict"] for n, row in between.items()} == {8: NOT_MET, 64: NOT_MET, 256: MET}
+    assert between[8]["value"] == pytest.approx(1.4)
+    text = layer_markdown(measured({"mhmoe": 1.9}))
+    assert text.count(f"| {NOT_MET} ") == 6 and "12 of 18 bounds met, 6 not met" in text
+
+
+def test_being_slower_than_mixtral_is_not_met() -> None:
+    data = measured({"sparse": 1.01, "mixtral_eager": 2.0})
+    assert found(data, "mixtral_grouped_mm") == {NOT_MET}
+    assert found(data, "mixtral_eager") == {MET}
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_bound_that_was_not_measured_is_not_met(quick: bool) -> None:
+    data = measured({}, missing=("mixtral_eager", "mhmoe")) | {"quick": quick}
+    assert found(data, "mixtral_eager") == found(data, "dense") == {NOT_RUN}
+    assert found(data, "mixtral_grouped_mm") == {NOT_RUN if quick else MET}
+    assert "too slow" in layer_markdown(data)
+
+
+def test_contenders_of_one_kind_compute_the_same_function() -> None:
+    batch = Batch(TINY, torch.float32)
+    batch.draw()
+
+    def run(name: str) -> tuple[Tensor, Tensor]:
+        """Output, and gradient of the input by the output alone."""
+        contender = by_name[name]
+        assert contender.module is not None
+        x = batch.subtokens if contender.on_subtokens else batch.tokens
+        output = contender.module(x)
+        hidden = output.hidden if isinstance(output, FFNOutput) else output
+        (gradient,) = torch.autograd.grad(hidden, x, batch.grad.view_as(hidden))
+        return hidden, gradient
+
+    by_name = {c.name: c for c in contenders(TINY, 4, torch.float32)}
+    for ours, others in (
+        ("dense", ["dense_onednn"]),
+        ("mhmoe", ["mhmoe_loop"]),
+        ("sparse", ["mixtral_grouped_mm", "mixtral_eager"]),
+    ):
+        expected = run(ours)
+        for other in others:
+            torch.testing.assert_close(
+                run(other), expected, rtol=1e-4, atol=1e-5, msg=lambda m, o=other: o + m
+            )
+
+
+def test_a_step_leaves_no_gradients_behind() -> None:
+    batch = Batch(TINY, torch.bfloat16)
+    batch.draw()
+    for contender in contenders(TINY, 4, torch.bfloat16):
+        assert contender.module is not None
+        assert contender.step(batch).isfinite().all()
+        tensors = [batch.tokens, batch.subtokens, *contender.module.parameters()]
+        assert all(tensor.grad is None for tensor in tensors)
+
+
+def test_the_dense_network_has_the_flops_of_the_layer() -> None:
+    sizes = Sizes()
+    assert (sizes.dim, sizes.tokens, sizes.expert_dim) == (768, 4096, 768)
+    for n in sizes.num_experts:
+        layer, dense = sizes.layer(n).flops_per_token(), sizes.dense(n).flops_per_token()
+        assert dense == pytest.approx(layer, rel=2e-3)
+
+
+def test_eager_mixtral_with_many_experts_is_left_out_with_a_reason() -> None:
+    left_out = [c for c in contenders(TINY, 65, torch.bfloat16) if c.module is None]
+    assert [c.name for c in left_out] == ["mixtral_eager"]
+    assert "too slow" in left_out[0].note
+
+
+def test_contenders_are_timed_in_turns_on_new_input_each_round() -> None:
+    calls: list[str] = []
+    steps = {name: (lambda name=name: calls.append(name)) for name in "abc"}
+    timings = in_turns(steps, lambda: calls.append("draw"), rounds=2)
+    assert calls == ["draw", "a", "b", "c"] * 3
+    assert [len(timing.seconds) for timing in timings.values()] == [2, 2, 2]
+
+
+def test_no_round_but_the_first_begins_after_the_deadline() -> None:
+    timings = in_turns({"a": lambda: None}, lambda: None, rounds=50, deadline=0.0)
+    assert len(timings["a"].seconds) == 1
+
+
+def test_the_lower_bound_is_the_slower_of_arithmetic_and_traffic() -> None:
+    machine = Machine(mm=1e9, onednn=2e9, bandwidth=1e8)
+    assert least_seconds(flops=4 * 10**9, traffic=10**8, machine=machine) == 2.0
+    assert least_seconds(flops=4 * 10**9, traffic=10**9, machine=machine) == 10.0
+
+
+def test_a_quick_run_writes_tables_and_a_figure_that_render_gives_again(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--repetitions", "1", "--output", str(tmp_path)]
+    environment = {**os.environ, "PYTHONWARNINGS": "default"}
+    printed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    names = {"layer.json", "layer.md", "layer.png", "training.json", "training.md"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    written = {name: (tmp_path / name).read_bytes() for name in names}
+    assert "QUICK RUN" in printed.stdout and written["layer.md"].decode() in printed.stdout
+    rows = json.loads(written["layer.json"])["rows"]
+    assert len(rows) == 2 * 7 + 2 * 6 and all(len(row["seconds"]) == 1 for row in rows)
+    assert len(json.loads(written["training.json"])["measured"]["rows"]) == 8
+    Image.open(tmp_path / "layer.png").verify()
+
+    for name in names - {"layer.json", "training.json"}:
+        (tmp_path / name).unlink()
+    benchmark(output=tmp_path, render=True)
+    assert {name: (tmp_path / name).read_bytes() for name in names} == written
+
+
+@pytest.mark.parametrize(("name", "markdown"), [("layer", layer_markdown), ("training", training_markdown)])
+def test_the_committed_report_is_what_the_committed_measurement_gives(name: str, markdown: Any) -> None:
+    if not (RESULTS / f"{name}.json").exists():
+        pytest.skip("not measured yet")
+    data = json.loads((RESULTS / f"{name}.json").read_text())
+    assert (RESULTS / f"{name}.md").read_text() == markdown(data)
+    assert not data["quick"]
+
+
+def test_options_that_measure_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="repetitions=0"):
+        benchmark(repetitions=0, output=tmp_path)
+    with pytest.raises(UserError, match=r"layer\.json cannot be read"):
+        benchmark(only="layer", render=True, output=tmp_path)

@@ -1,0 +1,382 @@
+"""What is declared can be built, what is planned is what is missing, and a record of anything else is stale."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from baselines.xmoe import xmoe as xmoe_config
+from experiments.__main__ import experiments, find
+from experiments.figure4_training_curves import EXPERIMENT as FIGURE4
+from experiments.learning_rates import EXPERIMENT as LEARNING_RATES
+from experiments.recipes import CPU, PAPER, SCALES, SMOKE, dense, mhmoe, paper_numbers, xmoe
+from experiments.running import claimed, text_of
+from experiments.runs import (
+    Records,
+    model_config,
+    not_done,
+    plan,
+    systems_of,
+    training_config,
+    tuning_runs,
+)
+from experiments.schema import Run, Scale, Sizes, System
+from experiments.table1_perplexity import EXPERIMENT as TABLE1
+from mhmoe.configs import Config
+from mhmoe.corpora import EmbeddedCorpus, LocalCorpus
+from mhmoe.multi_head import MultiHeadConfig
+from mhmoe.packing import PackingConfig, pack
+from mhmoe.records import UserError
+from mhmoe.sparse_moe import SparseMoEConfig
+from tests.mini import MINI, at_rate, forged, save
+from tests.tiny import ZipfText
+
+ALL = experiments()
+TUNED = dataclasses.replace(MINI, learning_rates=(0.01, 0.02, 0.04), seeds=(1, 2, 3, 4, 5))
+FIXED = at_rate(MINI, 0.01)
+
+
+def records_of(*runs: Run, results: Path, **nll: float) -> None:
+    for run in runs:
+        save(forged(run), results)
+
+
+def final(scale: Scale, system: System, results: Path) -> Run:
+    """The first final run of a system as Table 1 plans it."""
+    runs = plan(TABLE1, scale, "english", scale.seeds, Records(scale, results))
+    return next(run for run in runs if run.system.name == system.name and run.tests)
+
+
+# ---- declarations ---------------------------------------------------------------------------
+
+
+def test_every_experiment_is_named_as_its_file():
+    folder = Path(__file__).parents[1] / "experiments"
+    declaring = {path.stem for path in folder.glob("*.py") if "\nEXPERIMENT = " in path.read_text()}
+    assert set(ALL) == declaring >= {"table1_perplexity", "figure4_training_curves", "learning_rates"}
+    assert all(experiment.stem == stem for stem, experiment in ALL.items())
+
+
+def test_an_experiment_is_found_by_the_unique_beginning_of_its_name():
+    assert find("table1") is TABLE1
+    assert find("figure4_training_curves") is FIGURE4
+    assert find("learn") is LEARNING_RATES
+
+
+@pytest.mark.parametrize("name", ["table", "table99", "", "perplexity", "table1_perplexity_"])
+def test_what_is_no_name_of_an_experiment_is_refused_in_one_line(name, monkeypatch):
+    several = {"table1_perplexity": TABLE1, "table11_parameters": TABLE1}
+    monkeypatch.setattr("experiments.__main__.experiments", lambda: several)
+    assert find("table1") is TABLE1  # not table11
+    with pytest.raises(UserError, match="choose one of .*table11_parameters") as refused:
+        find(name)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_name_is_one_system_everywhere():
+    found: dict[str, System] = {}
+    for experiment in ALL.values():
+        systems = systems_of(experiment)
+        assert len({s.label for s in systems}) == len({s.name for s in systems}) == len(systems)
+        for system in systems:
+            other = found.setdefault(system.name, system)
+            assert other.label == system.label
+            for scale in (SMOKE, CPU):
+                assert model_config(scale, other).to_dict() == model_config(scale, system).to_dict()
+
+
+def test_figure_4_shows_systems_of_table_1_and_trains_nothing_of_its_own():
+    assert set(systems_of(FIGURE4)) <= set(systems_of(TABLE1))  # `seeds` included
+    for scale in SCALES.values():
+        of_figure, of_table = (
+            plan(e, scale, "english", scale.seeds, Records(scale, Path("none"))) for e in (FIGURE4, TABLE1)
+        )
+        assert {run.name for run in of_figure} <= {run.name for run in of_table}
+
+
+def test_every_system_of_a_table_or_figure_has_its_learning_rates_in_the_grid_of_the_sweep():
+    swept = {system.name for system in systems_of(LEARNING_RATES)}
+    assert {system.name for system in systems_of(TABLE1)} == swept
+    planned = plan(LEARNING_RATES, CPU, "english", CPU.seeds, Records(CPU, Path("none")))
+    grid = {(run.system.name, run.learning_rate) for run in planned}
+    assert grid == {(name, rate) for name in swept for rate in CPU.learning_rates}
+    assert not any(run.tests for run in planned)
+
+
+def test_every_claim_compares_two_systems_of_its_own_experiment():
+    claims = [(e, claim) for e in ALL.values() for claim in getattr(e, "claims", ())]
+    assert {e.stem for e, _ in claims} == {"table1_perplexity", "figure4_training_curves"}
+    for experiment, claim in claims:
+        assert claim.stem == experiment.stem and claim.task in experiment.tasks
+        assert {claim.better, claim.worse} <= {system.name for system in systems_of(experiment)}
+        if claim.paper is not None:
+            assert claim.paper[0] < claim.paper[1]  # the paper's favourite has the lower perplexity
+        if claim.reading:
+            assert claim.better.endswith(claim.reading)
+    assert len({claim.statement for _, claim in claims}) == len(claims)
+
+
+def test_rows_print_the_numbers_of_their_own_system():
+    printed = paper_numbers()["v1_table1_perplexity"]["english"]
+    values = {row.system.name: row.paper for row in TABLE1.rows if row.paper}
+    assert set(values) == {"dense", "xmoe_8", "mhmoe_8_parameters", "xmoe_32", "mhmoe_32_parameters"}
+    for name, path in values.items():
+        kind, *experts = name.removesuffix("_parameters").split("_")
+        value: Any = paper_numbers()
+        for key in path:
+            value = value[key]
+        assert value == (printed[kind][experts[0]] if experts else printed[kind])
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
+def test_every_system_can_be_configured_at_every_scale(scale):
+    for experiment in ALL.values():
+        if isinstance(experiment, Sizes) and scale.name not in experiment.scales:
+            continue
+        for system in systems_of(experiment):
+            model = model_config(scale, system)
+            assert 0 < model.active_parameters() <= model.parameters() and model.flops_per_token() > 0
+            assert model.hidden_size == (system.width or scale.model["hidden_size"])
+            for rate in scale.learning_rates:
+                run = Run(
+                    name="", scale=scale, task="english", system=system, seed=1, learning_rate=rate,
+                    steps_share=scale.tuning_share,
+                )  # fmt: skip
+                assert training_config(run).learning_rate == rate
+    assert scale.packing.vocab_size == scale.model["vocab_size"]
+    assert scale.training["length"] <= scale.model["max_position_embeddings"]
+    assert scale.tuning_seed not in scale.seeds and len(set(scale.seeds)) == len(scale.seeds)
+
+
+@pytest.mark.parametrize("scale", [SMOKE, CPU, SCALES["gpu"]], ids=lambda scale: scale.name)
+@pytest.mark.parametrize("experts", [8, 32])
+def test_the_readings_of_equal_size_and_the_control_are_of_the_size_of_x_moe(scale, experts):
+    def counted(system: System) -> tuple[int, int]:
+        layer = system.layer(scale)
+        assert layer is not None
+        return layer.parameters(), layer.flops_per_token()
+
+    parameters, flops = counted(xmoe(experts))
+    control = counted(xmoe(experts, top_k=4))
+    by_width, by_both = counted(mhmoe(experts, "parameters")), counted(mhmoe(experts, "compute"))
+    assert control[0] == parameters
+    assert by_width[0] == pytest.approx(parameters, rel=0.02)
+    assert by_both[0] == pytest.approx(parameters, rel=0.02)
+    assert by_width[1] > 3 * flops and control[1] > 3 * flops  # h = k = 4
+    assert by_both[1] < 2 * flops  # the router's share, which v2 leaves out, is large where experts are small
+
+
+def cells() -> list[Any]:
+    """Every cell of v1 Table 11's language tasks: task, kind, experts, printed non-expert, expert, sum."""
+    printed = paper_numbers()["v1_table11_parameters_millions"]
+    return [
+        (task, kind, int(experts), *numbers)
+        for task in ("english", "multilingual")
+        for kind in ("xmoe", "mhmoe")
+        for experts, numbers in printed[task][kind].items()
+    ]
+
+
+def experts_of(layer: Config | None) -> int:
+    inner = layer.inner if isinstance(layer, MultiHeadConfig) else layer
+    assert isinstance(inner, SparseMoEConfig)
+    return inner.experts.parameters()
+
+
+@pytest.mark.parametrize(("task", "kind", "experts", "others", "of_experts", "whole"), cells())
+def test_at_paper_scale_every_cell_of_table_11_is_met_within_a_million(
+    task, kind, experts, others, of_experts, whole
+):
+    system = xmoe(experts) if kind == "xmoe" else mhmoe(experts, "parameters")
+    ours = model_config(PAPER, system).parameters()
+    in_experts = PAPER.model["num_hidden_layers"] // 2 * experts_of(system.layer(PAPER))
+    for found, cell in ((ours - in_experts, others), (in_experts, of_experts), (ours, whole)):
+        assert abs(found - cell * 1e6) < 1e6
+
+
+def test_at_paper_scale_the_dense_model_and_the_reference_layer_are_those_of_table_11():
+    printed = paper_numbers()["v1_table11_parameters_millions"]
+    dense_model = model_config(PAPER, dense()).parameters()
+    for task in ("english", "multilingual"):
+        assert abs(dense_model - printed[task]["dense"] * 1e6) < 1e6
+    assert len(cells()) == 16
+    assert xmoe(8).layer(PAPER) == xmoe_config(768, 8, bias=True, inner_norm=True)
+
+
+# ---- plan -----------------------------------------------------------------------------------
+
+
+def test_learning_rates_come_before_final_runs_and_final_runs_wait_for_their_rate(tmp_path):
+    runs = plan(TABLE1, TUNED, "english", TUNED.seeds, Records(TUNED, tmp_path))
+    tuning = [run for run in runs if not run.tests]
+    assert runs[: len(tuning)] == tuning and len(tuning) == 3 * len(TABLE1.rows)
+    assert {run.seed for run in tuning} == {TUNED.tuning_seed}
+    assert {run.learning_rate for run in runs[len(tuning) :]} == {None}
+    with pytest.raises(UserError, match="run learning_rates --scale mini"):
+        training_config(runs[-1])
+    assert len({run.name for run in runs}) == len(runs)
+
+
+def test_final_runs_go_seed_by_seed_and_a_system_may_have_fewer(tmp_path):
+    runs = plan(TABLE1, TUNED, "english", TUNED.seeds, Records(TUNED, tmp_path))
+    finals = [run for run in runs if run.tests]
+    assert [run.seed for run in finals] == sorted(run.seed for run in finals)
+    of = {s.name: [run.seed for run in finals if run.system.name == s.name] for s in systems_of(TABLE1)}
+    assert of["xmoe_8"] == of["mhmoe_8_compute"] == [1, 2, 3, 4, 5]
+    assert of["xmoe_32"] == of["mhmoe_32_parameters"] == [1, 2, 3]
+    chosen = plan(TABLE1, TUNED, "english", (7,), Records(TUNED, tmp_path))
+    assert {run.seed for run in chosen if run.tests} == {7}
+    assert {run.seed for run in chosen if not run.tests} == {TUNED.tuning_seed}
+
+
+def test_the_rate_is_the_one_with_the_lowest_loss_on_valid(tmp_path):
+    for rate, nll in ((0.01, 5.0), (0.02, 4.0), (0.04, 4.5)):
+        run = next(r for r in tuning_runs(TUNED, "english", dense()) if r.learning_rate == rate)
+        assert Records(TUNED, tmp_path).chosen_rate("english", dense()) is None  # until the grid is whole
+        save(forged(run, nll), tmp_path)
+    records = Records(TUNED, tmp_path)
+    assert records.chosen_rate("english", dense()) == 0.02
+    assert records.chosen_rate("english", xmoe(8)) is None
+    assert final(TUNED, dense(), tmp_path).learning_rate == 0.02
+    assert final(TUNED, xmoe(8), tmp_path).learning_rate is None
+
+
+def test_a_stale_record_of_the_grid_takes_the_choice_back_and_makes_the_final_runs_stale(tmp_path):
+    for run in tuning_runs(TUNED, "english", dense()):
+        save(forged(run), tmp_path)
+    run = final(TUNED, dense(), tmp_path)
+    save(forged(run), tmp_path)
+    assert Records(TUNED, tmp_path).state(run) == "done"
+    longer = dataclasses.replace(TUNED, training={**TUNED.training, "steps": 4})
+    again = final(longer, dense(), tmp_path)
+    assert Records(longer, tmp_path).chosen_rate("english", dense()) is None
+    assert again.learning_rate is None and Records(longer, tmp_path).state(again) == "stale"
+
+
+def test_a_scale_with_one_rate_has_nothing_to_tune(tmp_path):
+    runs = plan(TABLE1, FIXED, "english", FIXED.seeds, Records(FIXED, tmp_path))
+    assert all(run.tests and run.learning_rate == 0.01 for run in runs) and len(runs) == 8
+    assert plan(LEARNING_RATES, FIXED, "english", FIXED.seeds, Records(FIXED, tmp_path)) == []
+
+
+def test_only_what_has_no_current_record_is_left_to_do(tmp_path):
+    runs = plan(TABLE1, FIXED, "english", (1, 2), Records(FIXED, tmp_path))
+    for run in runs[:5]:
+        save(forged(run), tmp_path)
+    left = not_done(TABLE1, FIXED, "english", (1, 2), Records(FIXED, tmp_path))
+    assert [run.name for run in left] == [run.name for run in runs[5:]] and len(runs) == 16
+
+
+def test_what_cannot_be_planned_is_refused(tmp_path):
+    with pytest.raises(UserError, match="task='french' .* choose one of english"):
+        plan(TABLE1, FIXED, "french", (1,), Records(FIXED, tmp_path))
+    with pytest.raises(UserError, match="seed 1000 chooses the learning rates"):
+        plan(TABLE1, TUNED, "english", (1000,), Records(TUNED, tmp_path))
+
+
+# ---- staleness ------------------------------------------------------------------------------
+
+
+def changed(**fields: Any) -> Scale:
+    """FIXED with other fields; a field that is a mapping is updated."""
+    return dataclasses.replace(
+        FIXED,
+        **{k: {**getattr(FIXED, k), **v} if isinstance(v, dict) else v for k, v in fields.items()},
+    )
+
+
+MATTERS = {
+    "steps": changed(training={"steps": 3}),
+    "batch": changed(training={"batch_sequences": 2}),
+    "precision": changed(training={"precision": "bfloat16"}),
+    "learning rate": changed(learning_rates=(0.02,)),
+    "width": changed(model={"hidden_size": 32}),
+    "blocks": changed(model={"num_hidden_layers": 4}),
+    "activation": changed(style=dataclasses.replace(FIXED.style, activation="swiglu")),
+    "experts' width": changed(multiple_of=16),
+    "amount of text": changed(packing=dataclasses.replace(FIXED.packing, max_train_tokens=4000)),
+    "order of the text": changed(corpus=lambda: LocalCorpus(order_seed=1)),
+    "sets of the text": changed(corpus=lambda: LocalCorpus(sets=("books",))),
+    "language": changed(corpus=lambda: LocalCorpus(subfolder="multilingual")),
+    "source of the text": changed(corpus=EmbeddedCorpus),
+}
+DOES_NOT = {
+    "nothing": FIXED,
+    "purpose": changed(purpose="other words"),
+    "device": changed(device="cuda"),
+    "seeds": changed(seeds=(1, 2, 3)),
+    "place of the text": changed(corpus=lambda: LocalCorpus(path=Path("elsewhere"))),
+    "tuning": changed(tuning_share=1 / 3, tuning_seed=5),
+}
+
+
+@pytest.fixture(scope="module")
+def current(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("results")
+    save(forged(final(FIXED, mhmoe(8, "parameters"), results)), results)
+    return results
+
+
+@pytest.mark.parametrize("what", MATTERS)
+def test_a_record_is_stale_after_a_change_of(what, current):
+    run = final(MATTERS[what], mhmoe(8, "parameters"), current)
+    assert Records(MATTERS[what], current).state(run) == "stale"
+
+
+@pytest.mark.parametrize("what", DOES_NOT)
+def test_a_record_stays_current_after_a_change_of(what, current):
+    run = final(DOES_NOT[what], mhmoe(8, "parameters"), current)
+    assert Records(DOES_NOT[what], current).state(run) == "done"
+
+
+def test_a_run_without_a_record_is_missing(current):
+    assert Records(FIXED, current).state(final(FIXED, xmoe(8), current)) == "missing"
+
+
+def test_the_record_of_another_system_or_seed_is_not_taken_for_this_one(current, tmp_path):
+    run = final(FIXED, xmoe(8), current)
+    other = dataclasses.replace(forged(final(FIXED, xmoe(8, top_k=4), current)), name=run.name)
+    save(other, tmp_path)
+    assert Records(FIXED, tmp_path).state(run) == "stale"
+    save(dataclasses.replace(forged(dataclasses.replace(run, seed=2)), name=run.name), tmp_path)
+    assert Records(FIXED, tmp_path).state(run) == "stale"
+    save(forged(run), tmp_path)
+    assert Records(FIXED, tmp_path).state(run) == "done"
+
+
+def test_a_record_under_another_name_or_scale_is_refused(current, tmp_path):
+    record = forged(final(FIXED, xmoe(8), current))
+    path = save(record, tmp_path)
+    path.rename(path.with_name("copy.json"))
+    with pytest.raises(UserError, match=r"copy.json is the record of mini english-xmoe_8-seed1"):
+        Records(FIXED, tmp_path)
+    (tmp_path / "runs" / "cpu").mkdir()
+    path.with_name("copy.json").rename(tmp_path / "runs" / "cpu" / path.name)
+    with pytest.raises(UserError, match="is the record of mini"):
+        Records(CPU, tmp_path)
+
+
+# ---- running --------------------------------------------------------------------------------
+
+
+def test_a_run_is_claimed_by_one_at_a_time(current, tmp_path):
+    run, other = final(FIXED, xmoe(8), current), final(FIXED, dense(), current)
+    with claimed(run, tmp_path) as mine:
+        with claimed(run, tmp_path) as theirs, claimed(other, tmp_path) as free:
+            assert (mine, theirs, free) == (True, False, True)
+    with claimed(run, tmp_path) as again:
+        assert again
+
+
+def test_a_packed_folder_of_other_text_is_refused_where_its_records_would_be_stale(tmp_path):
+    packed = pack(ZipfText(), PackingConfig(vocab_size=300, max_train_tokens=2000), tmp_path)
+    same_packing = changed(packing=PackingConfig(vocab_size=300, max_train_tokens=2000))
+    for scale in (FIXED, same_packing):  # of the second, only the source differs
+        with pytest.raises(UserError, match="was not packed for scale mini"):
+            text_of(scale, packed.folder, tmp_path)
+
+
+def test_a_scale_with_text_of_its_own_takes_no_folder(tmp_path):
+    with pytest.raises(UserError, match="takes its text from embedded"):
+        text_of(changed(corpus=EmbeddedCorpus), tmp_path, tmp_path)
