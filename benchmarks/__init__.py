@@ -1,9 +1,9 @@
 """How fast the layer and the training are, against peers and against what the machine could do.
 
-peers, contenders: the layers that are compared, of equal work. timing: one measurement of several contenders, in
-turns. roofline: what the machine reaches, and the time that the work needs at least. layer_speed and
-training_speed: the two benchmarks, each also the process that measures one setting. verdicts: the bounds,
-met or not. figure, report: what is written. `make bench` runs it all.
+peers, contenders: the layers that are compared, of equal work. timing: one measurement of several
+contenders, in turns. roofline: what the machine reaches, and the time that the work needs at least.
+layer_speed, training_speed: the two benchmarks, each also the process that measures one setting.
+verdicts: the bounds, met or not. figure, report: what is written. `make bench` runs it all.
 """
 
 READING_ORDER = (

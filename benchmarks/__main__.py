@@ -42,10 +42,9 @@ def benchmark(
         output: folder of the json, md and png files.
         render: measure nothing; write md and png again from the json files.
     """
-    if repetitions < 1 or not time_budget > 0:
-        raise UserError(
-            f"repetitions={repetitions} and time_budget={time_budget:g} are not both above 0; give larger ones"
-        )
+    for option, value in (("repetitions", repetitions), ("time_budget", time_budget)):
+        if not value > 0:
+            raise UserError(f"{option}={value} is not allowed; it must be above 0")
     writers = {"training": write_training, "layer": write_layer}
     begun, common = time.monotonic(), facts(quick)
     for name in [only] if only else list(writers):

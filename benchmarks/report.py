@@ -53,7 +53,6 @@ TRAINING_COLUMNS = (
     Column("n", "n"),
     Column("parameters", "parameters (M)", ",.2f", 1e-6),
     Column("flops_per_token", "MFLOPs a token", ",.2f", 1e-6),
-    Column("memory_bytes", "memory on top MB", ",.0f", 1e-6),
     Column("compile_seconds", "compiling s", ",.0f"),
 )
 
@@ -103,13 +102,13 @@ def layer_markdown(data: Data) -> str:
         f"Forward and backward of one layer: dim {sizes['dim']}, SwiGLU, {sizes['tokens']:,} tokens. MH-MoE: "
         f"h = {sizes['heads']}, k = {sizes['top_k']}, sub-tokens of {width} numbers, inner width "
         f"{sizes['expert_dim']} (`compute`). Dense FFN of as many FLOPs (router, head and merge layers "
-        f"counted), to the nearest multiple of {DENSE_MULTIPLE}: inner width {dense}. SparseMoE and Mixtral's "
-        f"block: {rows}, the same experts, router weights and top-k.",
+        f"counted), to the nearest multiple of {DENSE_MULTIPLE}: inner width {dense}. SparseMoE and "
+        f"Mixtral's block: {rows}, the same experts, router weights and top-k.",
         f"Each setting ran in a process of its own; contenders in turns, up to {data['repetitions']} rounds "
         "after a warm-up, new random input and so a new routing in each. A step is forward, backward to the "
         "input and to all weights, and the release of the gradients. Our layers also compute their balance "
-        "loss, the others have none. bfloat16: weights and activations, without autocast. Large pages for all "
-        f"(THP_MEM_ALLOC_ENABLE=1). Values are medians of n rounds; a step of more than {SLOW_STEP:g} s is "
+        "loss, the others have none. bfloat16: weights and activations, without autocast. Large pages for "
+        f"all (THP_MEM_ALLOC_ENABLE=1). Values are medians of n rounds; a step of more than {SLOW_STEP:g} s is "
         "timed once.",
         summary(found),
     ]
@@ -123,8 +122,8 @@ def layer_markdown(data: Data) -> str:
         "layers and so have fewer. The dense FFN takes torch's own products, as people build it; our experts "
         "take oneDNN's in float32, and the dense FFN by those stands beside it. At least: the larger of "
         "FLOPs / peak and weight traffic (weights read in forward and in backward, gradients written) / "
-        "bandwidth, with the faster of the two products as peak; reached is that time over the median. Memory "
-        "on top: by how much the process grew during a step, gradients included, weights not.\n"
+        "bandwidth, with the faster of the two products as peak; reached is that time over the median. "
+        "Memory on top: by how much the process grew during a step, gradients included, weights not.\n"
     )
     for threads, precision in settings_of(data):
         parts.append(f"## {precision}, {count_threads(threads)}\n")

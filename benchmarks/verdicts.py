@@ -3,8 +3,9 @@
     MH-MoE / dense FFN of equal FLOPs     float32, at most 1.15, 1.3, 1.8 at 8, 64, 256 experts
     our SparseMoE / Mixtral's block       never more than 1: same rows, experts, routing, function
 
-Values are ratios of median times. Beside the first stands, without a bound, the ratio to the dense FFN by the
-oneDNN products that our experts use, while torch's own take another library in float32. A bound without a measurement is "not run", never "met".
+Values are ratios of median times. Beside the first stands, without a bound, the ratio to the dense FFN by
+the oneDNN products that our experts use: torch's own take another library in float32. A bound without a
+measurement is "not run", never "met".
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ THREADS = (1, 2)
 
 
 def verdicts(data: Data) -> list[dict[str, Any]]:
-    """One dict for every bound: what, threads, precision, num_experts, value, bound, n, verdict, to_onednn."""
+    """One dict for every bound, with the setting, value, bound, n, verdict and to_onednn."""
     found = [
         _verdict(data, "mhmoe", "dense", threads, "float32", num_experts, bound)
         for threads in THREADS

@@ -165,8 +165,7 @@ def _curves(curves: Curves, scale: Scale, records: Records, folder: Path) -> tup
     }
     name = f"{curves.stem}_{scale.name}.png"
     lines = caption(found, reading=READINGS, sources=_sources(found))
-    note = "mean over seeds, band from the lowest to the highest; " + lines[0]
-    learning_curves(panels, folder / name, title=curves.title, note=note)
+    learning_curves(panels, folder / name, title=curves.title, note=lines[0])
     rows = [
         {"scale": scale.name, "system": s.label, **_end(current[s.name], of_systems[s.name])} for s in systems
     ]
