@@ -18,6 +18,7 @@ from mhmoe.records import Record, UserError, fingerprint
 from mhmoe.training import TrainingConfig
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
+TIE = 0.01
 State = Literal["done", "stale", "missing"]
 
 
@@ -105,14 +106,18 @@ class Records:
         return fingerprint(run_config(run, data), run.seed) if is_text_of(run.scale, data) else ""
 
     def chosen_rate(self, task: str, system: System) -> float | None:
-        """The rate of the grid with the lowest perplexity on `valid`; None while one is missing."""
+        """The smallest rate of the grid within TIE of the lowest perplexity on `valid`; None while one is missing.
+
+        Not simply the best one: the grid's runs are short, and short runs favour high rates.
+        """
         if len(self.scale.learning_rates) == 1:
             return self.scale.learning_rates[0]
         tried = list(tuning_runs(self.scale, task, system))
         if any(self.state(run) != "done" for run in tried):
             return None
-        best = min(tried, key=lambda run: self.by_name[run.name].metrics["valid"]["nll_per_token"])
-        return best.learning_rate
+        perplexity = {run.learning_rate: self.by_name[run.name].metrics["valid"]["perplexity"] for run in tried}
+        best = min(perplexity.values())
+        return min(rate for rate in perplexity if rate and perplexity[rate] <= (1 + TIE) * best)
 
     def seeds(self, task: str, system: System) -> list[int]:
         """The seeds of a system's final runs: those that the scale declares, and others that were run."""
