@@ -200,6 +200,8 @@ def validate(files: Positional[tuple[Path, ...]]) -> None:
 @app.command
 def pack(folder: Positional[Path], scale: ScaleName = "cpu", data: Path | None = None) -> None:
     """Pack a scale's text into a folder, for a machine without corpora (`run --data FOLDER`)."""
+    if folder.exists():  # said before the packing, which may take long
+        raise UserError(f"{folder} exists already; remove it or name another folder")
     export(text_of(scale_of(scale), data), folder)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: {size / 2**20:.1f} MiB for scale {scale}")

@@ -22,7 +22,8 @@ EXPERIMENT = Sweep(
         mhmoe(32, "compute"),
     ),
     notes=(
-        "Chosen is the smallest rate within 1% of the system's best perplexity: the grid's runs are short, and short "
-        "runs favour high rates. A chosen rate at the edge of the grid says that the grid should be wider.",
+        "Chosen is the smallest rate within 1% of the system's best perplexity: the grid's runs are short, "
+        "and short runs favour high rates. A chosen rate at the edge of the grid says that the grid should "
+        "be wider.",
     ),
 )

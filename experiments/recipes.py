@@ -88,7 +88,7 @@ GPU = Scale(
     style=Style(),
     corpus=LocalCorpus,
     packing=PackingConfig(
-        vocab_size=16_384, max_train_tokens=30_000_000, max_valid_tokens=400_000, max_test_tokens=400_000
+        vocab_size=16_384, max_train_tokens=28_000_000, max_valid_tokens=400_000, max_test_tokens=400_000
     ),
     training={
         "steps": 2746,

@@ -18,7 +18,7 @@ from mhmoe.records import Record, UserError, fingerprint
 from mhmoe.training import TrainingConfig
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-TIE = 0.01
+TIE = 0.01  # perplexities this close, relatively, count as equal
 State = Literal["done", "stale", "missing"]
 
 
@@ -106,18 +106,21 @@ class Records:
         return fingerprint(run_config(run, data), run.seed) if is_text_of(run.scale, data) else ""
 
     def chosen_rate(self, task: str, system: System) -> float | None:
-        """The smallest rate of the grid within TIE of the lowest perplexity on `valid`; None while one is missing.
+        """The smallest rate of the grid within TIE of the lowest perplexity on `valid`.
 
-        Not simply the best one: the grid's runs are short, and short runs favour high rates.
+        Not simply the best one: the grid's runs are short, and short runs favour high rates. None while one
+        of the grid's records is missing or stale.
         """
         if len(self.scale.learning_rates) == 1:
             return self.scale.learning_rates[0]
         tried = list(tuning_runs(self.scale, task, system))
         if any(self.state(run) != "done" for run in tried):
             return None
-        perplexity = {run.learning_rate: self.by_name[run.name].metrics["valid"]["perplexity"] for run in tried}
-        best = min(perplexity.values())
-        return min(rate for rate in perplexity if rate and perplexity[rate] <= (1 + TIE) * best)
+        found = [
+            (self.by_name[run.name].metrics["valid"]["perplexity"], rate)
+            for run, rate in zip(tried, self.scale.learning_rates, strict=True)
+        ]
+        return min(rate for perplexity, rate in found if perplexity <= (1 + TIE) * min(found)[0])
 
     def seeds(self, task: str, system: System) -> list[int]:
         """The seeds of a system's final runs: those that the scale declares, and others that were run."""

@@ -118,7 +118,10 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """Learning curves in panels: title of the panel -> label there -> system. A label looks alike in all panels."""
+    """Learning curves in panels: title of the panel -> label there -> system.
+
+    A label looks alike in all panels.
+    """
 
     stem: str
     title: str

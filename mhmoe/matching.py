@@ -82,7 +82,7 @@ def beta(config: MultiHeadConfig, reference: SparseMoEConfig) -> float:
 
 
 def follow_up_sizes(
-    *, dim: int, heads: int, top_k: int, inner_dim: float, num_experts: int, matrices: int = 2
+    *, dim: int, heads: int, top_k: int, inner_dim: int | float, num_experts: int, matrices: int = 2
 ) -> tuple[float, float]:
     """(expert_dim, num_experts) of v2 Eq. 8 and 9, not rounded; `matrices` is 2, or 3 for SwiGLU.
 

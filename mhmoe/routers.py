@@ -31,6 +31,7 @@ from mhmoe.configs import Config
 EMBEDDING_GAIN = 0.32  # of the orthogonal initialisation, as released
 RELEASED_NORM = 1.5
 LARGEST_INVERSE_TEMPERATURE = 100.0
+SMALLEST_NORM = 1e-4  # as released; with torch's own 1e-12 the gradient at a row of zeros is beyond all bounds
 
 
 class Routing(NamedTuple):
@@ -143,7 +144,7 @@ class LowDimensionalRouter(Router):
         nn.init.orthogonal_(self.expert_embeddings, gain=EMBEDDING_GAIN)
 
     def cosines(self, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows experts"]:
-        row = F.normalize(F.linear(x, _wide(self.projection)), dim=-1)
+        row = F.normalize(F.linear(x, _wide(self.projection)), dim=-1, eps=SMALLEST_NORM)
         return F.linear(row, F.normalize(_wide(self.expert_embeddings), dim=-1))
 
 

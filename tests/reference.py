@@ -159,7 +159,8 @@ def scores(router: Mapping[str, Any], weights: Weights, row: Tensor) -> list[Ten
     low = weights["projection"] @ row
     if router["kind"] == "released_router":
         return [dot(low, 1.5 * e / norm(e)) for e in embeddings]
-    cosines = [dot(low, e) / (norm(low) * norm(e)) for e in embeddings]
+    length = norm(low) if dot(low, low) > 1e-8 else 1e-4  # the released code's least norm
+    cosines = [dot(low, e) / (length * norm(e)) for e in embeddings]
     if router["kind"] == "fixed_temperature_router":
         return [c / router["temperature"] for c in cosines]
     assert router["kind"] == "xmoe_router", router["kind"]

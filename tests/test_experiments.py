@@ -1,4 +1,4 @@
-"""What is declared can be built, what is planned is what is missing, and a record of anything else is stale."""
+"""What is declared can be built, what is planned is what is missing, a record of anything else is stale."""
 
 import dataclasses
 from pathlib import Path
@@ -29,17 +29,13 @@ from mhmoe.multi_head import MultiHeadConfig
 from mhmoe.packing import PackingConfig, pack
 from mhmoe.records import UserError
 from mhmoe.sparse_moe import SparseMoEConfig
-from tests.mini import MINI, at_rate, forged, save
+from tests.forged import forged, save, worsened
+from tests.mini import MINI, at_rate
 from tests.tiny import ZipfText
 
 ALL = experiments()
 TUNED = dataclasses.replace(MINI, learning_rates=(0.01, 0.02, 0.04), seeds=(1, 2, 3, 4, 5))
 FIXED = at_rate(MINI, 0.01)
-
-
-def records_of(*runs: Run, results: Path, **nll: float) -> None:
-    for run in runs:
-        save(forged(run), results)
 
 
 def final(scale: Scale, system: System, results: Path) -> Run:
@@ -69,7 +65,7 @@ def test_what_is_no_name_of_an_experiment_is_refused_in_one_line(name, monkeypat
     several = {"table1_perplexity": TABLE1, "table11_parameters": TABLE1}
     monkeypatch.setattr("experiments.__main__.experiments", lambda: several)
     assert find("table1") is TABLE1  # not table11
-    with pytest.raises(UserError, match="choose one of .*table11_parameters") as refused:
+    with pytest.raises(UserError, match=r"choose one of .*table11_parameters") as refused:
         find(name)
     assert "\n" not in str(refused.value)
 
@@ -230,15 +226,24 @@ def test_final_runs_go_seed_by_seed_and_a_system_may_have_fewer(tmp_path):
     assert {run.seed for run in chosen if not run.tests} == {TUNED.tuning_seed}
 
 
-def test_the_rate_is_the_one_with_the_lowest_loss_on_valid(tmp_path):
-    for rate, nll in ((0.01, 5.0), (0.02, 4.0), (0.04, 4.5)):
-        run = next(r for r in tuning_runs(TUNED, "english", dense()) if r.learning_rate == rate)
+@pytest.mark.parametrize(
+    ("losses", "chosen"),
+    [
+        ((5.0, 4.0, 4.5), 0.02),
+        ((5.0, 4.5, 4.0), 0.04),
+        ((4.008, 4.5, 4.0), 0.01),  # 0.8% more perplexity: as good, and smaller
+        ((4.012, 4.008, 4.0), 0.02),
+    ],
+)
+def test_the_rate_is_the_smallest_of_those_with_the_lowest_perplexity_on_valid(losses, chosen, tmp_path):
+    grid = list(tuning_runs(TUNED, "english", dense()))
+    for run, nll in zip(grid, losses, strict=True):
         assert Records(TUNED, tmp_path).chosen_rate("english", dense()) is None  # until the grid is whole
-        save(forged(run, nll), tmp_path)
+        save(worsened(forged(run), nll / forged(run).metrics["valid"]["nll_per_token"]), tmp_path)
     records = Records(TUNED, tmp_path)
-    assert records.chosen_rate("english", dense()) == 0.02
+    assert records.chosen_rate("english", dense()) == chosen
     assert records.chosen_rate("english", xmoe(8)) is None
-    assert final(TUNED, dense(), tmp_path).learning_rate == 0.02
+    assert final(TUNED, dense(), tmp_path).learning_rate == chosen
     assert final(TUNED, xmoe(8), tmp_path).learning_rate is None
 
 
@@ -269,7 +274,7 @@ def test_only_what_has_no_current_record_is_left_to_do(tmp_path):
 
 
 def test_what_cannot_be_planned_is_refused(tmp_path):
-    with pytest.raises(UserError, match="task='french' .* choose one of english"):
+    with pytest.raises(UserError, match=r"task='french' .* choose one of english"):
         plan(TABLE1, FIXED, "french", (1,), Records(FIXED, tmp_path))
     with pytest.raises(UserError, match="seed 1000 chooses the learning rates"):
         plan(TABLE1, TUNED, "english", (1000,), Records(TUNED, tmp_path))
@@ -362,9 +367,12 @@ def test_a_record_under_another_name_or_scale_is_refused(current, tmp_path):
 
 def test_a_run_is_claimed_by_one_at_a_time(current, tmp_path):
     run, other = final(FIXED, xmoe(8), current), final(FIXED, dense(), current)
-    with claimed(run, tmp_path) as mine:
-        with claimed(run, tmp_path) as theirs, claimed(other, tmp_path) as free:
-            assert (mine, theirs, free) == (True, False, True)
+    with (
+        claimed(run, tmp_path) as mine,
+        claimed(run, tmp_path) as theirs,
+        claimed(other, tmp_path) as free,
+    ):
+        assert (mine, theirs, free) == (True, False, True)
     with claimed(run, tmp_path) as again:
         assert again
 

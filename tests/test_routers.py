@@ -160,6 +160,15 @@ def test_the_x_moe_router_ignores_the_length_of_a_row_and_the_released_one_does_
         assert not torch.allclose(router(x).probabilities, router(5 * x).probabilities, atol=0.05)
 
 
+@every_router
+def test_a_row_of_zeros_is_routed_and_has_a_gradient_of_ordinary_size(kind: str) -> None:
+    x = torch.zeros(3, 12, requires_grad=True)
+    routing = make(kind)(x)
+    assert torch.allclose(routing.probabilities, torch.full((3, 5), 1 / 5))
+    routing.weight.sum().backward()
+    assert x.grad is not None and x.grad.isfinite().all() and x.grad.abs().max() < 1e6
+
+
 def test_cosine_routers_ignore_the_length_of_an_expert_embedding() -> None:
     x = torch.randn(30, 12)
     for kind in ("xmoe_router", "fixed_temperature_router", "released_router"):

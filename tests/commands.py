@@ -1,0 +1,100 @@
+"""`python -m experiments` in processes of their own, without importing torch anew for each of them.
+
+A server process imports the libraries once and forks for every command. This file is what a forked process
+reads first, so it imports nothing of ours: the command runs the code of the folder it is started in.
+"""
+
+import multiprocessing
+import os
+import runpy
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CODE = ("mhmoe", "baselines", "analysis", "experiments")
+LIBRARIES = (
+    *("torch", "transformers.modeling_utils", "transformers.generation", "tokenizers", "jaxtyping"),
+    *("tyro.extras", "scipy.stats", "matplotlib.figure", "matplotlib.backends.backend_agg", "tqdm"),
+)
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(list(LIBRARIES))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command left: its exit code (negative: the signal that ended it) and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Command:
+    """A command that is running."""
+
+    def __init__(self, root: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+        number = len(list(root.glob("*.out")))
+        self.root, self.out, self.err = root, root / f"{number}.out", root / f"{number}.err"
+        self.out.touch()
+        target = (root, list(arguments), dict(environment), self.out, self.err)
+        self.process = _SERVER.Process(target=_run, args=target)
+        self.process.start()
+
+    def wait(self) -> Finished:
+        self.process.join(300)
+        assert self.process.exitcode is not None, "the command hangs"
+        return Finished(self.process.exitcode, self.out.read_text(), self.err.read_text())
+
+    def kill_when(self, reached: Callable[[], bool]) -> Finished:
+        """End it with SIGKILL as soon as `reached`, wherever it is then."""
+        while not reached() and self.process.is_alive():
+            time.sleep(0.005)
+        self.process.kill()
+        return self.wait()
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with a copy of the code, so that results and caches are its own."""
+
+    root: Path
+
+    @classmethod
+    def new(cls, root: Path) -> "Project":
+        for folder in CODE:
+            shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        return cls(root)
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results"
+
+    def copied(self, root: Path) -> "Project":
+        return Project(shutil.copytree(self.root, root, ignore=shutil.ignore_patterns("*.out", "*.err")))
+
+    def start(self, *arguments: str, **environment: str) -> Command:
+        return Command(self.root, arguments, environment)
+
+    def run(self, *arguments: str, **environment: str) -> Finished:
+        return self.start(*arguments, **environment).wait()
+
+    def files(self) -> dict[str, bytes]:
+        """Every file of results/ and of the cache, locks apart: what a command may have left behind."""
+        found = (path for folder in ("results", ".cache") for path in (self.root / folder).rglob("*"))
+        files = (path for path in found if path.is_file() and "locks" not in path.parts)
+        return {str(path.relative_to(self.root)): path.read_bytes() for path in files}
+
+
+def _run(root: Path, arguments: list[str], environment: dict[str, str], out: Path, err: Path) -> None:
+    for file, descriptor in ((out, 1), (err, 2)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
+    os.environ.pop("MHMOE_DATA", None)
+    os.environ.update({"CUDA_VISIBLE_DEVICES": "", **environment})
+    os.chdir(root)
+    sys.path[:0] = [str(root)]
+    sys.argv = ["experiments", *arguments]
+    runpy.run_module("experiments", run_name="__main__", alter_sys=True)

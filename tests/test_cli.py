@@ -1,0 +1,377 @@
+"""The command line from end to end, in processes of its own, on a generated text and models of 16 numbers."""
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.runs import systems_of
+from experiments.table1_perplexity import EXPERIMENT as TABLE1
+from mhmoe.records import Record, sha256_of
+from tests.commands import ROOT, Finished, Project
+from tests.forged import save, worsened
+from tests.tiny import ZipfText
+
+# What the copied code gets: the scale `mini`, one with longer runs, and an experiment with two systems.
+SCALES = """
+import dataclasses as _d
+from tests.mini import MINI, at_rate
+SCALES["mini"] = MINI
+SCALES["long"] = _d.replace(at_rate(MINI, 0.01), name="long", training={**MINI.training, "steps": 150})
+"""
+TWO_SYSTEMS = '''"""Two systems."""
+
+from experiments.recipes import dense, mhmoe
+from experiments.schema import Row, Table
+
+EXPERIMENT = Table(
+    stem="table98_two", title="Two", rows=(Row(system=dense()), Row(system=mhmoe(8, "compute")))
+)
+'''
+NAMES = [system.name for system in systems_of(TABLE1)]
+
+
+def write_corpus(folder: Path) -> None:
+    """A folder of generated text that `LocalCorpus` reads."""
+    listing: list[dict[str, str]] = []
+    for name in ("wikipedia", "books"):
+        for split in ("train", "valid", "test"):
+            path = folder / "english" / f"{name}-{split}.jsonl.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            texts = [document.text for document in ZipfText(20).documents(f"{name}-{split}")]
+            lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+            path.write_bytes(gzip.compress(lines.encode(), mtime=0))
+            listing.append({"file": str(path.relative_to(folder)), "sha256": sha256_of(path)})
+    (folder / "manifest.json").write_text(json.dumps({"files": listing}))
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Nothing was run here yet."""
+    project = Project.new(tmp_path_factory.mktemp("new") / "project")
+    (project.root / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "mini.py", project.root / "tests")
+    with (project.root / "experiments" / "recipes.py").open("a") as recipes:
+        recipes.write(SCALES)
+    (project.root / "experiments" / "table98_two.py").write_text(TWO_SYSTEMS)
+    write_corpus(project.root / "data")
+    return project
+
+
+@pytest.fixture(scope="module")
+def finished(new: Project, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Finished]:
+    """All of Table 1 was run and rendered here; and what the run said."""
+    project = new.copied(tmp_path_factory.mktemp("finished") / "project")
+    ran = project.run("run", "table1", "--scale", "mini", "--data", "data")
+    rendered = project.run("render")
+    assert rendered.code == 0, rendered.err
+    return project, ran
+
+
+def lines_of_runs(finished: Finished) -> list[str]:
+    """The names of the runs that a command reports as done."""
+    return [line.split()[1].rstrip(":") for line in finished.out.splitlines() if ": perplexity " in line]
+
+
+def numbers(project: Project, scale: str) -> dict[str, Any]:
+    """What determines and what came out of every run, without the time that it took."""
+    found: dict[str, Any] = {}
+    for path in sorted((project.results / "runs" / scale).glob("*.json")):
+        record = Record.load(path)
+        curve = [{k: v for k, v in point.items() if k != "seconds"} for point in record.curve]
+        found[record.name] = (record.fingerprint, record.steps, record.metrics, curve)
+    return found
+
+
+# ---- end to end -----------------------------------------------------------------------------
+
+
+def test_table_1_trains_every_run_once_the_learning_rates_first(finished):
+    project, ran = finished
+    assert ran.code == 0, ran.err
+    names = lines_of_runs(ran)
+    tuning = [f"english-{name}-lr{rate}-seed1000" for name in NAMES for rate in ("0.01", "0.02")]
+    assert names == tuning + [f"english-{name}-seed1" for name in NAMES]
+    assert set(numbers(project, "mini")) == set(names)
+    before = project.files()
+    again = project.run("run", "table1", "--scale", "mini")  # without data: there is nothing to train
+    assert (again.code, again.out) == (0, "nothing to run: every record is current\n")
+    assert project.files() == before
+
+
+def test_records_say_where_they_come_from_and_models_are_kept_and_checkpoints_not(finished):
+    project, _ = finished
+    record = Record.load(project.results / "runs" / "mini" / "english-mhmoe_8_compute-seed1.json")
+    assert record.provenance["command"] == "python -m experiments run table1 --scale mini --data data"
+    assert (record.steps, record.tokens, record.system) == (2, 128, "mhmoe_8_compute")
+    assert set(record.metrics) == {"valid", "test"} and len(record.curve) == 2
+    tuning = Record.load(project.results / "runs" / "mini" / "english-dense-lr0.01-seed1000.json")
+    assert set(tuning.metrics) == {"valid"} and tuning.steps == 1
+    models = {
+        path.name: {f.name for f in path.iterdir()} for path in project.root.glob(".cache/models/mini/*")
+    }
+    assert set(models) == {f"english-{name}-seed1" for name in NAMES}
+    for files in models.values():
+        assert {"config.json", "model.safetensors", "tokenizer.json"} <= files
+    assert not list(project.root.glob(".cache/checkpoints/mini/*"))
+
+
+def test_rendering_gives_page_table_and_picture_with_every_row_filled(finished):
+    project, _ = finished
+    for name in (
+        *("table1_perplexity.md", "table1_perplexity.csv", "claims.md", "README.md", "learning_rates.md"),
+        *(
+            "figure4_training_curves.md",
+            "figure4_training_curves_mini.csv",
+            "figure4_training_curves_mini.png",
+        ),
+    ):
+        assert (project.results / name).stat().st_size > 100, name
+    page = (project.results / "table1_perplexity.md").read_text()
+    assert "not run" not in page and "stale" not in page and "## Scale mini" in page
+    assert page.count("| MH-MoE") == 4 and "14.82" in page  # the paper's X-MoE
+    assert project.run("render", "table1").out == page + "\n"
+
+
+def test_status_counts_runs_and_a_dry_run_trains_nothing(finished, new):
+    project, _ = finished
+    status = project.run("status", "--scale", "mini").out
+    assert "table1_perplexity            24 done, 0 stale, 0 missing" in status
+    assert "table98_two                  6 done, 0 stale, 0 missing" in status  # they share runs
+    before = new.files()
+    dry = new.run("run", "table1", "--scale", "mini", "--dry-run")
+    assert dry.code == 0 and dry.out.count("english-") == 24 and "24 of 24 runs are not done" in dry.out
+    assert new.files() == before == {}
+
+
+def test_list_shows_every_experiment_and_scale(new):
+    shown = new.run("list").out
+    for name in ("table1_perplexity", "figure4_training_curves", "learning_rates", "table98_two"):
+        assert f"\n{name} " in f"\n{shown}"
+    for name in ("smoke", "cpu", "gpu", "paper", "mini"):
+        assert f"\n{name} " in shown
+
+
+def test_render_check_passes_until_a_record_or_a_page_is_changed(finished, tmp_path):
+    project = finished[0].copied(tmp_path / "project")
+    before = project.files()
+    checked = project.run("render", "--check")
+    assert (checked.code, checked.err) == (0, "") and "files are what the records give" in checked.out
+    assert project.files() == before
+
+    page = project.results / "table1_perplexity.md"
+    page.write_text(page.read_text().replace("14.82", "14.83"))
+    (project.results / "figure4_training_curves_gpu.csv").write_text("of records that are gone\n")
+    refused = project.run("render", "--check")
+    assert refused.code == 2 and "table1_perplexity.md differ from what the records give" in refused.err
+    assert "figure4_training_curves_gpu.csv come from no record" in refused.err
+
+    (project.results / "figure4_training_curves_gpu.csv").unlink()
+    assert project.run("render", "table1").code == 0
+    assert page.read_bytes() == before["results/table1_perplexity.md"]
+
+    path = project.results / "runs" / "mini" / "english-dense-seed1.json"
+    save(worsened(Record.load(path), 1.01), project.results)
+    refused = project.run("render", "--check")
+    assert refused.code == 2 and refused.err.count("\n") == 1
+    assert "table1_perplexity.csv, table1_perplexity.md" in refused.err
+    assert "figure4_training_curves_mini.csv" not in refused.err  # the curve did not change
+
+
+# ---- interrupted, shared --------------------------------------------------------------------
+
+
+def test_runs_that_are_stopped_and_killed_end_with_the_numbers_of_uninterrupted_ones(new, tmp_path):
+    whole, cut = new.copied(tmp_path / "whole"), new.copied(tmp_path / "cut")
+    command = ("run", "table98", "--scale", "long", "--data", "data")
+    first, second = (
+        cut.results / "runs" / "long" / f"english-{name}-seed1.json" for name in ("dense", "mhmoe_8_compute")
+    )
+
+    stopped = cut.run(*command, "--time-budget", "0")
+    assert stopped.code == 0 and "the same command goes on from here" in stopped.out
+    assert not first.exists() and len(list(cut.root.glob(".cache/checkpoints/long/*.pt"))) == 1
+
+    killed = cut.start(*command).kill_when(first.exists)
+    assert killed.code == -9 and first.exists() and not second.exists()
+    done = first.read_bytes()
+
+    ended = cut.run(*command)
+    assert ended.code == 0 and lines_of_runs(ended) == ["english-mhmoe_8_compute-seed1"]
+    assert first.read_bytes() == done
+    assert whole.run(*command).code == 0
+    assert len(numbers(whole, "long")) == 2 and numbers(cut, "long") == numbers(whole, "long")
+    assert not [name for name in cut.files() if "writing" in name or name.endswith(".pt")]
+
+
+def test_two_processes_share_the_runs_and_do_none_twice(new, finished, tmp_path):
+    project = new.copied(tmp_path / "project")
+    command = ("run", "table1", "--scale", "mini", "--data", "data")
+    both = [project.start(*command) for _ in range(2)]
+    ended = [command.wait() for command in both]
+    assert [e.code for e in ended] == [0, 0], ended
+    names = [name for e in ended for name in lines_of_runs(e)]
+    assert len(names) == len(set(names)) == 24
+    assert numbers(project, "mini") == numbers(finished[0], "mini")
+
+
+def test_the_option_jobs_starts_the_same_command_in_several_processes(new, finished, tmp_path):
+    project = new.copied(tmp_path / "project")
+    options = ("--scale=mini", "--data=data", "--jobs=2", "--seeds", "1", "2")
+    ended = project.run("run", "table98", *options)
+    assert ended.code == 0, ended.err
+    names = lines_of_runs(ended)
+    assert len(names) == len(set(names)) == 8
+    found, alone = numbers(project, "mini"), numbers(finished[0], "mini")
+    assert set(found) - set(alone) == {"english-dense-seed2", "english-mhmoe_8_compute-seed2"}
+    assert all(alone[name] == found[name] for name in found.keys() & alone.keys())
+
+
+# ---- text -----------------------------------------------------------------------------------
+
+
+def test_packed_text_gives_the_records_of_the_corpus_it_was_packed_from(new, finished, tmp_path):
+    project = new.copied(tmp_path / "project")
+    data = str(project.root / "data")
+    packed = project.run("pack", "packed", "--scale", "mini", MHMOE_DATA=data)
+    assert packed.code == 0 and "for scale mini" in packed.out
+    shutil.rmtree(project.root / "data")
+    shutil.rmtree(project.root / ".cache")
+    assert project.run("run", "table98", "--scale", "mini", "--data", "packed").code == 0
+    found, from_corpus = numbers(project, "mini"), numbers(finished[0], "mini")
+    assert len(found) == 6 and all(from_corpus[name] == found[name] for name in found)
+
+
+# ---- what cannot be used --------------------------------------------------------------------
+
+
+def is_one_line(ended: Finished) -> bool:
+    return ended.err.startswith("error: ") and ended.err.endswith("\n") and ended.err.count("\n") == 1
+
+
+def refusal(project: Project, *arguments: str, **environment: str) -> str:
+    """What a command says that is refused: one line, exit code 2, and no file more or less than before."""
+    before = project.files()
+    ended = project.run(*arguments, **environment)
+    assert ended.code == 2 and ended.out == "" and is_one_line(ended), ended
+    assert project.files() == before
+    return ended.err
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("run table1 --scale huge", "scale='huge' is not known; choose one of smoke, cpu"),
+        ("render table1 --scale huge", "scale='huge' is not known"),
+        ("run table77", "'table77' is not an experiment; choose one of complexity,"),
+        ("run table", "'table' is not unique; choose one of table1_perplexity, table98_two"),
+        ("render nothing", "'nothing' is not an experiment"),
+        ("run table1 --scale mini --task french", "task='french' is not one of table1_perplexity's"),
+        ("run table1 --scale mini --seeds 1000", "seed 1000 chooses the learning rates"),
+        ("run table1 --scale mini --jobs 0", "jobs=0 is not allowed"),
+        ("run table1 --scale mini", "no data folder is given; set MHMOE_DATA"),
+        ("run table1 --scale mini --jobs 2", "no data folder is given; set MHMOE_DATA"),
+        ("run table1 --scale mini --data nowhere", "data folder nowhere has no manifest.json"),
+        ("run table1 --scale smoke --data data", "takes its text from embedded"),
+        ("run table1 --scale paper", "needs a CUDA device"),
+        ("validate", "validate needs at least one file"),
+        ("validate none.json", "record none.json does not exist"),
+        ("pack data --scale mini", "data exists already"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(command, said, new):
+    assert said in refusal(new, *command.split())
+
+
+def test_an_environment_variable_that_points_nowhere_is_named(new):
+    said = refusal(new, "run", "table1", "--scale", "mini", MHMOE_DATA="/nowhere")
+    assert "data folder /nowhere has no manifest.json; set MHMOE_DATA" in said
+
+
+def test_a_fresh_interpreter_says_the_same(new):
+    environment = {k: v for k, v in os.environ.items() if k != "MHMOE_DATA"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "experiments", "run", "table1", "--scale", "mini"],
+        cwd=new.root, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert ended.stderr == refusal(new, "run", "table1", "--scale", "mini")
+
+
+@pytest.mark.parametrize(
+    "command", ["", "run", "run table1 --no-such-option", "run table1 --seeds one", "runn"]
+)
+def test_what_is_no_command_is_refused_and_trains_nothing(command, new):
+    ended = new.run(*command.split())
+    assert ended.code not in (0, 1) and "Traceback" not in ended.err, ended
+    assert new.files() == {}
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["as it is", "with the manifest corrected"])
+def test_a_corrupt_line_of_the_corpus_is_named_and_nothing_is_packed(listed, new, tmp_path):
+    project = new.copied(tmp_path / "project")
+    path = project.root / "data" / "english" / "books-valid.jsonl.gz"
+    manifest = project.root / "data" / "manifest.json"
+    lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
+    old = sha256_of(path)
+    path.write_bytes(gzip.compress(b"".join([*lines[:4], b'{"text": "cut sho\n', *lines[5:]])))
+    if listed:
+        manifest.write_text(manifest.read_text().replace(old, sha256_of(path)))
+    said = refusal(project, "run", "table1", "--scale", "mini", "--data", "data")
+    assert "books-valid.jsonl.gz, line 5, is not a JSON object" in said
+    assert "books-valid.jsonl.gz, line 5" in refusal(project, "pack", "packed", "--scale=mini", "--data=data")
+    assert not (project.root / "packed").exists() and not list(project.root.glob(".cache/packed/*"))
+
+
+def test_a_packed_folder_of_another_scale_or_cut_short_is_refused(finished, tmp_path):
+    project = finished[0].copied(tmp_path / "project")
+    packed = project.root / "packed"
+    assert project.run("pack", "packed", "--scale", "mini", "--data", "data").code == 0
+    said = refusal(project, "run", "table1", "--scale", "cpu", "--data", "packed")
+    assert "packed was not packed for scale cpu; run `python -m experiments pack FOLDER --scale cpu`" in said
+    whole = (packed / "train.bin").read_bytes()
+    (packed / "train.bin").write_bytes(whole[:-2])
+    said = refusal(project, "run", "table1", "--scale", "long", "--data", "packed")
+    assert f"train.bin has {len(whole) - 2} bytes instead of {len(whole)}" in said
+
+
+def test_a_checkpoint_cut_short_is_named_and_left_for_the_user_to_remove(new, tmp_path):
+    project = new.copied(tmp_path / "project")
+    command = ("run", "table98", "--scale", "long", "--data", "data")
+    assert project.run(*command, "--time-budget", "0").code == 0
+    (checkpoint,) = project.root.glob(".cache/checkpoints/long/*.pt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
+    assert f"{checkpoint.name} cannot be read" in refusal(project, *command)
+
+
+def test_records_that_were_tampered_with_are_refused(finished, tmp_path):
+    project = finished[0].copied(tmp_path / "project")
+    path = project.results / "runs" / "mini" / "english-dense-seed1.json"
+    here = str(path.relative_to(project.root))
+    assert "valid; mini english-dense-seed1, fingerprint" in project.run("validate", here).out
+    raw = json.loads(path.read_text())
+
+    def tampered(**changes: Any) -> str:
+        path.write_text(json.dumps({**raw, **changes}))
+        return refusal(project, "validate", here)
+
+    better = {"test": {**raw["metrics"]["test"], "perplexity": 1.0}}
+    assert "metrics.test.perplexity=1.0 does not follow from its documents" in tampered(metrics=better)
+    training = {**raw["config"]["training"], "steps": 1}
+    config = {**raw["config"], "training": training}
+    assert "does not belong to its config" in tampered(config=config)
+    assert "does not belong to its config" in tampered(seed=2)
+    assert "tokens='many' is not of type int" in tampered(tokens="many")
+    assert "schema_version=9" in tampered(schema_version=9)
+    path.write_text(json.dumps(raw)[:-10])
+    assert "is not readable JSON" in refusal(project, "validate", here)
+    for command in ("status", "render", "run table1"):  # what reads all records does not overlook it
+        assert "english-dense-seed1.json is not readable JSON" in refusal(
+            project, *command.split(), *([] if command == "render" else ["--scale", "mini"])
+        )
