@@ -55,11 +55,12 @@ def layer_figure(data: Data, path: Path) -> None:
                 x, y = list(TO_DENSE), list(TO_DENSE.values())
                 axes.plot(x, y, "_", color="black", markersize=26, label="MH-MoE's bound")
             figures._ticks(axes.xaxis, experts)
-            axes.set_xlabel("experts")
         top = max([*drawn, *TO_DENSE.values()])
         figures._log_range(panels[0], min([*drawn, 1.0]), top)
         for axes in panels[::columns]:
             axes.set_ylabel("time per FLOP / dense FFN's (log)")
+        for axes in panels[-columns:]:
+            axes.set_xlabel("experts")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
         n = sorted({len(row["seconds"]) for row in data["rows"] if row["seconds"]})
         rounds = "-".join(map(str, dict.fromkeys((n[0], n[-1])))) if n else "0"

@@ -88,8 +88,10 @@ def follow_up_sizes(
 
     The reference is a top-1 MoE with `num_experts` experts of inner width `inner_dim`:
     k m d w + 2 d^2 = m d inner_dim, and m d inner_dim E = 2 d^2 + m (d/h) w E_mh.
+    Raises ValueError where head and merge layers alone cost more than the reference.
     """
     width = (inner_dim - 2 * dim / matrices) / top_k
+    _check_positive(width)
     count = (inner_dim * num_experts - 2 * dim / matrices) * heads / width
     return width, count
 
@@ -100,7 +102,11 @@ def _solve(count: Callable[[int], int], target: int, start: int = 1) -> float:
     return start + (target - low) / (high - low)
 
 
-def _rounded(width: float, multiple_of: int) -> int:
+def _check_positive(width: float) -> None:
     if width <= 0:
         raise ValueError(f"no positive inner width has the reference's size (solved: {width:.1f})")
+
+
+def _rounded(width: float, multiple_of: int) -> int:
+    _check_positive(width)
     return max(round(width / multiple_of), 1) * multiple_of

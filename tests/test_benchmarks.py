@@ -35,9 +35,7 @@ def measured(factor: dict[str, float], missing: tuple[str, ...] = ()) -> dict[st
             "precision": "float32",
             "num_experts": num_experts,
             "contender": name,
-            "seconds": []
-            if name in missing
-            else [factor.get(name, 1.0) * noise for noise in (0.9, 1.0, 1.3)],
+            "seconds": [] if name in missing else [factor.get(name, 1.0) * x for x in (0.9, 1.0, 1.3)],
             "note": "not run, too slow" if name in missing else "",
             "memory_bytes": 10**6,
             "flops": 10**9,
@@ -68,9 +66,8 @@ def found(data: dict[str, Any], other: str) -> set[str]:
 def test_a_slow_layer_does_not_meet_its_bounds_and_the_report_says_so() -> None:
     assert found(measured({"mhmoe": 1.1}), "dense") == {MET}
     assert found(measured({"mhmoe": 1.9}), "dense") == {NOT_MET}
-    between = {
-        row["num_experts"]: row for row in verdicts(measured({"mhmoe": 1.4})) if row["ours"] == "mhmoe"
-    }
+    rows = verdicts(measured({"mhmoe": 1.4}))
+    between = {row["num_experts"]: row for row in rows if row["ours"] == "mhmoe"}
     assert {n: row["verdict"] for n, row in between.items()} == {8: NOT_MET, 64: NOT_MET, 256: MET}
     assert between[8]["value"] == pytest.approx(1.4)
     text = layer_markdown(measured({"mhmoe": 1.9}))
@@ -113,9 +110,7 @@ def test_contenders_of_one_kind_compute_the_same_function() -> None:
     ):
         expected = run(ours)
         for other in others:
-            torch.testing.assert_close(
-                run(other), expected, rtol=1e-4, atol=1e-5, msg=lambda m, o=other: o + m
-            )
+            torch.testing.assert_close(run(other), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_step_leaves_no_gradients_behind() -> None:

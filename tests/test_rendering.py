@@ -1,0 +1,290 @@
+"""Pages say what the current records say: a stale number or a missing one is never shown as a number."""
+
+import csv
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+
+from experiments.figure4_training_curves import EXPERIMENT as FIGURE4
+from experiments.index import render_index
+from experiments.learning_rates import EXPERIMENT as LEARNING_RATES
+from experiments.recipes import SMOKE
+from experiments.rendering import COMMITTED, render, render_claims, verdicts
+from experiments.runs import Records, final_runs, plan, systems_of, tuning_runs
+from experiments.schema import Experiment, Scale
+from experiments.table1_perplexity import EXPERIMENT as TABLE1
+from mhmoe.records import Record, UserError
+from tests.forged import forged, save, worsened
+from tests.mini import MINI, at_rate
+
+THREE_SEEDS = dataclasses.replace(at_rate(MINI, 0.01), seeds=(1, 2, 3))
+TUNED = dataclasses.replace(MINI, name="tuned")
+OTHER_RATES = dataclasses.replace(MINI, name="other", learning_rates=(0.03, 0.05))
+LABELS = {system.name: system.label for system in systems_of(TABLE1)}
+LOSSES = {
+    "dense": 4.6, "xmoe_8": 4.5, "xmoe_8_k4": 4.45, "mhmoe_8_parameters": 4.4, "mhmoe_8_compute": 4.48,
+    "xmoe_32": 4.3, "mhmoe_32_parameters": 4.35, "mhmoe_32_compute": 4.31,
+}  # fmt: skip
+
+
+def fill(results: Path, experiment: Experiment = TABLE1, scale: Scale = THREE_SEEDS) -> None:
+    """A record for every run of an experiment, with the losses above."""
+    for run in plan(experiment, scale, "english", scale.seeds, Records(scale, results)):
+        loss = LOSSES[run.system.name]
+        save(forged(run, loss, curve=[6.0, loss + 0.2, loss]), results)
+
+
+def record(results: Path, name: str, scale: Scale = THREE_SEEDS) -> Record:
+    return Records(scale, results).by_name[name]
+
+
+def remove(results: Path, system: str, scale: Scale = THREE_SEEDS) -> None:
+    for path in (results / "runs" / scale.name).glob(f"english-{system}-seed*.json"):
+        path.unlink()
+
+
+def rows(text: str, key: str) -> dict[str, dict[str, str]]:
+    """The lines of a CSV text by their cell under `key`."""
+    return {line[key]: line for line in csv.DictReader(text.splitlines())}
+
+
+def page_and_table(
+    experiment: Experiment, results: Path, *scales: Scale
+) -> tuple[str, dict[str, dict[str, str]]]:
+    """The Markdown, and the lines of the CSV by system."""
+    files = render(experiment, scales or (THREE_SEEDS,), results, results)
+    (page,), (table,) = ([t for p, t in files.items() if p.suffix == kind] for kind in (".md", ".csv"))
+    return page, rows(table, "system")
+
+
+def longer(scale: Scale) -> Scale:
+    return dataclasses.replace(scale, training={**scale.training, "steps": 9})
+
+
+# ---- tables ---------------------------------------------------------------------------------
+
+
+def test_a_row_is_the_mean_of_the_final_runs_beside_the_paper(tmp_path):
+    fill(tmp_path)
+    page, table = page_and_table(TABLE1, tmp_path)
+    assert list(table) == list(LABELS)  # in the order of the declaration
+    for name, row in table.items():
+        several = [record(tmp_path, f"english-{name}-seed{seed}").metrics["test"] for seed in (1, 2, 3)]
+        assert float(row["perplexity"]) == pytest.approx(sum(m["perplexity"] for m in several) / 3, rel=1e-5)
+        assert row["seeds"] == "3"
+        assert LABELS[name] in page
+    assert [table[s]["paper"] for s in ("dense", "xmoe_8", "mhmoe_32_parameters", "xmoe_8_k4")] == [
+        "16.23",
+        "14.82",
+        "10.28",
+        "",
+    ]
+    change = 100 * (float(table["dense"]["perplexity"]) / float(table["xmoe_8"]["perplexity"]) - 1)
+    assert float(table["dense"]["change"]) == pytest.approx(change, rel=1e-4) and change > 5
+    assert "24,000,000" not in page and "1,000,000 tokens a run; seeds 1, 2, 3." in page
+
+
+@pytest.mark.parametrize("experiment", [TABLE1, FIGURE4], ids=lambda experiment: experiment.stem)
+def test_a_stale_run_is_shown_as_stale_and_a_missing_one_as_not_run(experiment, tmp_path):
+    fill(tmp_path)
+    key = "perplexity"
+    names = LABELS if experiment is TABLE1 else {label: label for label in LABELS.values()}
+    stale, missing, kept = (
+        name if experiment is TABLE1 else LABELS[name] for name in ("mhmoe_8_compute", "dense", "xmoe_8")
+    )
+    _, before = page_and_table(experiment, tmp_path)
+    assert list(before) == list(names) and all(float(row[key]) > 1 for row in before.values())
+    for run in plan(TABLE1, longer(THREE_SEEDS), "english", (1, 2, 3), Records(THREE_SEEDS, tmp_path)):
+        if run.system.name == "mhmoe_8_compute":
+            save(forged(run, 3.0), tmp_path)  # of another number of steps than is declared
+    remove(tmp_path, "dense")
+    page, after = page_and_table(experiment, tmp_path)
+    assert after[stale][key] == "stale" and after[missing][key] == "not run"
+    assert after[kept] == before[kept]
+    numbers = [text for name in (stale, missing) for k, text in after[name].items() if k not in ("scale", "system", "label", "paper", "paper_change")]  # fmt: skip
+    assert set(numbers) <= {"stale", "not run", ""}
+    assert "| stale" in page.replace("  ", "") or " stale |" in page
+
+
+@pytest.mark.parametrize("experiment", [TABLE1, FIGURE4, LEARNING_RATES], ids=lambda e: e.stem)
+def test_after_a_change_of_the_scale_no_number_of_before_is_left(experiment, tmp_path):
+    fill(tmp_path, LEARNING_RATES, TUNED)
+    fill(tmp_path, TABLE1, TUNED)
+    files = render(experiment, [TUNED], tmp_path, tmp_path)
+    assert not any("stale" in text for text in files.values())
+    files = render(experiment, [longer(TUNED)], tmp_path, tmp_path)
+    ledger = render_claims([TABLE1], [longer(TUNED)], tmp_path, tmp_path)
+    losses = {f"{math.exp(loss):.1f}" for loss in LOSSES.values()}
+    for text in files.values():
+        assert text.count("stale") >= 8 and not any(loss in text for loss in losses)
+    assert all(row.endswith("| 0 | - | not run |") for row in ledger_rows(ledger[tmp_path / "claims.md"]))
+
+
+def test_a_seed_that_was_run_beside_the_declared_ones_counts(tmp_path):
+    fill(tmp_path)
+    run = next(
+        r for r in plan(TABLE1, THREE_SEEDS, "english", (9,), Records(THREE_SEEDS, tmp_path)) if r.tests
+    )
+    assert run.name == "english-dense-seed9"
+    save(forged(run, 4.6), tmp_path)
+    page, table = page_and_table(TABLE1, tmp_path)
+    assert table["dense"]["seeds"] == "4" and table["xmoe_8"]["seeds"] == "3"
+    assert "seeds 1, 2, 3, 9." in page
+
+
+def test_a_scale_without_records_has_no_section(tmp_path):
+    page, table = page_and_table(TABLE1, tmp_path)
+    assert table == {} and "Not run at any of the scales mini." in page
+    fill(tmp_path)
+    page, _ = page_and_table(TABLE1, tmp_path, TUNED, THREE_SEEDS)
+    assert "## Scale mini" in page and "## Scale tuned" not in page
+
+
+def test_the_smoke_scale_is_not_among_the_committed_ones():
+    assert SMOKE not in COMMITTED and {scale.name for scale in COMMITTED} >= {"cpu", "gpu", "paper"}
+
+
+def test_rendering_twice_gives_the_same_bytes(tmp_path):
+    fill(tmp_path)
+    fill(tmp_path, LEARNING_RATES, TUNED)
+    found: list[dict[str, bytes]] = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        for experiment in (TABLE1, FIGURE4, LEARNING_RATES):
+            render(experiment, [TUNED, THREE_SEEDS], folder, tmp_path)
+        render_claims([TABLE1, FIGURE4], [TUNED, THREE_SEEDS], folder, tmp_path)
+        found.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert found[0] == found[1]
+    kinds = [name.rpartition(".")[2] for name in found[0]]
+    assert (kinds.count("md"), kinds.count("csv"), kinds.count("png")) == (4, 4, 1)
+
+
+# ---- learning rates -------------------------------------------------------------------------
+
+
+def test_the_sweep_shows_every_rate_and_what_was_chosen_at_each_scale(tmp_path):
+    for scale in (TUNED, OTHER_RATES):
+        for system in systems_of(LEARNING_RATES):
+            for run, loss in zip(tuning_runs(scale, "english", system), (5.0, 4.0), strict=True):
+                save(forged(run, loss), tmp_path)
+    files = render(LEARNING_RATES, [TUNED, OTHER_RATES], tmp_path, tmp_path)
+    page, table = (files[tmp_path / f"learning_rates{kind}"] for kind in (".md", ".csv"))
+    for rate in ("0.01", "0.02", "0.03", "0.05"):
+        assert f"rate {rate}" in page
+    lines = list(csv.DictReader(table.splitlines()))
+    assert len(lines) == 2 * 2 * len(LABELS)
+    of_dense = [(x["scale"], x["rate"], x["chosen"]) for x in lines if x["label"] == "Dense"]
+    assert of_dense == [
+        ("tuned", "0.01", "no"),
+        ("tuned", "0.02", "yes"),
+        ("other", "0.03", "no"),
+        ("other", "0.05", "yes"),
+    ]
+    perplexity = record(tmp_path, "english-dense-lr0.05-seed1000", OTHER_RATES).metrics["valid"]["perplexity"]
+    written = next(x for x in lines if (x["label"], x["rate"]) == ("Dense", "0.05"))["perplexity"]
+    assert float(written) == pytest.approx(perplexity, rel=1e-5)
+
+
+def test_a_rate_that_was_not_tried_is_said_and_nothing_is_chosen(tmp_path):
+    fill(tmp_path, LEARNING_RATES, TUNED)
+    (tmp_path / "runs" / "tuned" / "english-dense-lr0.02-seed1000.json").unlink()
+    files = render(LEARNING_RATES, [TUNED], tmp_path, tmp_path)
+    line = next(x for x in files[tmp_path / "learning_rates.md"].splitlines() if x.startswith("| Dense"))
+    assert [cell.strip() for cell in line.split("|")][3:5] == ["not run", "-"]
+
+
+# ---- figure ---------------------------------------------------------------------------------
+
+
+def test_the_points_of_the_figure_are_those_of_the_curves(tmp_path):
+    fill(tmp_path)
+    render(FIGURE4, [THREE_SEEDS], tmp_path, tmp_path)
+    points = list(csv.DictReader((tmp_path / "figure4_training_curves_mini.csv").read_text().splitlines()))
+    ends = {(p["panel"], p["label"]): float(p["perplexity_mean"]) for p in points if p["tokens"] == "1000000"}
+    assert len(ends) == sum(len(panel) for panel in FIGURE4.panels.values()) == 9
+    for title, panel in FIGURE4.panels.items():
+        for label, system in panel.items():
+            assert ends[title, label] == pytest.approx(math.exp(LOSSES[system.name]), rel=1e-5)
+
+
+# ---- ledger ---------------------------------------------------------------------------------
+
+
+def ledger_rows(text: str) -> list[str]:
+    return [
+        line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| statement")
+    ]
+
+
+def verdict(text: str, statement: str) -> str:
+    (row,) = [row for row in ledger_rows(text) if row.startswith(f"| {statement} ")]
+    return row.rstrip(" |").rpartition("| ")[2].strip("*")
+
+
+def test_the_ledger_has_every_claim_and_a_changed_record_changes_its_verdict(tmp_path):
+    fill(tmp_path)
+    statement = f"{LABELS['mhmoe_8_parameters']} has lower perplexity than {LABELS['xmoe_8']}"
+    path = tmp_path / "claims.md"
+    before = render_claims([TABLE1, FIGURE4], [THREE_SEEDS], tmp_path, tmp_path)[path]
+    assert path.read_text() == before
+    assert len(ledger_rows(before)) == len(TABLE1.claims) + len(FIGURE4.claims)
+    assert verdict(before, statement) == "holds"
+    assert verdict(
+        before, f"{LABELS['mhmoe_32_parameters']} has lower perplexity than {LABELS['xmoe_32']}"
+    ) == ("contradicted")
+
+    for seed in (1, 2, 3):
+        save(worsened(record(tmp_path, f"english-mhmoe_8_parameters-seed{seed}"), 1.1), tmp_path)
+    worse = render_claims([TABLE1, FIGURE4], [THREE_SEEDS], tmp_path, tmp_path)[path]
+    assert verdict(worse, statement) == "contradicted"
+
+    save(worsened(record(tmp_path, "english-mhmoe_8_parameters-seed1"), 0.8), tmp_path)
+    unclear = render_claims([TABLE1, FIGURE4], [THREE_SEEDS], tmp_path, tmp_path)[path]
+    assert verdict(unclear, statement) == "cannot tell"
+
+    remove(tmp_path, "mhmoe_8_parameters")
+    missing = render_claims([TABLE1, FIGURE4], [THREE_SEEDS], tmp_path, tmp_path)[path]
+    assert verdict(missing, statement) == "not run"
+
+
+def test_a_stale_record_decides_nothing(tmp_path):
+    fill(tmp_path)
+    assert {v.n for v in verdicts([TABLE1], [THREE_SEEDS], tmp_path)} == {3}
+    stale = next(
+        r for r in final_runs(longer(THREE_SEEDS), "english", systems_of(TABLE1)[1], (3,), Records(THREE_SEEDS, tmp_path))
+    )  # fmt: skip
+    assert stale.name == "english-xmoe_8-seed3"
+    save(forged(stale, 1.0), tmp_path)
+    found = {(v.claim.better, v.claim.worse): v for v in verdicts([TABLE1], [THREE_SEEDS], tmp_path)}
+    assert found["mhmoe_8_parameters", "xmoe_8"].n == 2  # the two seeds that are left on both sides
+    assert found["xmoe_32", "dense"].n == 3
+
+
+def test_records_of_different_text_are_not_compared(tmp_path):
+    fill(tmp_path)
+    other = record(tmp_path, "english-xmoe_8-seed1")
+    corpus = other.config["data"]["corpus"]
+    corpus["files"] = dict.fromkeys(corpus["files"], "other hashes")
+    from mhmoe.records import fingerprint
+
+    save(dataclasses.replace(other, fingerprint=fingerprint(other.config, 1)), tmp_path)
+    assert Records(THREE_SEEDS, tmp_path).by_name[other.name].config == other.config
+    with pytest.raises(UserError, match="were trained on different data"):
+        render_claims([TABLE1], [THREE_SEEDS], tmp_path, tmp_path)
+
+
+# ---- index ----------------------------------------------------------------------------------
+
+
+def test_the_index_counts_runs_done_stale_and_missing(tmp_path):
+    fill(tmp_path)
+    remove(tmp_path, "dense")
+    text = render_index([TABLE1, LEARNING_RATES], [THREE_SEEDS, TUNED], tmp_path, tmp_path)[
+        tmp_path / "README.md"
+    ]
+    (line,) = [line for line in text.splitlines() if "(table1_perplexity.md)" in line]
+    assert [cell.strip() for cell in line.split("|")][2:6] == ["mini", "21", "0", "3"]
+    text = render_index([TABLE1], [longer(THREE_SEEDS)], tmp_path, tmp_path)[tmp_path / "README.md"]
+    (line,) = [line for line in text.splitlines() if "(table1_perplexity.md)" in line]
+    assert [cell.strip() for cell in line.split("|")][2:6] == ["mini", "0", "21", "3"]
