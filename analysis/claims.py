@@ -197,9 +197,7 @@ def _tested_cost(
     reached = log_costs(costs, metric)
     if len(reached) == len(costs):
         return paired_difference(reached, dict.fromkeys(reached, 0.0))
-    spent_enough = all(
-        getattr(total(better[seed]), metric) >= getattr(total(worse[seed]), metric) for seed in costs
-    )
+    spent_enough = all(getattr(total(better[seed]), metric) >= getattr(total(worse[seed]), metric) for seed in costs)
     if not reached and spent_enough:
         return difference
     return dataclasses.replace(_UNKNOWN, n=len(costs))
@@ -217,14 +215,10 @@ def _decide(measured: Verdict, adjusted_p: float) -> Verdict:
 def _check_same_data(better: Record, worse: Record, split: str) -> None:
     names = f"records {better.name} and {worse.name}"
     if better.config.get("data") != worse.config.get("data"):
-        raise UserError(
-            f"{names} were trained on different data and cannot be compared; run them on the same data"
-        )
+        raise UserError(f"{names} were trained on different data and cannot be compared; run them on the same data")
     documents = [[(d["id"], d["tokens"]) for d in r.metrics[split]["documents"]] for r in (better, worse)]
     if documents[0] != documents[1]:
-        raise UserError(
-            f"{names} were evaluated on different documents of {split}; run them on the same data"
-        )
+        raise UserError(f"{names} were evaluated on different documents of {split}; run them on the same data")
 
 
 def _documents(side: Mapping[int, Record], split: str) -> dict[int, Documents]:

@@ -90,9 +90,7 @@ def learning_curves(
     colour in all panels; one without curves is listed as "not run". paper_lines: panel -> label ->
     the paper's value. skip: evaluations in this first share of the run may lie above the frame.
     """
-    points = {
-        panel: {label: over_seeds(c) for label, c in series.items()} for panel, series in panels.items()
-    }
+    points = {panel: {label: over_seeds(c) for label, c in series.items()} for panel, series in panels.items()}
     styles = _styles(label for series in panels.values() for label in series)
     drawn = [p for series in points.values() for line in series.values() for p in line]
     lines = [value for values in (paper_lines or {}).values() for value in values.values()]
@@ -104,9 +102,7 @@ def learning_curves(
             axes.set_title(panel, loc="left")
             axes.set_xlabel("tokens seen (millions)")
             # The legend lists the systems as they end, the highest curve first.
-            for label, line in sorted(
-                series.items(), key=lambda item: -item[1][-1].mean if item[1] else math.inf
-            ):
+            for label, line in sorted(series.items(), key=lambda item: -item[1][-1].mean if item[1] else math.inf):
                 end = f"{line[-1].mean:.2f} (n = {line[-1].n})" if line else "not run"
                 _draw(axes, line, styles[label], f"{label}: {end}", band=True, factor=1e-6)
             for label, value in (paper_lines or {}).get(panel, {}).items():
@@ -149,9 +145,7 @@ def line_figure(
     """
     styles = _styles(series)
     drawn = [p for line in series.values() for p in line]
-    heights = [h for p in drawn for h in (p.mean, p.low, p.high) if math.isfinite(h)] + list(
-        (reference or {}).values()
-    )
+    heights = [h for p in drawn for h in (p.mean, p.low, p.high) if math.isfinite(h)] + list((reference or {}).values())
     with rc_context(_STYLE):
         figure = Figure(figsize=(8.6, 5.6), layout="constrained")
         axes = figure.subplots()
@@ -184,9 +178,7 @@ def line_figure(
 def _styles(labels: Any) -> dict[str, dict[str, Any]]:
     names = list(dict.fromkeys(labels))
     if len(names) > len(_COLOURS):
-        raise ValueError(
-            f"{len(names)} series in one figure; at most {len(_COLOURS)} can be told apart: use panels"
-        )
+        raise ValueError(f"{len(names)} series in one figure; at most {len(_COLOURS)} can be told apart: use panels")
     return {
         name: {"color": colour, "linestyle": line, "marker": marker}
         for name, colour, line, marker in zip(names, _COLOURS, _LINES, _MARKERS, strict=False)

@@ -44,9 +44,7 @@ def final_point(record: Record) -> Mapping[str, Any]:
     """The last evaluated point of a run's curve. UserError if there is none after training began."""
     points = _evaluated(record.curve)
     if not points or points[-1]["tokens"] <= 0:
-        raise UserError(
-            f"record {record.name} has no validation loss in its curve; run it again with evaluation on"
-        )
+        raise UserError(f"record {record.name} has no validation loss in its curve; run it again with evaluation on")
     return points[-1]
 
 

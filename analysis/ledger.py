@@ -76,9 +76,7 @@ def _ours(verdict: Verdict) -> str:
     ratios = {cost: math.exp(summarise(log_costs(verdict.costs, cost).values()).mean) for cost in COSTS}
     others = ", ".join(f"{ratios[cost]:.2f} x {cost}" for cost in COSTS if cost != metric)
     if len(reached) < n:
-        return (
-            f"{ratios[metric]:.2f} x {metric}, in {len(reached)} of {n} seeds, never in the others; {others}"
-        )
+        return f"{ratios[metric]:.2f} x {metric}, in {len(reached)} of {n} seeds, never in the others; {others}"
     low, high = math.exp(verdict.tested.low), math.exp(verdict.tested.high)
     bounds = "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
     return f"{ratios[metric]:.2f} x {metric}{bounds}; {others}"

@@ -98,9 +98,7 @@ def _perplexity_row(spec: RowSpec, records: Sequence[Record], split: str, declar
         *((r.system, r.scale, r.task) for r in current),
     }
     if len(kinds) > 1:
-        raise UserError(
-            f"the row of {spec.system} mixes records of {sorted(kinds)}; a row has one scale and task"
-        )
+        raise UserError(f"the row of {spec.system} mixes records of {sorted(kinds)}; a row has one scale and task")
     by_seed(current)  # refuses a seed that counts twice
     perplexity = summarise(r.metrics[split]["perplexity"] for r in current)
     row |= {"perplexity": perplexity.mean, "std": perplexity.std, "n": perplexity.n}
@@ -108,9 +106,7 @@ def _perplexity_row(spec: RowSpec, records: Sequence[Record], split: str, declar
     row["bits_per_byte"] = summarise(r.metrics[split]["bits_per_byte"] for r in current).mean
     for name in ("parameters", "active_parameters", "flops_per_token"):
         row[name] = _shared(current, name, [getattr(r, name) for r in current])
-    row["learning_rate"] = _shared(
-        current, "learning_rate", [r.config["training"]["learning_rate"] for r in current]
-    )
+    row["learning_rate"] = _shared(current, "learning_rate", [r.config["training"]["learning_rate"] for r in current])
     row["tokens_per_second"] = summarise(r.tokens / r.wall_seconds for r in current).mean
     row["paper_difference"] = _percent(perplexity.mean, spec.paper)
     return row
@@ -148,9 +144,7 @@ def table_markdown(
     columns: Sequence[Column], rows: Sequence[Row], *, title: str = "", caption: Sequence[str] = ()
 ) -> str:
     """Title, caption lines, and the table, padded so that it also reads as plain text."""
-    cells = [[column.heading for column in columns]] + [
-        [column.text(row) for column in columns] for row in rows
-    ]
+    cells = [[column.heading for column in columns]] + [[column.text(row) for column in columns] for row in rows]
     cells = [[cell.replace("|", "\\|") for cell in line] for line in cells]
     widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(columns))]
     numeric = [any(isinstance(row.get(c.key), int | float) for row in rows) for c in columns]
@@ -160,8 +154,7 @@ def table_markdown(
         lines += [text, ""]
     for line in (cells[0], rule, *cells[1:]):
         padded = [
-            cell.rjust(w) if number else cell.ljust(w)
-            for cell, w, number in zip(line, widths, numeric, strict=True)
+            cell.rjust(w) if number else cell.ljust(w) for cell, w, number in zip(line, widths, numeric, strict=True)
         ]
         lines.append(f"| {' | '.join(padded)} |")
     return "\n".join(lines) + "\n"

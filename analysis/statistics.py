@@ -51,9 +51,7 @@ class Documents:
         object.__setattr__(self, "nll", np.asarray(nll, dtype=np.float64))
         object.__setattr__(self, "size", np.asarray(size, dtype=np.float64))
         if self.nll.ndim != 1 or self.nll.shape != self.size.shape:
-            raise ValueError(
-                f"nll {self.nll.shape} and size {self.size.shape} must be one number per document"
-            )
+            raise ValueError(f"nll {self.nll.shape} and size {self.size.shape} must be one number per document")
         if not (self.size > 0).all():
             raise ValueError("every document must have a size above zero; leave out the empty ones")
 

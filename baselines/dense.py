@@ -9,9 +9,7 @@ Not published: nothing that matters here. Departures: none.
 from mhmoe.experts import FeedForwardConfig
 
 
-def dense(
-    dim: int, activation: str = "gelu", bias: bool = False, inner_norm: bool = False
-) -> FeedForwardConfig:
+def dense(dim: int, activation: str = "gelu", bias: bool = False, inner_norm: bool = False) -> FeedForwardConfig:
     """The network of every block, inner width 4 dim."""
     return FeedForwardConfig(
         dim=dim,

@@ -70,12 +70,8 @@ class Sizes:
     def sparse(self, num_experts: int) -> SparseMoEConfig:
         width = self.dim // self.heads
         return SparseMoEConfig(
-            router=DotProductRouterConfig(
-                dim=width, num_experts=num_experts, top_k=self.top_k, renormalize=True
-            ),
-            experts=ExpertsConfig(
-                dim=width, num_experts=num_experts, expert_dim=self.expert_dim, activation="swiglu"
-            ),
+            router=DotProductRouterConfig(dim=width, num_experts=num_experts, top_k=self.top_k, renormalize=True),
+            experts=ExpertsConfig(dim=width, num_experts=num_experts, expert_dim=self.expert_dim, activation="swiglu"),
         )
 
     def dense(self, num_experts: int) -> FeedForwardConfig:

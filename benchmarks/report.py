@@ -92,8 +92,7 @@ def layer_markdown(data: Data) -> str:
     sizes = data["sizes"]
     width = sizes["dim"] // sizes["heads"]
     dense = "; ".join(
-        f"{d['inner_dim']} at {d['num_experts']} experts (FLOPs {d['flops_residual']:+.2%})"
-        for d in sizes["dense"]
+        f"{d['inner_dim']} at {d['num_experts']} experts (FLOPs {d['flops_residual']:+.2%})" for d in sizes["dense"]
     )
     found = verdicts(data)
     rows = f"{sizes['tokens'] * sizes['heads']:,} rows of width {width}"
@@ -112,9 +111,7 @@ def layer_markdown(data: Data) -> str:
         "is timed once.",
         summary(found),
     ]
-    labelled = [
-        row | {"ours_label": LABELS[row["ours"]], "other_label": LABELS[row["other"]]} for row in found
-    ]
+    labelled = [row | {"ours_label": LABELS[row["ours"]], "other_label": LABELS[row["other"]]} for row in found]
     parts = [table_markdown(VERDICT_COLUMNS, labelled, title="Speed of the layer", caption=caption)]
     parts.append(
         "![time per FLOP, relative to the dense FFN](layer.png)\n\n"
@@ -155,9 +152,7 @@ def layer_rows(data: Data, threads: int, precision: str) -> list[dict[str, Any]]
 
 
 def _machine_line(data: Data, threads: int, precision: str) -> str:
-    machine = next(
-        r["machine"] for r in data["rows"] if (r["threads"], r["precision"]) == (threads, precision)
-    )
+    machine = next(r["machine"] for r in data["rows"] if (r["threads"], r["precision"]) == (threads, precision))
     return (
         f"Measured peaks: torch.mm {machine['mm'] * 1e-9:,.0f} GFLOP/s, oneDNN's product "
         f"{machine['onednn'] * 1e-9:,.0f} GFLOP/s, copy {machine['bandwidth'] * 1e-9:,.1f} GB/s.\n"

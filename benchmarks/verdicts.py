@@ -55,9 +55,7 @@ def time_per_flop(data: Data, row: Data, reference: str = "dense") -> float | No
     if not base:
         return None
     flops = next(
-        r["flops"]
-        for r in data["rows"]
-        if r["contender"] == reference and r["num_experts"] == row["num_experts"]
+        r["flops"] for r in data["rows"] if r["contender"] == reference and r["num_experts"] == row["num_experts"]
     )
     return (median(row["seconds"]) / row["flops"]) / (median(base) / flops)
 

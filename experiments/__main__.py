@@ -31,9 +31,7 @@ from mhmoe.packing import export
 from mhmoe.records import Record, UserError
 
 app = SubcommandApp()
-Stem = Annotated[
-    Positional[str], tyro.conf.arg(help="a table or figure, or the unique beginning of its name")
-]
+Stem = Annotated[Positional[str], tyro.conf.arg(help="a table or figure, or the unique beginning of its name")]
 ScaleName = Annotated[str, tyro.conf.arg(help="smoke, cpu, gpu or paper")]
 TEXTS = (".md", ".csv")  # what `render --check` compares: pictures differ with the version of a font library
 
@@ -114,9 +112,7 @@ def run(
 
 @app.command(name="render")
 def render_(
-    stem: Annotated[
-        Positional[str], tyro.conf.arg(help="which; all of them, and the ledger, if left out")
-    ] = "",
+    stem: Annotated[Positional[str], tyro.conf.arg(help="which; all of them, and the ledger, if left out")] = "",
     scale: ScaleName = "cpu",
     check: bool = False,
 ) -> None:
@@ -163,9 +159,7 @@ def _compare(stem: str, ours: Path, committed: Path) -> None:
     stems = () if stem == "claims" else (find(stem).stem,) if stem else tuple(experiments())
     differing = sorted(name for name, text in wanted.items() if found.get(name) != text)
     left = sorted(name for name in found.keys() - wanted.keys() if name.startswith(stems))
-    problems = (
-        [f"{', '.join(differing)} differ from what the records give; render again"] if differing else []
-    )
+    problems = [f"{', '.join(differing)} differ from what the records give; render again"] if differing else []
     problems += [f"{', '.join(left)} come from no record; remove them"] if left else []
     if problems:
         raise UserError(f"in {committed}: {'; '.join(problems)}")

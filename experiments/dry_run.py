@@ -19,9 +19,7 @@ COLUMNS = (
 )
 
 
-def cost_table(
-    experiment: Experiment, scale: Scale, task: str, seeds: Sequence[int], records: Records
-) -> str:
+def cost_table(experiment: Experiment, scale: Scale, task: str, seeds: Sequence[int], records: Records) -> str:
     """A table of the runs.
 
     Seconds and memory are those of a finished run of the same system, if there is one; else memory is the
@@ -32,9 +30,7 @@ def cost_table(
     known = [row["seconds"] for row in missing if row["seconds"] is not None]
     total = sum(row["training_flops"] for row in missing) / 1e15
     estimate = (
-        f"about {sum(known) / 3600:.1f} hours one after the other"
-        if len(known) == len(missing)
-        else "time unknown"
+        f"about {sum(known) / 3600:.1f} hours one after the other" if len(known) == len(missing) else "time unknown"
     )
     caption = f"{len(missing)} of {len(rows)} runs are not done; {total:,.2f} PFLOPs; {estimate}."
     return table_markdown(COLUMNS, rows, caption=[caption])

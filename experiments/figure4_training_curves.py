@@ -48,12 +48,7 @@ EXPERIMENT = Curves(
         },
     },
     claims=(
-        *(
-            _faster(n, r, c)
-            for n in (8, 32)
-            for r in ("parameters", "compute")
-            for c in ("tokens", "flops", "seconds")
-        ),
+        *(_faster(n, r, c) for n in (8, 32) for r in ("parameters", "compute") for c in ("tokens", "flops", "seconds")),
         _faster(8, "parameters", "tokens", worse=f"xmoe_8_k{HEADS}"),
     ),
 )

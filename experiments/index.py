@@ -38,9 +38,7 @@ def render_index(
         for experiment in experiments:
             runs = plan(experiment, scale, experiment.task, tuple(scale.seeds), records)
             states = [records.state(run) for run in runs]
-            done = [
-                records.by_name[run.name] for run, state in zip(runs, states, strict=True) if state == "done"
-            ]
+            done = [records.by_name[run.name] for run, state in zip(runs, states, strict=True) if state == "done"]
             if not runs or states.count("missing") < len(runs):
                 rows.append(
                     {

@@ -186,9 +186,7 @@ def mhmoe(
     return _system(name, label, layer, seeds, width)
 
 
-def _system(
-    name: str, label: str, layer: Callable[[Scale], Config], seeds: int | None, width: int | None
-) -> System:
+def _system(name: str, label: str, layer: Callable[[Scale], Config], seeds: int | None, width: int | None) -> System:
     if width is not None:
         name, label = f"{name}_w{width}", f"{label}, width {width}"
     return System(name, label, layer, seeds, width)

@@ -39,9 +39,7 @@ READINGS = (
 )
 
 
-def render(
-    experiment: Experiment, scales: Sequence[Scale], folder: Path, results: Path = RESULTS
-) -> dict[Path, str]:
+def render(experiment: Experiment, scales: Sequence[Scale], folder: Path, results: Path = RESULTS) -> dict[Path, str]:
     """Write an experiment's files; returns those that are text, for printing and comparing."""
     pages: list[str] = [f"# {experiment.title}\n"]
     tables: list[str] = []
@@ -64,9 +62,7 @@ def render(
     return files
 
 
-def verdicts(
-    experiments: Sequence[Experiment], scales: Sequence[Scale], results: Path = RESULTS
-) -> list[Verdict]:
+def verdicts(experiments: Sequence[Experiment], scales: Sequence[Scale], results: Path = RESULTS) -> list[Verdict]:
     """A verdict on every claim, by the current records alone."""
     found: list[Verdict] = []
     for experiment in experiments:
@@ -99,17 +95,13 @@ def _current(systems: Sequence[System], scale: Scale, records: Records, task: st
     return current
 
 
-def _declared(
-    systems: Sequence[System], scale: Scale, records: Records, task: str
-) -> dict[tuple[str, str], str]:
+def _declared(systems: Sequence[System], scale: Scale, records: Records, task: str) -> dict[tuple[str, str], str]:
     """What `divide` asks for: the fingerprint that every final run should have."""
     runs = (run for s in systems for run in final_runs(scale, task, s, records.seeds(task, s), records))
     return {(scale.name, run.name): records.declared(run) or "other" for run in runs}
 
 
-def _of_systems(
-    systems: Sequence[System], scale: Scale, records: Records, task: str
-) -> dict[str, list[Record]]:
+def _of_systems(systems: Sequence[System], scale: Scale, records: Records, task: str) -> dict[str, list[Record]]:
     """Each system's records of final runs, stale ones included."""
     names = {s.name: [final_name(task, s, seed) for seed in records.seeds(task, s)] for s in systems}
     return {s: [records.by_name[n] for n in found if n in records.by_name] for s, found in names.items()}
@@ -132,13 +124,8 @@ def _table(table: Table, scale: Scale, records: Records, folder: Path) -> tuple[
     if not found:
         return "", ""
     declared = _declared(systems, scale, records, table.task)
-    specs = [
-        RowSpec(system=row.system.name, label=row.system.label, paper=_printed(row.paper))
-        for row in table.rows
-    ]
-    rows = perplexity_table(
-        specs, of_systems, reference=table.reference, split=table.split, declared=declared
-    )
+    specs = [RowSpec(system=row.system.name, label=row.system.label, paper=_printed(row.paper)) for row in table.rows]
+    rows = perplexity_table(specs, of_systems, reference=table.reference, split=table.split, declared=declared)
     current, _ = divide(found, declared)
     lines = caption(current, reading=READINGS, sources=_sources(current))
     lines.append(
@@ -166,11 +153,9 @@ def _curves(curves: Curves, scale: Scale, records: Records, folder: Path) -> tup
     name = f"{curves.stem}_{scale.name}.png"
     lines = caption(found, reading=READINGS, sources=_sources(found))
     learning_curves(panels, folder / name, title=curves.title, note=lines[0])
-    rows = [
-        {"scale": scale.name, "system": s.label, **_end(current[s.name], of_systems[s.name])} for s in systems
-    ]
+    rows = [{"scale": scale.name, "label": s.label, **_end(current[s.name], of_systems[s.name])} for s in systems]
     columns = (
-        Column("system", "system"),
+        Column("label", "system"),
         Column("seeds", "seeds"),
         Column("perplexity", "final validation perplexity", ".2f"),
         Column("tokens", "tokens (M)", ",.2f", 1e-6),
@@ -245,12 +230,8 @@ def _sizes(sizes: Sizes, scale: Scale, records: Records, folder: Path) -> tuple[
     rows = size_rows(sizes.systems, scale)
     page = table_markdown(SIZE_COLUMNS, rows)
     if scale is SCALES["paper"] and sizes.follow_up:
-        page += f"\n### {FOLLOW_UP_TITLE}\n\n" + table_markdown(
-            FOLLOW_UP_COLUMNS, follow_up_rows(sizes.follow_up)
-        )
-    return page, table_csv(
-        (Column("scale", "scale"), *SIZE_COLUMNS), [{"scale": scale.name, **r} for r in rows]
-    )
+        page += f"\n### {FOLLOW_UP_TITLE}\n\n" + table_markdown(FOLLOW_UP_COLUMNS, follow_up_rows(sizes.follow_up))
+    return page, table_csv((Column("scale", "scale"), *SIZE_COLUMNS), [{"scale": scale.name, **r} for r in rows])
 
 
 def _printed(path: Sequence[str]) -> float | None:
@@ -267,7 +248,5 @@ def _joined(tables: Sequence[str]) -> str:
     """Several CSV texts with the same heading as one."""
     lines = [table.splitlines() for table in tables]
     return (
-        "\n".join([*lines[0][:1], *(line for table in lines for line in table[1:])]) + "\n"
-        if lines
-        else csv_text([])
+        "\n".join([*lines[0][:1], *(line for table in lines for line in table[1:])]) + "\n" if lines else csv_text([])
     )

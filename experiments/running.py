@@ -78,9 +78,7 @@ def text_of(scale: Scale, data: Path | None, cache: Path = CACHE) -> PackedText:
 def check_device(scale: Scale) -> None:
     """Raises UserError if this machine cannot train at the scale."""
     if scale.device == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            f"scale {scale.name} needs a CUDA device and there is none; choose SCALE=cpu or smoke"
-        )
+        raise UserError(f"scale {scale.name} needs a CUDA device and there is none; choose SCALE=cpu or smoke")
 
 
 def run_missing(experiment: Experiment, scale: Scale, task: str, options: Options) -> bool:

@@ -61,9 +61,7 @@ def is_text_of(scale: Scale, data: Mapping[str, Any]) -> bool:
     except ValueError:  # the hub's revision is not pinned here, so that of the record stands
         return found.get("kind") == "hub"
     same = all(
-        found[field.name] == getattr(corpus, field.name)
-        for field in dataclasses.fields(corpus)
-        if field.name in found
+        found[field.name] == getattr(corpus, field.name) for field in dataclasses.fields(corpus) if field.name in found
     )
     if isinstance(corpus, LocalCorpus):
         sets = {name.rpartition("-")[0] for name in found.get("files", ())}
@@ -150,9 +148,7 @@ def final_name(task: str, system: System, seed: int) -> str:
     return f"{task}-{system.name}-seed{seed}"
 
 
-def final_runs(
-    scale: Scale, task: str, system: System, seeds: Sequence[int], records: Records
-) -> Iterator[Run]:
+def final_runs(scale: Scale, task: str, system: System, seeds: Sequence[int], records: Records) -> Iterator[Run]:
     """One run for every seed, at the chosen learning rate."""
     rate = records.chosen_rate(task, system)
     for seed in seeds:
@@ -178,23 +174,17 @@ def systems_of(experiment: Experiment) -> list[System]:
     return list({system.name: system for system in found}.values())
 
 
-def plan(
-    experiment: Experiment, scale: Scale, task: str, seeds: Sequence[int], records: Records
-) -> list[Run]:
+def plan(experiment: Experiment, scale: Scale, task: str, seeds: Sequence[int], records: Records) -> list[Run]:
     """All runs of an experiment: the learning rates first, then the finals seed by seed.
 
     Raises UserError if the experiment has no such task, or a final seed is the one that chooses the rates.
     """
     if task not in experiment.tasks:
-        raise UserError(
-            f"task={task!r} is not one of {experiment.stem}'s; choose one of {', '.join(experiment.tasks)}"
-        )
+        raise UserError(f"task={task!r} is not one of {experiment.stem}'s; choose one of {', '.join(experiment.tasks)}")
     if isinstance(experiment, Sizes):
         return []
     if scale.tuning_seed in seeds and len(scale.learning_rates) > 1:
-        raise UserError(
-            f"seed {scale.tuning_seed} chooses the learning rates; take others for the final runs"
-        )
+        raise UserError(f"seed {scale.tuning_seed} chooses the learning rates; take others for the final runs")
     systems = systems_of(experiment)
     runs = [run for system in systems for run in tuning_runs(scale, task, system)]
     if not isinstance(experiment, Sweep):
@@ -204,8 +194,6 @@ def plan(
     return runs
 
 
-def not_done(
-    experiment: Experiment, scale: Scale, task: str, seeds: Sequence[int], records: Records
-) -> list[Run]:
+def not_done(experiment: Experiment, scale: Scale, task: str, seeds: Sequence[int], records: Records) -> list[Run]:
     """The part of the plan that has no current record."""
     return [run for run in plan(experiment, scale, task, seeds, records) if records.state(run) != "done"]

@@ -25,9 +25,7 @@ ROWS = (
 )
 
 
-def _lower(
-    better: str, worse: str, source: str, reading: str = "", printed: tuple[str, str] | None = None
-) -> Claim:
+def _lower(better: str, worse: str, source: str, reading: str = "", printed: tuple[str, str] | None = None) -> Claim:
     """`better` has lower perplexity than `worse`; `printed` names the paper's two values."""
     labels = {row.system.name: row.system.label for row in ROWS}
     numbers = paper_numbers()[PRINTED[0]][PRINTED[1]]

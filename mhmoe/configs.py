@@ -47,9 +47,7 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """JSON form: `kind`, then every field; nested configs likewise."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {"kind": self.kind} | {
-            k: v.to_dict() if isinstance(v, Config) else v for k, v in fields.items()
-        }
+        return {"kind": self.kind} | {k: v.to_dict() if isinstance(v, Config) else v for k, v in fields.items()}
 
     def replace(self: SomeConfig, **changes: Any) -> SomeConfig:
         return dataclasses.replace(self, **changes)
@@ -57,9 +55,7 @@ class Config:
     def check_at_least(self, minimum: int, *names: str) -> None:
         for name in names:
             if getattr(self, name) < minimum:
-                raise ValueError(
-                    f"{name}={getattr(self, name)} is not allowed; it must be at least {minimum}"
-                )
+                raise ValueError(f"{name}={getattr(self, name)} is not allowed; it must be at least {minimum}")
 
 
 def config_from_dict(raw: Mapping[str, Any]) -> Config:

@@ -43,6 +43,7 @@ class MHMoEConfig(PreTrainedConfig):
     """
 
     model_type = "mhmoe"
+    __no_type_check__ = True  # for jaxtyping: __init__ takes more keywords than there are fields
 
     vocab_size: int = 2048
     hidden_size: int = 96
@@ -65,9 +66,7 @@ class MHMoEConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         if unknown := sorted(kwargs.keys() - _TRANSFORMERS_KEYS):
-            names = ", ".join(
-                f.name for f in dataclasses.fields(self) if f.name in MHMoEConfig.__annotations__
-            )
+            names = ", ".join(f.name for f in dataclasses.fields(self) if f.name in MHMoEConfig.__annotations__)
             raise ValueError(f"MHMoEConfig has no key {unknown[0]!r}; it has {names}")
         if self.feed_forward is None:
             self.feed_forward = {

@@ -172,9 +172,7 @@ def _docstrings(path: Path) -> list[str]:
         text = _without_doctests(ast.get_docstring(node) or "")
         if len(text) >= _SHORTEST_DOCSTRING:
             found.append(text)
-        children = [
-            c for c in node.body if isinstance(c, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        ]
+        children = [c for c in node.body if isinstance(c, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)]
         pending.extend(reversed(children))
     return found
 
@@ -240,16 +238,12 @@ class LocalCorpus:
         """The folder, and the hash of every file that its manifest lists."""
         folder = self.path or Path(os.environ.get(DATA_VARIABLE, ""))
         if folder == Path():
-            raise UserError(
-                f"no data folder is given; set {DATA_VARIABLE} to a folder that has a manifest.json"
-            )
+            raise UserError(f"no data folder is given; set {DATA_VARIABLE} to a folder that has a manifest.json")
         manifest = folder / "manifest.json"
         if not manifest.is_file():
             raise UserError(f"data folder {folder} has no manifest.json; set {DATA_VARIABLE} to one that has")
         try:
-            return folder, {
-                entry["file"]: entry["sha256"] for entry in json.loads(manifest.read_bytes())["files"]
-            }
+            return folder, {entry["file"]: entry["sha256"] for entry in json.loads(manifest.read_bytes())["files"]}
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{manifest} is not a manifest ({error!r}); fetch it again") from None
 
@@ -277,9 +271,7 @@ def _checked_lines(folder: Path, name: str, hashes: dict[str, str]) -> list[tupl
             _parse(line, path, number)  # a corrupt line says more than a wrong hash
         damage = f": its sha256 is not the one in manifest.json{damage}"
     if damage:
-        raise UserError(
-            f"{path} is damaged{damage}; fetch it again, or correct the manifest if you changed it"
-        )
+        raise UserError(f"{path} is damaged{damage}; fetch it again, or correct the manifest if you changed it")
     return lines
 
 
@@ -331,9 +323,7 @@ class HubCorpus:
         try:
             import datasets
         except ImportError:
-            raise UserError(
-                "text from the hub needs the package datasets; run: pip install datasets"
-            ) from None
+            raise UserError("text from the hub needs the package datasets; run: pip install datasets") from None
         try:
             rows: Any = datasets.load_dataset(  # pyright: ignore[reportUnknownMemberType]
                 self.dataset, self.name, split=theirs, revision=self.revision, streaming=True
@@ -341,18 +331,14 @@ class HubCorpus:
             for number, row in enumerate(rows):
                 text = row.get(self.text_column)
                 if not isinstance(text, str):
-                    raise UserError(
-                        f"{self.dataset} has no text in column {self.text_column!r}; it has {list(row)}"
-                    )
+                    raise UserError(f"{self.dataset} has no text in column {self.text_column!r}; it has {list(row)}")
                 if text.strip():
                     yield Document(text, self.dataset, f"{theirs}/{number}")
         except UserError:
             raise
         except Exception as error:  # whatever the network, the hub and the file formats raise
             reason = str(error).strip().partition("\n")[0]
-            raise UserError(
-                f"cannot read {self.dataset}, split {theirs}: {type(error).__name__}: {reason}"
-            ) from error
+            raise UserError(f"cannot read {self.dataset}, split {theirs}: {type(error).__name__}: {reason}") from error
 
     def fingerprint(self) -> dict[str, Any]:
         """The pinned revision and what is read of it."""

@@ -5,9 +5,9 @@
     combine    out_r = sum_j g_rj y_{position(r, j)}
 
 `loop_linear` is the readable reference of the product, `grouped_linear` the fast path; both give the same
-outputs and gradients. What makes it fast on CPU, in the order of what it saves: a stacked weight's gradient is
-computed in the weight's own layout (autograd's formula gives a transposed one, which is copied whole);
-gathering and combining are index_select and embedding_bag, whose gradients are again gathers, never
+outputs and gradients. What makes it fast on CPU: an expert's share of rows is filled up so that shapes recur; a
+stacked weight's gradient is computed in the weight's own layout (autograd's formula gives a transposed one,
+which is copied whole); gathering and combining are index_select and embedding_bag, whose gradients are again gathers, never
 scatters; wide float32 products go to oneDNN where torch offers it.
 """
 
@@ -18,24 +18,35 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+BLOCK = 32
+"""On CPU each expert's share is filled up to a multiple of so many rows. oneDNN builds a kernel for every new
+shape, which costs more than a small product: with shapes that recur it does not have to."""
+
 
 class Order(NamedTuple):
-    """The selections sorted by expert (stably, so that sums do not vary)."""
+    """The selections in the order of their experts, and among one expert's in their own."""
 
     expert: Int[Tensor, " selections"]
     row: Int[Tensor, " selections"]
-    source: Int[Tensor, " selections"]
-    """Where each sorted selection stood in the flat (row, choice) order."""
     position: Int[Tensor, "rows top_k"]
-    """Where each selection went: the inverse of `source`."""
+    """Where each selection went. What fills up a share is nobody's position: nothing reads its result."""
     ends: Int[Tensor, " experts"]
 
 
 def sort_by_expert(index: Int[Tensor, "rows top_k"], num_experts: int) -> Order:
-    expert, source = index.flatten().sort(stable=True)
-    position = torch.empty_like(source).scatter_(0, source, torch.arange(len(source), device=index.device))
+    """The order of these selections; shares are filled up with row 0."""
+    expert, source = index.flatten().sort(stable=True)  # stable: the sums' order does not vary
     ends = torch.searchsorted(expert, torch.arange(num_experts, device=index.device), right=True)
-    return Order(expert, source // index.shape[1], source, position.view_as(index), ends.to(torch.int32))
+    place, row = torch.arange(len(expert), device=index.device), source // index.shape[1]
+    if index.device.type == "cpu" and not torch.compiler.is_compiling():  # the filled length varies
+        sizes = ends.diff(prepend=ends.new_zeros(1))
+        filled = (sizes + BLOCK - 1) // BLOCK * BLOCK
+        place = place + (filled.cumsum(0) - filled - ends + sizes)[expert]
+        ends = filled.cumsum(0)
+        empty = place.new_zeros(int(ends[-1]))
+        expert, row = empty.index_copy(0, place, expert), empty.index_copy(0, place, row)
+    position = torch.empty_like(source).scatter_(0, source, place).view_as(index)
+    return Order(expert, row, position, ends.to(torch.int32))
 
 
 def gather(x: Float[Tensor, "rows dim"], order: Order) -> Float[Tensor, "selections dim"]:
@@ -47,7 +58,7 @@ def combine(
     y: Float[Tensor, "selections dim"], weight: Float[Tensor, "rows top_k"], order: Order
 ) -> Float[Tensor, "rows dim"]:
     """Each row's results, summed with its gate weights."""
-    return _Combine.apply(y, weight.to(y.dtype), order.row, order.source, order.position)  # pyright: ignore
+    return _Combine.apply(y, weight.to(y.dtype), order.row, order.position)  # pyright: ignore
 
 
 def loop_linear(
@@ -152,14 +163,15 @@ class _Combine(torch.autograd.Function):
     """sum_j weight[r, j] y[position[r, j]]."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, weight: Tensor, row: Tensor, source: Tensor, position: Tensor) -> Tensor:
-        ctx.save_for_backward(y, weight, row, source, position)
+    def forward(ctx: Any, y: Tensor, weight: Tensor, row: Tensor, position: Tensor) -> Tensor:
+        ctx.save_for_backward(y, weight, row, position)
         return F.embedding_bag(position, y, mode="sum", per_sample_weights=weight)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        y, weight, row, source, position = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        y, weight, row, position = ctx.saved_tensors
         grad = grads[0].index_select(0, row)
         weight_grad = torch.linalg.vecdot(grad, y).index_select(0, position.flatten()).view_as(weight)
-        return grad * weight.flatten().index_select(0, source).unsqueeze(-1), weight_grad, None, None, None
+        gate = weight.new_zeros(len(y)).index_copy(0, position.flatten(), weight.flatten())
+        return grad * gate.unsqueeze(-1), weight_grad, None, None

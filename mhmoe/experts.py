@@ -71,9 +71,7 @@ class _NetworkConfig(Config):
     def __post_init__(self) -> None:
         self.check_at_least(1, "dim", "inner")
         if self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"activation={self.activation!r} is not known; choose one of {', '.join(ACTIVATIONS)}"
-            )
+            raise ValueError(f"activation={self.activation!r} is not known; choose one of {', '.join(ACTIVATIONS)}")
 
     def network_parameters(self) -> int:
         matrices = self.dim * (self.up_width + self.inner)
@@ -121,9 +119,7 @@ class FeedForward(nn.Module):
             if linear.bias is not None:
                 nn.init.zeros_(linear.bias)
 
-    def forward(
-        self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None
-    ) -> FFNOutput:
+    def forward(self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None) -> FFNOutput:
         """A mask changes nothing here: rows do not see each other."""
         return FFNOutput(self.down_proj(self.inner_norm(self.activation(self.up_proj(x)))))
 
@@ -207,18 +203,14 @@ class StackedLayerNorm(nn.Module):
         nn.init.ones_(self.weight)
         nn.init.zeros_(self.bias)
 
-    def forward(
-        self, x: Float[Tensor, "rows inner"], expert: Int[Tensor, " rows"]
-    ) -> Float[Tensor, "rows inner"]:
+    def forward(self, x: Float[Tensor, "rows inner"], expert: Int[Tensor, " rows"]) -> Float[Tensor, "rows inner"]:
         return F.layer_norm(x, x.shape[-1:]) * self.weight[expert] + self.bias[expert]
 
 
 class NoNorm(nn.Module):
     """The identity, with the signature of `StackedLayerNorm`."""
 
-    def forward(
-        self, x: Float[Tensor, "rows inner"], expert: Int[Tensor, " rows"]
-    ) -> Float[Tensor, "rows inner"]:
+    def forward(self, x: Float[Tensor, "rows inner"], expert: Int[Tensor, " rows"]) -> Float[Tensor, "rows inner"]:
         return x
 
 

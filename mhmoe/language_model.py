@@ -71,9 +71,7 @@ class MHMoEPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
-        elif (reset := getattr(module, "reset_parameters", None)) is not None and not _belongs_to_parent(
-            module
-        ):
+        elif (reset := getattr(module, "reset_parameters", None)) is not None and not _belongs_to_parent(module):
             reset()
 
 
@@ -194,9 +192,7 @@ class MHMoEForCausalLM(MHMoEPreTrainedModel, GenerationMixin):
         logits = self.lm_head(hidden)
         loss = task_loss = None
         if labels is not None:
-            task_loss = nn.functional.cross_entropy(
-                logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
-            )
+            task_loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
             loss = task_loss
             if output.balance_loss is not None:
                 loss = task_loss + self.config.balance_weight * output.balance_loss

@@ -82,9 +82,7 @@ class MultiHead(nn.Module):
         self.inner = config.inner.build()
         self.merge = _mlp(config.dim, config.merge_layers, config.bias, MERGE_GAIN)
 
-    def forward(
-        self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None
-    ) -> FFNOutput:
+    def forward(self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None) -> FFNOutput:
         """The sub-tokens of tokens where `mask` is False are not routed."""
         if x.shape[-1] != self.dim:
             raise ValueError(
@@ -172,9 +170,7 @@ def multi_head_moe(
     )
     if inner_residual:
         inner = ResidualConfig(inner=inner)
-    return MultiHeadConfig(
-        dim=dim, heads=moe_heads, inner=inner, head_layers=head_layers, merge_layers=merge_layers
-    )
+    return MultiHeadConfig(dim=dim, heads=moe_heads, inner=inner, head_layers=head_layers, merge_layers=merge_layers)
 
 
 class MultiHeadMoE(MultiHead):

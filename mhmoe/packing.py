@@ -64,9 +64,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 def _check_vocab_size(vocab_size: int) -> None:
     if vocab_size < 257:
-        raise ValueError(
-            f"vocab_size={vocab_size} is too small; 256 bytes and {END_OF_TEXT} need at least 257"
-        )
+        raise ValueError(f"vocab_size={vocab_size} is too small; 256 bytes and {END_OF_TEXT} need at least 257")
 
 
 def _as_text_only(tokenizer: Tokenizer) -> Tokenizer:
@@ -214,9 +212,7 @@ def _write(folder: Path, corpus: Corpus, config: PackingConfig, origin: dict[str
     fingerprint = origin | {
         "dtype": config.dtype,
         "tokenizer_sha256": files["tokenizer.json"]["sha256"],
-        "splits": {
-            split: size | {"sha256": files[f"{split}.bin"]["sha256"]} for split, size in sizes.items()
-        },
+        "splits": {split: size | {"sha256": files[f"{split}.bin"]["sha256"]} for split, size in sizes.items()},
     }
     listing = {"format": FORMAT, "fingerprint": fingerprint, "files": files}
     write_atomically(folder / "pack.json", json.dumps(listing, indent=1, sort_keys=True) + "\n")
@@ -276,9 +272,7 @@ def _write_evaluation(
                 break
             file.write(np.array(ids, config.dtype).tobytes())
             size = len(document.text.encode())
-            documents.append(
-                {"id": document.id, "source": document.source, "tokens": len(ids), "bytes": size}
-            )
+            documents.append({"id": document.id, "source": document.source, "tokens": len(ids), "bytes": size})
             tokens += len(ids)
             bar.update(len(ids))
         _flush(file)
@@ -339,17 +333,11 @@ def load_packed(folder: Path) -> PackedText:
         listing = json.loads((folder / "pack.json").read_bytes())
         version, fingerprint, files = (listing[name] for name in ("format", "fingerprint", "files"))
     except FileNotFoundError:
-        raise UserError(
-            f"{folder} is not a packed folder: it has no pack.json; pack the corpus again"
-        ) from None
+        raise UserError(f"{folder} is not a packed folder: it has no pack.json; pack the corpus again") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder / 'pack.json'} is damaged ({error!r}); remove the folder and pack again"
-        ) from None
+        raise UserError(f"{folder / 'pack.json'} is damaged ({error!r}); remove the folder and pack again") from None
     if version != FORMAT:
-        raise UserError(
-            f"{folder} has format {version}, this version reads {FORMAT}; remove it and pack again"
-        )
+        raise UserError(f"{folder} has format {version}, this version reads {FORMAT}; remove it and pack again")
     for name, expected in files.items():
         _check_file(folder / name, expected["bytes"], expected["sha256"])
 
@@ -382,9 +370,7 @@ def _check_file(path: Path, size: int, sha256: str) -> None:
     if (actual := path.stat().st_size) != size:
         raise UserError(f"{path} has {actual} bytes instead of {size}; remove the folder and pack again")
     if sha256_of(path) != sha256:
-        raise UserError(
-            f"{path} was changed, its sha256 is not the recorded one; remove the folder and pack again"
-        )
+        raise UserError(f"{path} was changed, its sha256 is not the recorded one; remove the folder and pack again")
 
 
 # ---- the one data order ---------------------------------------------------------------------

@@ -62,9 +62,7 @@ class Record:
         except FileNotFoundError:
             raise UserError(f"record {path} does not exist") from None
         except (ValueError, OSError) as error:
-            raise UserError(
-                f"record {path} is not readable JSON ({error}); run it again or remove it"
-            ) from None
+            raise UserError(f"record {path} is not readable JSON ({error}); run it again or remove it") from None
         return cls.from_dict(raw, where=str(path))
 
     @classmethod
@@ -88,9 +86,7 @@ class Record:
                 raise UserError(f"{where}: {name}={value!r} is not of type {wanted.__name__}")
         record = cls(**raw)
         if (expected := fingerprint(record.config, record.seed)) != record.fingerprint:
-            raise UserError(
-                f"{where}: fingerprint {record.fingerprint} does not belong to its config ({expected})"
-            )
+            raise UserError(f"{where}: fingerprint {record.fingerprint} does not belong to its config ({expected})")
         if not record.metrics:
             raise UserError(f"{where}: metrics is empty; a record has at least one evaluation")
         for split, evaluation in record.metrics.items():
@@ -111,9 +107,7 @@ def _check_evaluation(evaluation: Any, where: str) -> None:
             raise UserError(f"{where}: its documents have no {name}")
     for name, value in summarise_documents(documents).items():
         if not _is_finite(evaluation.get(name)) or not math.isclose(evaluation[name], value, rel_tol=1e-6):
-            raise UserError(
-                f"{where}.{name}={evaluation.get(name)} does not follow from its documents ({value})"
-            )
+            raise UserError(f"{where}.{name}={evaluation.get(name)} does not follow from its documents ({value})")
 
 
 def _is_finite(value: Any) -> bool:
@@ -171,9 +165,7 @@ def git_state() -> dict[str, Any]:
     here = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         commit = git("rev-parse", "HEAD")
@@ -204,9 +196,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
             Path(temporary).unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; the old file, if any, is untouched"
-        ) from None
+        raise UserError(f"cannot write {path}: {error.strerror or error}; the old file, if any, is untouched") from None
 
 
 def remove_leftovers(path: Path) -> None:

@@ -39,13 +39,9 @@ class SparseMoEConfig(Config, kind="sparse_moe"):
                     f"{getattr(self.experts, name)} differ; give both the same"
                 )
         if self.shared is not None and self.shared.dim != self.dim:
-            raise ValueError(
-                f"shared.dim={self.shared.dim} is not the experts' dim={self.dim}; give both the same"
-            )
+            raise ValueError(f"shared.dim={self.shared.dim} is not the experts' dim={self.dim}; give both the same")
         if self.capacity_factor is not None and not self.capacity_factor > 0:
-            raise ValueError(
-                f"capacity_factor={self.capacity_factor} is not allowed; it must be above 0, or None"
-            )
+            raise ValueError(f"capacity_factor={self.capacity_factor} is not allowed; it must be above 0, or None")
 
     @property
     def dim(self) -> int:
@@ -81,9 +77,7 @@ class SparseMoE(nn.Module):
         self.experts = config.experts.build()
         self.shared = None if config.shared is None else config.shared.build()
 
-    def forward(
-        self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None
-    ) -> FFNOutput:
+    def forward(self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None) -> FFNOutput:
         """Rows where `mask` is False are not routed: they get 0 (and the shared network), and count nowhere."""
         routing: Routing = self.capacity(self.router(x, mask))
         hidden = self.experts(x, routing.index, routing.weight)
@@ -146,8 +140,6 @@ class Residual(nn.Module):
         super().__init__()
         self.inner = config.inner.build()
 
-    def forward(
-        self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None
-    ) -> FFNOutput:
+    def forward(self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None) -> FFNOutput:
         output: FFNOutput = self.inner(x, mask)
         return output._replace(hidden=x + output.hidden)

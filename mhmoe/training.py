@@ -77,9 +77,7 @@ class TrainingConfig:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas={self.betas} are not allowed; they must be at least 0 and below 1")
         if not 0 <= self.warmup <= 1:
-            raise ValueError(
-                f"warmup={self.warmup} is not allowed; it is a fraction of the steps, from 0 to 1"
-            )
+            raise ValueError(f"warmup={self.warmup} is not allowed; it is a fraction of the steps, from 0 to 1")
         if self.batch_sequences % self.micro_batches:
             raise ValueError(
                 f"micro_batches={self.micro_batches} does not divide batch_sequences={self.batch_sequences}"
@@ -94,9 +92,7 @@ class TrainingConfig:
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
         warmup = max(round(self.warmup * self.steps), 1)
-        return self.learning_rate * min(
-            (step + 1) / warmup, (self.steps - step) / max(self.steps - warmup, 1)
-        )
+        return self.learning_rate * min((step + 1) / warmup, (self.steps - step) / max(self.steps - warmup, 1))
 
     def evaluates_after(self, done: int) -> bool:
         """Whether the curve has a point after `done` steps: evenly spaced, the last step included."""

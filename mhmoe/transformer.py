@@ -82,15 +82,11 @@ class Attention(nn.Module):
         query, key, value = rotate(qkv[0], *turn), rotate(qkv[1], *turn), qkv[2]
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         if x.device.type == "cpu":  # where the backward of attention is three times as slow in bfloat16
             wide = torch.promote_types(x.dtype, torch.float32)
             query, key, value = query.to(wide), key.to(wide), value.to(wide)
-        with torch.autocast(
-            x.device.type, enabled=torch.is_autocast_enabled(x.device.type) and x.device.type != "cpu"
-        ):
+        with torch.autocast(x.device.type, enabled=torch.is_autocast_enabled(x.device.type) and x.device.type != "cpu"):
             out, _ = attend(self, query, key, value, mask, dropout=0.0, scaling=self.head_dim**-0.5)
         return self.o_proj(out.flatten(-2).to(x.dtype))
 

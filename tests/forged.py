@@ -14,9 +14,7 @@ from tests import fake_records
 def forged(run: Run, nll: float = 4.5, **more: Any) -> Record:
     """The record that `run` would write, with a perplexity of one's choosing; `more` as in fake_records."""
     record = fake_records.record(run.system.name, run.seed, nll, scale=run.scale.name, documents=6, **more)
-    names = [
-        f"english/{name}-{split}" for name in ("wikipedia", "books") for split in ("train", "valid", "test")
-    ]
+    names = [f"english/{name}-{split}" for name in ("wikipedia", "books") for split in ("train", "valid", "test")]
     data = {
         "corpus": {"kind": "local", "order_seed": 0, "files": {f"{name}.jsonl.gz": "0" for name in names}},
         "packing": dataclasses.asdict(run.scale.packing),

@@ -13,12 +13,8 @@ from mhmoe.records import Record, UserError
 from tests.fake_records import TOKENS, record
 
 SEEDS = range(5)
-LOWER = Claim(
-    stem="table1", statement="A beats B", source="v1 Table 1", better="a", worse="b", paper=(12.0, 15.0)
-)
-FASTER = Claim(
-    stem="figure4", statement="A learns faster", source="v1", better="a", worse="b", metric="tokens"
-)
+LOWER = Claim(stem="table1", statement="A beats B", source="v1 Table 1", better="a", worse="b", paper=(12.0, 15.0))
+FASTER = Claim(stem="figure4", statement="A learns faster", source="v1", better="a", worse="b", metric="tokens")
 
 
 def runs(system, nll=4.5, seeds: Iterable[int] = SEEDS, **more):
@@ -60,14 +56,10 @@ def test_the_verdict_is_the_side_of_zero_on_which_the_interval_lies(gap, verdict
 def test_the_difference_is_of_the_named_split():
     better = runs("a", 4.3)
     swapped = [
-        dataclasses.replace(r, metrics=r.metrics | {"valid": record("a", r.seed, 4.9).metrics["valid"]})
-        for r in better
+        dataclasses.replace(r, metrics=r.metrics | {"valid": record("a", r.seed, 4.9).metrics["valid"]}) for r in better
     ]
     assert only(judge([LOWER], swapped + runs("b"))).verdict == "holds"
-    assert (
-        only(judge([dataclasses.replace(LOWER, split="valid")], swapped + runs("b"))).verdict
-        == "contradicted"
-    )
+    assert only(judge([dataclasses.replace(LOWER, split="valid")], swapped + runs("b"))).verdict == "contradicted"
 
 
 @pytest.mark.parametrize(
@@ -81,9 +73,7 @@ def test_fewer_than_two_common_seeds_are_not_run(records):
     assert math.isnan(found.adjusted_p)
 
 
-@pytest.mark.parametrize(
-    "gaps", [(-0.1, 0.1, -0.05, 0.06, 0.02), (-0.1, -0.01)], ids=["to and fro", "two seeds"]
-)
+@pytest.mark.parametrize("gaps", [(-0.1, 0.1, -0.05, 0.06, 0.02), (-0.1, -0.01)], ids=["to and fro", "two seeds"])
 def test_an_interval_around_zero_cannot_tell(gaps):
     assert only(judge([LOWER], around("a", *gaps) + runs("b"))).verdict == "cannot tell"
 

@@ -113,9 +113,7 @@ def test_records_say_where_they_come_from_and_models_are_kept_and_checkpoints_no
     assert set(record.metrics) == {"valid", "test"} and len(record.curve) == 2
     tuning = Record.load(project.results / "runs" / "mini" / "english-dense-lr0.01-seed1000.json")
     assert set(tuning.metrics) == {"valid"} and tuning.steps == 1
-    models = {
-        path.name: {f.name for f in path.iterdir()} for path in project.root.glob(".cache/models/mini/*")
-    }
+    models = {path.name: {f.name for f in path.iterdir()} for path in project.root.glob(".cache/models/mini/*")}
     assert set(models) == {f"english-{name}-seed1" for name in NAMES}
     for files in models.values():
         assert {"config.json", "model.safetensors", "tokenizer.json"} <= files
@@ -304,9 +302,7 @@ def test_a_fresh_interpreter_says_the_same(new):
     assert ended.stderr == refusal(new, "run", "table1", "--scale", "mini")
 
 
-@pytest.mark.parametrize(
-    "command", ["", "run", "run table1 --no-such-option", "run table1 --seeds one", "runn"]
-)
+@pytest.mark.parametrize("command", ["", "run", "run table1 --no-such-option", "run table1 --seeds one", "runn"])
 def test_what_is_no_command_is_refused_and_trains_nothing(command, new):
     ended = new.run(*command.split())
     assert ended.code not in (0, 1) and "Traceback" not in ended.err, ended

@@ -30,9 +30,7 @@ def _write_file(folder: Path, name: str, raw: bytes) -> None:
 
 
 def _lines(name: str, split: str, count: int) -> bytes:
-    records = [
-        {"text": f"{name} {split} text {i}\nä", "source": name, "id": f"{split}{i}"} for i in range(count)
-    ]
+    records = [{"text": f"{name} {split} text {i}\nä", "source": name, "id": f"{split}{i}"} for i in range(count)]
     return b"".join(json.dumps(record).encode() + b"\n" for record in records)
 
 
@@ -120,9 +118,7 @@ def test_local_sets_are_mixed_and_always_in_the_same_order(folder: Path):
     assert {d.source for d in order[-14:]} == set(SETS)
 
 
-def test_local_fingerprint_knows_the_bytes_and_not_the_place(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory
-):
+def test_local_fingerprint_knows_the_bytes_and_not_the_place(folder: Path, tmp_path_factory: pytest.TempPathFactory):
     before = _local(folder).fingerprint()
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "data"
     shutil.copytree(folder, elsewhere)
@@ -220,9 +216,7 @@ def test_a_hub_corpus_without_a_pinned_commit_is_refused(revision: str):
         HubCorpus(revision=revision)
 
 
-needs_datasets = pytest.mark.skipif(
-    importlib.util.find_spec("datasets") is None, reason="datasets is not installed"
-)
+needs_datasets = pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="datasets is not installed")
 
 
 @needs_datasets
@@ -255,9 +249,7 @@ def test_a_hub_fingerprint_has_the_revision():
 # ---- all ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "corpus", [EmbeddedCorpus(), LocalCorpus(), HubCorpus(revision=COMMIT)], ids=lambda c: c.kind
-)
+@pytest.mark.parametrize("corpus", [EmbeddedCorpus(), LocalCorpus(), HubCorpus(revision=COMMIT)], ids=lambda c: c.kind)
 def test_an_unknown_split_is_refused_by_name(corpus: Corpus):
     with pytest.raises(ValueError, match="split='validation' is not known; choose one of train, valid, test"):
         next(corpus.documents("validation"))

@@ -181,9 +181,7 @@ def experts_of(layer: Config | None) -> int:
 
 
 @pytest.mark.parametrize(("task", "kind", "experts", "others", "of_experts", "whole"), cells())
-def test_at_paper_scale_every_cell_of_table_11_is_met_within_a_million(
-    task, kind, experts, others, of_experts, whole
-):
+def test_at_paper_scale_every_cell_of_table_11_is_met_within_a_million(task, kind, experts, others, of_experts, whole):
     system = xmoe(experts) if kind == "xmoe" else mhmoe(experts, "parameters")
     ours = model_config(PAPER, system).parameters()
     in_experts = PAPER.model["num_hidden_layers"] // 2 * experts_of(system.layer(PAPER))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from mhmoe import dispatch
 from mhmoe.configs import config_from_dict
 from mhmoe.dispatch import combine, gather, grouped_linear, loop_linear, sort_by_expert
 from mhmoe.experts import Experts, ExpertsConfig, FeedForwardConfig
@@ -84,7 +85,11 @@ def test_any_leading_shape_gives_what_flat_rows_give() -> None:
 
 
 def test_renaming_the_experts_changes_nothing() -> None:
-    experts, renamed, x = make(bias=True, inner_norm=True), make(bias=True, inner_norm=True), torch.randn(20, 8)
+    experts, renamed, x = (
+        make(bias=True, inner_norm=True),
+        make(bias=True, inner_norm=True),
+        torch.randn(20, 8),
+    )
     index, weight = choice(20)
     new_name = torch.tensor([2, 0, 3, 1])
     renamed.load_state_dict({k: w[new_name.argsort()] for k, w in experts.state_dict().items()})
@@ -170,10 +175,15 @@ def test_sorting_gathering_and_combining_puts_every_row_back(
     top_k = min(top_k, num_experts)
     index, weight = choice(rows, num_experts, top_k)
     order = sort_by_expert(index, num_experts)
-    assert torch.equal(order.expert, index.flatten().sort().values)
-    assert order.ends.diff(prepend=order.ends.new_zeros(1)).tolist() == (
-        index.flatten().bincount(minlength=num_experts).tolist()
-    )
+    place = order.position.flatten()
+    assert torch.equal(order.expert[place], index.flatten())
+    assert torch.equal(order.row[place], torch.arange(rows).repeat_interleave(top_k))
+    assert len(place.unique()) == len(place)
+    begins = torch.cat([order.ends.new_zeros(1), order.ends[:-1]])
+    assert torch.all((begins[order.expert[place]] <= place) & (place < order.ends[order.expert[place]]))
+    filled = (order.ends - begins) - index.flatten().bincount(minlength=num_experts)
+    assert torch.all((filled >= 0) & (filled < dispatch.BLOCK))
+    assert len(order.row) == order.ends[-1]
     x = torch.randn(rows, 3, requires_grad=True)
     weight.requires_grad_()
     back = combine(gather(x, order), weight, order)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
+from mhmoe import dispatch
 from mhmoe.configs import Config
 from mhmoe.configuration import MHMoEConfig
 from mhmoe.experts import ExpertsConfig, FeedForwardConfig
@@ -56,12 +58,16 @@ MOE: dict[str, Config | None] = {
     "mhmoe compute": matched("compute", top_k=2, activation="swiglu"),
     "mhmoe residual, deep": ResidualConfig(
         inner=multi_head_moe(
-            dim=DIM, num_experts=4, expert_dim=8, moe_heads=4, head_layers=3, merge_layers=2, inner_residual=True
+            dim=DIM,
+            num_experts=4,
+            expert_dim=8,
+            moe_heads=4,
+            head_layers=3,
+            merge_layers=2,
+            inner_residual=True,
         )
     ),
-    "mhmoe bare": multi_head_moe(
-        dim=DIM, num_experts=4, expert_dim=8, moe_heads=4, head_layers=0, merge_layers=0
-    ),
+    "mhmoe bare": multi_head_moe(dim=DIM, num_experts=4, expert_dim=8, moe_heads=4, head_layers=0, merge_layers=0),
 }
 every_system = pytest.mark.parametrize("system", MOE)
 
@@ -80,9 +86,10 @@ def make_config(system: str = "mhmoe compute", **changes: Any) -> MHMoEConfig:
     return MHMoEConfig(**sizes | changes)
 
 
-def make(system: str = "mhmoe compute", seed: int = 0, **changes: Any) -> MHMoEForCausalLM:
+def make(system: str = "mhmoe compute", seed: int = 0, attention: str = "sdpa", **changes: Any) -> MHMoEForCausalLM:
     torch.manual_seed(seed)
-    return MHMoEForCausalLM(make_config(system, **changes)).eval()
+    model = AutoModelForCausalLM.from_config(make_config(system, **changes), attn_implementation=attention)
+    return model.eval()
 
 
 def tokens(batch: int = 2, length: int = 9) -> Tensor:
@@ -103,15 +110,15 @@ OPTIONS: list[dict[str, Any]] = [
 def test_parameters_and_flops_counted_from_the_config_are_those_of_the_model(
     system: str, options: dict[str, Any]
 ) -> None:
-    model = make(system, attn_implementation="eager", **options)  # torch does not count its fused kernel for CPUs
+    model = make(system, attention="eager", **options)  # torch does not count its fused kernel for CPUs
     assert sum(p.numel() for p in model.parameters()) == model.config.parameters()
 
     def product(x: tuple[int, int], weight: tuple[int, int, int], *_: Any, **__: Any) -> int:
         return 2 * x[0] * x[1] * weight[1]
 
-    with FlopCounterMode(
-        display=False, custom_mapping={torch.ops.mhmoe.grouped_linear: product}
-    ) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.mhmoe.grouped_linear: product})
+    # Rows that fill up an expert's share are the fast product's overhead, not the model's work.
+    with patch.object(dispatch, "BLOCK", 1), counter:
         model(tokens(3, 8))
     assert counter.get_total_flops() == 3 * 8 * model.config.flops_per_token(8)
 
@@ -144,7 +151,7 @@ def test_the_loss_is_the_task_loss_plus_the_weighted_mean_of_the_balance_losses(
         for r in output.routing
     ]
     assert len(balances) == 2
-    assert output.balance_loss.item() == pytest.approx(sum(map(float, balances)) / 2, rel=1e-5)
+    assert output.balance_loss.item() == pytest.approx(sum(b.item() for b in balances) / 2, rel=1e-5)
     assert torch.allclose(output.loss, output.task_loss + 0.25 * output.balance_loss)
 
 
@@ -190,7 +197,7 @@ def test_padded_tokens_are_not_routed_and_not_counted() -> None:
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_no_token_sees_a_later_one(implementation: str) -> None:
-    model, ids = make(attn_implementation=implementation), tokens(1, 9)
+    model, ids = make(attention=implementation), tokens(1, 9)
     assert model.config._attn_implementation == implementation
     changed = ids.clone()
     changed[:, 6:] = 61 - changed[:, 6:]
@@ -203,7 +210,7 @@ def test_no_token_sees_a_later_one(implementation: str) -> None:
 def test_attention_implementations_agree() -> None:
     ids = tokens(2, 9)
     mask = torch.tensor([[1] * 9, [0] * 4 + [1] * 5])
-    sdpa, eager = make(attn_implementation="sdpa"), make(attn_implementation="eager")
+    sdpa, eager = make(attention="sdpa"), make(attention="eager")
     for given in (None, torch.ones_like(ids), mask):
         ours, theirs = (m(ids, attention_mask=given).logits for m in (sdpa, eager))
         seen = mask.bool() if given is mask else torch.ones_like(ids, dtype=torch.bool)
@@ -213,9 +220,7 @@ def test_attention_implementations_agree() -> None:
 def test_positions_count_by_their_distance_alone() -> None:
     model, ids = make(), tokens(1, 9)
     positions = torch.arange(9).unsqueeze(0)
-    here, shifted, stretched = (
-        model(ids, position_ids=p).logits for p in (positions, positions + 20, positions * 2)
-    )
+    here, shifted, stretched = (model(ids, position_ids=p).logits for p in (positions, positions + 20, positions * 2))
     assert torch.allclose(here, shifted, atol=1e-4)
     assert not torch.allclose(here, stretched, atol=1e-2)
     assert torch.equal(here, model(ids).logits)
@@ -267,9 +272,7 @@ def test_a_left_padded_batch_generates_what_each_prompt_generates_alone() -> Non
     mask = torch.tensor([[0] * 3 + [1] * 4, [1] * 7])
     together = model.generate(batch, attention_mask=mask, max_new_tokens=6, do_sample=False)
     for prompt, row in ((short, together[0]), (long, together[1])):
-        alone = model.generate(
-            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=6, do_sample=False
-        )
+        alone = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=6, do_sample=False)
         assert torch.equal(row[7:], alone[0, prompt.shape[1] :])
     padded = model(batch, attention_mask=mask).logits[0, 3:]
     assert torch.allclose(padded, model(short).logits[0], atol=1e-4)
@@ -287,9 +290,7 @@ def test_only_the_logits_asked_for_are_computed() -> None:
 
 @pytest.mark.parametrize("untied", [False, True], ids=["tied", "untied"])
 @every_system
-def test_a_saved_model_loads_through_the_auto_classes_bit_for_bit(
-    system: str, untied: bool, tmp_path: Path
-) -> None:
+def test_a_saved_model_loads_through_the_auto_classes_bit_for_bit(system: str, untied: bool, tmp_path: Path) -> None:
     model = make(system, tie_word_embeddings=not untied)
     model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
@@ -358,7 +359,10 @@ def test_a_checkpoint_cut_short_is_an_error(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"moe_experts": 8}, "MHMoEConfig has no key 'moe_experts'; it has vocab_size, hidden_size"),
-        ({"num_attention_heads": 5}, "num_attention_heads=5 does not cut hidden_size=24 into even .*1, 2, 3, 4, 6, 12"),
+        (
+            {"num_attention_heads": 5},
+            "num_attention_heads=5 does not cut hidden_size=24 into even .*1, 2, 3, 4, 6, 12",
+        ),
         ({"num_attention_heads": 8}, "num_attention_heads=8 does not cut hidden_size=24 into even"),
         ({"hidden_size": 0}, "hidden_size=0 is not allowed; it must be at least 1"),
         ({"max_position_embeddings": 0}, "max_position_embeddings=0 is not allowed"),
@@ -366,12 +370,21 @@ def test_a_checkpoint_cut_short_is_an_error(tmp_path: Path) -> None:
         ({"balance_weight": -0.1}, "balance_weight=-0.1 is not allowed; it must be at least 0"),
         ({"moe_every": 3}, "moe_every=3 exceeds num_hidden_layers=2, .*; choose at most 2"),
         ({"hidden_size": 48}, "feed_forward has dim=24, the model hidden_size=48; give both the same"),
-        ({"moe": FeedForwardConfig(dim=8, inner_dim=8).to_dict()}, "feed_forward has dim=8, the model hidden_size=24"),
-        ({"moe": ResidualConfig(inner=FeedForwardConfig(dim=8, inner_dim=8)).to_dict()}, "residual has dim=8"),
+        (
+            {"moe": FeedForwardConfig(dim=8, inner_dim=8).to_dict()},
+            "feed_forward has dim=8, the model hidden_size=24",
+        ),
+        (
+            {"moe": ResidualConfig(inner=FeedForwardConfig(dim=8, inner_dim=8)).to_dict()},
+            "residual has dim=8",
+        ),
         ({"moe": xmoe().router.to_dict()}, "xmoe_router is a part of a layer; give a whole one"),
         ({"moe": {"kind": "switch"}}, "kind='switch' is not known; choose one of .*sparse_moe"),
         ({"moe": xmoe().to_dict() | {"top_k": 2}}, "sparse_moe has no field 'top_k'; it has router, experts"),
-        ({"moe": {"kind": "sparse_moe", "router": xmoe().router.to_dict()}}, "sparse_moe needs the field 'experts'"),
+        (
+            {"moe": {"kind": "sparse_moe", "router": xmoe().router.to_dict()}},
+            "sparse_moe needs the field 'experts'",
+        ),
     ],
     ids=lambda value: "" if isinstance(value, str) else str(next(iter(value))),
 )

@@ -37,9 +37,7 @@ def reading_order(folder: Path) -> tuple[str, ...]:
 
 def modules(folder: Path) -> list[str]:
     """Names of the files and sub-folders of Python in `folder`, without __init__."""
-    files = {path.stem for path in folder.glob("*.py")} | {
-        path.parent.name for path in folder.glob("*/__init__.py")
-    }
+    files = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
     return sorted(files - {"__init__"})
 
 
@@ -70,9 +68,7 @@ def violations(root: Path) -> list[str]:
         order = reading_order(root / folder)
         present = modules(root / folder)
         lines += [
-            f"{folder}: READING_ORDER names {name}, which does not exist"
-            for name in order
-            if name not in present
+            f"{folder}: READING_ORDER names {name}, which does not exist" for name in order if name not in present
         ]
         if folder in FULLY_ORDERED:
             missing = (name for name in present if name not in order and name != "__main__")
@@ -87,9 +83,7 @@ def violations(root: Path) -> list[str]:
                 line = f"{file.relative_to(root)} imports {imported}{'.' + module if module else ''}"
                 if imported != folder:
                     if imported not in allowed:
-                        lines.append(
-                            f"{line}; {folder} may import {sorted(allowed) or 'none of the folders'}"
-                        )
+                        lines.append(f"{line}; {folder} may import {sorted(allowed) or 'none of the folders'}")
                 elif here in ("__init__", "__main__") or module == here:
                     continue
                 elif module is None:
@@ -158,9 +152,7 @@ def test_a_disorderly_import_is_named(tmp_path: Path, name: str, text: str) -> N
 
 def test_no_committed_file_but_a_picture_is_large() -> None:
     try:
-        listing = subprocess.run(
-            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
+        listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("not a git checkout")
     files = [ROOT / name for name in listing.stdout.split("\0") if name]

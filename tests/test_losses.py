@@ -35,12 +35,8 @@ def test_it_is_the_number_of_experts_when_one_takes_all(num_experts: int) -> Non
 
 
 @settings(max_examples=40)
-@given(
-    rows=st.integers(1, 9), num_experts=st.integers(1, 6), top_k=st.integers(1, 6), seed=st.integers(0, 9999)
-)
-def test_it_agrees_with_a_loop_over_rows_and_experts(
-    rows: int, num_experts: int, top_k: int, seed: int
-) -> None:
+@given(rows=st.integers(1, 9), num_experts=st.integers(1, 6), top_k=st.integers(1, 6), seed=st.integers(0, 9999))
+def test_it_agrees_with_a_loop_over_rows_and_experts(rows: int, num_experts: int, top_k: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     probabilities = torch.randn(rows, num_experts, generator=generator).softmax(-1)
     index = probabilities.topk(min(top_k, num_experts)).indices

@@ -78,9 +78,7 @@ def test_parameters_come_within_half_a_step_of_the_experts_width(
     assert width % multiple_of == 0 and moe(solved).experts.num_experts == num_experts
 
     def total(expert_dim: int) -> int:
-        return with_sizes(
-            x_moe, heads=heads, top_k=1, expert_dim=expert_dim, num_experts=num_experts
-        ).parameters()
+        return with_sizes(x_moe, heads=heads, top_k=1, expert_dim=expert_dim, num_experts=num_experts).parameters()
 
     step = total(width + multiple_of) - total(width)
     assert abs(solved.parameters() - x_moe.parameters()) <= step / 2
@@ -106,7 +104,9 @@ def test_compute_equals_flops_and_parameters_at_the_papers_width(
         theirs.flops_per_token() - theirs.router.flops_per_token(),
     )
     width = ours.experts.expert_dim
-    one_wider = heads * top_k * (ours.experts.replace(expert_dim=width + 1).network_flops() - ours.experts.network_flops())
+    one_wider = (
+        heads * top_k * (ours.experts.replace(expert_dim=width + 1).network_flops() - ours.experts.network_flops())
+    )
     assert abs(without_routers[0] - without_routers[1]) <= one_wider / 2
     one_expert = ours.experts.network_parameters() + ours.router.router_dim  # pyright: ignore
     assert abs(solved.parameters() - x_moe.parameters()) <= one_expert / 2
@@ -229,9 +229,7 @@ def test_table_11_x_moe(num_experts: int, inner_norm: bool) -> None:
 @pytest.mark.parametrize("num_experts", MHMOE)
 def test_table_11_mh_moe(num_experts: int) -> None:
     x_moe = reference(768, num_experts, style=True)
-    layer = with_sizes(
-        x_moe, heads=HEADS, top_k=1, expert_dim=printed_width(num_experts), num_experts=num_experts
-    )
+    layer = with_sizes(x_moe, heads=HEADS, top_k=1, expert_dim=printed_width(num_experts), num_experts=num_experts)
     check_cells(paper_model(layer), moe(layer).experts, MHMOE[num_experts])
     assert beta(layer, x_moe) == pytest.approx(MHMOE_BETA[num_experts], abs=0.006)
 

@@ -19,8 +19,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LIBRARY = [Requirement(text) for text in PROJECT["dependencies"]]
 EXPERIMENTS, DEV = (
-    [Requirement(text) for text in PROJECT["optional-dependencies"][extra]]
-    for extra in ("experiments", "dev")
+    [Requirement(text) for text in PROJECT["optional-dependencies"][extra]] for extra in ("experiments", "dev")
 )
 FOLDERS = {
     "mhmoe": LIBRARY,
@@ -126,9 +125,7 @@ def test_the_version_is_the_same_everywhere() -> None:
 def defined_targets() -> list[str]:
     """Targets of the Makefile as regular expressions; a % stands for the number of a table or figure."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    return [
-        name.replace("%", r"\d+") for name in re.findall(r"^([a-z%-]+):(?!=)", makefile, flags=re.MULTILINE)
-    ]
+    return [name.replace("%", r"\d+") for name in re.findall(r"^([a-z%-]+):(?!=)", makefile, flags=re.MULTILINE)]
 
 
 def mentioned_targets(document: str) -> list[str]:

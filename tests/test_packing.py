@@ -248,9 +248,7 @@ except UserError as error:
 def test_a_disk_that_takes_no_more_is_one_clear_line_and_leaves_nothing(tmp_path: Path):
     """A limit on the size of files stands in for the full disk: the system refuses the write."""
     root = Path(__file__).parent.parent
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, tmp_path], cwd=root, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, tmp_path], cwd=root, capture_output=True, text=True)
     assert done.stdout.startswith("cannot write ") and len(done.stdout.splitlines()) == 1, done.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -54,9 +54,7 @@ def test_changing_a_record_changes_its_row_alone():
 
 
 def test_a_row_without_records_prints_not_run():
-    table = table_markdown(
-        PERPLEXITY_COLUMNS, perplexity_table(ROWS, {"dense": RUNS["dense"]}, reference="dense")
-    )
+    table = table_markdown(PERPLEXITY_COLUMNS, perplexity_table(ROWS, {"dense": RUNS["dense"]}, reference="dense"))
     assert "not run" in table.splitlines()[3]
     assert "not run" not in table.splitlines()[2]
     assert "nan" not in table
@@ -110,8 +108,7 @@ def test_markdown_is_aligned_and_escapes_what_would_break_it():
 def test_the_caption_says_scale_text_tokens_seeds_and_reading():
     text = " ".join(caption(RUNS["dense"], reading="parameters", sources=["Wikipedia", "books"]))
     assert text == (
-        "Scale cpu; text: Wikipedia, books; 1,000,000 tokens a run; seeds 0, 1, 2. "
-        "Reading of equal size: parameters."
+        "Scale cpu; text: Wikipedia, books; 1,000,000 tokens a run; seeds 0, 1, 2. Reading of equal size: parameters."
     )
     assert "No records" in caption([], reading="parameters", sources=[])[0]
 
@@ -136,9 +133,7 @@ def panels():
 
 def test_the_same_curves_give_the_same_files(tmp_path):
     for name in ("first", "second"):
-        learning_curves(
-            panels(), tmp_path / f"{name}.png", title="Curves", paper_lines={"8 experts": {"MoE": 12.7}}
-        )
+        learning_curves(panels(), tmp_path / f"{name}.png", title="Curves", paper_lines={"8 experts": {"MoE": 12.7}})
     for suffix in ("png", "csv"):
         assert (tmp_path / f"first.{suffix}").read_bytes() == (tmp_path / f"second.{suffix}").read_bytes()
     with Image.open(tmp_path / "first.png") as image:

@@ -254,7 +254,11 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
 
 
 def test_a_state_dict_moves_every_number() -> None:
-    layer, copy, x = make(0, bias=True, inner_norm=True), make(1, bias=True, inner_norm=True), torch.randn(9, 8)
+    layer, copy, x = (
+        make(0, bias=True, inner_norm=True),
+        make(1, bias=True, inner_norm=True),
+        torch.randn(9, 8),
+    )
     assert not torch.equal(layer(x).hidden, copy(x).hidden)
     copy.load_state_dict(layer.state_dict())
     assert torch.equal(layer(x).hidden, copy(x).hidden)
@@ -317,8 +321,14 @@ def test_active_parameters_are_those_of_the_chosen_experts() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"experts": ExpertsConfig(dim=6, num_experts=4, expert_dim=5)}, "router.dim=8 and experts.dim=6 differ"),
-        ({"experts": ExpertsConfig(dim=8, num_experts=3, expert_dim=5)}, "router.num_experts=4 and .*=3 differ"),
+        (
+            {"experts": ExpertsConfig(dim=6, num_experts=4, expert_dim=5)},
+            "router.dim=8 and experts.dim=6 differ",
+        ),
+        (
+            {"experts": ExpertsConfig(dim=8, num_experts=3, expert_dim=5)},
+            "router.num_experts=4 and .*=3 differ",
+        ),
         ({"shared": FeedForwardConfig(dim=4, inner_dim=4)}, "shared.dim=4 is not the experts' dim=8"),
         ({"capacity_factor": 0.0}, "capacity_factor=0.0 is not allowed; it must be above 0, or None"),
         ({"capacity_factor": -math.inf}, "capacity_factor=-inf is not allowed"),

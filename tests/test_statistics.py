@@ -43,9 +43,7 @@ def test_swapping_the_systems_mirrors_the_interval(pairs):
     a, b = split(pairs)
     forward, backward = paired_difference(a, b), paired_difference(b, a)
     assert backward.mean == pytest.approx(-forward.mean, abs=1e-12)
-    assert (backward.low, backward.high) == pytest.approx(
-        (-forward.high, -forward.low), abs=1e-9, nan_ok=True
-    )
+    assert (backward.low, backward.high) == pytest.approx((-forward.high, -forward.low), abs=1e-9, nan_ok=True)
 
 
 @given(PAIRS)
@@ -115,9 +113,7 @@ def test_the_document_interval_is_that_of_documents_drawn_one_by_one():
     found = document_bootstrap({0: a}, {0: b})
     width = np.ptp(np.quantile(draws, [0.025, 0.975]))
     assert found.mean == pytest.approx((a.nll.sum() - b.nll.sum()) / a.size.sum())
-    assert (found.low, found.high) == pytest.approx(
-        tuple(np.quantile(draws, [0.025, 0.975])), abs=0.06 * width
-    )
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.06 * width)
     assert found.n == 60
 
 
@@ -183,9 +179,7 @@ def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values):
     assert all(p <= q <= 1 for p, q in known)
     assert [q for _, q in known] == sorted(q for _, q in known)
     if known:
-        assert known[0][1] == pytest.approx(
-            min(1.0, len(known) * known[0][0])
-        )  # the smallest pays Bonferroni
+        assert known[0][1] == pytest.approx(min(1.0, len(known) * known[0][0]))  # the smallest pays Bonferroni
 
 
 @given(st.lists(VALUES, min_size=2, max_size=10))
