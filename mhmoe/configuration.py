@@ -100,8 +100,8 @@ class MHMoEConfig(PreTrainedConfig):
             raise ValueError(f"balance_weight={self.balance_weight} is not allowed; it must be at least 0")
         if self.moe is not None and self.moe_every > self.num_hidden_layers:
             raise ValueError(
-                f"moe_every={self.moe_every} exceeds num_hidden_layers={self.num_hidden_layers}, so that no block would "
-                f"have the moe layer; choose at most {self.num_hidden_layers}"
+                f"moe_every={self.moe_every} exceeds num_hidden_layers={self.num_hidden_layers}, so that no block "
+                f"would have the moe layer; choose at most {self.num_hidden_layers}"
             )
         for block in range(min(self.num_hidden_layers, self.moe_every)):
             layer = self.layer(block)

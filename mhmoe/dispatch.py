@@ -7,8 +7,8 @@
 `loop_linear` is the readable reference of the product, `grouped_linear` the fast path; both give the same
 outputs and gradients. What makes it fast on CPU: an expert's share of rows is filled up so that shapes recur; a
 stacked weight's gradient is computed in the weight's own layout (autograd's formula gives a transposed one,
-which is copied whole); gathering and combining are index_select and embedding_bag, whose gradients are again gathers, never
-scatters; wide float32 products go to oneDNN where torch offers it.
+which is copied whole); gathering and combining are index_select and embedding_bag, whose gradients are again
+gathers, never scatters; wide float32 products go to oneDNN where torch offers it.
 """
 
 from typing import Any, NamedTuple

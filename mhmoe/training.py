@@ -9,6 +9,7 @@ sees, and where a parameter starts, are pure functions of the seed, so a run res
 checkpoint ends with the weights of one never interrupted.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -348,10 +349,8 @@ def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def peak_memory(device: torch.device) -> int:
