@@ -59,7 +59,7 @@ class Config:
 
 
 def config_from_dict(raw: Mapping[str, Any]) -> Config:
-    """The config that `to_dict` wrote. Raises ValueError on an unknown kind, an unknown or a missing field."""
+    """The config that `to_dict` wrote. Raises ValueError, naming the field, where it is not one."""
     kind = raw.get("kind")
     if kind not in _KINDS:
         raise ValueError(f"kind={kind!r} is not known; choose one of {', '.join(sorted(_KINDS))}")

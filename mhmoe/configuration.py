@@ -1,7 +1,8 @@
 """The model's config: everything a checkpoint must carry, and the counts that follow from it.
 
 `feed_forward` is the dense FFN of ordinary blocks, `moe` whatever stands in every `moe_every`-th block
-(2, 4, ..., the last one included); both are layer configs in their JSON form. Without `moe` the model is dense.
+(2, 4, ..., the last one included); both are layer configs in their JSON form. Without `moe` the model is
+dense.
 """
 
 import dataclasses
@@ -91,8 +92,8 @@ class MHMoEConfig(PreTrainedConfig):
         even = [n for n in divisors(self.hidden_size) if self.hidden_size // n % 2 == 0]
         if self.num_attention_heads not in even:
             raise ValueError(
-                f"num_attention_heads={self.num_attention_heads} does not cut hidden_size={self.hidden_size} into even "
-                f"widths (rotary positions turn pairs); choose one of {', '.join(map(str, even))}"
+                f"num_attention_heads={self.num_attention_heads} does not cut hidden_size={self.hidden_size} "
+                f"into even widths (rotary positions turn pairs); choose one of {', '.join(map(str, even))}"
             )
         if self.norm not in NORMS:
             raise ValueError(f"norm={self.norm!r} is not known; choose one of {', '.join(NORMS)}")

@@ -154,7 +154,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (position,) = ctx.saved_tensors
         return F.embedding_bag(position, grads[0].contiguous(), mode="sum"), None, None
 
@@ -169,7 +169,7 @@ class _Combine(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         y, weight, row, position = ctx.saved_tensors
         grad = grads[0].index_select(0, row)
         weight_grad = torch.linalg.vecdot(grad, y).index_select(0, position.flatten()).view_as(weight)

@@ -113,7 +113,8 @@ class MHMoEModel(MHMoEPreTrainedModel):
             seen = 0 if past_key_values is None else past_key_values.get_seq_length()
             position_ids = torch.arange(seen, seen + x.shape[1], device=x.device).unsqueeze(0)
         mask = None
-        eager = self.config._attn_implementation == "eager"  # the others have a causal path of their own
+        # The kernels but the eager one have a causal path of their own.
+        eager = self.config._attn_implementation == "eager"  # pyright: ignore[reportPrivateUsage]
         if eager or attention_mask is not None or past_key_values is not None:
             mask = create_causal_mask(
                 config=self.config,

@@ -37,7 +37,7 @@ SMALLEST_NORM = 1e-4  # as released; with torch's own 1e-12 the gradient at a ro
 class Routing(NamedTuple):
     """What a router decided for every row. `probabilities` are over all experts, before the choice."""
 
-    index: Int[Tensor, "*rows top_k"]
+    index: Int[Tensor, "*rows top_k"]  # pyright: ignore[reportIncompatibleMethodOverride]  # not tuple.index
     weight: Float[Tensor, "*rows top_k"]
     probabilities: Float[Tensor, "*rows experts"]
     kept: Bool[Tensor, "*rows top_k"]

@@ -82,7 +82,8 @@ class Attention(nn.Module):
         query, key, value = rotate(qkv[0], *turn), rotate(qkv[1], *turn), qkv[2]
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        kernel = str(self.config._attn_implementation)  # pyright: ignore[reportPrivateUsage]  # it has no other name
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(kernel, eager_attention_forward)
         if x.device.type == "cpu":  # where the backward of attention is three times as slow in bfloat16
             wide = torch.promote_types(x.dtype, torch.float32)
             query, key, value = query.to(wide), key.to(wide), value.to(wide)

@@ -284,10 +284,9 @@ def test_initialisation_is_that_of_appendix_e() -> None:
 def test_deeper_head_and_merge_layers_have_relu_between_them() -> None:
     layer = make(head_layers=3, merge_layers=2)
     shapes = [type(module).__name__ for module in (*layer.head, *layer.merge)]  # pyright: ignore
-    assert shapes == ["Projection", "ReLU", "Projection", "ReLU", "Projection"] + [
-        "Projection",
-        "ReLU",
-        "Projection",
+    assert shapes == [
+        *("Projection", "ReLU", "Projection", "ReLU", "Projection"),
+        *("Projection", "ReLU", "Projection"),
     ]
 
 

@@ -26,6 +26,7 @@ from mhmoe.routers import XMoERouterConfig
 from mhmoe.sparse_moe import SparseMoEConfig
 from mhmoe.training import TrainingConfig, seed_parameters
 
+ROOT = Path(__file__).resolve().parent.parent
 DIM = 32
 PACKING = PackingConfig(vocab_size=320, max_train_tokens=20_000)
 TRAINING = TrainingConfig(

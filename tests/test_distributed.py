@@ -1,0 +1,152 @@
+"""Two processes train as one: the same gradients, the same weights; they stop and go on together."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from mhmoe.packing import PackedText, TrainingBatches, load_packed
+from mhmoe.training import Objective, accumulate_gradients, train
+from tests import tiny
+
+SYSTEMS = ("dense", "mhmoe_compute", "mhmoe_parameters")
+MICRO_BATCHES = (1, 2)
+WEIGHTS = (0.0, 0.5)
+CONFIG = dataclasses.replace(tiny.TRAINING, steps=10, length=16, evaluations=5)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> PackedText:
+    return tiny.text(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def two(text: PackedText, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes found; they run `work` below."""
+    folder = tmp_path_factory.mktemp("two")
+    code = "import sys; from tests.test_distributed import work; work(sys.argv[1], sys.argv[2])"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, text.folder, folder],
+            cwd=tiny.ROOT,
+            env=os.environ | {"RANK": str(rank), "WORLD_SIZE": "2"},
+            stderr=subprocess.PIPE,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=600)
+            assert process.returncode == 0, errors.decode()
+    finally:
+        for process in processes:
+            process.kill()
+    return [torch.load(folder / f"rank{rank}") for rank in (0, 1)]
+
+
+def work(packed: str, folder: str) -> None:
+    """What one of two processes does."""
+    rank = int(os.environ["RANK"])
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    text, found = load_packed(Path(packed)), dict[str, Any]()
+
+    batches = TrainingBatches(text.train, CONFIG.length, CONFIG.batch_sequences, seed=0)
+    tokens = torch.from_numpy(batches.batch(0, rank, 2))
+    for system in SYSTEMS:
+        for micro_batches in MICRO_BATCHES:
+            for weight in WEIGHTS:
+                model = tiny.model(system)
+                objective = nn.parallel.DistributedDataParallel(Objective(model, "float32"))
+                config = dataclasses.replace(CONFIG, micro_batches=micro_batches)
+                losses = accumulate_gradients(objective, tokens, config, weight)
+                found[f"{system} {micro_batches} {weight}"] = (tiny.gradients(model), losses)
+
+    model = tiny.model("mhmoe_compute", balance_weight=0.0)
+    progress = train(model, text, CONFIG, seed=0)
+    assert progress is not None
+    found["trained"] = (model.state_dict(), progress.curve)
+
+    # The second process believes to have more time.
+    path, pieces = Path(folder) / "run.pt", list[int]()
+    model = tiny.model("mhmoe_compute", balance_weight=0.0)
+    deadline = time.monotonic() + (0.0 if rank == 0 else 3600.0)
+    assert train(model, text, CONFIG, seed=0, checkpoint=path, deadline=deadline) is None
+    dist.barrier()
+    pieces.append(torch.load(path)["progress"]["step"])
+    model = tiny.model("mhmoe_compute", seed=9, balance_weight=0.0)
+    progress = train(model, text, CONFIG, seed=0, checkpoint=path)
+    assert progress is not None
+    found["in pieces"] = (model.state_dict(), progress.curve, pieces)
+    torch.save(found, Path(folder) / f"rank{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("micro_batches", MICRO_BATCHES)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_two_processes_give_the_task_gradient_of_one(
+    text: PackedText, two: list[dict[str, Any]], system: str, micro_batches: int
+) -> None:
+    model = tiny.model(system)
+    tokens = torch.from_numpy(TrainingBatches(text.train, CONFIG.length, 8, seed=0).batch(0))
+    nll, _ = accumulate_gradients(Objective(model, "float32"), tokens, CONFIG, 0.0)
+    expected = tiny.gradients(model)
+    for rank in two:
+        gradients, _ = rank[f"{system} {micro_batches} 0.0"]
+        assert tiny.worst_tensor(gradients, expected) < 1e-5
+    losses = [rank[f"{system} {micro_batches} 0.0"][1][0] for rank in two]
+    assert sum(losses) / 2 == pytest.approx(nll, rel=1e-6) and losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("micro_batches", MICRO_BATCHES)
+@pytest.mark.parametrize("system", [s for s in SYSTEMS if s != "dense"])
+def test_two_processes_count_the_balance_loss_once(
+    text: PackedText, two: list[dict[str, Any]], system: str, micro_batches: int
+) -> None:
+    """Its gradient is that of the mean over all micro-batches of all processes, computed here one by one."""
+    model = tiny.model(system)
+    tokens = torch.from_numpy(TrainingBatches(text.train, CONFIG.length, 8, seed=0).batch(0))
+    parts = tokens.chunk(2 * micro_batches)
+    mean = torch.stack([model(part[:, :-1]).balance_loss for part in parts]).mean()
+    mean.backward()
+    expected = {name: 0.5 * gradient for name, gradient in tiny.gradients(model).items()}
+    for rank in two:
+        task, _ = rank[f"{system} {micro_batches} 0.0"]
+        both, _ = rank[f"{system} {micro_batches} 0.5"]
+        assert tiny.difference({name: both[name] - task[name] for name in expected}, expected) < 1e-5
+    balances = [rank[f"{system} {micro_batches} 0.5"][1][1] for rank in two]
+    assert sum(balances) / 2 == pytest.approx(mean.item(), rel=1e-6)
+
+
+def test_training_on_two_processes_gives_the_weights_and_the_curve_of_one(
+    text: PackedText, two: list[dict[str, Any]]
+) -> None:
+    model = tiny.model("mhmoe_compute", balance_weight=0.0)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    progress = train(model, text, CONFIG, seed=0)
+    assert progress is not None
+    for weights, curve in (rank["trained"] for rank in two):
+        assert tiny.difference(weights, model.state_dict()) < 1e-5
+        assert tiny.difference(start, model.state_dict()) > 0.01
+        for ours, expected in zip(curve, progress.curve, strict=True):
+            for name in ("step", "tokens", "task_loss", "valid_nll"):
+                assert ours[name] == pytest.approx(expected[name], rel=1e-5)
+    assert all(torch.equal(value, two[1]["trained"][0][name]) for name, value in two[0]["trained"][0].items())
+
+
+def test_two_processes_stop_together_at_the_earlier_deadline_and_go_on_as_if_they_had_not(
+    two: list[dict[str, Any]],
+) -> None:
+    for rank in two:
+        weights, curve, pieces = rank["in pieces"]
+        assert pieces == [1]
+        assert all(torch.equal(value, weights[name]) for name, value in rank["trained"][0].items())
+        assert [p["task_loss"] for p in curve] == [p["task_loss"] for p in rank["trained"][1]]

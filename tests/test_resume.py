@@ -1,0 +1,316 @@
+"""Killed at any moment and started again, a run ends as if nothing had happened; nothing is lost."""
+
+import dataclasses
+import math
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mhmoe.language_model import MHMoEForCausalLM
+from mhmoe.packing import PackedText
+from mhmoe.records import UserError
+from mhmoe.training import Progress, TrainingConfig, load_checkpoint, make_optimizer, train
+from tests import tiny
+
+SHORT = dataclasses.replace(tiny.TRAINING, steps=6, length=16)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> PackedText:
+    return tiny.text(tmp_path_factory.mktemp("cache"))
+
+
+def without_seconds(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in point.items() if name != "seconds"} for point in curve]
+
+
+def assert_identical(ours: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(ours[name], expected[name])] == []
+
+
+# ---- killed ---------------------------------------------------------------------------------
+
+PROGRAM = """
+import dataclasses, sys
+from pathlib import Path
+import torch
+from mhmoe.packing import load_packed
+from mhmoe.training import train
+from tests import tiny
+
+packed, folder = map(Path, sys.argv[1:])
+config = dataclasses.replace(tiny.TRAINING, steps=300, length=16, evaluations=10)
+model = tiny.model("mhmoe_compute")
+trained = []
+model.register_forward_pre_hook(lambda module, _: trained.append(1) if module.training else None)
+progress = train(
+    model, load_packed(packed), config, seed=0, checkpoint=folder / "run.pt", checkpoint_seconds=0.03
+)
+result = {"weights": model.state_dict(), "curve": progress.curve, "seconds": progress.seconds}
+torch.save(result | {"trained": len(trained)}, folder / "result")
+"""
+
+
+def start(packed: Path, folder: Path) -> "subprocess.Popen[bytes]":
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, packed, folder], cwd=tiny.ROOT, stderr=subprocess.PIPE)
+
+
+def finish(packed: Path, folder: Path) -> dict[str, Any]:
+    process = start(packed, folder)
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors.decode()
+    return torch.load(folder / "result")
+
+
+def steps_saved(folder: Path) -> int:
+    return torch.load(folder / "run.pt")["progress"]["step"]
+
+
+def test_a_run_killed_three_times_ends_with_the_weights_of_one_never_killed(text: PackedText, tmp_path: Path) -> None:
+    whole = finish(text.folder, tmp_path / "whole")
+    assert whole["trained"] == 300
+    folder, draw, saved = tmp_path / "killed", random.Random(0), 0
+    for _ in range(3):
+        process = start(text.folder, folder)
+        begun = _write_time(folder)
+        while _write_time(folder) == begun:  # until it trains
+            assert process.poll() is None
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0.01, 0.2) * whole["seconds"])
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it had ended before it was killed"
+        assert saved < steps_saved(folder) < 300
+        saved = steps_saved(folder)
+    resumed = finish(text.folder, folder)
+    assert resumed["trained"] == 300 - saved
+    assert_identical(resumed["weights"], whole["weights"])
+    assert without_seconds(resumed["curve"]) == without_seconds(whole["curve"])
+    assert len(resumed["curve"]) == 10
+    seconds = [point["seconds"] for point in resumed["curve"]]
+    assert seconds == sorted(seconds)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "result",
+        "run.pt",
+    ]  # no half-written file is left
+
+
+def _write_time(folder: Path) -> int:
+    path = folder / "run.pt"
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def test_a_run_removes_what_its_killed_predecessor_had_half_written(text: PackedText, tmp_path: Path) -> None:
+    program = "import os, signal, sys; os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL);" + PROGRAM
+    folder = tmp_path / "run"
+    folder.mkdir()
+    subprocess.run([sys.executable, "-c", program, text.folder, folder], cwd=tiny.ROOT, stderr=subprocess.PIPE)
+    (half,) = folder.iterdir()
+    assert half.name != "run.pt" and half.stat().st_size > 0
+    train(tiny.model("dense"), text, SHORT, seed=0, checkpoint=folder / "run.pt")
+    assert [path.name for path in folder.iterdir()] == ["run.pt"]
+
+
+# ---- out of time ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("system", "changes"),
+    [("dense", {}), ("full", {"micro_batches": 2}), ("xmoe", {"precision": "bfloat16"})],
+)
+def test_a_run_cut_into_pieces_by_deadlines_ends_bit_identical(
+    text: PackedText, tmp_path: Path, system: str, changes: dict[str, Any]
+) -> None:
+    config = dataclasses.replace(SHORT, **changes)
+    whole, pieces = tiny.model(system), 0
+    expected = train(whole, text, config, seed=3)
+    path = tmp_path / "run.pt"
+    while True:
+        model = tiny.model(system, seed=9)  # whatever it holds, the checkpoint decides, but the first time
+        if not path.exists():
+            model = tiny.model(system)
+        progress = train(model, text, config, seed=3, checkpoint=path, deadline=time.monotonic())
+        if progress is not None:
+            break
+        pieces += 1
+        assert torch.load(path)["progress"]["step"] == pieces  # at least one step, whatever the deadline
+    assert pieces == config.steps - 1
+    assert_identical(model.state_dict(), whole.state_dict())
+    assert expected is not None and without_seconds(progress.curve) == without_seconds(expected.curve)
+    assert torch.load(path)["progress"]["step"] == config.steps
+
+
+def test_a_finished_run_is_not_trained_again(text: PackedText, tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    first = train(tiny.model("xmoe"), text, SHORT, seed=0, checkpoint=path)
+    model = tiny.model("xmoe", seed=9)
+    model.register_forward_pre_hook(lambda *_: pytest.fail("it trained"))
+    assert train(model, text, SHORT, seed=0, checkpoint=path, deadline=time.monotonic()) == first
+    assert_identical(model.state_dict(), torch.load(path)["model"])
+
+
+def test_a_deadline_without_a_checkpoint_leaves_no_file(text: PackedText, tmp_path: Path) -> None:
+    assert train(tiny.model("dense"), text, SHORT, seed=0, deadline=0.0) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoints_come_as_often_as_asked(text: PackedText, tmp_path: Path) -> None:
+    """At 0 seconds after every step, at infinity only at the end."""
+    path, seen = tmp_path / "run.pt", list[int]()
+    model = tiny.model("dense")
+
+    def note(module: torch.nn.Module, _: Any) -> None:
+        if module.training:
+            seen.append(torch.load(path)["progress"]["step"] if path.exists() else 0)
+
+    model.register_forward_pre_hook(note)
+    train(model, text, SHORT, seed=0, checkpoint=path, checkpoint_seconds=0.0)
+    assert seen == [0, 1, 2, 3, 4, 5]
+    path.unlink()
+    seen.clear()
+    train(model, text, SHORT, seed=0, checkpoint=path, checkpoint_seconds=math.inf)
+    assert seen == [0] * 6 and torch.load(path)["progress"]["step"] == 6
+
+
+# ---- bad checkpoints ------------------------------------------------------------------------
+
+
+def load(path: Path) -> Progress:
+    model = tiny.model("mhmoe_compute")
+    return load_checkpoint(path, model, make_optimizer(model, SHORT), torch.load(path.parent / "good.pt")["run"])
+
+
+@pytest.fixture(scope="module")
+def good(text: PackedText, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint after the first step of SHORT."""
+    path = tmp_path_factory.mktemp("checkpoint") / "good.pt"
+    assert train(tiny.model("mhmoe_compute"), text, SHORT, seed=0, checkpoint=path, deadline=0.0) is None
+    return path
+
+
+def test_a_checkpoint_cut_short_anywhere_is_one_clear_line(good: Path) -> None:
+    whole, path = good.read_bytes(), good.with_name("cut.pt")
+    assert load(good).step == 1
+    draw = random.Random(0)
+    cuts = [
+        0,
+        1,
+        2,
+        30,
+        64,
+        1000,
+        len(whole) - 1,
+        len(whole) - 22,
+        *(draw.randrange(len(whole)) for _ in range(40)),
+    ]
+    for cut in cuts:
+        path.write_bytes(whole[:cut])
+        with pytest.raises(UserError, match=r"^checkpoint .*/cut.pt cannot be read \(.+\); remove it to") as caught:
+            load(path)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+        assert path.read_bytes() == whole[:cut]
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_file_that_is_no_checkpoint_is_one_clear_line(good: Path) -> None:
+    path = good.with_name("other.pt")
+    contents: list[Any] = [b"hello\n", b"\n\n", bytes(3000), b"\x80\x04.", b"PK\x03\x04"]
+    contents += [[1], {"weights": 1}, {"run": torch.load(good)["run"]}, torch.load(good) | {"model": None}]
+    for content in contents:
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            torch.save(content, path)
+        with pytest.raises(UserError, match=r"^checkpoint .*/other.pt cannot be read \(.+\)") as caught:
+            load(path)
+        assert "\n" not in str(caught.value)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=r"^checkpoint .*/other.pt cannot be read \(.+\)"):
+        load(path)
+    path.rmdir()
+
+
+def test_a_checkpoint_cannot_run_code(good: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (good.with_name("owned"),)
+
+    torch.save(torch.load(good) | {"progress": Evil()}, good.with_name("evil.pt"))
+    with pytest.raises(UserError, match=r"evil.pt cannot be read"):
+        load(good.with_name("evil.pt"))
+    assert not good.with_name("owned").exists()
+
+
+ANOTHER: dict[str, tuple[Callable[[], MHMoEForCausalLM], TrainingConfig, int]] = {
+    "system": (lambda: tiny.model("xmoe"), SHORT, 0),
+    "size": (lambda: tiny.model("mhmoe_compute", vocab_size=400), SHORT, 0),
+    # These have all tensors of the same shapes:
+    "top_k": (lambda: tiny.model("mhmoe_compute", moe=_with_top_k_2()), SHORT, 0),
+    "balance_weight": (lambda: tiny.model("mhmoe_compute", balance_weight=0.02), SHORT, 0),
+    "learning_rate": (lambda: tiny.model("mhmoe_compute"), dataclasses.replace(SHORT, learning_rate=0.02), 0),
+    "steps": (lambda: tiny.model("mhmoe_compute"), dataclasses.replace(SHORT, steps=7), 0),
+    "seed": (lambda: tiny.model("mhmoe_compute"), SHORT, 1),
+}
+
+
+def _with_top_k_2() -> dict[str, Any]:
+    moe = tiny.config("mhmoe_compute").moe
+    assert moe is not None
+    return moe | {"inner": moe["inner"] | {"router": moe["inner"]["router"] | {"top_k": 2}}}
+
+
+@pytest.mark.parametrize("what", ANOTHER)
+def test_a_checkpoint_of_another_run_is_refused_in_one_line_and_stays(text: PackedText, good: Path, what: str) -> None:
+    make, config, seed = ANOTHER[what]
+    before = good.read_bytes()
+    with pytest.raises(UserError, match=r"^checkpoint .*/good.pt belongs to another run .*remove it") as caught:
+        train(make(), text, config, seed=seed, checkpoint=good)
+    assert "\n" not in str(caught.value)
+    assert good.read_bytes() == before
+
+
+def test_a_checkpoint_of_other_text_is_refused(text: PackedText, good: Path) -> None:
+    other = dataclasses.replace(text, fingerprint=text.fingerprint | {"tokenizer_sha256": "0"})
+    with pytest.raises(UserError, match=r"belongs to another run"):
+        train(tiny.model("mhmoe_compute"), other, SHORT, seed=0, checkpoint=good)
+
+
+# ---- nothing is lost ------------------------------------------------------------------------
+
+
+def test_a_disk_that_fills_up_keeps_the_last_checkpoint(text: PackedText, tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    assert train(tiny.model("mhmoe_compute"), text, SHORT, seed=0, checkpoint=path, deadline=0.0) is None
+    before = path.read_bytes()
+    with (
+        tiny.full_disk(len(before) // 2),
+        pytest.raises(UserError, match=r"^cannot write .*/run.pt: .*the old file, if any, is untouched$") as caught,
+    ):
+        train(tiny.model("mhmoe_compute"), text, SHORT, seed=0, checkpoint=path, checkpoint_seconds=0.0)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    model, whole = tiny.model("mhmoe_compute"), tiny.model("mhmoe_compute")
+    train(model, text, SHORT, seed=0, checkpoint=path)
+    train(whole, text, SHORT, seed=0)
+    assert_identical(model.state_dict(), whole.state_dict())
+
+
+def test_a_loss_that_is_not_finite_leaves_the_checkpoint_before_it(text: PackedText, tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    config = dataclasses.replace(SHORT, learning_rate=1e30, evaluations=1)
+    for _ in range(2):  # the second time from the checkpoint, with the same end
+        with pytest.raises(UserError, match=r"the .* is not finite at step 1"):
+            train(tiny.model("xmoe"), text, config, seed=0, checkpoint=path, checkpoint_seconds=0.0)
+        assert torch.load(path)["progress"]["step"] == 1
+        assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,519 @@
+"""The loop is the equations of its docstring: losses, gradient, schedule, optimiser, order, start, end."""
+
+import dataclasses
+import itertools
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import pytest
+import torch
+from torch import nn
+
+from mhmoe.evaluation import evaluate
+from mhmoe.language_model import MHMoEForCausalLM
+from mhmoe.packing import PackedText, TrainingBatches
+from mhmoe.records import UserError
+from mhmoe.training import (
+    Objective,
+    Progress,
+    TrainingConfig,
+    accumulate_gradients,
+    make_optimizer,
+    peak_memory,
+    reset_peak_memory,
+    seed_parameters,
+    train,
+)
+from tests import tiny
+
+SYSTEMS = [*tiny.MOE, "full"]
+
+
+def with_(**changes: Any) -> TrainingConfig:
+    return dataclasses.replace(tiny.TRAINING, **changes)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> PackedText:
+    return tiny.text(tmp_path_factory.mktemp("cache"))
+
+
+def batch(text: PackedText, step: int = 0, config: TrainingConfig = tiny.TRAINING) -> torch.Tensor:
+    batches = TrainingBatches(text.train, config.length, config.batch_sequences, seed=0)
+    return torch.from_numpy(batches.batch(step))
+
+
+# ---- the losses and their gradients ---------------------------------------------------------
+
+
+def gradients_of(
+    text: PackedText, system: str, config: TrainingConfig, weight: float
+) -> tuple[dict[str, torch.Tensor], tuple[float, float]]:
+    model = tiny.model(system)
+    losses = accumulate_gradients(Objective(model, config.precision), batch(text), config, weight)
+    return tiny.gradients(model), losses
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_four_micro_batches_give_the_task_gradient_of_one_batch(text: PackedText, system: str) -> None:
+    one, (nll, _) = gradients_of(text, system, tiny.TRAINING, 0.0)
+    four, (nll_of_four, _) = gradients_of(text, system, with_(micro_batches=4), 0.0)
+    assert len(one) == len(list(tiny.model(system).parameters()))
+    assert tiny.worst_tensor(four, one) < 1e-5
+    assert nll_of_four == pytest.approx(nll, rel=1e-6)
+
+
+def test_the_task_gradient_is_that_of_the_mean_nll_over_the_batch(text: PackedText) -> None:
+    model, tokens = tiny.model("xmoe"), batch(text)
+    logits = model(tokens[:, :-1]).logits
+    nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
+    ours, _ = gradients_of(text, "xmoe", tiny.TRAINING, 0.0)
+    assert tiny.worst_tensor(ours, tiny.gradients(model)) < 1e-5
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2, 4, 8])
+@pytest.mark.parametrize("system", ["xmoe", "mhmoe_compute"])
+def test_the_balance_loss_counts_once_whatever_the_number_of_micro_batches(
+    text: PackedText, system: str, micro_batches: int
+) -> None:
+    """Its share of the gradient is that of the mean over the micro-batches, computed here one by one."""
+    config, weight = with_(micro_batches=micro_batches), 0.5
+    both, (_, balance) = gradients_of(text, system, config, weight)
+    task, _ = gradients_of(text, system, config, 0.0)
+    model = tiny.model(system)
+    losses = [model(part[:, :-1]).balance_loss for part in batch(text).split(8 // micro_batches)]
+    mean = torch.stack(losses).mean()
+    mean.backward()
+    assert balance == pytest.approx(mean.item(), rel=1e-6)
+    expected = {name: gradient * weight for name, gradient in tiny.gradients(model).items()}
+    ours = {name: both[name] - task[name] for name in expected}
+    assert tiny.difference(ours, expected) < 1e-5
+
+
+def test_four_copies_of_a_micro_batch_are_one_batch_of_it(text: PackedText) -> None:
+    """Here even the balance loss is linear: the whole gradient of four equal parts is that of one."""
+    copies, part = tiny.model("mhmoe_parameters"), tiny.model("mhmoe_parameters")
+    tokens = batch(text)[:2]
+    one = with_(batch_sequences=2)
+    four = with_(micro_batches=4)
+    losses = accumulate_gradients(Objective(part, "float32"), tokens, one, 0.5)
+    assert accumulate_gradients(Objective(copies, "float32"), tokens.repeat(4, 1), four, 0.5) == pytest.approx(losses)
+    assert tiny.worst_tensor(tiny.gradients(copies), tiny.gradients(part)) < 1e-5
+
+
+def test_gradients_add_to_what_is_there(text: PackedText) -> None:
+    once, _ = gradients_of(text, "xmoe", tiny.TRAINING, 0.01)
+    model = tiny.model("xmoe")
+    for _ in range(2):
+        accumulate_gradients(Objective(model, "float32"), batch(text), tiny.TRAINING, 0.01)
+    assert tiny.worst_tensor(tiny.gradients(model), {name: 2 * g for name, g in once.items()}) < 1e-6
+
+
+def test_the_weight_of_the_balance_loss_is_the_model_configs(text: PackedText) -> None:
+    trained = {}
+    for weight in (0.0, 0.01, 10.0):
+        model = tiny.model("xmoe", balance_weight=weight)
+        progress = train(model, text, with_(evaluations=1, length=16), seed=0)
+        assert progress is not None
+        trained[weight] = progress.curve[-1]["balance_loss"]
+    assert trained[10.0] < 1.02 < trained[0.01] < trained[0.0]
+
+
+# ---- schedule -------------------------------------------------------------------------------
+
+
+def test_the_rate_rises_linearly_and_falls_linearly_to_just_above_0() -> None:
+    config = with_(steps=1000, learning_rate=0.5, warmup=0.04)
+    expected = {
+        0: 0.5 / 40,
+        1: 0.5 * 2 / 40,
+        19: 0.25,
+        39: 0.5,
+        40: 0.5,
+        41: 0.5 * 959 / 960,
+        520: 0.25,
+        999: 0.5 / 960,
+    }
+    assert {step: config.rate(step) for step in expected} == pytest.approx(expected, rel=1e-12)
+    rates = [config.rate(step) for step in range(1000)]
+    assert max(rates) == 0.5 and min(rates) > 0
+    assert all(a < b for a, b in itertools.pairwise(rates[:40]))
+    assert all(a > b for a, b in itertools.pairwise(rates[40:]))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 24, 25, 100])
+@pytest.mark.parametrize("warmup", [0.0, 0.04, 0.5, 1.0])
+def test_every_step_has_a_rate_and_one_has_the_full_one(steps: int, warmup: float) -> None:
+    config = with_(steps=steps, warmup=warmup, learning_rate=2.0)
+    rates = [config.rate(step) for step in range(steps)]
+    assert min(rates) > 0 and max(rates) == 2.0
+    if warmup == 0:
+        assert rates == pytest.approx([2.0] + [2.0 * (steps - s) / (steps - 1) for s in range(1, steps)])
+    if warmup == 1:
+        assert rates == pytest.approx([2.0 * (s + 1) / steps for s in range(steps)])
+
+
+@pytest.mark.parametrize(("steps", "evaluations"), [(1, 1), (10, 10), (10, 3), (97, 10), (1464, 12), (5, 1)])
+def test_the_curve_has_as_many_points_as_asked_evenly_spread_to_the_last_step(steps: int, evaluations: int) -> None:
+    config = with_(steps=steps, evaluations=evaluations)
+    points = [done for done in range(1, steps + 1) if config.evaluates_after(done)]
+    assert len(points) == evaluations and points[-1] == steps
+    gaps = [b - a for a, b in zip([0, *points], points, strict=False)]
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_more_evaluations_than_steps_are_one_a_step() -> None:
+    assert all(with_(steps=4, evaluations=10).evaluates_after(done) for done in range(1, 5))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("steps", 0),
+        ("batch_sequences", -8),
+        ("length", 0),
+        ("micro_batches", 0),
+        ("micro_batches", 3),
+        ("evaluations", 0),
+        ("evaluation_windows", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", -1.0),
+        ("learning_rate", math.nan),
+        ("warmup", 1.5),
+        ("warmup", -0.1),
+        ("warmup", math.nan),
+        ("clip_norm", 0.0),
+        ("clip_norm", -1.0),
+        ("eps", 0.0),
+        ("weight_decay", -0.01),
+        ("betas", (0.9, 1.0)),
+        ("precision", "float16"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users run without the type checks
+    message = r"micro_batches=3 does not divide batch_sequences=8" if value == 3 else rf"^{field}="
+    with pytest.raises(ValueError, match=message) as caught:
+        with_(**{field: value})
+    assert str(value) in str(caught.value) and "\n" not in str(caught.value)
+
+
+# ---- optimiser ------------------------------------------------------------------------------
+
+
+def test_matrices_decay_and_biases_norms_and_scalars_do_not() -> None:
+    model = tiny.model("full")
+    optimizer = make_optimizer(model, with_(weight_decay=0.3))
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    names: dict[float, set[str]] = {0.3: set(), 0.0: set()}
+    for name, parameter in model.named_parameters():
+        names[decays.pop(id(parameter))].add(name.removeprefix("model."))
+    assert not decays
+    block, moe = "layers.0.", "layers.1.feed_forward."
+    assert {
+        "embed_tokens.weight",
+        "lm_head.weight",
+        block + "attention.qkv_proj.weight",
+        block + "feed_forward.up_proj.weight",
+        moe + "head.weight",
+        moe + "merge.weight",
+        moe + "inner.router.projection",
+        moe + "inner.router.expert_embeddings",
+        moe + "inner.experts.up_proj",
+        moe + "inner.experts.down_proj",
+    } <= names[0.3]
+    assert names[0.0] == {
+        "norm.weight",
+        "norm.bias",
+        *(f"layers.{b}.{n}_norm.{p}" for b in "01" for n in ("attention", "feed_forward") for p in ("weight", "bias")),
+        *(f"layers.{b}.attention.{n}_proj.bias" for b in "01" for n in ("qkv", "o")),
+        moe + "head.bias",
+        moe + "merge.bias",
+        moe + "inner.router.log_inverse_temperature",
+        moe + "inner.experts.up_bias",
+        moe + "inner.experts.down_bias",
+        moe + "inner.experts.inner_norm.weight",
+        moe + "inner.experts.inner_norm.bias",
+    }
+
+
+def by_hand(model: MHMoEForCausalLM, text: PackedText, config: TrainingConfig) -> list[float]:
+    """Training as the papers write it, one formula a line. Returns the gradients' norms before clipping."""
+    moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in model.named_parameters()}
+    warmup, (beta1, beta2), norms = round(config.warmup * config.steps), config.betas, list[float]()
+    for step in range(config.steps):
+        tokens = batch(text, step, config)
+        model.zero_grad()
+        output = model(tokens[:, :-1])
+        task = nn.functional.cross_entropy(output.logits.flatten(0, 1), tokens[:, 1:].flatten())
+        (task + model.config.balance_weight * output.balance_loss).backward()
+        norms.append(math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None)))
+        if step < warmup:
+            rate = config.learning_rate * (step + 1) / warmup
+        else:
+            rate = config.learning_rate * (config.steps - step) / (config.steps - warmup)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                assert parameter.grad is not None
+                gradient = parameter.grad * min(1.0, config.clip_norm / norms[-1])
+                first, second = moments[name]
+                first.mul_(beta1).add_((1 - beta1) * gradient)
+                second.mul_(beta2).add_((1 - beta2) * gradient**2)
+                if parameter.ndim >= 2:
+                    parameter.mul_(1 - rate * config.weight_decay)
+                corrected = first / (1 - beta1 ** (step + 1))
+                deviation = (second / (1 - beta2 ** (step + 1))).sqrt()
+                parameter.sub_(rate * corrected / (deviation + config.eps))
+    return norms
+
+
+@pytest.mark.parametrize("clip_norm", [0.3, 1e9])
+def test_training_is_the_formulas_written_out_by_hand(text: PackedText, clip_norm: float) -> None:
+    config = with_(steps=8, warmup=0.25, learning_rate=0.003, weight_decay=0.5, clip_norm=clip_norm, evaluations=1)
+    ours, reference = tiny.model("xmoe"), tiny.model("xmoe")
+    start = {name: p.clone() for name, p in reference.state_dict().items()}
+    train(ours, text, config, seed=0)
+    norms = by_hand(reference, text, config)
+    assert min(norms) > 0.3  # so that the first clips every time, the second never
+    moved = {name: p - start[name] for name, p in reference.state_dict().items()}
+    difference = {name: p - start[name] for name, p in ours.state_dict().items()}
+    assert tiny.worst_tensor(difference, moved) < 2e-3
+
+
+def test_clipping_bounds_the_first_step(text: PackedText) -> None:
+    """At a norm far below eps, Adam's step is the gradient's share of it: almost nothing."""
+    distances = {}
+    for clip_norm in (2.0, 1e-12):
+        model, start = tiny.model("dense"), tiny.model("dense")
+        train(model, text, with_(steps=1, weight_decay=0.0, clip_norm=clip_norm), seed=0)
+        distances[clip_norm] = tiny.difference(model.state_dict(), start.state_dict())
+    assert distances[1e-12] < 1e-4 * distances[2.0]
+
+
+# ---- start and order ------------------------------------------------------------------------
+
+
+def test_every_parameter_is_drawn_from_the_seed_and_nothing_else() -> None:
+    models = []
+    for state, seed in ((1, 0), (2, 0), (1, 5)):
+        torch.manual_seed(state)
+        model = MHMoEForCausalLM(tiny.config("full"))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(7.0)
+        seed_parameters(model, seed)
+        models.append(dict(model.named_parameters()))
+    one, same, other = models
+    for name in one:
+        assert torch.equal(one[name], same[name]) and not (one[name] == 7).any(), name
+        constant = one[name].unique().numel() == 1  # biases, norms, temperature
+        assert torch.equal(one[name], other[name]) is constant, name
+        assert constant is ("bias" in name or "norm" in name or "temperature" in name), name
+
+
+def test_seeding_leaves_the_random_state_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    model = MHMoEForCausalLM(tiny.config("dense"))
+    torch.manual_seed(3)
+    seed_parameters(model, 0)
+    assert torch.equal(torch.rand(4), expected)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_systems_start_from_the_same_values_where_they_share_parameters(seed: int) -> None:
+    dense, *others = [dict(tiny.model(system, seed).named_parameters()) for system in tiny.MOE]
+    apart = "model.layers.1.feed_forward."
+    for other in others:
+        shared = {name for name in dense if not name.startswith(apart)}
+        assert shared == {name for name in other if not name.startswith(apart)} and len(shared) > 8
+        assert all(torch.equal(dense[name], other[name]) for name in shared)
+
+
+def test_tied_embeddings_stay_tied() -> None:
+    model = tiny.model("dense")
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def seen_by(system: str, text: PackedText, config: TrainingConfig, seed: int) -> list[torch.Tensor]:
+    """The inputs of every training step."""
+    model, seen = tiny.model(system), list[torch.Tensor]()
+
+    def note(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        if module.training:
+            seen.append(arguments[0].clone())
+
+    model.register_forward_pre_hook(note)
+    train(model, text, config, seed=seed)
+    return seen
+
+
+def test_all_systems_see_the_same_tokens_in_the_same_order(text: PackedText) -> None:
+    config = with_(steps=5, evaluations=2)
+    dense = torch.cat(seen_by("dense", text, config, seed=3))
+    assert torch.equal(dense, torch.cat(seen_by("mhmoe_compute", text, with_(steps=5, micro_batches=2), seed=3)))
+    assert torch.equal(dense, torch.cat([batch3[:, :-1] for batch3 in batches_of(text, config, 3)]))
+    assert not torch.equal(dense, torch.cat(seen_by("dense", text, config, seed=4)))
+
+
+def batches_of(text: PackedText, config: TrainingConfig, seed: int) -> list[torch.Tensor]:
+    batches = TrainingBatches(text.train, config.length, config.batch_sequences, seed)
+    return [torch.from_numpy(batches.batch(step)) for step in range(config.steps)]
+
+
+# ---- a run ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("system", ["dense", "mhmoe_compute", "full"])
+def test_training_learns(text: PackedText, system: str, precision: Any) -> None:
+    model = tiny.model(system)
+    before = evaluate(model, text.valid, 32)["nll_per_token"]
+    progress = train(model, text, with_(precision=precision), seed=0)
+    assert progress is not None
+    after = evaluate(model, text.valid, 32)["nll_per_token"]
+    assert before > 5.5 and after < 4.2  # ln 320 = 5.8
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_bfloat16_computes_in_bfloat16(text: PackedText) -> None:
+    """The losses are those of float32 up to bfloat16's 8 bits, and not the same."""
+    (_, (narrow, _)), (_, (wide, _)) = (
+        gradients_of(text, "mhmoe_compute", with_(precision=p), 0.0) for p in ("bfloat16", "float32")
+    )
+    assert 1e-6 < abs(narrow / wide - 1) < 1e-2
+
+
+def test_the_curve_says_what_was_measured_and_when(text: PackedText) -> None:
+    config = with_(steps=10, evaluations=5)
+    model = tiny.model("xmoe")
+    progress = train(model, text, config, seed=0)
+    assert progress is not None and progress.step == 10
+    assert [point["step"] for point in progress.curve] == [2, 4, 6, 8, 10]
+    assert [point["tokens"] for point in progress.curve] == [2 * 256, 4 * 256, 6 * 256, 8 * 256, 2560]
+    seconds = [point["seconds"] for point in progress.curve]
+    assert seconds[0] > 0 and seconds == sorted(seconds) and seconds[-1] <= round(progress.seconds, 3)
+    last = evaluate(model, text.valid, 32, max_windows=config.evaluation_windows)
+    assert progress.curve[-1]["valid_nll"] == last["nll_per_token"]
+    assert progress.curve[-1]["valid_bits_per_byte"] == last["bits_per_byte"]
+    # The point after a step has that step's training losses: of the weights before it.
+    one_step = train(tiny.model("xmoe"), text, with_(steps=1), seed=0)
+    fresh = tiny.model("xmoe")(batch(text)[:, :-1])
+    task = nn.functional.cross_entropy(fresh.logits.flatten(0, 1), batch(text)[:, 1:].flatten())
+    assert one_step is not None
+    assert one_step.curve[0]["task_loss"] == pytest.approx(task.item(), rel=1e-5)
+    assert one_step.curve[0]["balance_loss"] == pytest.approx(fresh.balance_loss.item(), rel=1e-5)
+
+
+def test_evaluating_more_often_does_not_change_the_weights(text: PackedText) -> None:
+    weights = []
+    for evaluations in (1, 10):
+        model = tiny.model("mhmoe_compute")
+        train(model, text, with_(steps=10, evaluations=evaluations), seed=0)
+        weights.append(model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_dense_model_has_no_balance_loss(text: PackedText) -> None:
+    progress = train(tiny.model("dense"), text, with_(steps=2), seed=0)
+    assert progress is not None and {point["balance_loss"] for point in progress.curve} == {0.0}
+
+
+# In a process of its own: Dynamo cannot trace the shape checks that the tests run with.
+COMPILED = """
+import dataclasses, sys
+from pathlib import Path
+from mhmoe.packing import load_packed
+from mhmoe.training import train
+from tests import tiny
+import torch
+text = load_packed(Path(sys.argv[1]))
+config = dataclasses.replace(tiny.TRAINING, steps=4, evaluations=2, batch_sequences=2, length=16)
+runs = []
+for compiled in (False, True):
+    model = tiny.model("mhmoe_compute", num_hidden_layers=1, moe_every=1)
+    progress = train(model, text, dataclasses.replace(config, compile=compiled), seed=0)
+    runs.append((progress.curve, model.state_dict()))
+graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+torch.save({"eager": runs[0], "compiled": runs[1], "graphs": graphs}, sys.argv[2])
+"""
+
+
+def test_compiled_losses_and_weights_are_those_of_eager(text: PackedText, tmp_path: Path) -> None:
+    if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
+        pytest.skip("torch.compile needs a C++ compiler and there is none on the path")
+    command = [sys.executable, "-c", COMPILED, text.folder, tmp_path / "out"]
+    done = subprocess.run(command, cwd=tiny.ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    out = torch.load(tmp_path / "out")
+    assert out["graphs"] >= 1
+    (eager_curve, eager), (compiled_curve, compiled) = out["eager"], out["compiled"]
+    for one, other in zip(compiled_curve, eager_curve, strict=True):
+        for name in ("task_loss", "balance_loss", "valid_nll"):
+            assert one[name] == pytest.approx(other[name], rel=1e-4)
+    assert tiny.worst_tensor(compiled, eager) < 1e-3
+
+
+# ---- what stops it --------------------------------------------------------------------------
+
+
+def broken_weights(model: MHMoEForCausalLM) -> None:
+    with torch.no_grad():
+        model.get_parameter("model.norm.weight")[0] = math.nan
+
+
+@pytest.mark.parametrize(
+    ("spoil", "config", "message"),
+    [
+        (broken_weights, tiny.TRAINING, r"^tiny run: the task loss is not finite at step 0 \(nan\)"),
+        (
+            lambda _: None,
+            with_(learning_rate=1e30),
+            r"^tiny run: the .* is not finite at step \d+ \(.*1e\+30$",
+        ),
+    ],
+)
+def test_a_loss_that_is_not_finite_stops_with_one_clear_line(
+    text: PackedText, spoil: Callable[[MHMoEForCausalLM], None], config: TrainingConfig, message: str
+) -> None:
+    model = tiny.model("mhmoe_compute")
+    spoil(model)
+    with pytest.raises(UserError, match=message) as caught:
+        train(model, text, config, seed=0, label="tiny run")
+    assert "Lower learning_rate=" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_weights_that_break_in_the_last_step_are_not_a_result(text: PackedText) -> None:
+    with pytest.raises(UserError, match=r"^the loss on valid is not finite at step 1"):
+        train(tiny.model("xmoe"), text, with_(steps=1, learning_rate=1e38), seed=0)
+
+
+def test_a_loss_that_is_huge_but_finite_does_not_stop_it(text: PackedText) -> None:
+    """exp(valid nll) overflows a float beyond 709."""
+    model = tiny.model("dense")
+    with torch.no_grad():
+        model.get_parameter("model.norm.weight").mul_(1e4)
+    progress = train(model, text, with_(steps=2, learning_rate=1e-9), seed=0)
+    assert progress is not None and progress.curve[-1]["valid_nll"] > 1000
+
+
+def test_peak_memory_counts_anew_after_a_reset() -> None:
+    device = torch.device("cpu")
+    reset_peak_memory(device)
+    before = peak_memory(device)
+    block = torch.ones(25_000_000)  # 100 MB
+    assert peak_memory(device) > before + 80e6
+    del block
+    with_block = peak_memory(device)
+    reset_peak_memory(device)
+    assert peak_memory(device) < with_block - 80e6
+
+
+def test_progress_starts_at_nothing() -> None:
+    assert dataclasses.asdict(Progress()) == {"step": 0, "seconds": 0.0, "curve": []}
