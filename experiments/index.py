@@ -5,7 +5,7 @@ from pathlib import Path
 
 from analysis.render import Column, Row, table_markdown
 from experiments.runs import RESULTS, Records, plan
-from experiments.schema import Experiment, Scale
+from experiments.schema import Experiment, Scale, Sizes
 from mhmoe.records import Record, write_atomically
 
 COLUMNS = (
@@ -39,7 +39,7 @@ def render_index(
             runs = plan(experiment, scale, experiment.task, tuple(scale.seeds), records)
             states = [records.state(run) for run in runs]
             done = [records.by_name[run.name] for run, state in zip(runs, states, strict=True) if state == "done"]
-            if not runs or states.count("missing") < len(runs):
+            if states.count("missing") < len(runs):
                 rows.append(
                     {
                         "page": f"[{experiment.title}]({experiment.stem}.md)",
@@ -48,6 +48,10 @@ def render_index(
                         **_spent(done),
                     }
                 )
+    for experiment in experiments:
+        if isinstance(experiment, Sizes):
+            page = f"[{experiment.title}]({experiment.stem}.md)"
+            rows.append({"page": page, "scale": ", ".join(experiment.scales), "done": "nothing to run"})
     total = _spent(list(everything.values()))
     rows.append({"page": "all records", "scale": "all", "done": len(everything), **total})
     path = folder / "README.md"

@@ -268,7 +268,7 @@ def train(
                 bar.set_postfix(valid_ppl=f"{math.exp(min(point['valid_nll'], 700.0)):.2f}")
                 begun += time.monotonic() - begun_evaluation  # training time alone
             # Agreed on by all processes: one that went on alone would wait for the others for ever.
-            late = deadline < math.inf and any(_means_over_processes(device, time.monotonic() >= deadline))
+            late = deadline < math.inf and any(_means_over_processes(device, float(time.monotonic() >= deadline)))
             if late and progress.step < config.steps:
                 save()
                 return None

@@ -46,7 +46,9 @@ class Command:
 
     def wait(self) -> Finished:
         self.process.join(300)
-        assert self.process.exitcode is not None, "the command hangs"
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError("the command hangs")
         return Finished(self.process.exitcode, self.out.read_text(), self.err.read_text())
 
     def kill_when(self, reached: Callable[[], bool]) -> Finished:

@@ -142,9 +142,9 @@ def test_the_fast_product_and_its_gradients_are_those_of_the_loop(
     x, weight, grad = torch.randn(rows, dim), torch.randn(num_experts, out, dim), torch.randn(rows, out)
     results: list[list[Tensor]] = []
     for product in (grouped_linear, loop_linear):
-        rows, matrices = (t.to(dtype).requires_grad_() for t in (x, weight))
-        y = product(rows, matrices, ends)
-        results.append([y, *torch.autograd.grad(y, (rows, matrices), grad.to(dtype))])
+        inputs, matrices = (t.to(dtype).requires_grad_() for t in (x, weight))
+        y = product(inputs, matrices, ends)
+        results.append([y, *torch.autograd.grad(y, (inputs, matrices), grad.to(dtype))])
     tolerance = 1e-2 if dtype == torch.bfloat16 else 1e-6
     for ours, loop in zip(*results, strict=True):
         assert ours.shape == loop.shape and ours.dtype == dtype

@@ -6,6 +6,7 @@ import math
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -310,6 +311,8 @@ def test_every_parameter_is_drawn_from_the_seed_and_nothing_else() -> None:
         seed_parameters(model, seed)
         models.append(dict(model.named_parameters()))
     one, same, other = models
+    first, second = (one[f"model.layers.{block}.attention.qkv_proj.weight"] for block in (0, 1))
+    assert not torch.equal(first, second)
     for name in one:
         assert torch.equal(one[name], same[name]) and not (one[name] == 7).any(), name
         constant = one[name].unique().numel() == 1  # biases, norms, temperature
@@ -409,6 +412,21 @@ def test_the_curve_says_what_was_measured_and_when(text: PackedText) -> None:
     assert one_step is not None
     assert one_step.curve[0]["task_loss"] == pytest.approx(task.item(), rel=1e-5)
     assert one_step.curve[0]["balance_loss"] == pytest.approx(fresh.balance_loss.item(), rel=1e-5)
+
+
+def test_the_seconds_are_those_of_training_without_its_evaluations(text: PackedText) -> None:
+    model, slept = tiny.model("dense"), list[float]()
+
+    def pause(module: nn.Module, _: Any) -> None:
+        slept.append(0.1 if module.training else 0.4)
+        time.sleep(slept[-1])
+
+    model.register_forward_pre_hook(pause)
+    begun = time.monotonic()
+    progress = train(model, text, with_(steps=4, evaluations=2), seed=0)
+    assert slept == [0.1, 0.1, 0.4, 0.1, 0.1, 0.4]
+    assert progress is not None and 0.4 < progress.seconds < time.monotonic() - begun - 0.8
+    assert 0.2 < progress.curve[0]["seconds"] < progress.curve[1]["seconds"] - 0.2
 
 
 def test_evaluating_more_often_does_not_change_the_weights(text: PackedText) -> None:
