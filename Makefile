@@ -9,7 +9,8 @@ SHELL := bash
 SCALE ?= cpu
 SEEDS ?=
 TASK ?= english
-JOBS ?= 1
+# Small models gain nothing from a second thread: on a CPU two processes with half of the cores each.
+JOBS ?= $(if $(filter gpu paper,$(SCALE)),1,2)
 TIME_BUDGET ?=
 
 PYTHON ?= python3

@@ -128,7 +128,7 @@ def _percent(value: Any, reference: Any) -> float | None:
 def caption(records: Sequence[Record], *, reading: str, sources: Sequence[str]) -> list[str]:
     """What a reader must know before the numbers: scale, text, tokens a run, seeds, reading of equal size."""
     if not records:
-        return [f"No records yet. Reading of equal size: {reading}."]
+        return [f"No current records. Reading of equal size: {reading}."]
 
     def each(values: set[Any], spec: str = "") -> str:
         return ", ".join(format(value, spec) for value in sorted(values))
