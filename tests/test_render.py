@@ -110,7 +110,7 @@ def test_the_caption_says_scale_text_tokens_seeds_and_reading():
     assert text == (
         "Scale cpu; text: Wikipedia, books; 1,000,000 tokens a run; seeds 0, 1, 2. Reading of equal size: parameters."
     )
-    assert "No records" in caption([], reading="parameters", sources=[])[0]
+    assert "No current records" in caption([], reading="parameters", sources=[])[0]
 
 
 def test_a_curve_is_the_mean_and_range_of_its_seeds_where_all_were_evaluated():
