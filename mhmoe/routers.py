@@ -31,7 +31,7 @@ from mhmoe.configs import Config
 EMBEDDING_GAIN = 0.32  # of the orthogonal initialisation, as released
 RELEASED_NORM = 1.5
 LARGEST_INVERSE_TEMPERATURE = 100.0
-SMALLEST_NORM = 1e-4  # as released; with torch's own 1e-12 the gradient at a row of zeros is beyond all bounds
+SMALLEST_NORM = 1e-4  # with torch's own 1e-12 the gradient at a row of zeros is beyond all bounds
 
 
 class Routing(NamedTuple):
