@@ -107,7 +107,8 @@ def layer_markdown(data: Data) -> str:
         "after a warm-up, new random input and so a new routing in each. A step is forward, backward to the "
         "input and to all weights, and the release of the gradients. Our layers also compute their balance "
         "loss, the others have none. bfloat16: weights and activations, without autocast. Large pages for "
-        f"all (THP_MEM_ALLOC_ENABLE=1). Values are medians of n rounds; a step of more than {SLOW_STEP:g} s "
+        "all (THP_MEM_ALLOC_ENABLE=1), and after the warm-up freed memory stays with the process. "
+        f"Values are medians of n rounds; a step of more than {SLOW_STEP:g} s "
         "is timed once.",
         summary(found),
     ]

@@ -27,6 +27,7 @@ from experiments.rendering import COMMITTED, render, render_claims
 from experiments.running import Options, check_device, run_in_jobs, run_missing, text_of
 from experiments.runs import RESULTS, Records, not_done, plan
 from experiments.schema import Experiment, Scale
+from mhmoe.allocator import keep_freed_memory
 from mhmoe.packing import export
 from mhmoe.records import Record, UserError
 
@@ -202,6 +203,7 @@ def pack(folder: Positional[Path], scale: ScaleName = "cpu", data: Path | None =
 
 
 def main() -> int:
+    keep_freed_memory()
     try:
         app.cli(prog="python -m experiments")
     except (UserError, ValueError) as error:

@@ -5,9 +5,10 @@ feed-forward config of their MoE blocks alone. Numbers that follow from others a
 of MH-MoE are solved in mhmoe.matching, learning rates are chosen on `valid` (learning_rates.py).
 """
 
+import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from experiments.schema import Scale, Style, System
 from mhmoe.configs import Config
 from mhmoe.corpora import SLIMPAJAMA, EmbeddedCorpus, HubCorpus, LocalCorpus
 from mhmoe.matching import Reading, match, with_sizes
+from mhmoe.multi_head import MultiHeadConfig
 from mhmoe.packing import PackingConfig
 from mhmoe.sparse_moe import SparseMoEConfig
 
@@ -159,7 +161,7 @@ def dense() -> System:
 
 
 def xmoe(num_experts: int, top_k: int = 1, *, seeds: int | None = None, width: int | None = None) -> System:
-    """X-MoE; with top_k = h it is the control of MH-MoE's gain. For `seeds` and `width` see System."""
+    """X-MoE; with top_k = h it is the control of MH-MoE's gain. `width` replaces the scale's model width."""
     name = f"xmoe_{num_experts}" + (f"_k{top_k}" if top_k > 1 else "")
     label = f"X-MoE, {num_experts} experts" + (f", k = {top_k} (control)" if top_k > 1 else "")
     return _system(name, label, lambda scale: reference(scale, num_experts, top_k), seeds, width)
@@ -170,26 +172,91 @@ def mhmoe(
     reading: Reading,
     heads: int = HEADS,
     *,
+    top_k: int = 1,
+    layers: int = 1,
     seeds: int | None = None,
     width: int | None = None,
 ) -> System:
-    """MH-MoE of the size of X-MoE top-1 with `num_experts` experts, under a reading of that."""
+    """MH-MoE of the size of X-MoE top-1 with `num_experts` experts, under a reading of that.
+
+    heads=1 splits nothing; `layers` is the depth of the head and the merge MLP, 0 leaves them out.
+    """
     name = f"mhmoe_{num_experts}_{reading}" + (f"_h{heads}" if heads != HEADS else "")
-    label = f"MH-MoE, {num_experts} experts, h = {heads}, `{reading}`"
+    label = f"MH-MoE, {num_experts} experts, h = {heads}"
+    if top_k > 1:
+        name, label = f"{name}_k{top_k}", f"{label}, k = {top_k}"
+    if layers != 1:
+        name, label = f"{name}_n{layers}", f"{label}, {layers or 'no'} MLP layers"
 
     def layer(scale: Scale) -> Config:
         base = reference(scale, num_experts)
-        if scale is PAPER and reading == "parameters" and heads == HEADS:
+        printed = reading == "parameters" and (heads, top_k, layers, width) == (HEADS, 1, 1, None)
+        if printed and scale.name == PAPER.name:
             return table11_layer(num_experts)
-        return match(reading, base, heads=heads, multiple_of=scale.multiple_of)
+        return match(reading, base, heads=heads, top_k=top_k, layers=layers, multiple_of=scale.multiple_of)
 
-    return _system(name, label, layer, seeds, width)
+    return _system(name, f"{label}, `{reading}`", layer, seeds, width)
+
+
+def with_layers(system: System) -> System:
+    """The system with a head and a merge layer around its MoE, nothing split and nothing matched (v1 Table 6).
+
+    Under "Dense" they go around the feed-forward networks that MoE layers would replace.
+    """
+
+    def layer(scale: Scale) -> Config:
+        inner = system.layer(scale) or dense_layer(scale)
+        return MultiHeadConfig(dim=scale.model["hidden_size"], heads=1, inner=inner)
+
+    return System(f"{system.name}_mlp", f"{system.label}, with MLP layers", layer, system.seeds)
+
+
+def varied(
+    system: System,
+    name: str,
+    label: str,
+    *,
+    moe: Callable[[SparseMoEConfig], Config] | None = None,
+    model: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    rate_factor: float = 1.0,
+) -> System:
+    """The system with one thing changed, at the learning rate of the unchanged one.
+
+    moe: changes the sparse MoE, inside the heads where there are some. model, training: as in System.
+    """
+
+    def layer(scale: Scale) -> Config | None:
+        whole = system.layer(scale)
+        if moe is None:
+            return whole
+        if isinstance(whole, MultiHeadConfig):
+            assert isinstance(whole.inner, SparseMoEConfig)
+            return whole.replace(inner=moe(whole.inner))
+        assert isinstance(whole, SparseMoEConfig)
+        return moe(whole)
+
+    return System(
+        f"{system.name}_{name}",
+        f"{system.label}, {label}",
+        layer,
+        seeds=1,
+        model={**system.model, **(model or {})},
+        training={**system.training, **(training or {})},
+        tuned_as=system,
+        rate_factor=rate_factor,
+    )
+
+
+def as_tuned(system: System, other: System) -> System:
+    """One seed of a system, at the learning rate of another."""
+    return dataclasses.replace(system, seeds=1, tuned_as=other)
 
 
 def _system(name: str, label: str, layer: Callable[[Scale], Config], seeds: int | None, width: int | None) -> System:
-    if width is not None:
-        name, label = f"{name}_w{width}", f"{label}, width {width}"
-    return System(name, label, layer, seeds, width)
+    if width is None:
+        return System(name, label, layer, seeds)
+    return System(f"{name}_w{width}", f"{label}, width {width}", layer, seeds, {"hidden_size": width})
 
 
 def reference(scale: Scale, num_experts: int, top_k: int = 1) -> SparseMoEConfig:

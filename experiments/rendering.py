@@ -27,7 +27,18 @@ from analysis.render import (
 )
 from experiments.recipes import HEADS, SCALES, paper_numbers
 from experiments.runs import RESULTS, Records, final_name, final_runs, systems_of, tuning_runs
-from experiments.schema import Curves, Experiment, Scale, Sizes, Sweep, System, Table
+from experiments.schema import (
+    Curves,
+    Experiment,
+    Page,
+    Scale,
+    Sensitivity,
+    Sizes,
+    Sweep,
+    System,
+    Table,
+    Variation,
+)
 from experiments.sizes import FOLLOW_UP_COLUMNS, FOLLOW_UP_TITLE, SIZE_COLUMNS, follow_up_rows, size_rows
 from mhmoe.records import Record, write_atomically
 
@@ -45,7 +56,7 @@ def render(experiment: Experiment, scales: Sequence[Scale], folder: Path, result
     tables: list[str] = []
     for scale in scales:
         records = Records(scale, results)
-        section = {Table: _table, Curves: _curves, Sweep: _sweep, Sizes: _sizes}[type(experiment)]
+        section = _SECTIONS[type(experiment)]
         page, table = section(experiment, scale, records, folder)
         if page:
             pages.append(f"## Scale {scale.name}\n\n{page}")
@@ -68,7 +79,7 @@ def verdicts(experiments: Sequence[Experiment], scales: Sequence[Scale], results
     for experiment in experiments:
         for scale in scales:
             records = Records(scale, results)
-            if isinstance(experiment, Sweep | Sizes) or not experiment.claims or not records.by_name:
+            if not isinstance(experiment, Table | Curves) or not experiment.claims or not records.by_name:
                 continue
             current = _current(systems_of(experiment), scale, records, experiment.task)
             found += judge(experiment.claims, [r for rs in current.values() for r in rs], scales=[scale.name])
@@ -224,6 +235,44 @@ def _sweep(sweep: Sweep, scale: Scale, records: Records, folder: Path) -> tuple[
     return table_markdown(columns, rows, caption=[above]), table_csv(csv_columns, lines)
 
 
+def _sensitivity(sensitivity: Sensitivity, scale: Scale, records: Records, folder: Path) -> tuple[str, str]:
+    seed, task = scale.seeds[0], sensitivity.task
+    rows: list[dict[str, Any]] = []
+    current: list[Record] = []
+    for variation in (
+        Variation(label="as elsewhere", systems=[*sensitivity.systems.values()]),
+        *sensitivity.variations,
+    ):
+        row: dict[str, Any] = {"label": variation.label}
+        for column, system in zip(sensitivity.systems, variation.systems, strict=True):
+            if system is None:
+                row[column] = rows[0][column]  # nothing changes there
+                continue
+            (run,) = final_runs(scale, task, system, [seed], records)
+            record, state = records.by_name.get(run.name), records.state(run)
+            row[column] = NOT_RUN if record is None else STALE
+            if record is not None and state == "done":
+                current.append(record)
+                row[column] = record.metrics["test"]["perplexity"]
+        reference, *others = (row[column] for column in sensitivity.systems)
+        for column, value in zip([*sensitivity.systems][1:], others, strict=True):
+            known = isinstance(value, float) and isinstance(reference, float)
+            row[f"{column} to reference"] = 100 * (value / reference - 1) if known else None
+        rows.append(row)
+    if not current:
+        return "", ""
+    first = next(iter(sensitivity.systems))
+    columns = (
+        Column("label", "changed"),
+        *(Column(column, column, ".2f") for column in sensitivity.systems),
+        *(Column(f"{c} to reference", f"{c}, to {first}", "+.1f", suffix="%") for c in [*sensitivity.systems][1:]),
+    )
+    lines = caption(current, reading=READINGS, sources=_sources(current))
+    lines.append("Perplexity on `test`, one seed: a screening, without intervals.")
+    csv_rows = [{"scale": scale.name, **row} for row in rows]
+    return table_markdown(columns, rows, caption=lines), table_csv((Column("scale", "scale"), *columns), csv_rows)
+
+
 def _sizes(sizes: Sizes, scale: Scale, records: Records, folder: Path) -> tuple[str, str]:
     if scale.name not in sizes.scales:
         return "", ""
@@ -234,7 +283,16 @@ def _sizes(sizes: Sizes, scale: Scale, records: Records, folder: Path) -> tuple[
     return page, table_csv((Column("scale", "scale"), *SIZE_COLUMNS), [{"scale": scale.name, **r} for r in rows])
 
 
-def _printed(path: Sequence[str]) -> float | None:
+_SECTIONS: dict[type[Page], Callable[..., tuple[str, str]]] = {
+    Table: _table,
+    Curves: _curves,
+    Sweep: _sweep,
+    Sensitivity: _sensitivity,
+    Sizes: _sizes,
+}
+
+
+def _printed(path: Sequence[str | int]) -> float | None:
     """The paper's number at a path in paper.json."""
     if not path:
         return None

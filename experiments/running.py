@@ -31,6 +31,7 @@ from experiments.runs import (
     training_config,
 )
 from experiments.schema import Experiment, Run, Scale
+from mhmoe.allocator import release_freed_memory
 from mhmoe.evaluation import evaluate
 from mhmoe.language_model import MHMoEForCausalLM
 from mhmoe.packing import PackedText, as_transformers, load_packed, pack
@@ -135,6 +136,7 @@ def execute(run: Run, text: PackedText, records: Records, deadline: float, cache
     model = MHMoEForCausalLM(model_settings)
     seed_parameters(model, run.seed)
     model.to(device)  # pyright: ignore[reportArgumentType]  # transformers wraps it in an untyped decorator
+    release_freed_memory()
     reset_peak_memory(device)
 
     checkpoint = cache / "checkpoints" / run.scale.name / f"{run.name}-{mark}.pt"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.recipes import dense_layer
-from experiments.schema import Curves, Experiment, Run, Scale, Sizes, Sweep, System, Table
+from experiments.schema import Curves, Experiment, Run, Scale, Sensitivity, Sizes, Sweep, System, Table
 from mhmoe.configuration import MHMoEConfig
 from mhmoe.corpora import LocalCorpus
 from mhmoe.records import Record, UserError, fingerprint
@@ -39,7 +39,7 @@ def training_config(run: Run) -> TrainingConfig:
             f"{run.name}: no learning rate is chosen yet for {run.system.name} at scale {run.scale.name}; "
             f"run `python -m experiments run learning_rates --scale {run.scale.name}` first"
         )
-    arguments = dict(run.scale.training)
+    arguments = dict(run.system.at(run.scale).training)
     arguments["steps"] = round(arguments["steps"] * run.steps_share)
     return TrainingConfig(**arguments, learning_rate=run.learning_rate)
 
@@ -48,7 +48,7 @@ def run_config(run: Run, data: Mapping[str, Any]) -> dict[str, Any]:
     """All that determines the run's numbers but its seed; `data` is the packed text's fingerprint."""
     model = model_config(run.scale, run.system)
     fields = {name: getattr(model, name) for name in MHMoEConfig.__annotations__}
-    return {"model": fields, "training": dataclasses.asdict(training_config(run)), "data": dict(data)}
+    return {"model": fields, "training": training_config(run).to_dict(), "data": dict(data)}
 
 
 def is_text_of(scale: Scale, data: Mapping[str, Any]) -> bool:
@@ -109,6 +109,9 @@ class Records:
         Not simply the best one: the grid's runs are short, and short runs favour high rates. None while one
         of the grid's records is missing or stale.
         """
+        if system.tuned_as is not None:
+            rate = self.chosen_rate(task, system.tuned_as)
+            return None if rate is None else rate * system.rate_factor
         if len(self.scale.learning_rates) == 1:
             return self.scale.learning_rates[0]
         tried = list(tuning_runs(self.scale, task, system))
@@ -129,6 +132,9 @@ class Records:
 
 def tuning_runs(scale: Scale, task: str, system: System) -> Iterator[Run]:
     """One run for every rate of the grid; they never see the test split."""
+    if system.tuned_as is not None:
+        yield from tuning_runs(scale, task, system.tuned_as)
+        return
     if len(scale.learning_rates) == 1:
         return
     for rate in scale.learning_rates:
@@ -171,6 +177,9 @@ def systems_of(experiment: Experiment) -> list[System]:
             found = (system for panel in experiment.panels.values() for system in panel.values())
         case Sweep() | Sizes():
             found = experiment.systems
+        case Sensitivity():
+            varied = (system for variation in experiment.variations for system in variation.systems)
+            found = (*experiment.systems.values(), *(system for system in varied if system is not None))
     return list({system.name: system for system in found}.values())
 
 
@@ -187,6 +196,9 @@ def plan(experiment: Experiment, scale: Scale, task: str, seeds: Sequence[int], 
         raise UserError(f"seed {scale.tuning_seed} chooses the learning rates; take others for the final runs")
     systems = systems_of(experiment)
     runs = [run for system in systems for run in tuning_runs(scale, task, system)]
+    runs = list({run.name: run for run in runs}.values())  # varied systems share a grid
+    if isinstance(experiment, Sensitivity):
+        seeds = seeds[:1]
     if not isinstance(experiment, Sweep):
         finals = [list(final_runs(scale, task, s, seeds[: s.seeds], records)) for s in systems]
         for i in range(max(map(len, finals))):

@@ -51,21 +51,24 @@ class Scale:
 class System:
     """One row: a name for records, a label for people, and the feed-forward config it has at a scale.
 
-    `layer` gives the config of the MoE blocks, or None for a dense model. `seeds` limits the final runs to
-    the first so many of the scale's seeds, `width` replaces the scale's model width.
+    layer: gives the config of the MoE blocks, or None for a dense model. seeds: limits the final runs to
+    the first so many of the scale's seeds. model, training: replace arguments of the scale's. tuned_as: the
+    system whose learning rate it takes, times `rate_factor`; None for one that is tuned itself.
     """
 
     name: str
     label: str
     layer: Callable[[Scale], Config | None] = field(repr=False, hash=False, compare=False)
     seeds: int | None = None
-    width: int | None = None
+    model: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    training: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    tuned_as: "System | None" = field(default=None, repr=False)
+    rate_factor: float = 1.0
 
     def at(self, scale: Scale) -> Scale:
-        """The scale, at this system's own width if it has one."""
-        if self.width is None:
-            return scale
-        return dataclasses.replace(scale, model={**scale.model, "hidden_size": self.width})
+        """The scale with this system's own arguments of model and training."""
+        model, training = {**scale.model, **self.model}, {**scale.training, **self.training}
+        return dataclasses.replace(scale, model=model, training=training)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,7 @@ class Row:
     """A row of a table: the system, and where the paper prints its value (a path in paper.json)."""
 
     system: System
-    paper: tuple[str, ...] = ()
+    paper: tuple[str | int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,60 +105,76 @@ class FollowUp:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
-    """Rows of test perplexity, and the claims about them."""
+class Page:
+    """What every experiment has: a stem (its file's, and its pages'), a title, and remarks below.
+
+    tasks: the pre-training tasks it exists for, the usual one first.
+    """
 
     stem: str
     title: str
-    rows: Sequence[Row]
-    claims: Sequence[Claim] = ()
-    reference: str | None = None
     notes: Sequence[str] = ()
-    task: str = "english"
-    split: str = "test"
     tasks: Sequence[str] = ("english",)
+
+    @property
+    def task(self) -> str:
+        return self.tasks[0]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curves:
+class Table(Page):
+    """Rows of test perplexity, and the claims about them. Changes are relative to the system `reference`."""
+
+    rows: Sequence[Row]
+    claims: Sequence[Claim] = ()
+    reference: str | None = None
+    split: str = "test"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves(Page):
     """Learning curves in panels: title of the panel -> label there -> system.
 
     A label looks alike in all panels.
     """
 
-    stem: str
-    title: str
     panels: Mapping[str, Mapping[str, System]]
     claims: Sequence[Claim] = ()
-    notes: Sequence[str] = ()
-    task: str = "english"
-    tasks: Sequence[str] = ("english",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
+class Sweep(Page):
     """The learning rates that every system was given, and what came out on `valid`."""
 
-    stem: str
-    title: str
     systems: Sequence[System]
-    notes: Sequence[str] = ()
-    task: str = "english"
-    tasks: Sequence[str] = ("english",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
+class Sizes(Page):
     """Parameters and FLOPs of the systems at some scales, from the configs alone: nothing is run."""
 
-    stem: str
-    title: str
     systems: Sequence[System]
     scales: Sequence[str]
     follow_up: Sequence[FollowUp] = ()
-    notes: Sequence[str] = ()
-    task: str = "english"
-    tasks: Sequence[str] = ("english",)
 
 
-Experiment = Table | Curves | Sweep | Sizes
+@dataclass(frozen=True, kw_only=True)
+class Variation:
+    """One thing changed, in the systems of a `Sensitivity`, in its order; None where it cannot be."""
+
+    label: str
+    systems: Sequence[System | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity(Page):
+    """Does a choice decide the comparison? A row a variation, a column a system; the first is the reference.
+
+    systems: label of the column -> the system as it is elsewhere. All on the scale's first seed.
+    """
+
+    systems: Mapping[str, System]
+    variations: Sequence[Variation]
+
+
+Experiment = Table | Curves | Sweep | Sizes | Sensitivity

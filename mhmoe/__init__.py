@@ -48,6 +48,7 @@ READING_ORDER = (
     "corpora",
     "packing",
     "evaluation",
+    "allocator",
     "training",
 )
 

@@ -21,17 +21,27 @@ Reading = Literal["equation", "parameters", "compute"]
 
 
 def match(
-    reading: Reading, reference: SparseMoEConfig, *, heads: int, top_k: int = 1, multiple_of: int = 1
+    reading: Reading,
+    reference: SparseMoEConfig,
+    *,
+    heads: int,
+    top_k: int = 1,
+    layers: int = 1,
+    multiple_of: int = 1,
 ) -> MultiHeadConfig:
     """The MH-MoE layer of the reference's size under a reading; the inner width is a multiple of `multiple_of`.
 
-    Raises ValueError when the reading is unknown or no positive width has that size.
+    `layers` is the depth of the head and of the merge MLP. Raises ValueError when the reading is unknown, the
+    reference has a shared network (v2's equations have none), or no positive width has that size.
     """
+    if reference.shared is not None:
+        raise ValueError("the reference has a shared network, which no reading matches; leave it out")
     if reading not in get_args(Reading):
         raise ValueError(f"reading={reading!r} is not known; choose one of {', '.join(get_args(Reading))}")
 
     def layer(expert_dim: int, num_experts: int) -> MultiHeadConfig:
-        return with_sizes(reference, heads=heads, top_k=top_k, expert_dim=expert_dim, num_experts=num_experts)
+        sizes = {"expert_dim": expert_dim, "num_experts": num_experts}
+        return with_sizes(reference, heads=heads, top_k=top_k, layers=layers, **sizes)
 
     num_experts = reference.experts.num_experts
     if reading == "compute":
@@ -43,6 +53,7 @@ def match(
             inner_dim=reference.router.top_k * experts.expert_dim,
             num_experts=num_experts,
             matrices=(experts.up_width + experts.inner) // experts.inner,
+            projections=2 * layers,
         )
         width = _rounded(width, multiple_of)
         count = _solve(lambda n: layer(width, n).parameters(), reference.parameters(), start=top_k)
@@ -52,7 +63,7 @@ def match(
 
 
 def with_sizes(
-    reference: SparseMoEConfig, *, heads: int, top_k: int, expert_dim: int, num_experts: int
+    reference: SparseMoEConfig, *, heads: int, top_k: int, expert_dim: int, num_experts: int, layers: int = 1
 ) -> MultiHeadConfig:
     """MH-MoE in the manner of the reference (router, activation, biases, norms, capacity), with these sizes."""
     dim, experts = reference.dim, reference.experts
@@ -69,6 +80,8 @@ def with_sizes(
         activation=experts.activation,
         bias=experts.bias,
         inner_norm=experts.inner_norm,
+        head_layers=layers,
+        merge_layers=layers,
         capacity_factor=reference.capacity_factor,
         router=router,
     )
@@ -82,17 +95,26 @@ def beta(config: MultiHeadConfig, reference: SparseMoEConfig) -> float:
 
 
 def follow_up_sizes(
-    *, dim: int, heads: int, top_k: int, inner_dim: int | float, num_experts: int, matrices: int = 2
+    *,
+    dim: int,
+    heads: int,
+    top_k: int,
+    inner_dim: int | float,
+    num_experts: int,
+    matrices: int = 2,
+    projections: int = 2,
 ) -> tuple[float, float]:
-    """(expert_dim, num_experts) of v2 Eq. 8 and 9, not rounded; `matrices` is 2, or 3 for SwiGLU.
+    """(expert_dim, num_experts) of v2 Eq. 8 and 9, not rounded.
 
-    The reference is a top-1 MoE with `num_experts` experts of inner width `inner_dim`:
-    k m d w + 2 d^2 = m d inner_dim, and m d inner_dim E = 2 d^2 + m (d/h) w E_mh.
-    Raises ValueError where head and merge layers alone cost more than the reference.
+    The reference is a top-1 MoE with `num_experts` experts of inner width `inner_dim`; with m `matrices` an
+    expert (2, or 3 for SwiGLU) and p `projections` (v2's head and merge layer: 2),
+    k m d w + p d^2 = m d inner_dim, and m d inner_dim E = p d^2 + m (d/h) w E_mh.
+    Raises ValueError where the projections alone cost more than the reference.
     """
-    width = (inner_dim - 2 * dim / matrices) / top_k
+    spent = projections * dim / matrices
+    width = (inner_dim - spent) / top_k
     _check_positive(width)
-    count = (inner_dim * num_experts - 2 * dim / matrices) * heads / width
+    count = (inner_dim * num_experts - spent) * heads / width
     return width, count
 
 

@@ -42,6 +42,10 @@ class TrainingConfig:
     A step takes `batch_sequences` sequences of `length` tokens, in `micro_batches` parts per process.
     The rate rises linearly over `warmup` of the steps and falls linearly to 0. Weight decay is for
     matrices alone. `clip_norm` is the released script's. `evaluations` points make the curve.
+
+    `scaled_rates` names matrices of feed-forward networks ("up_proj", "down_proj") whose rate is multiplied
+    by the input width that they have in v1's network (dim, 4 dim) over their own, as muP asks of Adam
+    (Yang et al. 2022, arXiv 2203.03466, Table 3): experts of unequal width then learn alike.
     """
 
     steps: int
@@ -58,6 +62,7 @@ class TrainingConfig:
     compile: bool = False
     evaluations: int = 10
     evaluation_windows: int = 256
+    scaled_rates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in (
@@ -85,6 +90,15 @@ class TrainingConfig:
             )
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision={self.precision!r} is not known; choose float32 or bfloat16")
+        if set(self.scaled_rates) - {"up_proj", "down_proj"}:
+            raise ValueError(f"scaled_rates={self.scaled_rates} is not allowed; choose from up_proj, down_proj")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As records have it: without fields that came later, where they are at their defaults."""
+        fields = dataclasses.asdict(self)
+        if not self.scaled_rates:
+            del fields["scaled_rates"]
+        return fields
 
     @property
     def tokens_per_step(self) -> int:
@@ -139,18 +153,25 @@ def seed_parameters(model: MHMoEForCausalLM, seed: int) -> None:
     model.tie_weights()
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    matrices, others = list[nn.Parameter](), list[nn.Parameter]()
+def make_optimizer(model: MHMoEForCausalLM, config: TrainingConfig) -> torch.optim.AdamW:
+    """Matrices with weight decay, all else without; a group for each `rate_factor` of the learning rate."""
+    groups = dict[tuple[float, float], list[nn.Parameter]]()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             # The experts' biases and norms are stacked, so the number of axes alone does not tell.
             is_matrix = parameter.ndim >= 2 and not name.endswith("bias") and "norm." not in name
-            (matrices if is_matrix else others).append(parameter)
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
+            decay = config.weight_decay if is_matrix else 0.0
+            factor = _rate_factor(name, parameter, model.config.hidden_size, config) if is_matrix else 1.0
+            groups.setdefault((decay, factor), []).append(parameter)
+    described = [{"params": p, "weight_decay": decay, "rate_factor": f} for (decay, f), p in groups.items()]
+    return torch.optim.AdamW(described, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
+
+
+def _rate_factor(name: str, matrix: Tensor, dim: int, config: TrainingConfig) -> float:
+    for part, width in (("up_proj", dim), ("down_proj", 4 * dim)):
+        if part in config.scaled_rates and part in name.split("."):
+            return width / matrix.shape[-1]
+    return 1.0
 
 
 def accumulate_gradients(
@@ -202,7 +223,7 @@ def train(
     run = fingerprint(
         {
             "model": {name: getattr(model.config, name) for name in MHMoEConfig.__annotations__},
-            "training": dataclasses.asdict(config),
+            "training": config.to_dict(),
             "data": text.fingerprint,
         },
         seed,
@@ -253,7 +274,7 @@ def train(
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
             stop_unless_finite(float(norm), "gradient's norm")
             for group in optimizer.param_groups:
-                group["lr"] = config.rate(progress.step)
+                group["lr"] = config.rate(progress.step) * group["rate_factor"]
             optimizer.step()
             optimizer.zero_grad()
             progress.step += 1

@@ -77,7 +77,7 @@ def test_a_name_is_one_system_everywhere():
         assert len({s.label for s in systems}) == len({s.name for s in systems}) == len(systems)
         for system in systems:
             other = found.setdefault(system.name, system)
-            assert other.label == system.label
+            assert (other.label, other.tuned_as) == (system.label, system.tuned_as)
             for scale in (SMOKE, CPU):
                 assert model_config(scale, other).to_dict() == model_config(scale, system).to_dict()
 
@@ -102,14 +102,17 @@ def test_every_system_of_a_table_or_figure_has_its_learning_rates_in_the_grid_of
 
 def test_every_claim_compares_two_systems_of_its_own_experiment():
     claims = [(e, claim) for e in ALL.values() for claim in getattr(e, "claims", ())]
-    assert {e.stem for e, _ in claims} == {"table1_perplexity", "figure4_training_curves"}
+    assert {e.stem for e, _ in claims} == {
+        *("table1_perplexity", "figure4_training_curves"),
+        *("table5_head_number", "table6_components", "table7_mlp_layers"),
+    }
     for experiment, claim in claims:
         assert claim.stem == experiment.stem and claim.task in experiment.tasks
         assert {claim.better, claim.worse} <= {system.name for system in systems_of(experiment)}
         if claim.paper is not None:
             assert claim.paper[0] < claim.paper[1]  # the paper's favourite has the lower perplexity
         if claim.reading:
-            assert claim.better.endswith(claim.reading)
+            assert f"_{claim.reading}" in claim.better
     assert len({claim.statement for _, claim in claims}) == len(claims)
 
 
@@ -133,7 +136,7 @@ def test_every_system_can_be_configured_at_every_scale(scale):
         for system in systems_of(experiment):
             model = model_config(scale, system)
             assert 0 < model.active_parameters() <= model.parameters() and model.flops_per_token() > 0
-            assert model.hidden_size == (system.width or scale.model["hidden_size"])
+            assert model.hidden_size == (system.at(scale).model["hidden_size"])
             for rate in scale.learning_rates:
                 run = Run(
                     name="", scale=scale, task="english", system=system, seed=1, learning_rate=rate,

@@ -140,6 +140,25 @@ def test_v2_example_four_d_one_choice_three_heads() -> None:
     assert (solved.experts.expert_dim, solved.experts.num_experts) == (3 * 96, 31)
 
 
+@pytest.mark.parametrize("layers", [0, 1, 2, 3])
+@pytest.mark.parametrize("reading", ["parameters", "compute"])
+def test_whatever_the_depth_of_the_mlps_the_layer_has_the_references_size(reading: Reading, layers: int) -> None:
+    x_moe = reference(96, 8)
+    solved = match(reading, x_moe, heads=4, layers=layers)
+    assert (solved.head_layers, solved.merge_layers) == (layers, layers)
+    expert = moe(solved).experts.network_parameters() if reading == "compute" else 8 * 2 * 24  # the unit that is solved
+    assert abs(solved.parameters() - x_moe.parameters()) <= expert / 2 + 16  # a router row a expert
+    if reading == "compute":
+        without_router = solved.flops_per_token() - 4 * moe(solved).router.flops_per_token()
+        assert without_router == x_moe.flops_per_token() - x_moe.router.flops_per_token()
+
+
+def test_a_reference_with_a_shared_network_is_refused() -> None:
+    shared = reference(96, 8).replace(shared=FeedForwardConfig(dim=96, inner_dim=32))
+    with pytest.raises(ValueError, match="shared network"):
+        match("compute", shared, heads=4)
+
+
 @pytest.mark.parametrize(("heads", "width", "experts"), [(2, 768, 41.33), (3, 512, 93.0)])
 def test_v2_with_swiglu(heads: int, width: int, experts: float) -> None:
     # v2's runs: d = 768, SMoE of 8 experts with inner width 2048; it prints 40 and 96 experts

@@ -195,6 +195,7 @@ def test_more_evaluations_than_steps_are_one_a_step() -> None:
         ("weight_decay", -0.01),
         ("betas", (0.9, 1.0)),
         ("precision", "float16"),
+        ("scaled_rates", ("head",)),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,6 +207,37 @@ def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any, monkeyp
 
 
 # ---- optimiser ------------------------------------------------------------------------------
+
+
+def test_scaled_rates_follow_the_input_width_and_leave_all_else_alone() -> None:
+    model = tiny.model("mhmoe_parameters")
+    groups = make_optimizer(model, with_(scaled_rates=("up_proj", "down_proj"))).param_groups
+    factors = {id(p): group["rate_factor"] for group in groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        widths = {"up_proj": tiny.DIM, "down_proj": 4 * tiny.DIM}
+        part = next((part for part in widths if part in name), None)
+        assert factors[id(parameter)] == (widths[part] / parameter.shape[-1] if part else 1.0)
+    assert set(factors.values()) > {1.0, 2.0}  # sub-tokens are half as wide, experts wider than their share
+
+
+def test_the_first_step_of_a_scaled_matrix_is_as_much_longer_as_its_rate(text: PackedText) -> None:
+    def moved(scaled: tuple[str, ...]) -> dict[str, torch.Tensor]:
+        model = tiny.model("mhmoe_parameters")
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        train(model, text, with_(steps=1, weight_decay=0.0, scaled_rates=scaled), seed=0)
+        return {name: p.detach() - before[name] for name, p in model.named_parameters()}
+
+    plain, scaled = moved(()), moved(("down_proj",))
+    name = "model.layers.1.feed_forward.inner.experts.down_proj"
+    factor = 4 * tiny.DIM / plain[name].shape[-1]
+    assert factor != 1.0
+    assert torch.allclose(scaled[name], factor * plain[name], rtol=1e-3, atol=1e-7)
+    assert torch.equal(scaled["model.embed_tokens.weight"], plain["model.embed_tokens.weight"])
+
+
+def test_an_unscaled_training_config_is_written_as_before_the_field_came() -> None:
+    assert "scaled_rates" not in with_().to_dict()
+    assert with_(scaled_rates=("up_proj",)).to_dict()["scaled_rates"] == ("up_proj",)
 
 
 def test_matrices_decay_and_biases_norms_and_scalars_do_not() -> None:

@@ -1,0 +1,90 @@
+"""Table 5: perplexity against the number of heads, 8 experts.
+
+Paper (v1, Table 5): X-MoE 14.82; MH-MoE 12.87, 12.72, 12.41, 12.95, 13.28 with 2, 4, 6, 8, 12 heads: best at
+6. Its sizes are those of `parameters`, under which every head adds the expert FLOPs of a whole X-MoE; so
+each number of heads also stands here with equal FLOPs (`compute`) and beside X-MoE with k = h, as long as
+there are h experts to choose.
+Cost: smoke 3 minutes, cpu about two and a half hours on two cores, most of it `parameters` with many heads.
+Run: make reproduce-table5 SCALE=cpu, or any list of heads: make ablate-heads HEADS="2 3 4" SCALE=cpu
+"""
+
+from collections.abc import Sequence
+
+from analysis.claims import Claim
+from experiments.recipes import mhmoe, paper_numbers, xmoe
+from experiments.schema import Row, Table
+
+STEM = "table5_head_number"
+PRINTED = "v1_table5_head_number"
+EXPERTS = 8
+HEADS = (2, 4, 6, 8, 12)
+
+
+def rows(heads: Sequence[int]) -> tuple[Row, ...]:
+    """X-MoE, then under each reading MH-MoE with each number of heads, then the controls."""
+    printed = paper_numbers()[PRINTED]["mhmoe"]
+    return (
+        Row(system=xmoe(EXPERTS), paper=(PRINTED, "xmoe")),
+        *(
+            Row(
+                system=mhmoe(EXPERTS, "parameters", h, seeds=3),
+                paper=(PRINTED, "mhmoe", str(h)) if str(h) in printed else (),
+            )
+            for h in heads
+        ),
+        *(Row(system=mhmoe(EXPERTS, "compute", h, seeds=3)) for h in heads),
+        *(Row(system=xmoe(EXPERTS, top_k=h, seeds=3)) for h in heads if 1 < h <= EXPERTS),
+    )
+
+
+def _claim(better: str, worse: str, statement: str, reading: str, source: str = "v1 Table 5") -> Claim:
+    numbers = paper_numbers()[PRINTED]
+
+    def value(name: str) -> float:
+        heads = name.partition("_h")[2] or "4"
+        return numbers["mhmoe"][heads] if name.startswith("mhmoe") else numbers["xmoe"]
+
+    return Claim(
+        stem=STEM,
+        statement=f"{statement} (`{reading}`)",
+        source=source,
+        better=better,
+        worse=worse,
+        reading=reading,
+        paper=(value(better), value(worse)) if source == "v1 Table 5" else None,
+    )
+
+
+def _name(heads: int, reading: str) -> str:
+    return f"mhmoe_{EXPERTS}_{reading}" + (f"_h{heads}" if heads != 4 else "")
+
+
+EXPERIMENT = Table(
+    stem=STEM,
+    title="Table 5: test perplexity against the number of heads",
+    rows=rows(HEADS),
+    reference=f"xmoe_{EXPERTS}",
+    claims=(
+        *(
+            _claim(_name(h, "parameters"), f"xmoe_{EXPERTS}", f"MH-MoE with {h} heads lies below X-MoE", "parameters")
+            for h in HEADS
+        ),
+        *(
+            _claim(_name(6, reading), _name(h, reading), f"6 heads lie below {h}", reading, source)
+            for reading, source in (("parameters", "v1 Table 5"), ("compute", "v1 Table 5, at v2's sizes"))
+            for h in (2, 12)
+        ),
+        *(
+            _claim(
+                _name(h, "parameters"),
+                f"xmoe_{EXPERTS}_k{h}",
+                f"MH-MoE with {h} heads lies below X-MoE with k = {h}",
+                "parameters",
+                "ours: the control that the papers lack",
+            )
+            for h in HEADS
+            if h <= EXPERTS
+        ),
+    ),
+    notes=("With 12 heads there is no control: k cannot exceed the 8 experts.",),
+)

@@ -1,0 +1,69 @@
+"""Table 6: what the MLP layers and what splitting and merging contribute, 8 experts.
+
+Paper (v1, Table 6): Dense 16.23, with MLP layers 16.40; X-MoE 14.82, with MLP layers 14.77; MH-MoE without
+splitting 14.77 (the model of the row before), without MLP layers 13.97, whole 12.72.
+Here Dense and X-MoE get the layers on top, as in the paper, while every MH-MoE is of X-MoE's size: what is left
+out of it goes into the experts. The last rows ask the same at equal FLOPs, as v2 does in its Table 4.
+Cost: cpu about forty minutes on two cores. Run: make reproduce-table6 SCALE=cpu
+"""
+
+from analysis.claims import Claim
+from experiments.recipes import dense, mhmoe, paper_numbers, with_layers, xmoe
+from experiments.schema import Row, Table
+
+STEM = "table6_components"
+PRINTED = ("v1_table6_components", "rows")
+WHOLE, UNSPLIT, BARE = "mhmoe_8_{}", "mhmoe_8_{}_h1", "mhmoe_8_{}_n0"
+PRINTED_ROWS = ("dense", "dense_mlp", "xmoe_8", "xmoe_8_mlp")
+PRINTED_ROWS += tuple(name.format("parameters") for name in (UNSPLIT, BARE, WHOLE))
+
+
+def _claim(better: str, worse: str, statement: str, reading: str = "") -> Claim:
+    values = [row["perplexity"] for row in paper_numbers()[PRINTED[0]][PRINTED[1]]]
+    printed = None
+    if {better, worse} <= set(PRINTED_ROWS):
+        printed = (values[PRINTED_ROWS.index(better)], values[PRINTED_ROWS.index(worse)])
+    return Claim(
+        stem=STEM,
+        statement=statement + (f" (`{reading}`)" if reading else ""),
+        source="v1 Table 6" if printed else "v2 Table 4, for v1's Table 6",
+        better=better,
+        worse=worse,
+        reading=reading,
+        paper=printed,
+    )
+
+
+_SYSTEMS = (
+    dense(),
+    with_layers(dense()),
+    xmoe(8),
+    with_layers(xmoe(8)),
+    mhmoe(8, "parameters", heads=1),
+    mhmoe(8, "parameters", layers=0),
+    mhmoe(8, "parameters"),
+)
+_COMPUTE = (mhmoe(8, "compute", heads=1), mhmoe(8, "compute", layers=0), mhmoe(8, "compute"))
+
+EXPERIMENT = Table(
+    stem=STEM,
+    title="Table 6: test perplexity with and without MLP layers, with and without splitting",
+    rows=(
+        *(Row(system=system, paper=(*PRINTED, i, "perplexity")) for i, system in enumerate(_SYSTEMS)),
+        *(Row(system=system) for system in _COMPUTE),
+    ),
+    reference="xmoe_8",
+    claims=(
+        _claim("dense", "dense_mlp", "MLP layers alone do not help Dense: it lies below Dense with them"),
+        _claim("xmoe_8_mlp", "xmoe_8", "MLP layers lower X-MoE's perplexity"),
+        *(
+            claim
+            for reading in ("parameters", "compute")
+            for claim in (
+                _claim(BARE.format(reading), "xmoe_8", "Splitting alone lies below X-MoE", reading),
+                _claim(WHOLE.format(reading), BARE.format(reading), "MLP layers help MH-MoE", reading),
+                _claim(WHOLE.format(reading), UNSPLIT.format(reading), "Splitting helps MH-MoE", reading),
+            )
+        ),
+    ),
+)

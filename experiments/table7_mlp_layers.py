@@ -1,0 +1,38 @@
+"""Table 7: how deep the head and the merge MLP should be, n = 0 to 3 layers each.
+
+Paper (v1, Table 7, mean of five runs): perplexity 13.97, 12.72, 12.66, 12.87 for n = 0, 1, 2, 3; it takes
+n = 1. All of X-MoE's size (`parameters`): deeper MLPs leave less for the experts.
+The accuracies beside it in the paper (RTE, PIQA, Winogrande) come with the zero-shot evaluation.
+Cost: cpu about an hour and a half on two cores. Run: make reproduce-table7 SCALE=cpu
+"""
+
+from analysis.claims import Claim
+from experiments.recipes import mhmoe, paper_numbers
+from experiments.schema import Row, Table
+
+STEM = "table7_mlp_layers"
+PRINTED = "v1_table7_mlp_layers"
+DEPTHS = (0, 1, 2, 3)
+_SYSTEMS = {n: mhmoe(8, "parameters", layers=n) for n in DEPTHS}
+
+
+def _claim(better: int, worse: int) -> Claim:
+    values = {n: paper_numbers()[PRINTED][str(n)][0] for n in (better, worse)}
+    return Claim(
+        stem=STEM,
+        statement=f"MH-MoE with n = {better} MLP layers has lower perplexity than with n = {worse}",
+        source="v1 Table 7",
+        better=_SYSTEMS[better].name,
+        worse=_SYSTEMS[worse].name,
+        reading="parameters",
+        paper=(values[better], values[worse]),
+    )
+
+
+EXPERIMENT = Table(
+    stem=STEM,
+    title="Table 7: test perplexity against the depth of the head and merge MLPs",
+    rows=tuple(Row(system=system, paper=(PRINTED, str(n), 0)) for n, system in _SYSTEMS.items()),
+    reference=_SYSTEMS[1].name,
+    claims=(_claim(1, 0), _claim(2, 1), _claim(2, 3)),
+)

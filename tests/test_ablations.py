@@ -1,0 +1,140 @@
+"""The ablations: what their systems are, and what their pages say."""
+
+import pytest
+
+from baselines.dense import dense as dense_config
+from experiments.recipes import CPU, SCALES, SMOKE, dense, mhmoe, reference, varied, with_layers, xmoe
+from experiments.rendering import render
+from experiments.runs import Records, model_config, plan, systems_of, training_config
+from experiments.schema import Scale, Sensitivity, System, Variation
+from experiments.sensitivity import EXPERIMENT as SENSITIVITY
+from experiments.table5_head_number import EXPERIMENT as TABLE5
+from experiments.table5_head_number import rows
+from experiments.table6_components import EXPERIMENT as TABLE6
+from experiments.table7_mlp_layers import EXPERIMENT as TABLE7
+from mhmoe.multi_head import MultiHeadConfig
+from mhmoe.routers import ReleasedRouterConfig
+from mhmoe.sparse_moe import ResidualConfig, SparseMoEConfig
+from tests.forged import forged, save
+from tests.mini import MINI, at_rate
+
+FIXED = at_rate(MINI, 0.01)
+
+
+def heads_of(system: System) -> MultiHeadConfig:
+    layer = system.layer(CPU)
+    assert isinstance(layer, MultiHeadConfig)
+    return layer
+
+
+def moe_of(layer: object) -> SparseMoEConfig:
+    inner = layer.inner if isinstance(layer, MultiHeadConfig) else layer
+    assert isinstance(inner, SparseMoEConfig)
+    return inner
+
+
+# ---- systems --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=lambda scale: scale.name)
+def test_every_ablation_can_be_configured_at_every_scale(scale: Scale) -> None:
+    for experiment in (TABLE5, TABLE6, TABLE7, SENSITIVITY):
+        for system in systems_of(experiment):
+            assert model_config(scale, system).parameters() > 0
+
+
+@pytest.mark.parametrize("scale", [CPU, SCALES["gpu"]], ids=lambda scale: scale.name)
+def test_every_mh_moe_of_the_tables_has_x_moes_parameters_whatever_is_left_out_of_it(scale: Scale) -> None:
+    base = reference(scale, 8)
+    for experiment in (TABLE5, TABLE6, TABLE7):
+        for system in systems_of(experiment):
+            if system.name.startswith("mhmoe"):
+                layer = system.layer(scale)
+                assert layer is not None
+                # What is solved is a whole number: of experts under `compute`, else of a multiple of 8 inner units.
+                unit = 8 * base.experts.num_experts * 2 * moe_of(layer).dim
+                unit = moe_of(layer).experts.network_parameters() if "compute" in system.name else unit
+                assert abs(layer.parameters() - base.parameters()) <= 0.6 * unit, system.name
+
+
+def test_each_number_of_heads_stands_under_both_readings_and_beside_its_control() -> None:
+    names = [row.system.name for row in rows((1, 2, 12))]
+    assert names == [
+        *("xmoe_8", "mhmoe_8_parameters_h1", "mhmoe_8_parameters_h2", "mhmoe_8_parameters_h12"),
+        *("mhmoe_8_compute_h1", "mhmoe_8_compute_h2", "mhmoe_8_compute_h12"),
+        "xmoe_8_k2",  # one head makes no more selections than X-MoE, and twelve of eight cannot be chosen
+    ]
+    control, heads = moe_of(xmoe(8, top_k=2).layer(CPU)), heads_of(mhmoe(8, "parameters", 2))
+    selections = heads.heads * moe_of(heads).router.top_k
+    assert selections == control.router.top_k == 2
+
+
+def test_mlp_layers_go_around_what_stands_there_and_split_nothing() -> None:
+    around_moe, around_dense = (with_layers(system).layer(CPU) for system in (xmoe(8), dense()))
+    assert around_moe == MultiHeadConfig(dim=96, heads=1, inner=reference(CPU, 8))
+    assert around_dense == MultiHeadConfig(dim=96, heads=1, inner=dense_config(96))
+    bare = heads_of(mhmoe(8, "parameters", layers=0))
+    assert bare.parameters() == bare.inner.parameters()
+
+
+def test_a_varied_system_differs_in_that_alone_and_takes_the_rate_of_the_unchanged_one(tmp_path) -> None:
+    base = mhmoe(8, "compute")
+    changed = varied(base, "r", "r", moe=lambda moe: ResidualConfig(inner=moe))
+    assert heads_of(changed) == heads_of(base).replace(inner=ResidualConfig(inner=heads_of(base).inner))
+    weight = model_config(CPU, varied(base, "b", "b", model={"balance_weight": 0.5}))
+    plain = model_config(CPU, base)
+    plain.balance_weight = 0.5
+    assert weight.to_dict() == plain.to_dict()
+    records = Records(FIXED, tmp_path)
+    assert records.chosen_rate("english", varied(base, "h", "h", rate_factor=0.5)) == 0.005
+    tuned = Records(MINI, tmp_path)
+    assert tuned.chosen_rate("english", changed) is None  # the unchanged system's grid is not done
+    runs = plan(SENSITIVITY, MINI, "english", (1, 2), tuned)
+    assert len({run.name for run in runs}) == len(runs)
+    assert {run.seed for run in runs if run.tests} == {1}
+
+
+def test_the_variations_are_the_ones_they_are_called(tmp_path) -> None:
+    of = {variation.label: variation.systems for variation in SENSITIVITY.variations}
+    for system in of["router of the released code"]:
+        assert system is not None and isinstance(moe_of(system.layer(SMOKE)).router, ReleasedRouterConfig)
+    assert {moe_of(s.layer(SMOKE)).capacity_factor for s in of["capacity 1.0 in training, as released"] if s} == {1.0}
+    assert [moe_of(s.layer(SMOKE)).router.top_k for s in of["k = 2"] if s] == [2, 2, 2]
+    assert of["residual inside (Eq. 6)"][0] is None
+    for width in (48, 192):
+        assert {model_config(CPU, s).hidden_size for s in of[f"width {width}"] if s} == {width}
+    down = next(s for s in of["rates of the down matrices by width"] if s)
+    (run,) = [r for r in plan(SENSITIVITY, FIXED, "english", (1,), Records(FIXED, tmp_path)) if r.system == down]
+    assert training_config(run).scaled_rates == ("down_proj",)
+
+
+# ---- pages ----------------------------------------------------------------------------------
+
+
+def test_the_sensitivity_page_compares_the_systems_within_each_variation(tmp_path) -> None:
+    systems = {"X-MoE": xmoe(8), "MH-MoE": mhmoe(8, "compute")}
+    double = [varied(s, "double", "twice the rate", rate_factor=2.0) for s in systems.values()]
+    experiment = Sensitivity(
+        stem="sensitivity",
+        title="Sensitivity",
+        systems=systems,
+        variations=(
+            Variation(label="twice the rate", systems=double),
+            Variation(label="heads alone", systems=[None, varied(systems["MH-MoE"], "half", "half", rate_factor=0.5)]),
+        ),
+    )
+    losses = {"xmoe_8": 4.5, "mhmoe_8_compute": 4.6, "xmoe_8_double": 4.7, "mhmoe_8_compute_double": 4.4}
+    for run in plan(experiment, FIXED, "english", (1,), Records(FIXED, tmp_path)):
+        if run.system.name in losses:
+            save(forged(run, losses[run.system.name]), tmp_path)
+    files = render(experiment, (FIXED,), tmp_path, tmp_path)
+    page = files[tmp_path / "sensitivity.md"]
+    cells = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in page.splitlines()
+        if line.startswith("| ")
+    }
+    unchanged, doubled, alone = (cells[label] for label in ("as elsewhere", "twice the rate", "heads alone"))
+    assert float(unchanged[0]) < float(unchanged[1]) and unchanged[2].startswith("+")
+    assert float(doubled[0]) > float(doubled[1]) and doubled[2].startswith("-")
+    assert alone == [unchanged[0], "not run", "-"]
