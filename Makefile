@@ -12,6 +12,7 @@ TASK ?= english
 # Small models gain nothing from a second thread: on a CPU two processes with half of the cores each.
 JOBS ?= $(if $(filter gpu paper,$(SCALE)),1,2)
 TIME_BUDGET ?=
+HEADS ?= 2 4 6 8 12
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -25,12 +26,12 @@ RUN_OPTIONS = --scale $(SCALE) --task $(TASK) --jobs $(JOBS) \
 TABLES = $(sort $(foreach file,$(notdir $(wildcard experiments/table*_*.py)),$(firstword $(subst _, ,$(file)))))
 FIGURES = $(sort $(foreach file,$(notdir $(wildcard experiments/figure*_*.py)),$(firstword $(subst _, ,$(file)))))
 
-.PHONY: help setup lock format lint test check bench tables figures claims report status
+.PHONY: help setup lock format lint test check bench ablate-heads tables figures claims report status
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { name = $$1; sub("%", "<n>", name); printf "  make %-20s %s\n", name, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo '  experiments: SCALE=smoke|cpu|gpu|paper ($(SCALE))  SEEDS="0 1 2"  TASK=$(TASK)  JOBS=$(JOBS)  TIME_BUDGET=seconds'
+	@echo '  experiments: SCALE=smoke|cpu|gpu|paper ($(SCALE))  SEEDS="0 1 2"  TASK=$(TASK)  JOBS=$(JOBS)  TIME_BUDGET=seconds  HEADS="$(HEADS)"'
 	@echo '  tables here: $(TABLES)   figures here: $(FIGURES)'
 
 setup: $(INSTALLED) ## make .venv with the packages of requirements.lock (again only when they changed)
@@ -84,6 +85,10 @@ bench: setup ## time the layer and the training against their peers
 reproduce-table%: setup ## run what is missing of table <n> at SCALE, then render it
 	@$(BIN)/python -m experiments run table$* $(RUN_OPTIONS)
 	@$(BIN)/python -m experiments render table$* --scale $(SCALE)
+
+ablate-heads: setup ## Table 5 for any numbers of heads: make ablate-heads HEADS="2 3 4"
+	@$(BIN)/python -m experiments run table5 --heads $(HEADS) $(RUN_OPTIONS)
+	@$(BIN)/python -m experiments render table5 --heads $(HEADS) --scale $(SCALE)
 
 figure%: setup ## run what is missing of figure <n> at SCALE, then render it
 	@$(BIN)/python -m experiments run figure$* $(RUN_OPTIONS)

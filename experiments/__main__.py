@@ -25,7 +25,7 @@ from experiments.index import render_index
 from experiments.recipes import SCALES
 from experiments.rendering import COMMITTED, render, render_claims
 from experiments.running import Options, check_device, run_in_jobs, run_missing, text_of
-from experiments.runs import RESULTS, Records, not_done, plan
+from experiments.runs import RESULTS, Records, model_config, not_done, plan, systems_of
 from experiments.schema import Experiment, Scale
 from mhmoe.allocator import keep_freed_memory
 from mhmoe.packing import export
@@ -55,6 +55,17 @@ def find(name: str) -> Experiment:
     return known[matching[0]]
 
 
+def with_heads(stem: str, heads: Sequence[int]) -> Experiment:
+    """The experiment, for these numbers of heads instead of its own if any are given."""
+    experiment = find(stem)
+    if not heads:
+        return experiment
+    module = importlib.import_module(f"experiments.{experiment.stem}")
+    if not hasattr(module, "for_heads"):
+        raise UserError(f"{experiment.stem} does not vary the number of heads; leave out --heads, or choose table5")
+    return module.for_heads(heads)
+
+
 def scale_of(name: str) -> Scale:
     if name not in SCALES:
         raise UserError(f"scale={name!r} is not known; choose one of {', '.join(SCALES)}")
@@ -79,6 +90,7 @@ def run(
     seeds: tuple[int, ...] = (),
     data: Path | None = None,
     jobs: int = 1,
+    heads: tuple[int, ...] = (),
     time_budget: float | None = None,
     dry_run: bool = False,
 ) -> None:
@@ -88,12 +100,15 @@ def run(
         seeds: of the final runs; the scale's own if none are given.
         data: a folder of corpora, or one made by `pack`; else MHMOE_DATA, where the scale reads local text.
         jobs: processes that share the runs and the cores.
+        heads: for table5, these numbers of heads instead of the paper's.
         time_budget: seconds after which to stop with a checkpoint.
         dry_run: print what would be run and what it would cost.
     """
-    experiment, chosen = find(stem), scale_of(scale)
+    experiment, chosen = with_heads(stem, heads), scale_of(scale)
     seeds = seeds or tuple(chosen.seeds)
     records = Records(chosen)
+    for system in systems_of(experiment):
+        model_config(chosen, system)  # what cannot be built is said before anything is trained
     if jobs < 1:
         raise UserError(f"jobs={jobs} is not allowed; it must be at least 1")
     if dry_run:
@@ -103,7 +118,8 @@ def run(
     elif jobs > 1:
         check_device(chosen)  # here, so that one line says it and not one of every job
         text_of(chosen, data)
-        arguments = ["run", experiment.stem, "--scale", scale, "--task", task, "--seeds", *map(str, seeds)]
+        arguments = ["run", stem, "--scale", scale, "--task", task, "--seeds", *map(str, seeds)]
+        arguments += ["--heads", *map(str, heads)] if heads else []
         arguments += [] if data is None else ["--data", str(data)]
         arguments += [] if time_budget is None else ["--time-budget", str(time_budget)]
         sys.exit(run_in_jobs(jobs, arguments))
@@ -115,16 +131,22 @@ def run(
 def render_(
     stem: Annotated[Positional[str], tyro.conf.arg(help="which; all of them, and the ledger, if left out")] = "",
     scale: ScaleName = "cpu",
+    heads: tuple[int, ...] = (),
     check: bool = False,
 ) -> None:
     """Tables and figures from the committed records.
 
     Args:
+        heads: for table5, the page of these numbers of heads, results/ablate_heads.md.
         scale: smoke renders that scale alone, into results/smoke; all others are rendered together.
         check: change nothing, and fail if a text file would differ (pictures are not compared).
     """
     smoke = scale_of(scale).name == "smoke"
     scales, target = ((SCALES["smoke"],), RESULTS / "smoke") if smoke else (COMMITTED, RESULTS)
+    if heads:
+        files = render(with_heads(stem, heads), scales, target)
+        print(next(text for path, text in files.items() if path.suffix == ".md"))
+        return
     if check:
         with tempfile.TemporaryDirectory() as folder:
             _render(stem, scales, Path(folder))

@@ -34,8 +34,9 @@ from experiments.schema import Experiment, Run, Scale
 from mhmoe.allocator import release_freed_memory
 from mhmoe.evaluation import evaluate
 from mhmoe.language_model import MHMoEForCausalLM
-from mhmoe.packing import PackedText, as_transformers, load_packed, pack
+from mhmoe.packing import PackedText, load_packed, pack
 from mhmoe.records import Record, UserError, fingerprint, provenance
+from mhmoe.tokenization import as_transformers
 from mhmoe.training import peak_memory, reset_peak_memory, seed_parameters, train
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache"

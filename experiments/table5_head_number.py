@@ -59,6 +59,16 @@ def _name(heads: int, reading: str) -> str:
     return f"mhmoe_{EXPERTS}_{reading}" + (f"_h{heads}" if heads != 4 else "")
 
 
+def for_heads(heads: Sequence[int]) -> Table:
+    """The same comparison for any numbers of heads; a page of its own, and nothing is claimed about it."""
+    return Table(
+        stem="ablate_heads",
+        title="Test perplexity against the number of heads",
+        rows=rows(list(dict.fromkeys(heads))),
+        reference=f"xmoe_{EXPERTS}",
+    )
+
+
 EXPERIMENT = Table(
     stem=STEM,
     title="Table 5: test perplexity against the number of heads",
