@@ -31,6 +31,7 @@ from experiments.schema import (
     Curves,
     Experiment,
     Page,
+    PrintedSizes,
     Scale,
     Sensitivity,
     Sizes,
@@ -39,7 +40,19 @@ from experiments.schema import (
     Table,
     Variation,
 )
-from experiments.sizes import FOLLOW_UP_COLUMNS, FOLLOW_UP_TITLE, SIZE_COLUMNS, follow_up_rows, size_rows
+from experiments.sizes import (
+    COST_COLUMNS,
+    ERRATA_COLUMNS,
+    FOLLOW_UP_COLUMNS,
+    FOLLOW_UP_TITLE,
+    PRINTED_COLUMNS,
+    SIZE_COLUMNS,
+    cost_rows,
+    errata_rows,
+    follow_up_rows,
+    printed_rows,
+    size_rows,
+)
 from mhmoe.records import Record, write_atomically
 
 COMMITTED = tuple(scale for scale in SCALES.values() if scale.name != "smoke")
@@ -283,23 +296,48 @@ def _sizes(sizes: Sizes, scale: Scale, records: Records, folder: Path) -> tuple[
     return page, table_csv((Column("scale", "scale"), *SIZE_COLUMNS), [{"scale": scale.name, **r} for r in rows])
 
 
+def _printed_sizes(page: PrintedSizes, scale: Scale, records: Records, folder: Path) -> tuple[str, str]:
+    if scale.name != "paper":
+        return "", ""
+    rows = printed_rows(page.models, scale, at)
+    parts = [
+        table_markdown(
+            PRINTED_COLUMNS, rows, caption=["Millions of parameters; a dash where the paper gives no model."]
+        ),
+        "### Appendix D: what a token costs in one MoE layer\n\n"
+        + table_markdown(
+            COST_COLUMNS,
+            cost_rows(page.experts, scale),
+            caption=["Millions of multiply-adds of the forward pass, by part; parameters are the layer's."],
+        ),
+        "### Errata: where v1 contradicts itself\n\n" + table_markdown(ERRATA_COLUMNS, errata_rows()),
+    ]
+    return "\n".join(parts), table_csv(
+        (Column("scale", "scale"), *PRINTED_COLUMNS), [{"scale": scale.name, **r} for r in rows]
+    )
+
+
 _SECTIONS: dict[type[Page], Callable[..., tuple[str, str]]] = {
     Table: _table,
     Curves: _curves,
     Sweep: _sweep,
     Sensitivity: _sensitivity,
     Sizes: _sizes,
+    PrintedSizes: _printed_sizes,
 }
 
 
 def _printed(path: Sequence[str | int]) -> float | None:
-    """The paper's number at a path in paper.json."""
-    if not path:
-        return None
+    """The paper's number for a row, if it has one."""
+    return float(at(path)) if path else None
+
+
+def at(path: Sequence[str | int]) -> Any:
+    """What stands at a path in paper.json."""
     value: Any = paper_numbers()
     for key in path:
         value = value[key]
-    return float(value)
+    return value
 
 
 def _joined(tables: Sequence[str]) -> str:

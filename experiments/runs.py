@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.recipes import dense_layer
-from experiments.schema import Curves, Experiment, Run, Scale, Sensitivity, Sizes, Sweep, System, Table
+from experiments.schema import Curves, Experiment, PrintedSizes, Run, Scale, Sensitivity, Sizes, Sweep, System, Table
 from mhmoe.configuration import MHMoEConfig
 from mhmoe.corpora import LocalCorpus
 from mhmoe.records import Record, UserError, fingerprint
@@ -177,6 +177,8 @@ def systems_of(experiment: Experiment) -> list[System]:
             found = (system for panel in experiment.panels.values() for system in panel.values())
         case Sweep() | Sizes():
             found = experiment.systems
+        case PrintedSizes():
+            found = (model.system for model in experiment.models if model.system is not None)
         case Sensitivity():
             varied = (system for variation in experiment.variations for system in variation.systems)
             found = (*experiment.systems.values(), *(system for system in varied if system is not None))
@@ -190,7 +192,7 @@ def plan(experiment: Experiment, scale: Scale, task: str, seeds: Sequence[int], 
     """
     if task not in experiment.tasks:
         raise UserError(f"task={task!r} is not one of {experiment.stem}'s; choose one of {', '.join(experiment.tasks)}")
-    if isinstance(experiment, Sizes):
+    if isinstance(experiment, Sizes | PrintedSizes):
         return []
     if scale.tuning_seed in seeds and len(scale.learning_rates) > 1:
         raise UserError(f"seed {scale.tuning_seed} chooses the learning rates; take others for the final runs")

@@ -177,4 +177,23 @@ class Sensitivity(Page):
     variations: Sequence[Variation]
 
 
-Experiment = Table | Curves | Sweep | Sizes | Sensitivity
+@dataclass(frozen=True, kw_only=True)
+class PrintedModel:
+    """A model whose parameters the paper prints; `system` is None where the paper does not determine it."""
+
+    task: str
+    label: str
+    system: System | None
+    paper: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrintedSizes(Page):
+    """The paper's table of parameters beside our counts, the cost under each reading for these numbers of
+    experts, and the errata: from the configs at the paper scale and the printed numbers, nothing is run."""
+
+    models: Sequence[PrintedModel]
+    experts: Sequence[int]
+
+
+Experiment = Table | Curves | Sweep | Sizes | PrintedSizes | Sensitivity

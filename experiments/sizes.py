@@ -1,14 +1,16 @@
 """Parameters and FLOPs of layers and models, from their configs: no module is built."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
 
 from analysis.render import Column, Row
 from baselines.xmoe import xmoe as xmoe_config
-from experiments.recipes import reference
+from experiments.errata import ERRATA, experts_of
+from experiments.recipes import HEADS, reference, table11_layer
 from experiments.runs import model_config
-from experiments.schema import FollowUp, Scale, System
+from experiments.schema import FollowUp, PrintedModel, Scale, System
 from mhmoe.configs import Config
-from mhmoe.matching import beta, follow_up_sizes, with_sizes
+from mhmoe.matching import Reading, beta, follow_up_sizes, match, with_sizes
 from mhmoe.multi_head import MultiHeadConfig
 from mhmoe.sparse_moe import SparseMoEConfig
 
@@ -73,6 +75,101 @@ def _layer_row(layer: Config, base: SparseMoEConfig) -> Row:
         "flop_ratio": layer.flops_per_token() / base.flops_per_token(),
         "router_share": heads * inner.router.flops_per_token() / layer.flops_per_token(),
     }
+
+
+PRINTED_COLUMNS = (
+    Column("task", "task"),
+    Column("label", "model"),
+    *(
+        Column(f"{part}_{whose}", f"{text}{', printed' if whose == 'paper' else ''}", spec)
+        for part, text in (("others", "outside experts (M)"), ("experts", "in experts (M)"), ("sum", "sum (M)"))
+        for whose, spec in (("ours", ",.2f"), ("paper", ",.0f"))
+    ),
+    Column("worst", "largest deviation (M)", "+.2f"),
+    Column("expert_dim", "inner width", ","),
+    Column("beta", "beta", ".3f"),
+)
+COST_COLUMNS = (
+    Column("num_experts", "experts"),
+    Column("label", "layer"),
+    Column("expert_dim", "inner width", ","),
+    Column("count", "experts in the layer"),
+    Column("parameters", "parameters (M)", ",.1f", 1e-6),
+    Column("router", "router", ",.3f", 0.5e-6),
+    Column("of_experts", "experts", ",.3f", 0.5e-6),
+    Column("around", "head and merge", ",.3f", 0.5e-6),
+    Column("flops", "sum", ",.3f", 0.5e-6),
+    Column("ratio", "to SMoE", ".3f"),
+)
+ERRATA_COLUMNS = (
+    Column("where", "v1"),
+    Column("statement", "states"),
+    Column("finding", "what its numbers and ours give"),
+)
+
+
+def printed_rows(models: Sequence[PrintedModel], scale: Scale, printed: Callable[[Sequence[str]], Any]) -> list[Row]:
+    """Ours beside the printed millions; models that the paper does not determine have no numbers of ours."""
+    rows: list[Row] = []
+    for model in models:
+        value = printed(model.paper)
+        paper = (
+            dict(zip(("others", "experts", "sum"), value, strict=True)) if isinstance(value, list) else {"sum": value}
+        )
+        row: Row = {"task": model.task, "label": model.label, **{f"{k}_paper": v for k, v in paper.items()}}
+        if model.system is not None:
+            layer = model.system.layer(scale)
+            whole = model_config(scale, model.system).parameters() / 1e6
+            ours = {"sum": whole}
+            if layer is not None:
+                experts = experts_of(layer).experts
+                inside = scale.model["num_hidden_layers"] // 2 * experts.parameters() / 1e6
+                ours = {"others": whole - inside, "experts": inside, "sum": whole}
+                row["expert_dim"] = experts.expert_dim
+            if isinstance(layer, MultiHeadConfig):
+                row["beta"] = beta(layer, reference(scale, experts_of(layer).experts.num_experts))
+            row |= {f"{k}_ours": v for k, v in ours.items()}
+            row["worst"] = max((ours[k] - paper[k] for k in paper), key=abs)
+        rows.append(row)
+    return rows
+
+
+def cost_rows(experts: Sequence[int], scale: Scale) -> list[Row]:
+    """Multiply-adds of one token in one MoE layer, by part: SMoE (X-MoE, k = 1), the control, MH-MoE."""
+    rows: list[Row] = []
+    for n in experts:
+        base = reference(scale, n)
+        layers: dict[str, Config] = {"SMoE": base, f"SMoE, k = {HEADS} (control)": reference(scale, n, HEADS)}
+        layers["MH-MoE, as Table 11 implies"] = table11_layer(n)
+        for reading in get_args(Reading):
+            layers[f"MH-MoE, `{reading}`"] = match(reading, base, heads=HEADS)
+        for label, layer in layers.items():
+            heads = layer.heads if isinstance(layer, MultiHeadConfig) else 1
+            moe, flops = experts_of(layer), layer.flops_per_token()
+            router, chosen = (
+                heads * moe.router.flops_per_token(),
+                heads * moe.router.top_k * moe.experts.flops_per_token(),
+            )
+            rows.append(
+                {
+                    "num_experts": n,
+                    "label": label,
+                    "expert_dim": moe.experts.expert_dim,
+                    "count": moe.experts.num_experts,
+                    "parameters": layer.parameters(),
+                    "router": router,
+                    "of_experts": chosen,
+                    "around": flops - router - chosen,
+                    "flops": flops,
+                    "ratio": flops / base.flops_per_token(),
+                }
+            )
+    return rows
+
+
+def errata_rows() -> list[Row]:
+    """Every contradiction with its finding, computed now."""
+    return [{"where": e.where, "statement": e.statement, "finding": e.finding()} for e in ERRATA]
 
 
 def follow_up_rows(printed: Sequence[FollowUp]) -> list[Row]:

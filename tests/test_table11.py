@@ -1,0 +1,76 @@
+"""Table 11's page: every cell ours beside the printed one, and errata that follow from numbers."""
+
+import copy
+from typing import Any
+
+import pytest
+
+import experiments.errata
+from experiments.errata import ERRATA
+from experiments.recipes import HEADS, PAPER, SMOKE, paper_numbers, reference
+from experiments.rendering import at, render
+from experiments.sizes import cost_rows, errata_rows, printed_rows
+from experiments.table11_parameters import EXPERIMENT as TABLE11
+
+
+def test_every_cell_of_the_language_tasks_is_within_a_million_and_the_multimodal_ones_are_not_made_up() -> None:
+    rows = printed_rows(TABLE11.models, PAPER, at)
+    language = [row for row in rows if row["task"] != "multimodal"]
+    assert len(language) == 13 + 5 and all(abs(row["worst"]) < 1 for row in language)
+    multimodal = [row for row in rows if row["task"] == "multimodal"]
+    assert len(multimodal) == 5 and not any("sum_ours" in row for row in multimodal)
+    printed = paper_numbers()["v1_table11_parameters_millions"]["multimodal"]
+    assert [row["sum_paper"] for row in multimodal] == [
+        printed["dense"],
+        *(printed[kind][n][2] for kind in ("xmoe", "mhmoe") for n in ("8", "32")),
+    ]
+
+
+def test_the_parts_of_the_cost_are_those_of_the_paper() -> None:
+    d, experts = PAPER.model["hidden_size"], 8
+    rows = {row["label"]: row for row in cost_rows([experts], PAPER)}
+    smoe, control, equation = (rows[x] for x in ("SMoE", f"SMoE, k = {HEADS} (control)", "MH-MoE, `equation`"))
+    assert smoe["of_experts"] == 2 * 8 * d * d and smoe["around"] == 0  # two matrices of d times 4d
+    assert control["of_experts"] == HEADS * smoe["of_experts"]
+    assert equation["around"] == 2 * 2 * d * d  # head and merge layer
+    assert equation["of_experts"] < smoe["of_experts"] < equation["of_experts"] + equation["around"]
+    assert rows["MH-MoE, `compute`"]["ratio"] == pytest.approx(1, abs=0.01)
+    for row in rows.values():
+        assert row["flops"] == row["router"] + row["of_experts"] + row["around"]
+    assert rows["MH-MoE, `parameters`"]["parameters"] == pytest.approx(reference(PAPER, 8).parameters(), rel=1e-3)
+
+
+CHANGES: list[tuple[str, tuple[Any, ...], Any]] = [
+    ("Table 7", ("v1_table7_mlp_layers", "1"), [10.28, 53.0, 68.7, 51.1]),
+    ("Section 4.2", ("v1_table3_xnli_zero_shot", "mhmoe_8", 1), 99.0),
+    ("Tables 2 and 3", ("v1_table3_xnli_zero_shot", "dense", 14), 40.0),
+    ("Table 11", ("v1_table11_parameters_millions", "english", "xmoe", "8", 2), 400),
+    ("Table 11, multimodal", ("v1_table11_parameters_millions", "multimodal", "xmoe", "32", 1), 2000),
+    ("Table 9, Eq. 16, 23", ("v1_table11_parameters_millions", "english", "mhmoe", "8", 1), 300),
+]
+
+
+@pytest.mark.parametrize(("where", "path", "value"), CHANGES, ids=[change[0] for change in CHANGES])
+def test_a_changed_number_changes_the_finding(where: str, path: Any, value: Any, monkeypatch) -> None:
+    (erratum,) = [e for e in ERRATA if e.where == where]
+    before = erratum.finding()
+    numbers = copy.deepcopy(paper_numbers())
+    place = numbers
+    for key in path[:-1]:
+        place = place[key]
+    assert place[path[-1]] != value
+    place[path[-1]] = value
+    monkeypatch.setattr(experiments.errata, "paper_numbers", lambda: numbers)
+    monkeypatch.setattr(experiments.recipes, "paper_numbers", lambda: numbers)
+    assert erratum.finding() != before
+
+
+def test_the_page_has_every_model_every_reading_and_every_erratum(tmp_path) -> None:
+    page = render(TABLE11, (SMOKE, PAPER), tmp_path, tmp_path)[tmp_path / "table11_parameters.md"]
+    lines = page.splitlines()
+    assert sum(line.startswith("| english ") for line in lines) == 13
+    for reading in ("equation", "parameters", "compute"):
+        assert sum(f"MH-MoE, `{reading}`" in line for line in lines) == 6  # 8 to 256 experts
+    for row in errata_rows():
+        assert any(row["statement"] in line and row["finding"] in line for line in lines)
+    assert "## Scale smoke" not in page
