@@ -55,7 +55,7 @@ def _inner_width() -> str:
 
 
 def _cost() -> str:
-    base, layer = reference(PAPER, 8), table11_layer(8)
+    base, layer = reference(PAPER, 8), _heads(table11_layer(8))
     experts = HEADS * experts_of(layer).experts.flops_per_token() / base.experts.flops_per_token()
     around = layer.head_layers + layer.merge_layers
     saved = Fraction(1, 64) * 2 * 4 * DIM * DIM  # two matrices of d times 4d, beta = 63/64

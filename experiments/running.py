@@ -32,6 +32,7 @@ from experiments.runs import (
 )
 from experiments.schema import Experiment, Run, Scale
 from mhmoe.allocator import release_freed_memory
+from mhmoe.corpora import EmbeddedCorpus, HubCorpus
 from mhmoe.evaluation import evaluate
 from mhmoe.language_model import MHMoEForCausalLM
 from mhmoe.packing import PackedText, load_packed, pack
@@ -69,7 +70,7 @@ def text_of(scale: Scale, data: Path | None, cache: Path = CACHE) -> PackedText:
         return packed
     corpus = scale.corpus()
     if data is not None:
-        if corpus.kind != "local":
+        if isinstance(corpus, EmbeddedCorpus | HubCorpus):
             raise UserError(
                 f"scale {scale.name} takes its text from {corpus.kind}, not from a folder; leave out --data"
             )

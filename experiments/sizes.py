@@ -113,14 +113,13 @@ def printed_rows(models: Sequence[PrintedModel], scale: Scale, printed: Callable
     rows: list[Row] = []
     for model in models:
         value = printed(model.paper)
-        paper = (
-            dict(zip(("others", "experts", "sum"), value, strict=True)) if isinstance(value, list) else {"sum": value}
-        )
+        others, experts, whole = value if isinstance(value, list) else (None, None, value)
+        paper = {k: v for k, v in (("others", others), ("experts", experts), ("sum", whole)) if v is not None}
         row: Row = {"task": model.task, "label": model.label, **{f"{k}_paper": v for k, v in paper.items()}}
         if model.system is not None:
             layer = model.system.layer(scale)
             whole = model_config(scale, model.system).parameters() / 1e6
-            ours = {"sum": whole}
+            ours: Row = {"sum": whole}
             if layer is not None:
                 experts = experts_of(layer).experts
                 inside = scale.model["num_hidden_layers"] // 2 * experts.parameters() / 1e6

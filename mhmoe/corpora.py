@@ -1,4 +1,4 @@
-"""Where text comes from: three sources, one interface.
+"""Where text comes from: three sources of English, one interface. `multilingual` has a fourth.
 
 `embedded` is always there: prose from the documentation strings of the standard library and
 of the scientific packages in the environment. `local` is a folder with a manifest of hashes.
@@ -7,16 +7,13 @@ that determines its bytes; the order of its documents never depends on a trainin
 """
 
 import ast
-import gzip
 import hashlib
 import importlib.util
 import json
-import os
 import platform
 import re
 import sysconfig
 import warnings
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -24,10 +21,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from mhmoe.records import UserError, sha256_of
+from mhmoe.data_folder import DataFolder
+from mhmoe.records import UserError
 
 SPLITS = ("train", "valid", "test")
-DATA_VARIABLE = "MHMOE_DATA"
 SLIMPAJAMA = "DKYoon/SlimPajama-6B"  # the cleaned RedPajama; RedPajama's own sets no longer load
 WIKITEXT = "Salesforce/wikitext"  # config "wikitext-103-raw-v1"
 
@@ -43,7 +40,10 @@ class Document:
 
 @runtime_checkable
 class Corpus(Protocol):
-    """What packing asks of a source of text."""
+    """What packing asks of a source of text.
+
+    A corpus may also have a `word_pattern`, for `tokenization.train_tokenizer`.
+    """
 
     def documents(self, split: str) -> Iterator[Document]:
         """The documents of "train", "valid" or "test", in an order that is always the same."""
@@ -54,9 +54,15 @@ class Corpus(Protocol):
         ...
 
 
-def _check_split(split: str) -> None:
+def check_split(split: str) -> None:
+    """Raises ValueError if there is no such split."""
     if split not in SPLITS:
         raise ValueError(f"split={split!r} is not known; choose one of {', '.join(SPLITS)}")
+
+
+def order_key(name: str) -> bytes:
+    """What to sort names by where their order shall mean nothing: their hash."""
+    return hashlib.sha256(name.encode()).digest()
 
 
 # ---- embedded -------------------------------------------------------------------------------
@@ -87,7 +93,7 @@ class EmbeddedCorpus:
 
     def documents(self, split: str) -> Iterator[Document]:
         """Raises ValueError on an unknown split."""
-        _check_split(split)
+        check_split(split)
         yield from _embedded_documents(self.max_characters)[split]
 
     def fingerprint(self) -> dict[str, Any]:
@@ -116,7 +122,7 @@ def _modules() -> dict[str, tuple[str, Path]]:
             inside = path.relative_to(folder)
             if _SKIPPED_FOLDERS.isdisjoint(inside.parts):
                 modules[f"{package}/{inside.as_posix()}"] = (package, path)
-    return dict(sorted(modules.items(), key=lambda item: _digest(item[0])))
+    return dict(sorted(modules.items(), key=lambda item: order_key(item[0])))
 
 
 @cache
@@ -147,13 +153,9 @@ def _package_folders() -> dict[str, Path]:
     return found
 
 
-def _digest(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()
-
-
 def _split_of(name: str) -> str:
     # The last bytes: the first ones already order the modules, and `max_characters` cuts that order.
-    hundredth = int.from_bytes(_digest(name)[-4:]) % 100
+    hundredth = int.from_bytes(order_key(name)[-4:]) % 100
     return "train" if hundredth < 90 else "valid" if hundredth < 95 else "test"
 
 
@@ -188,12 +190,11 @@ def _without_doctests(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class LocalCorpus:
-    """Files `<subfolder>/<set>-<split>.jsonl.gz` under a folder whose manifest.json has their hashes.
+    """Files `<subfolder>/<set>-<split>.jsonl.gz` of a `DataFolder`.
 
-    A line is a JSON object with `text` and, if it wants, `source` and `id`. The manifest is
-    {"files": [{"file": path inside the folder, "sha256": hex}, ...]}. All documents of a split
-    are shuffled together by the hash of `order_seed`, file and line, so that the first tokens
-    are a mixture of the sets in proportion to their sizes.
+    A line has a `text` and, if it wants, `source` and `id`. All documents of a split are shuffled
+    together by the hash of `order_seed`, file and line, so that the first tokens are a mixture of
+    the sets in proportion to their sizes.
 
     path: the folder; None means the environment variable MHMOE_DATA.
     """
@@ -210,83 +211,26 @@ class LocalCorpus:
 
     def documents(self, split: str) -> Iterator[Document]:
         """Raises UserError, naming file and line, on what is missing, changed or corrupt."""
-        _check_split(split)
-        folder, hashes = self._manifest()
+        check_split(split)
+        folder = DataFolder.at(self.path)
         lines: list[tuple[bytes, str, int, bytes]] = []
-        for name in self._names(split):
-            for number, line in _checked_lines(folder, name, hashes):
-                lines.append((_digest(f"{self.order_seed}/{name}:{number}"), name, number, line))
+        for name in self._files(split):
+            for number, line in folder.lines(name):
+                lines.append((order_key(f"{self.order_seed}/{name}:{number}"), name, number, line))
         lines.sort(key=lambda entry: entry[0])
         for _, name, number, line in lines:
-            yield _parse(line, folder / name, number)
+            record = folder.parse(line, name, number)
+            of_set = Path(name).name.rpartition("-")[0]
+            yield Document(record["text"], str(record.get("source", of_set)), str(record.get("id", number)))
 
     def fingerprint(self) -> dict[str, Any]:
         """The files with their hashes, checked; the place of the folder is not part of it."""
-        folder, hashes = self._manifest()
-        names = [name for split in SPLITS for name in self._names(split)]
-        for name in names:
-            if sha256_of(_existing(folder, name, hashes)) != hashes[name]:
-                for _ in _checked_lines(folder, name, hashes):  # finds and names the damage
-                    pass
-        files = {name: hashes[name] for name in sorted(names)}
+        names = [name for split in SPLITS for name in self._files(split)]
+        files = DataFolder.at(self.path).checked(names)
         return {"kind": self.kind, "order_seed": self.order_seed, "files": files}
 
-    def _names(self, split: str) -> list[str]:
+    def _files(self, split: str) -> list[str]:
         return [f"{self.subfolder}/{name}-{split}.jsonl.gz" for name in self.sets]
-
-    def _manifest(self) -> tuple[Path, dict[str, str]]:
-        """The folder, and the hash of every file that its manifest lists."""
-        folder = self.path or Path(os.environ.get(DATA_VARIABLE, ""))
-        if folder == Path():
-            raise UserError(f"no data folder is given; set {DATA_VARIABLE} to a folder that has a manifest.json")
-        manifest = folder / "manifest.json"
-        if not manifest.is_file():
-            raise UserError(f"data folder {folder} has no manifest.json; set {DATA_VARIABLE} to one that has")
-        try:
-            return folder, {entry["file"]: entry["sha256"] for entry in json.loads(manifest.read_bytes())["files"]}
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{manifest} is not a manifest ({error!r}); fetch it again") from None
-
-
-def _existing(folder: Path, name: str, hashes: dict[str, str]) -> Path:
-    path = folder / name
-    if not path.is_file():
-        raise UserError(f"{path} is missing; fetch it again or name other sets")
-    if name not in hashes:
-        raise UserError(f"{path} is not listed in manifest.json; add its sha256 there")
-    return path
-
-
-def _checked_lines(folder: Path, name: str, hashes: dict[str, str]) -> list[tuple[int, bytes]]:
-    """The lines of a file that are not empty, counted from 1, after its hash was checked."""
-    path = _existing(folder, name, hashes)
-    packed = path.read_bytes()
-    try:
-        raw, damage = gzip.decompress(packed), ""
-    except (OSError, EOFError, zlib.error) as error:
-        raw, damage = b"", f" ({error})"
-    lines = [(number, line) for number, line in enumerate(raw.split(b"\n"), 1) if line.strip()]
-    if sha256_of(packed) != hashes[name]:
-        for number, line in lines:
-            _parse(line, path, number)  # a corrupt line says more than a wrong hash
-        damage = f": its sha256 is not the one in manifest.json{damage}"
-    if damage:
-        raise UserError(f"{path} is damaged{damage}; fetch it again, or correct the manifest if you changed it")
-    return lines
-
-
-def _parse(line: bytes, path: Path, number: int) -> Document:
-    try:
-        record = json.loads(line)
-        text = record["text"]
-        text.encode()
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = "no text field" if isinstance(error, KeyError) else str(error)
-        raise UserError(
-            f"{path}, line {number}, is not a JSON object with a text ({reason}); fetch the file again"
-        ) from None
-    name = path.name.removesuffix(".jsonl.gz").rpartition("-")[0]
-    return Document(text, str(record.get("source", name)), str(record.get("id", number)))
 
 
 # ---- hub ------------------------------------------------------------------------------------
@@ -318,7 +262,7 @@ class HubCorpus:
 
     def documents(self, split: str) -> Iterator[Document]:
         """Raises UserError if `datasets` is not installed, the hub does not answer, or a row has no text."""
-        _check_split(split)
+        check_split(split)
         theirs = str(getattr(self, split))
         try:
             import datasets

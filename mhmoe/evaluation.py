@@ -3,10 +3,11 @@
     nll(document) = - sum_i log p(token_i | the tokens before it in its window)       nats
 
 Every token of a document is predicted exactly once, in windows that never cross documents (see
-`packing.EvaluationSet`). Perplexity is exp(nll / tokens) and depends on the tokenizer; bits per byte,
+`batches.EvaluationSet`). Perplexity is exp(nll / tokens) and depends on the tokenizer; bits per byte,
 nll / ln 2 / bytes of the text, does not.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mhmoe.packing import EvaluationSet
+from mhmoe.batches import IGNORE, EvaluationSet
+from mhmoe.multilingual import language_of
 from mhmoe.records import summarise_documents
-
-IGNORE = -100
 
 
 def token_nll(
@@ -72,3 +72,17 @@ def evaluate(
         for i in np.flatnonzero(tokens)
     ]
     return {**summarise_documents(documents), "documents": documents}
+
+
+def by_group(documents: list[dict[str, Any]], group: Callable[[str], str] = language_of) -> dict[str, dict[str, Any]]:
+    """Perplexity, bits per byte, tokens and bytes of each group, and how many `documents` it has; in groups' order.
+
+    documents: the rows of `evaluate`, also as a record keeps them. group: from a document's id to its group;
+    by default its language, which the ids of a multilingual corpus begin with. Perplexity compares models on
+    one language and not languages with each other, whose tokens are of different lengths; bits per byte
+    depends on how many bytes the script takes for a letter. Raises ValueError if an id names no group.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for document in documents:
+        groups.setdefault(group(document["id"]), []).append(document)
+    return {name: {**summarise_documents(rows), "documents": len(rows)} for name, rows in sorted(groups.items())}

@@ -1,9 +1,8 @@
-"""Tokenizer, packing, the one data order.
+"""Packing: text becomes a folder that needs no corpus any more.
 
-Text becomes a folder that needs no corpus any more: the tokenizer, the train split as one flat
-array in which <|endoftext|> stands before each document, and the valid and test splits document
-by document. Every system reads the same windows of it in the same order, which a seed and a
-step determine and nothing else. `pack.json` in the folder has the hash of every file.
+It holds the tokenizer, the train split as one flat array in which <|endoftext|> stands before each
+document, and the valid and test splits document by document; `pack.json` has the hash of every file.
+How it is read is in `batches`.
 """
 
 import dataclasses
@@ -16,128 +15,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
-import numpy.typing as npt
 import tokenizers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from mhmoe.batches import EvaluationSet, Tokens
 from mhmoe.corpora import Corpus, Document
 from mhmoe.records import UserError, sha256_of, write_atomically
+from mhmoe.tokenization import END_OF_TEXT_ID, as_text_only, check_vocab_size, train_tokenizer
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-END_OF_TEXT = "<|endoftext|>"
-END_OF_TEXT_ID = 0
-IGNORE = -100  # the target that torch's cross entropy leaves out
 FORMAT = 1
 _BATCH_CHARACTERS = 500_000  # encoded at once: enough for all cores, little to hold
 
-Tokens: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
-Integers: TypeAlias = npt.NDArray[np.int64]
-
-
-# ---- tokenizer ------------------------------------------------------------------------------
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE; <|endoftext|> is token 0. The same texts give the same tokenizer.
-
-    Raises ValueError if vocab_size has no room for the 256 bytes and <|endoftext|>.
-    """
-    _check_vocab_size(vocab_size)
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return _as_text_only(tokenizer)
-
-
-def _check_vocab_size(vocab_size: int) -> None:
-    if vocab_size < 257:
-        raise ValueError(f"vocab_size={vocab_size} is too small; 256 bytes and {END_OF_TEXT} need at least 257")
-
-
-def _as_text_only(tokenizer: Tokenizer) -> Tokenizer:
-    """Let "<|endoftext|>" written in a document be text: only packing may end a document."""
-    tokenizer.encode_special_tokens = True
-    return tokenizer
-
-
-def as_transformers(tokenizer: Tokenizer) -> "PreTrainedTokenizerFast":
-    """The tokenizer for `save_pretrained` beside a checkpoint; begins, ends and pads with <|endoftext|>."""
-    from transformers import PreTrainedTokenizerFast  # slow to import, and packing does not need it
-
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=END_OF_TEXT,
-        eos_token=END_OF_TEXT,
-        pad_token=END_OF_TEXT,
-        clean_up_tokenization_spaces=False,
-    )
-
-
 # ---- what a packed folder holds -------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class EvaluationSet:
-    """The documents of a split, one after the other, without <|endoftext|>.
-
-    tokens [all tokens]; offsets [documents + 1] into it; num_bytes [documents], UTF-8;
-    ids and sources, one for each document.
-    """
-
-    tokens: Tokens
-    offsets: Integers
-    num_bytes: Integers
-    ids: tuple[str, ...]
-    sources: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def windows(self, length: int) -> tuple[Integers, Integers, Integers]:
-        """Cut each document into windows in which every token of it is predicted exactly once.
-
-        The first token is predicted from <|endoftext|>, the first of a later window from the one
-        before it. No window crosses documents; the rest of a document's last window has target -100.
-        Returns inputs [windows, length], targets [windows, length], index of the document [windows].
-        """
-        if length < 1:
-            raise ValueError(f"length={length} is not allowed; it must be at least 1")
-        counts = np.diff(self.offsets)
-        windows = -(-counts // length)
-        inputs = np.full((int(windows.sum()), length), END_OF_TEXT_ID, dtype=np.int64)
-        targets = np.full_like(inputs, IGNORE)
-        first = 0
-        for document, count in enumerate(counts):
-            begin, rows = self.offsets[document], slice(first, first + int(windows[document]))
-            tokens = self.tokens[begin : begin + count]
-            targets[rows].reshape(-1)[:count] = tokens
-            inputs[rows].reshape(-1)[1:count] = tokens[:-1]
-            first = rows.stop
-        return inputs, targets, np.repeat(np.arange(len(self)), windows)
-
-    def first(self, max_tokens: int) -> "EvaluationSet":
-        """The first whole documents with together at most `max_tokens` tokens, but at least one."""
-        documents = max(1, int(np.searchsorted(self.offsets, max_tokens, side="right")) - 1)
-        return EvaluationSet(
-            tokens=self.tokens[: self.offsets[documents]],
-            offsets=self.offsets[: documents + 1],
-            num_bytes=self.num_bytes[:documents],
-            ids=self.ids[:documents],
-            sources=self.sources[:documents],
-        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -172,7 +65,7 @@ class PackingConfig:
     max_test_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        _check_vocab_size(self.vocab_size)
+        check_vocab_size(self.vocab_size)
         for name in ("max_train_tokens", "tokenizer_characters", "max_valid_tokens", "max_test_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -203,7 +96,8 @@ def pack(corpus: Corpus, config: PackingConfig, cache: Path) -> PackedText:
 
 
 def _write(folder: Path, corpus: Corpus, config: PackingConfig, origin: dict[str, Any]) -> None:
-    tokenizer = train_tokenizer(_first_characters(corpus, config.tokenizer_characters), config.vocab_size)
+    texts = _first_characters(corpus, config.tokenizer_characters)
+    tokenizer = train_tokenizer(texts, config.vocab_size, getattr(corpus, "word_pattern", None))
     write_atomically(folder / "tokenizer.json", tokenizer.to_str())
     sizes = {"train": _write_train(folder / "train.bin", corpus, config, tokenizer)}
     for split, limit in (("valid", config.max_valid_tokens), ("test", config.max_test_tokens)):
@@ -359,7 +253,7 @@ def load_packed(folder: Path) -> PackedText:
         train=tokens("train"),
         valid=evaluation("valid"),
         test=evaluation("test"),
-        tokenizer=_as_text_only(Tokenizer.from_file(str(folder / "tokenizer.json"))),
+        tokenizer=as_text_only(Tokenizer.from_file(str(folder / "tokenizer.json"))),
         fingerprint=fingerprint,
     )
 
@@ -371,56 +265,3 @@ def _check_file(path: Path, size: int, sha256: str) -> None:
         raise UserError(f"{path} has {actual} bytes instead of {size}; remove the folder and pack again")
     if sha256_of(path) != sha256:
         raise UserError(f"{path} was changed, its sha256 is not the recorded one; remove the folder and pack again")
-
-
-# ---- the one data order ---------------------------------------------------------------------
-
-
-class TrainingBatches:
-    """Which tokens a step sees: a pure function of seed and step, the same for every system.
-
-    Sequence w is train[w * length : (w + 1) * length + 1], inputs and targets shifted by one, so
-    every token but the first is predicted once an epoch. Each epoch is a permutation of its own,
-    the next begins where the last one ends, within a batch if need be: sequence number i of the
-    run does not depend on the batch size.
-
-    Raises ValueError if the text is shorter than one batch.
-    """
-
-    def __init__(self, train: Tokens, length: int, batch_sequences: int, seed: int) -> None:
-        for name, value in (("length", length), ("batch_sequences", batch_sequences)):
-            if value < 1:
-                raise ValueError(f"{name}={value} is not allowed; it must be at least 1")
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"seed={seed} is not allowed; it must be from 0 to 4294967295")
-        self.train, self.length, self.batch_sequences, self.seed = train, length, batch_sequences, seed
-        self.num_sequences = (len(train) - 1) // length  # of one epoch
-        if self.num_sequences < batch_sequences:
-            raise ValueError(
-                f"batch_sequences={batch_sequences} of length={length} need {batch_sequences * length + 1} "
-                f"tokens, the train split has {len(train)}; pack more text or take smaller batches"
-            )
-        self._permutations: dict[int, Integers] = {}
-
-    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Integers:
-        """Tokens [batch_sequences / world_size, length + 1]: this rank's part of the step's global batch."""
-        if self.batch_sequences % world_size or not 0 <= rank < world_size:
-            raise ValueError(
-                f"batch_sequences={self.batch_sequences} cannot be shared out to rank={rank} of "
-                f"world_size={world_size}; world_size must divide it and rank must be below"
-            )
-        share = self.batch_sequences // world_size
-        number = np.arange(share) + step * self.batch_sequences + rank * share
-        epochs = number // self.num_sequences
-        window = np.concatenate(
-            [self._permutation(int(e))[number[epochs == e] % self.num_sequences] for e in np.unique(epochs)]
-        )
-        return self.train[window[:, None] * self.length + np.arange(self.length + 1)].astype(np.int64)
-
-    def _permutation(self, epoch: int) -> Integers:
-        if epoch not in self._permutations:
-            self._permutations = {e: p for e, p in self._permutations.items() if e == epoch - 1}
-            # RandomState and not Generator: numpy promises the numbers of the former for all versions.
-            generator = np.random.RandomState([self.seed, epoch])
-            self._permutations[epoch] = generator.permutation(self.num_sequences)
-        return self._permutations[epoch]

@@ -28,10 +28,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mhmoe.batches import EvaluationSet, TrainingBatches
 from mhmoe.configuration import MHMoEConfig
 from mhmoe.evaluation import evaluate, token_nll
 from mhmoe.language_model import MHMoEForCausalLM
-from mhmoe.packing import EvaluationSet, PackedText, TrainingBatches
+from mhmoe.packing import PackedText
 from mhmoe.records import UserError, fingerprint, remove_leftovers, write_atomically
 
 

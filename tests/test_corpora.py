@@ -17,7 +17,7 @@ from mhmoe.records import UserError
 SETS = {"letters": 12, "numbers": 30}
 
 
-def _write_file(folder: Path, name: str, raw: bytes) -> None:
+def write_file(folder: Path, name: str, raw: bytes) -> None:
     """A packed file, and its hash in the manifest."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def _lines(name: str, split: str, count: int) -> bytes:
 def folder(tmp_path: Path) -> Path:
     for name, count in SETS.items():
         for split in SPLITS:
-            _write_file(tmp_path, f"english/{name}-{split}.jsonl.gz", _lines(name, split, count))
+            write_file(tmp_path, f"english/{name}-{split}.jsonl.gz", _lines(name, split, count))
     return tmp_path
 
 
@@ -124,7 +124,7 @@ def test_local_fingerprint_knows_the_bytes_and_not_the_place(folder: Path, tmp_p
     shutil.copytree(folder, elsewhere)
     assert _local(elsewhere).fingerprint() == before == json.loads(json.dumps(before))
     assert _local(folder, order_seed=1).fingerprint() != before
-    _write_file(folder, "english/letters-test.jsonl.gz", _lines("letters", "other", 3))
+    write_file(folder, "english/letters-test.jsonl.gz", _lines("letters", "other", 3))
     assert _local(folder).fingerprint() != before
 
 
@@ -135,7 +135,7 @@ def test_the_environment_variable_names_the_folder(folder: Path, monkeypatch: py
 
 
 def test_source_and_id_default_to_set_and_line(tmp_path: Path):
-    _write_file(tmp_path, "many/de-train.jsonl.gz", b'{"text": "eins"}\n\n{"text": "drei"}\n')
+    write_file(tmp_path, "many/de-train.jsonl.gz", b'{"text": "eins"}\n\n{"text": "drei"}\n')
     corpus = LocalCorpus(path=tmp_path, subfolder="many", sets=("de",))
     documents = sorted(corpus.documents("train"), key=lambda d: d.id)
     assert documents == [Document("eins", "de", "1"), Document("drei", "de", "3")]
@@ -168,7 +168,7 @@ def test_a_corrupt_line_is_named_by_file_and_number(folder: Path, line: bytes, l
     name = "english/letters-valid.jsonl.gz"
     good = _lines("letters", "valid", 2)
     if listed:
-        _write_file(folder, name, good + line + b"\n" + good)
+        write_file(folder, name, good + line + b"\n" + good)
     else:
         (folder / name).write_bytes(gzip.compress(good + line + b"\n" + good))
     with pytest.raises(UserError, match=r"letters-valid\.jsonl\.gz, line 3, .*fetch") as caught:

@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mhmoe.packing import PackedText, TrainingBatches, load_packed
+from mhmoe.batches import TrainingBatches
+from mhmoe.packing import PackedText, load_packed
 from mhmoe.training import Objective, accumulate_gradients, train
 from tests import tiny
 

@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from mhmoe.evaluation import evaluate, token_nll
+from mhmoe.batches import EvaluationSet
+from mhmoe.evaluation import by_group, evaluate, token_nll
 from mhmoe.language_model import MHMoEForCausalLM
-from mhmoe.packing import END_OF_TEXT_ID, EvaluationSet, PackedText
+from mhmoe.packing import PackedText
+from mhmoe.records import summarise_documents
+from mhmoe.tokenization import END_OF_TEXT_ID
 from tests import tiny
 
 LENGTH = 16
@@ -150,3 +153,18 @@ def test_token_nll_is_in_float32_and_0_where_nothing_is_predicted() -> None:
     for row, column in ((0, 0), (0, 2), (1, 2)):
         assert float(nll[row, column]) == pytest.approx(float(expected[row, column, targets[row, column]]), rel=1e-6)
     assert nll[targets == -100].tolist() == [0.0] * 3
+
+
+def test_groups_are_summarised_as_if_evaluated_alone(text: PackedText, model: MHMoEForCausalLM) -> None:
+    documents = evaluate(model, text.valid.first(700), LENGTH)["documents"]
+    odd = {d["id"]: str(int(d["id"].rpartition("-")[2]) % 2) for d in documents}
+    groups = by_group(documents, odd.__getitem__)
+    assert list(groups) == ["0", "1"]
+    for name, figures in groups.items():
+        rows = [d for d in documents if odd[d["id"]] == name]
+        assert figures == {**summarise_documents(rows), "documents": len(rows)}
+
+
+def test_documents_without_a_language_in_their_id_are_refused() -> None:
+    with pytest.raises(ValueError, match="document id 'valid-7' names no language"):
+        by_group([{"id": "valid-7", "nll": 1.0, "tokens": 1, "bytes": 1}])

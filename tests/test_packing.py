@@ -13,22 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from mhmoe.batches import IGNORE, EvaluationSet, TrainingBatches
 from mhmoe.corpora import Document
-from mhmoe.packing import (
-    END_OF_TEXT,
-    END_OF_TEXT_ID,
-    IGNORE,
-    EvaluationSet,
-    PackedText,
-    PackingConfig,
-    TrainingBatches,
-    as_transformers,
-    export,
-    load_packed,
-    pack,
-    train_tokenizer,
-)
+from mhmoe.packing import PackedText, PackingConfig, export, load_packed, pack
 from mhmoe.records import UserError
+from mhmoe.tokenization import END_OF_TEXT, END_OF_TEXT_ID, WORDS_WITH_MARKS, as_transformers, train_tokenizer
 
 WORDS = ["the", "moon", "rises", "over", "a", "quiet", "sea", "and", "nobody", "counts", "waves", "ashore"]
 CONFIG = PackingConfig(vocab_size=300, max_train_tokens=5000, tokenizer_characters=20_000)
@@ -110,6 +99,44 @@ def test_the_tokenizer_survives_saving_as_a_transformers_tokenizer(packed: Packe
     assert loaded.encode(text, add_special_tokens=False) == packed.tokenizer.encode(text).ids
     assert loaded.decode(loaded.encode(text)) == text
     assert loaded.bos_token_id == loaded.eos_token_id == loaded.pad_token_id == END_OF_TEXT_ID
+
+
+HINDI = "हिन्दी में किताबें पढ़ना अच्छा लगता है"
+
+
+def test_a_pattern_with_marks_leaves_words_whole_that_gpt2s_cuts_at_their_vowels():
+    whole, cut = (train_tokenizer([HINDI] * 50, 600, pattern) for pattern in (WORDS_WITH_MARKS, None))
+    assert len(whole.encode(HINDI).ids) == len(HINDI.split())
+    assert len(cut.encode(HINDI).ids) > 2 * len(HINDI.split())
+
+
+@given(st.text())
+def test_a_pattern_with_marks_gives_back_the_text_too(text: str):
+    ids = _MARKS.encode(text).ids
+    assert END_OF_TEXT_ID not in ids
+    assert _MARKS.decode(ids, skip_special_tokens=False) == text
+
+
+_MARKS = train_tokenizer([HINDI, ODD], 400, WORDS_WITH_MARKS)
+
+
+def test_a_tokenizer_with_a_pattern_survives_saving_too(tmp_path: Path):
+    from transformers import AutoTokenizer
+
+    as_transformers(_MARKS).save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded.encode(HINDI, add_special_tokens=False) == _MARKS.encode(HINDI).ids
+    assert loaded.decode(loaded.encode(HINDI)) == HINDI
+
+
+def test_packing_learns_the_words_of_the_corpus_own_pattern(packed: PackedText, tmp_path: Path):
+    @dataclass(frozen=True)
+    class Letters(Babble):
+        word_pattern: str = "."
+
+    letters = pack(Letters(seed=2), CONFIG, tmp_path)
+    assert len(letters.tokenizer.encode("the moon").ids) == len("the moon")
+    assert len(packed.tokenizer.encode("the moon").ids) == 2
 
 
 # ---- packing --------------------------------------------------------------------------------

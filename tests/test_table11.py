@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-import experiments.errata
 from experiments.errata import ERRATA
 from experiments.recipes import HEADS, PAPER, SMOKE, paper_numbers, reference
 from experiments.rendering import at, render
@@ -60,8 +59,8 @@ def test_a_changed_number_changes_the_finding(where: str, path: Any, value: Any,
         place = place[key]
     assert place[path[-1]] != value
     place[path[-1]] = value
-    monkeypatch.setattr(experiments.errata, "paper_numbers", lambda: numbers)
-    monkeypatch.setattr(experiments.recipes, "paper_numbers", lambda: numbers)
+    for module in ("errata", "recipes"):
+        monkeypatch.setattr(f"experiments.{module}.paper_numbers", lambda: numbers)
     assert erratum.finding() != before
 
 

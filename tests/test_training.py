@@ -16,9 +16,10 @@ import pytest
 import torch
 from torch import nn
 
+from mhmoe.batches import TrainingBatches
 from mhmoe.evaluation import evaluate
 from mhmoe.language_model import MHMoEForCausalLM
-from mhmoe.packing import PackedText, TrainingBatches
+from mhmoe.packing import PackedText
 from mhmoe.records import UserError
 from mhmoe.training import (
     Objective,

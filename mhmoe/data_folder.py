@@ -1,0 +1,93 @@
+"""A folder of packed JSON lines whose manifest has the hash of every file.
+
+manifest.json is {"files": [{"file": path inside the folder, "sha256": hex}, ...]}. A file is
+gzip of lines, each a JSON object with at least a `text`. Nothing is read that the manifest does
+not vouch for, and damage is named by file and line.
+"""
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mhmoe.records import UserError, sha256_of
+
+DATA_VARIABLE = "MHMOE_DATA"
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """A folder, and the sha256 of every file that its manifest lists. Make it with `DataFolder.at`."""
+
+    path: Path
+    sha256: Mapping[str, str]
+
+    @classmethod
+    def at(cls, path: Path | None) -> "DataFolder":
+        """Open a folder; None means the environment variable MHMOE_DATA.
+
+        Raises UserError if there is no folder, or its manifest is missing or damaged.
+        """
+        folder = path or Path(os.environ.get(DATA_VARIABLE, ""))
+        if folder == Path():
+            raise UserError(f"no data folder is given; set {DATA_VARIABLE} to a folder that has a manifest.json")
+        manifest = folder / "manifest.json"
+        if not manifest.is_file():
+            raise UserError(f"data folder {folder} has no manifest.json; set {DATA_VARIABLE} to one that has")
+        try:
+            entries = json.loads(manifest.read_bytes())["files"]
+            return cls(folder, {entry["file"]: entry["sha256"] for entry in entries})
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{manifest} is not a manifest ({error!r}); fetch it again") from None
+
+    def checked(self, names: Iterable[str]) -> dict[str, str]:
+        """The files' hashes, which are those of their bytes. Raises UserError, naming the damage, if not."""
+        names = sorted(names)
+        for name in names:
+            if sha256_of(self._existing(name)) != self.sha256[name]:
+                self.lines(name)  # finds and names the damage
+        return {name: self.sha256[name] for name in names}
+
+    def lines(self, name: str) -> list[tuple[int, bytes]]:
+        """The lines of a file that are not empty, counted from 1, after its hash was checked.
+
+        Raises UserError, naming file and line, on what is missing, changed or corrupt.
+        """
+        path = self._existing(name)
+        packed = path.read_bytes()
+        try:
+            raw, damage = gzip.decompress(packed), ""
+        except (OSError, EOFError, zlib.error) as error:
+            raw, damage = b"", f" ({error})"
+        lines = [(number, line) for number, line in enumerate(raw.split(b"\n"), 1) if line.strip()]
+        if sha256_of(packed) != self.sha256[name]:
+            for number, line in lines:
+                self.parse(line, name, number)  # a corrupt line says more than a wrong hash
+            damage = f": its sha256 is not the one in manifest.json{damage}"
+        if damage:
+            raise UserError(f"{path} is damaged{damage}; fetch it again, or correct the manifest if you changed it")
+        return lines
+
+    def parse(self, line: bytes, name: str, number: int) -> dict[str, Any]:
+        """The object of a line; its `text` is a string that is valid UTF-8. Raises UserError if it is none."""
+        try:
+            record = json.loads(line)
+            record["text"].encode()
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = "no text field" if isinstance(error, KeyError) else str(error)
+            raise UserError(
+                f"{self.path / name}, line {number}, is not a JSON object with a text ({reason}); fetch the file again"
+            ) from None
+        return record
+
+    def _existing(self, name: str) -> Path:
+        path = self.path / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing; fetch it again or leave it out")
+        if name not in self.sha256:
+            raise UserError(f"{path} is not listed in manifest.json; add its sha256 there")
+        return path

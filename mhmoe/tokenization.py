@@ -1,0 +1,71 @@
+"""The tokenizer: byte-level BPE, learned from the text that is packed.
+
+Every text of every script is a sequence of its tokens, none of which is "unknown", and decoding gives the
+text back. BPE merges within what a pattern takes for a word. GPT-2's, which is the default, counts the
+combining marks that Hindi and Thai write vowels with among the signs, and so cuts their words apart: of the
+XNLI languages these two then gain next to nothing from a larger vocabulary. WORDS_WITH_MARKS does not.
+Where there are no spaces (Chinese, Thai), a word may be as long as a clause.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT_ID = 0
+WORDS_WITH_MARKS = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
+"""GPT-2's pattern with combining marks among the letters."""
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, word_pattern: str | None = None) -> Tokenizer:
+    """Byte-level BPE; <|endoftext|> is token 0. The same texts give the same tokenizer.
+
+    word_pattern: a regular expression whose matches are the words, within which BPE merges; None is GPT-2's.
+    Raises ValueError if vocab_size has no room for the 256 bytes and <|endoftext|>.
+    """
+    check_vocab_size(vocab_size)
+    tokenizer = Tokenizer(models.BPE())
+    if word_pattern is None:
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    else:
+        words = pre_tokenizers.Split(Regex(word_pattern), "isolated")
+        as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, as_bytes])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return as_text_only(tokenizer)
+
+
+def check_vocab_size(vocab_size: int) -> None:
+    """Raises ValueError if the 256 bytes and <|endoftext|> do not fit in."""
+    if vocab_size < 257:
+        raise ValueError(f"vocab_size={vocab_size} is too small; 256 bytes and {END_OF_TEXT} need at least 257")
+
+
+def as_text_only(tokenizer: Tokenizer) -> Tokenizer:
+    """Let "<|endoftext|>" written in a document be text: only packing may end a document."""
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def as_transformers(tokenizer: Tokenizer) -> "PreTrainedTokenizerFast":
+    """The tokenizer for `save_pretrained` beside a checkpoint; begins, ends and pads with <|endoftext|>."""
+    from transformers import PreTrainedTokenizerFast  # slow to import, and packing does not need it
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        clean_up_tokenization_spaces=False,
+    )

@@ -1,0 +1,120 @@
+"""The generated text is what its truth says: senses decide followers, and nothing else does."""
+
+from collections import defaultdict
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from mhmoe.corpora import SPLITS, Corpus
+from mhmoe.generated import GeneratedCorpus
+from mhmoe.packing import PackingConfig, pack
+
+SMALL = GeneratedCorpus(topics=4, heads=60, documents_per_split=40, train_factor=2)
+
+
+def _followers(corpus: GeneratedCorpus, split: str = "train") -> dict[str, dict[tuple[int, int], set[str]]]:
+    """Head -> (sense, topic) -> the words that came after it."""
+    found: dict[str, dict[tuple[int, int], set[str]]] = defaultdict(lambda: defaultdict(set))
+    for document, occurrences in corpus.documents_with_truth(split):
+        for occurrence in occurrences:
+            after = document.text[occurrence.end :].split()[0].rstrip(".")
+            found[occurrence.word][occurrence.sense, occurrence.topic].add(after)
+    return found
+
+
+def test_it_is_a_corpus_that_packs(tmp_path: Path) -> None:
+    assert isinstance(SMALL, Corpus)
+    packed = pack(SMALL, PackingConfig(vocab_size=320, max_train_tokens=5_000), tmp_path)
+    assert len(packed.valid) == 40 and packed.fingerprint["corpus"] == SMALL.fingerprint()
+
+
+def test_the_same_seed_gives_the_same_text_and_another_seed_another() -> None:
+    texts = [d.text for d in SMALL.documents("valid")]
+    assert texts == [d.text for d in GeneratedCorpus(**_fields(SMALL)).documents("valid")]
+    assert texts != [d.text for d in GeneratedCorpus(**_fields(SMALL) | {"seed": 1}).documents("valid")]
+    assert SMALL.fingerprint() != GeneratedCorpus(**_fields(SMALL) | {"seed": 1}).fingerprint()
+
+
+def _fields(corpus: GeneratedCorpus) -> dict[str, int]:
+    return {name: value for name, value in corpus.fingerprint().items() if name not in ("kind", "format")}
+
+
+def test_splits_share_no_document() -> None:
+    texts = [d.text for split in SPLITS for d in SMALL.documents(split)]
+    assert len(set(texts)) == len(texts) == 40 * (2 + 1 + 1)
+
+
+def test_the_truth_names_every_head_where_it_stands() -> None:
+    kinds = SMALL.kinds()
+    for document, occurrences in SMALL.documents_with_truth("test"):
+        assert all(document.text[o.start : o.end] == o.word for o in occurrences)
+        words = document.text.replace(".", "").split()
+        assert [word for word in words if kinds[word] != "follower"] == [o.word for o in occurrences]
+
+
+def test_an_ambiguous_words_followers_change_with_its_sense_and_a_general_words_with_nothing() -> None:
+    kinds, senses, found = SMALL.kinds(), SMALL.senses(), _followers(SMALL)
+    compared = {"ambiguous": 0, "general": 0}
+    for word, uses in found.items():
+        sets = list(uses.values())
+        if kinds[word] == "ambiguous":
+            assert all(not a & b for i, a in enumerate(sets) for b in sets[i + 1 :])
+            compared["ambiguous"] += len(sets) > 1
+        else:
+            assert {sense for sense, _ in uses} == {0}
+            assert len(set.union(*sets)) <= 3
+            compared["general"] += kinds[word] == "general" and len(sets) > 1
+        assert len({sense for sense, _ in uses}) <= senses[word]
+        assert (senses[word] > 1) == (kinds[word] == "ambiguous")
+    assert min(compared.values()) > 10
+
+
+def test_general_words_are_about_as_frequent_as_ambiguous_ones() -> None:
+    count, kinds = defaultdict(int), SMALL.kinds()
+    for _, occurrences in SMALL.documents_with_truth("train"):
+        for occurrence in occurrences:
+            count[kinds[occurrence.word]] += 1
+    assert 0.6 < count["ambiguous"] / count["general"] < 1.6
+
+
+def test_a_document_has_one_language_and_cognates_have_two() -> None:
+    corpus = GeneratedCorpus(languages=2, topics=6, heads=60, documents_per_split=30)
+    languages = defaultdict(set)
+    for document, occurrences in corpus.documents_with_truth("valid"):
+        assert {f"language{o.topic % 2}" for o in occurrences} == {document.source}
+        for occurrence in occurrences:
+            languages[occurrence.word].add(occurrence.topic % 2)
+    cognates, kinds = corpus.cognates(), corpus.kinds()
+    assert set(cognates.values()) == {True, False}
+    assert {word for word, spoken in languages.items() if len(spoken) > 1} <= cognates.keys()
+    assert all(false == (kinds[word] == "ambiguous") for word, false in cognates.items())
+    assert GeneratedCorpus().cognates() == {}
+
+
+def test_paragraphs_and_sentences_are_as_many_as_said() -> None:
+    document = next(GeneratedCorpus(paragraphs=2, sentences=3, documents_per_split=1).documents("test"))
+    paragraphs = document.text.split("\n")
+    assert [paragraph.count(".") for paragraph in paragraphs] == [3, 3]
+    assert all(not a.endswith(" ") and not b.startswith(" ") for a, b in pairwise(paragraphs))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"languages": 9}, "topics=8 leave a language"),
+        ({"most_senses": 1}, "most_senses=1"),
+        ({"most_senses": 9}, "choose 2 to topics=8"),
+        ({"heads": 5}, "heads=5 are too few"),
+        ({"seed": -1}, "seed=-1"),
+        ({"paragraphs": 0}, "paragraphs=0"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_by_name(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GeneratedCorpus(**changes)
+
+
+def test_an_unknown_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="split='dev'"):
+        next(SMALL.documents("dev"))
