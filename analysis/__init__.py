@@ -2,6 +2,27 @@
 
 statistics: intervals and corrections. learning_speed: the cost to reach a loss. claims: their rules and
 verdicts. ledger: their page. render: tables. figures: pictures with their points.
+
+Routing. routed_text: a text through a model. expert_activation: counts; routing_measures: what follows from
+them; heatmaps: their figures. sub_tokens: words; polysemy: which have several senses; group_comparison: two
+groups of words; word_in_context: one word in two senses. inspect: a command that shows a text's routing.
 """
 
-READING_ORDER = ("statistics", "learning_speed", "claims", "ledger", "render", "figures")
+READING_ORDER = (
+    "statistics",
+    "learning_speed",
+    "claims",
+    "ledger",
+    "render",
+    "figures",
+    "checkpoints",
+    "routed_text",
+    "routing_measures",
+    "expert_activation",
+    "heatmaps",
+    "group_comparison",
+    "sub_tokens",
+    "polysemy",
+    "word_in_context",
+    "inspect",
+)

@@ -9,6 +9,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,53 +127,52 @@ def learning_curves(
     write_atomically(path.with_suffix(".csv"), csv_text([header, *rows]))
 
 
-def line_figure(
-    series: Mapping[str, Sequence[Point]],
-    path: Path,
-    *,
-    title: str,
-    x_label: str,
-    y_label: str,
-    note: str = "",
-    reference: Mapping[str, float] | None = None,
-    log_x: bool = False,
-    log_y: bool = False,
-) -> None:
-    """Write `path` (.png) and its .csv: a trend, with a tick at every x and bars from low to high.
+class Panel(NamedTuple):
+    """One panel of a trend: label -> points; `reference`: text -> height of a line, such as the paper's value."""
 
-    reference: text -> height of a horizontal line, such as the paper's value. The note should say
-    what the bars are.
+    y_label: str
+    series: Mapping[str, Sequence[Point]]
+    log_y: bool = False
+    reference: Mapping[str, float] = MappingProxyType({})
+
+
+def trend_figure(
+    panels: Sequence[Panel], path: Path, *, title: str, x_label: str, note: str = "", log_x: bool = False
+) -> None:
+    """Write `path` (.png) and its .csv: one or more quantities against the same x, a tick at every x.
+
+    Bars reach from low to high; the note should say what they are. A label looks alike in all panels.
     """
-    styles = _styles(series)
-    drawn = [p for line in series.values() for p in line]
-    heights = [h for p in drawn for h in (p.mean, p.low, p.high) if math.isfinite(h)] + list((reference or {}).values())
+    styles = _styles(label for panel in panels for label in panel.series)
+    places = sorted({p.x for panel in panels for line in panel.series.values() for p in line})
     with rc_context(_STYLE):
-        figure = Figure(figsize=(8.6, 5.6), layout="constrained")
-        axes = figure.subplots()
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-        if log_x:
-            axes.set_xscale("log")
-        if log_y:
-            axes.set_yscale("log")
-        for label, line in series.items():
-            n = sorted({p.n for p in line})
-            text = f"n = {'-'.join(str(x) for x in dict.fromkeys((n[0], n[-1])))}" if n else "not run"
-            _draw(axes, sorted(line), styles[label], f"{label} ({text})", band=False)
-        for text, height in (reference or {}).items():
-            _reference(axes, height, text, _GREY)
-        _ticks(axes.xaxis, sorted({p.x for p in drawn}))
-        if log_y and heights:
-            _log_range(axes, min(heights), max(heights))
-        axes.legend()
+        figure = Figure(figsize=(max(8.6, 5.2 * len(panels)), 5.6), layout="constrained")
+        for axes, panel in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+            axes.set_xlabel(x_label)
+            axes.set_ylabel(panel.y_label)
+            axes.set_xscale("log" if log_x else "linear")
+            axes.set_yscale("log" if panel.log_y else "linear")
+            for label, line in panel.series.items():
+                n = sorted({p.n for p in line})
+                text = f"n = {'-'.join(str(x) for x in dict.fromkeys((n[0], n[-1])))}" if n else "not run"
+                _draw(axes, sorted(line), styles[label], f"{label} ({text})", band=False)
+            for text, height in panel.reference.items():
+                _reference(axes, height, text, _GREY)
+            _ticks(axes.xaxis, places)
+            heights = [h for line in panel.series.values() for p in line for h in p[1:4] if math.isfinite(h)]
+            if panel.log_y and heights:
+                heights += panel.reference.values()
+                _log_range(axes, min(heights), max(heights))
+            axes.legend()
         _finish(figure, title, note)
         _save(figure, path)
     rows = [
-        [label, *(f"{value:.6g}" for value in (p.x, p.mean, p.low, p.high)), str(p.n)]
-        for label, line in series.items()
+        [panel.y_label, label, *(f"{value:.6g}" for value in (p.x, p.mean, p.low, p.high)), str(p.n)]
+        for panel in panels
+        for label, line in panel.series.items()
         for p in sorted(line)
     ]
-    write_atomically(path.with_suffix(".csv"), csv_text([["label", "x", "mean", "low", "high", "n"], *rows]))
+    write_atomically(path.with_suffix(".csv"), csv_text([["panel", "label", "x", "mean", "low", "high", "n"], *rows]))
 
 
 def _styles(labels: Any) -> dict[str, dict[str, Any]]:

@@ -181,7 +181,7 @@ def training_markdown(data: Data) -> str:
         rows.append(row | _spread(row["seconds"]) | shown)
     caption = [
         *origin(data),
-        f"The systems of Table 1 at scale {found['scale']}: training steps of {found['tokens_per_step']:,} "
+        f"The systems of Tables 1 and 5 at scale {found['scale']}: training steps of {found['tokens_per_step']:,} "
         f"generated tokens in {found['precision']}, {count_threads(found['threads'])}: forward, backward, "
         "clipping and the optimiser's step. The systems take their steps in turns; tokens/s are those of the "
         "median of n steps after a warm-up. MFLOPs are of the forward pass.",

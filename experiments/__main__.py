@@ -10,8 +10,10 @@ import os
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import importlib
+import math
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +26,7 @@ from experiments.dry_run import cost_table
 from experiments.index import render_index
 from experiments.recipes import SCALES
 from experiments.rendering import COMMITTED, render, render_claims
-from experiments.running import Options, check_device, run_in_jobs, run_missing, text_of
+from experiments.running import Options, check_device, measure_missing, run_in_jobs, run_missing, text_of
 from experiments.runs import RESULTS, Records, model_config, not_done, plan, systems_of
 from experiments.schema import Experiment, Scale
 from mhmoe.allocator import keep_freed_memory
@@ -113,7 +115,7 @@ def run(
         raise UserError(f"jobs={jobs} is not allowed; it must be at least 1")
     if dry_run:
         print(cost_table(experiment, chosen, task, seeds, records))
-    elif not not_done(experiment, chosen, task, seeds, records):
+    elif not not_done(experiment, chosen, task, seeds, records) and not experiment.measurements:
         print("nothing to run: every record is current")
     elif jobs > 1:
         check_device(chosen)  # here, so that one line says it and not one of every job
@@ -123,8 +125,11 @@ def run(
         arguments += [] if data is None else ["--data", str(data)]
         arguments += [] if time_budget is None else ["--time-budget", str(time_budget)]
         sys.exit(run_in_jobs(jobs, arguments))
-    elif not run_missing(experiment, chosen, task, Options(seeds=seeds, data=data, time_budget=time_budget)):
-        print("stopped at the time budget; the same command goes on from here")
+    else:
+        deadline = math.inf if time_budget is None else time.monotonic() + time_budget
+        options = Options(seeds=seeds, data=data, deadline=deadline)
+        if not (run_missing(experiment, chosen, task, options) and measure_missing(experiment, chosen, task, options)):
+            print("stopped at the time budget; the same command goes on from here")
 
 
 @app.command(name="render")

@@ -4,13 +4,15 @@ results/<stem>.md, .csv and .png hold every committed scale; the smoke scale is 
 its records and pages stay out of git, under results/smoke.
 """
 
+import json
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from analysis.claims import Verdict, divide, judge
-from analysis.figures import learning_curves
+from analysis.figures import Panel, Point, learning_curves, trend_figure
 from analysis.learning_speed import final_point
 from analysis.ledger import ledger_markdown
 from analysis.render import (
@@ -25,6 +27,8 @@ from analysis.render import (
     table_csv,
     table_markdown,
 )
+from analysis.routing_measures import distinct_share
+from experiments.measurements import MEASUREMENTS, measured
 from experiments.recipes import HEADS, SCALES, paper_numbers
 from experiments.runs import RESULTS, Records, final_name, final_runs, systems_of, tuning_runs
 from experiments.schema import (
@@ -38,6 +42,7 @@ from experiments.schema import (
     Sweep,
     System,
     Table,
+    Trend,
     Variation,
 )
 from experiments.sizes import (
@@ -158,9 +163,55 @@ def _table(table: Table, scale: Scale, records: Records, folder: Path) -> tuple[
         "reference, not the values."
     )
     columns = (Column("scale", "scale"), *PERPLEXITY_COLUMNS)
-    return table_markdown(PERPLEXITY_COLUMNS, rows, caption=lines), table_csv(
-        columns, [{"scale": scale.name, **row} for row in rows]
-    )
+    page = table_markdown(PERPLEXITY_COLUMNS, rows, caption=lines)
+    if table.trend is not None:
+        name = f"{table.stem}_{scale.name}.png"
+        _trend(table, table.trend, scale, records, folder / name, lines[0])
+        page += f"\n![{table.title}]({name})\n"
+    return page, table_csv(columns, [{"scale": scale.name, **row} for row in rows])
+
+
+def _trend(table: Table, trend: Trend, scale: Scale, records: Records, path: Path, note: str) -> None:
+    """Perplexity, active experts and speed of a table's systems against a number of theirs."""
+    current = _current(systems_of(table), scale, records, table.task)
+    active = MEASUREMENTS["expert_activation"]
+    speeds = measured_speeds(scale)
+
+    def points(of: Callable[[Record], float | None]) -> dict[str, list[Point]]:
+        found: dict[str, list[Point]] = {}
+        for label, series in trend.series.items():
+            values = {x: [v for r in current[system.name] if (v := of(r)) is not None] for x, system in series}
+            found[label] = [Point(x, sum(v) / len(v), min(v), max(v), len(v)) for x, v in values.items() if v]
+        return found
+
+    def activation(record: Record) -> float | None:
+        found = measured(active, record, records.results)
+        return None if found is None else 100 * distinct_share(found.values)
+
+    speed = {
+        label: [Point(x, v, v, v, 1) for x, system in series if (v := speeds.get(system.name)) is not None]
+        for label, series in trend.series.items()
+    }
+    panels = [
+        Panel("test perplexity", points(lambda r: r.metrics["test"]["perplexity"])),
+        Panel("experts of a layer that a token reaches (%)", points(activation)),
+        Panel("training speed, tokens/s on one thread", speed),
+    ]
+    text = f"{note} Bars: lowest to highest seed. Speed: benchmarks/results/training.md."
+    trend_figure(panels, path, title=table.title, x_label=trend.x_label, note=text)
+
+
+def measured_speeds(scale: Scale) -> dict[str, float]:
+    """Tokens/s of training by system, from the committed benchmark, if it is of this scale."""
+    path = RESULTS.parent / "benchmarks" / "results" / "training.json"
+    if not path.is_file():
+        return {}
+    benchmark = json.loads(path.read_bytes())["measured"]
+    if benchmark["scale"] != scale.name:
+        return {}
+    tokens = benchmark["tokens_per_step"]
+    eager = {row["system"]: row["seconds"] for row in benchmark["rows"] if not row["compiled"]}
+    return {system: tokens / statistics.median(seconds) for system, seconds in eager.items() if seconds}
 
 
 def _curves(curves: Curves, scale: Scale, records: Records, folder: Path) -> tuple[str, str]:

@@ -21,12 +21,14 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+from experiments.measurements import MEASUREMENTS, Subject, measured, save
 from experiments.runs import (
     RESULTS,
     Records,
     is_text_of,
     model_config,
     not_done,
+    plan,
     run_config,
     training_config,
 )
@@ -40,6 +42,7 @@ from mhmoe.records import Record, UserError, fingerprint, provenance
 from mhmoe.tokenization import as_transformers
 from mhmoe.training import peak_memory, reset_peak_memory, seed_parameters, train
 
+SAME = 0.01  # relatively; other machines and kernels round otherwise, and training amplifies that
 CACHE = Path(__file__).resolve().parent.parent / ".cache"
 
 
@@ -47,13 +50,13 @@ CACHE = Path(__file__).resolve().parent.parent / ".cache"
 class Options:
     """How to run, nothing of it in a fingerprint.
 
-    seeds: of the final runs. data: a corpus folder or a packed one. results, cache: where records go, and
-    where packed text, checkpoints, locks and models are kept.
+    seeds: of the final runs. data: a corpus folder or a packed one. deadline: of time.monotonic(). results,
+    cache: where records go, and where packed text, checkpoints, locks and models are kept.
     """
 
     seeds: tuple[int, ...]
     data: Path | None = None
-    time_budget: float | None = None
+    deadline: float = math.inf
     results: Path = RESULTS
     cache: Path = CACHE
 
@@ -85,8 +88,7 @@ def check_device(scale: Scale) -> None:
 
 
 def run_missing(experiment: Experiment, scale: Scale, task: str, options: Options) -> bool:
-    """Do every run that has no current record; False when the time budget ended first."""
-    deadline = math.inf if options.time_budget is None else time.monotonic() + options.time_budget
+    """Do every run that has no current record; False when the deadline came first."""
     records = Records(scale, options.results)
     text: PackedText | None = None
     join_processes(scale)
@@ -98,20 +100,51 @@ def run_missing(experiment: Experiment, scale: Scale, task: str, options: Option
         for run in todo:
             if run.learning_rate is None:
                 continue  # the tuning runs before it are not all done
-            with claimed(run, options.cache) as mine:
+            with claimed(run.name, scale, options.cache) as mine:
                 records.reload()
                 if not mine or records.state(run) == "done":
                     continue
                 if text is None:
                     check_device(scale)
                     text = text_of(scale, options.data, options.cache)
-                if not execute(run, text, records, deadline, options.cache):
+                if not execute(run, text, records, options.deadline, options.cache):
                     return False
                 progressed = True
             break  # the plan may have changed: a rate may be chosen now
         records.reload()
-        if time.monotonic() >= deadline:
+        if is_past(options.deadline):
             return not not_done(experiment, scale, task, options.seeds, records)
+    return True
+
+
+def measure_missing(experiment: Experiment, scale: Scale, task: str, options: Options) -> bool:
+    """Measure what the experiment wants of its finished models; False when the deadline came first.
+
+    A model that is not in the cache any more is trained again, and must come out as its record says.
+    """
+    records = Records(scale, options.results)
+    wanted = [MEASUREMENTS[name] for name in experiment.measurements]
+    finals = [run for run in plan(experiment, scale, task, options.seeds, records) if run.tests] if wanted else []
+    text: PackedText | None = None
+    for run in finals:
+        for measurement in wanted:
+            record = records.by_name[run.name]
+            with claimed(f"{measurement.name}-{run.name}", scale, options.cache) as mine:
+                if not mine or measured(measurement, record, options.results) is not None:
+                    continue
+                if is_past(options.deadline):
+                    return False
+                text = text or text_of(run.scale, options.data, options.cache)
+                folder = options.cache / "models" / run.scale.name / run.name
+                if not folder.is_dir() and not execute(
+                    run, text, records, options.deadline, options.cache, again=record
+                ):
+                    return False
+                source = provenance(_command(), _name(torch.device(scale.device)), torch.get_num_threads())
+                subject = Subject(model=folder, text=text, data=options.data)
+                values = measurement.measure(subject, measurement.settings)
+                save(measurement, record, values, source, options.results)
+                tqdm.write(f"{scale.name} {run.name}: {measurement.name} measured")
     return True
 
 
@@ -124,14 +157,22 @@ def join_processes(scale: Scale) -> None:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
-def execute(run: Run, text: PackedText, records: Records, deadline: float, cache: Path = CACHE) -> bool:
-    """Train and measure one run and write its record; False when the deadline came first."""
+def execute(
+    run: Run,
+    text: PackedText,
+    records: Records,
+    deadline: float,
+    cache: Path = CACHE,
+    again: Record | None = None,
+) -> bool:
+    """Train and measure one run, keep its model and write its record; False when the deadline came first.
+
+    again: the record of a run whose model is wanted once more; it stays, and the model must be that good.
+    """
     device = torch.device(run.scale.device)
     if device.type == "cuda" and dist.is_initialized():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    source = provenance(
-        shlex.join(["python", "-m", "experiments", *sys.argv[1:]]), _name(device), torch.get_num_threads()
-    )
+    source = provenance(_command(), _name(device), torch.get_num_threads())
     config, training = run_config(run, text.fingerprint), training_config(run)
     mark = fingerprint(config, run.seed)
     model_settings = model_config(run.scale, run.system)
@@ -176,9 +217,14 @@ def execute(run: Run, text: PackedText, records: Records, deadline: float, cache
         metrics=metrics,
         curve=progress.curve,
     )
+    if again is not None:
+        ours, theirs = (r.metrics["test"]["perplexity"] for r in (record, again))
+        if abs(ours / theirs - 1) > SAME:
+            raise UserError(f"{run.name} trained again has perplexity {ours:.3f}, its record {theirs:.3f}; run it anew")
     if run.tests:  # models that later measurements read
         save_model(model, text, cache / "models" / run.scale.name / run.name)
-    record.save(records.path(run))
+    if again is None:
+        record.save(records.path(run))
     checkpoint.unlink(missing_ok=True)
     shown = metrics.get("test", metrics["valid"])
     rate = record.tokens / record.wall_seconds
@@ -201,21 +247,36 @@ def save_model(model: MHMoEForCausalLM, text: PackedText, folder: Path) -> None:
         shutil.rmtree(new, ignore_errors=True)
 
 
+def _command() -> str:
+    return shlex.join(["python", "-m", "experiments", *sys.argv[1:]])
+
+
 def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
+def is_past(deadline: float) -> bool:
+    """For all processes that share a run at once: one that went on alone would wait for the others for ever."""
+    past = time.monotonic() >= deadline
+    if dist.is_initialized():
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        anywhere = torch.tensor(float(past), device=device)
+        dist.all_reduce(anywhere, dist.ReduceOp.MAX)
+        past = bool(anywhere)
+    return past
+
+
 @contextmanager
-def claimed(run: Run, cache: Path = CACHE) -> Iterator[bool]:
-    """Whether this process has the run to itself; the claim ends with the process at the latest."""
+def claimed(name: str, scale: Scale, cache: Path = CACHE) -> Iterator[bool]:
+    """Whether this process has a piece of work to itself; the claim ends with the process at the latest."""
     if dist.is_initialized():  # these processes share each run, and nobody else may be at work
         dist.barrier()
         yield True
         dist.barrier()
         return
-    folder = cache / "locks" / run.scale.name
+    folder = cache / "locks" / scale.name
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / run.name).open("w") as file:
+    with (folder / name).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -73,7 +73,7 @@ class Records:
     """All records of a scale under results/runs, by name."""
 
     def __init__(self, scale: Scale, results: Path = RESULTS) -> None:
-        self.scale, self.folder = scale, results / "runs" / scale.name
+        self.scale, self.results, self.folder = scale, results, results / "runs" / scale.name
         self.reload()
 
     def reload(self) -> None:

@@ -108,17 +108,27 @@ class FollowUp:
 class Page:
     """What every experiment has: a stem (its file's, and its pages'), a title, and remarks below.
 
-    tasks: the pre-training tasks it exists for, the usual one first.
+    tasks: the pre-training tasks it exists for, the usual one first. measurements: names of what is measured
+    on the finished models (measurements.py).
     """
 
     stem: str
     title: str
     notes: Sequence[str] = ()
     tasks: Sequence[str] = ("english",)
+    measurements: Sequence[str] = ()
 
     @property
     def task(self) -> str:
         return self.tasks[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trend:
+    """A figure of a table's systems against a number of theirs: label -> (number, system)."""
+
+    x_label: str
+    series: Mapping[str, Sequence[tuple[float, System]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +139,7 @@ class Table(Page):
     claims: Sequence[Claim] = ()
     reference: str | None = None
     split: str = "test"
+    trend: Trend | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

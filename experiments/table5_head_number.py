@@ -12,12 +12,14 @@ from collections.abc import Sequence
 
 from analysis.claims import Claim
 from experiments.recipes import mhmoe, paper_numbers, xmoe
-from experiments.schema import Row, Table
+from experiments.schema import Row, Table, Trend
+from mhmoe.matching import Reading
 
 STEM = "table5_head_number"
 PRINTED = "v1_table5_head_number"
 EXPERTS = 8
 HEADS = (2, 4, 6, 8, 12)
+SIZED: dict[str, Reading] = {"equal parameters": "parameters", "equal FLOPs": "compute"}
 
 
 def rows(heads: Sequence[int]) -> tuple[Row, ...]:
@@ -59,6 +61,21 @@ def _name(heads: int, reading: str) -> str:
     return f"mhmoe_{EXPERTS}_{reading}" + (f"_h{heads}" if heads != 4 else "")
 
 
+def trend(heads: Sequence[int]) -> Trend:
+    """Both readings and the control against the number of heads (of choices, for the control)."""
+    controls = [(h, xmoe(EXPERTS, top_k=h, seeds=3)) for h in heads if 1 < h <= EXPERTS]
+    return Trend(
+        x_label="heads h (choices k of the control)",
+        series={
+            **{
+                f"MH-MoE, {sized}": [(h, mhmoe(EXPERTS, reading, h, seeds=3)) for h in heads]
+                for sized, reading in SIZED.items()
+            },
+            "X-MoE, k = h (control)": [(1, xmoe(EXPERTS)), *controls],
+        },
+    )
+
+
 def for_heads(heads: Sequence[int]) -> Table:
     """The same comparison for any numbers of heads; a page of its own, and nothing is claimed about it."""
     return Table(
@@ -66,6 +83,8 @@ def for_heads(heads: Sequence[int]) -> Table:
         title="Test perplexity against the number of heads",
         rows=rows(list(dict.fromkeys(heads))),
         reference=f"xmoe_{EXPERTS}",
+        trend=trend(list(dict.fromkeys(heads))),
+        measurements=("expert_activation",),
     )
 
 
@@ -74,6 +93,8 @@ EXPERIMENT = Table(
     title="Table 5: test perplexity against the number of heads",
     rows=rows(HEADS),
     reference=f"xmoe_{EXPERTS}",
+    trend=trend(HEADS),
+    measurements=("expert_activation",),
     claims=(
         *(
             _claim(_name(h, "parameters"), f"xmoe_{EXPERTS}", f"MH-MoE with {h} heads lies below X-MoE", "parameters")

@@ -369,12 +369,12 @@ def test_a_record_under_another_name_or_scale_is_refused(current, tmp_path):
 def test_a_run_is_claimed_by_one_at_a_time(current, tmp_path):
     run, other = final(FIXED, xmoe(8), current), final(FIXED, dense(), current)
     with (
-        claimed(run, tmp_path) as mine,
-        claimed(run, tmp_path) as theirs,
-        claimed(other, tmp_path) as free,
+        claimed(run.name, run.scale, tmp_path) as mine,
+        claimed(run.name, run.scale, tmp_path) as theirs,
+        claimed(other.name, other.scale, tmp_path) as free,
     ):
         assert (mine, theirs, free) == (True, False, True)
-    with claimed(run, tmp_path) as again:
+    with claimed(run.name, run.scale, tmp_path) as again:
         assert again
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.figures import Point, learning_curves, line_figure, over_seeds
+from analysis.figures import Panel, Point, learning_curves, over_seeds, trend_figure
 from analysis.render import (
     PERPLEXITY_COLUMNS,
     Column,
@@ -160,7 +160,7 @@ def test_another_curve_gives_another_picture(tmp_path):
 
 def test_a_figure_of_nothing_is_still_a_figure(tmp_path):
     learning_curves({"8 experts": {"Dense": []}}, tmp_path / "none.png", title="Nothing yet")
-    line_figure({"Dense": []}, tmp_path / "trend.png", title="Nothing yet", x_label="x", y_label="y")
+    trend_figure([Panel("y", {"Dense": []})], tmp_path / "trend.png", title="Nothing yet", x_label="x")
     for name in ("none", "trend"):
         with Image.open(tmp_path / f"{name}.png") as image:
             image.verify()
@@ -168,9 +168,10 @@ def test_a_figure_of_nothing_is_still_a_figure(tmp_path):
 
 def test_a_trend_writes_its_points_and_draws_without_an_interval_where_there_is_none(tmp_path):
     series = {"MoE": [Point(96, 5.9, 4.0, 8.0, 3), Point(24, 11.6, float("nan"), float("nan"), 1)]}
-    line_figure(series, tmp_path / "t.png", title="T", x_label="x", y_label="y", log_x=True, log_y=True)
+    panels = [Panel("y", series, log_y=True), Panel("z", {"Dense": []}, reference={"paper": 3.0})]
+    trend_figure(panels, tmp_path / "t.png", title="T", x_label="x", log_x=True)
     assert cells((tmp_path / "t.csv").read_text())[0] == {
-        "label": "MoE", "x": "24", "mean": "11.6", "low": "nan", "high": "nan", "n": "1",
+        "panel": "y", "label": "MoE", "x": "24", "mean": "11.6", "low": "nan", "high": "nan", "n": "1",
     }  # fmt: skip
 
 

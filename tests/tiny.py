@@ -9,7 +9,7 @@ import resource
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -82,6 +82,7 @@ def text(cache: Path) -> PackedText:
 class ZipfText:
     """A corpus of 300 words made of syllables. numpy promises RandomState's numbers for all versions."""
 
+    kind: ClassVar[str] = "zipf"
     documents_per_split: int = 60
 
     def documents(self, split: str) -> Iterator[Document]:
@@ -97,7 +98,7 @@ class ZipfText:
             yield Document(" ".join(spelling[w] for w in sequence), "zipf", f"{split}-{i}")
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"kind": "zipf", "documents": self.documents_per_split}
+        return {"kind": self.kind, "documents": self.documents_per_split}
 
 
 def gradients(module: nn.Module) -> dict[str, torch.Tensor]:

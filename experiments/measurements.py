@@ -1,0 +1,128 @@
+"""What is measured on finished models, apart from their training.
+
+A `Measurement` is data, as an experiment is: a name, the settings that determine its values, and the function
+of analysis/ that does it. Results are records of their own, results/measurements/<scale>/<name>/<run>.json,
+current as long as run and settings are those that are declared.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.expert_activation import measure_activation
+from analysis.routed_text import load_checkpoint, windows_of
+from experiments.runs import RESULTS
+from mhmoe.packing import PackedText
+from mhmoe.records import Record, UserError, fingerprint, write_atomically
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What a measurement may look at: the folder of the model, the packed text, the folder of all data."""
+
+    model: Path
+    text: PackedText
+    data: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """name: its folder. settings: all that determines its values but the model and its text. measure: gives
+    them, as JSON."""
+
+    name: str
+    settings: Mapping[str, Any]
+    measure: Callable[[Subject, Mapping[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A measurement of one run's model. `run` and `run_fingerprint` say of which."""
+
+    measurement: str
+    run: str
+    run_fingerprint: str
+    scale: str
+    task: str
+    system: str
+    seed: int
+    settings: dict[str, Any]
+    fingerprint: str
+    provenance: dict[str, Any]
+    values: dict[str, Any]
+    schema_version: int = SCHEMA_VERSION
+
+
+def mark(measurement: Measurement, run: Record) -> str:
+    """The fingerprint that a current measurement of this run has."""
+    identity = {"measurement": measurement.name, "settings": dict(measurement.settings), "run": run.fingerprint}
+    return fingerprint(identity, run.seed)
+
+
+def path_of(measurement: Measurement, run: Record, results: Path = RESULTS) -> Path:
+    return results / "measurements" / run.scale / measurement.name / f"{run.name}.json"
+
+
+def measured(measurement: Measurement, run: Record, results: Path = RESULTS) -> Measured | None:
+    """The current measurement of a run, if there is one. Raises UserError if the file is damaged."""
+    path = path_of(measurement, run, results)
+    if not path.is_file():
+        return None
+    try:
+        raw = json.loads(path.read_bytes())
+        fields = {field.name for field in dataclasses.fields(Measured)}
+        if raw["schema_version"] != SCHEMA_VERSION or raw.keys() != fields:
+            raise ValueError(f"fields or schema_version are not those of version {SCHEMA_VERSION}")
+        found = Measured(**raw)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"measurement {path} is damaged ({error}); remove it and measure again") from None
+    return found if found.fingerprint == mark(measurement, run) else None
+
+
+def save(
+    measurement: Measurement, run: Record, values: dict[str, Any], provenance: dict[str, Any], results: Path = RESULTS
+) -> None:
+    record = Measured(
+        measurement=measurement.name,
+        run=run.name,
+        run_fingerprint=run.fingerprint,
+        scale=run.scale,
+        task=run.task,
+        system=run.system,
+        seed=run.seed,
+        settings=dict(measurement.settings),
+        fingerprint=mark(measurement, run),
+        provenance=provenance,
+        values=values,
+    )
+    text = json.dumps(dataclasses.asdict(record), separators=(",", ":")) + "\n"
+    write_atomically(path_of(measurement, run, results), text)
+
+
+# ---- the measurements -----------------------------------------------------------------------
+
+
+def _activation(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any]:
+    model, _ = load_checkpoint(subject.model)
+    if model.config.moe is None:
+        return {}
+    split = getattr(subject.text, settings["split"])
+    windows = windows_of(split, model.config.max_position_embeddings).spaced(settings["max_windows"])
+    return measure_activation(model, windows)
+
+
+MEASUREMENTS = {
+    measurement.name: measurement
+    for measurement in (
+        Measurement(
+            name="expert_activation",  # how often each expert is chosen on the test text; nothing for dense models
+            settings={"split": "test", "max_windows": 1024},
+            measure=_activation,
+        ),
+    )
+}

@@ -1,0 +1,95 @@
+"""Measurements on finished models: done once, current while run and settings are, and shown in Table 5's figure."""
+
+import csv
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+from experiments.measurements import MEASUREMENTS, measured, path_of
+from experiments.rendering import render
+from experiments.running import Options, measure_missing, run_missing
+from experiments.runs import Records
+from experiments.schema import Scale
+from experiments.table5_head_number import for_heads
+from mhmoe.records import UserError
+from tests.mini import MINI, at_rate
+from tests.tiny import ZipfText
+
+SCALE = dataclasses.replace(at_rate(MINI, 0.01), corpus=ZipfText)
+HEADS = for_heads((2,))
+ACTIVATION = MEASUREMENTS["expert_activation"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Options:
+    folder = tmp_path_factory.mktemp("finished")
+    options = Options(seeds=(1,), results=folder / "results", cache=folder / "cache")
+    assert run_missing(HEADS, SCALE, "english", options) and measure_missing(HEADS, SCALE, "english", options)
+    return options
+
+
+def records(options: Options, scale: Scale = SCALE) -> Records:
+    return Records(scale, options.results)
+
+
+def test_every_finished_model_is_measured_and_counts_are_complete(finished: Options) -> None:
+    for record in records(finished).by_name.values():
+        found = measured(ACTIVATION, record, finished.results)
+        assert found is not None and found.run_fingerprint == record.fingerprint
+        values = found.values
+        (selections,) = values["selections"]  # one MoE layer
+        assert sum(selections) == values["tokens"] * values["rows_per_token"] * values["top_k"] > 0
+    assert len(records(finished).by_name) == 4  # X-MoE, its control, and both readings
+
+
+def test_what_is_measured_is_not_measured_again_and_what_is_not_current_is(finished: Options) -> None:
+    record = records(finished).by_name["english-xmoe_8-seed1"]
+    path = path_of(ACTIVATION, record, finished.results)
+    before = path.stat().st_mtime_ns
+    assert measure_missing(HEADS, SCALE, "english", finished)
+    assert path.stat().st_mtime_ns == before
+    changed = dataclasses.replace(ACTIVATION, settings={**ACTIVATION.settings, "max_windows": 7})
+    assert measured(changed, record, finished.results) is None
+    other = dataclasses.replace(record, fingerprint="0" * 16)
+    assert measured(ACTIVATION, other, finished.results) is None
+
+
+def test_a_model_that_is_gone_is_trained_again_and_its_record_stays(finished: Options, tmp_path) -> None:
+    results = shutil.copytree(finished.results, tmp_path / "results")
+    cache = shutil.copytree(finished.cache, tmp_path / "cache")
+    options = dataclasses.replace(finished, results=results, cache=cache)
+    record = records(options).by_name["english-mhmoe_8_compute_h2-seed1"]
+    path, kept = (
+        path_of(ACTIVATION, record, results),
+        (results / "runs" / SCALE.name / f"{record.name}.json").read_bytes(),
+    )
+    values = json.loads(path.read_bytes())["values"]
+    path.unlink()
+    shutil.rmtree(cache / "models" / SCALE.name / record.name)
+    assert measure_missing(HEADS, SCALE, "english", options)
+    assert json.loads(path.read_bytes())["values"] == values
+    assert (results / "runs" / SCALE.name / f"{record.name}.json").read_bytes() == kept
+    assert (cache / "models" / SCALE.name / record.name / "config.json").is_file()
+
+
+def test_a_damaged_measurement_is_named_in_one_line(finished: Options, tmp_path) -> None:
+    results = shutil.copytree(finished.results, tmp_path / "results")
+    record = Records(SCALE, results).by_name["english-xmoe_8-seed1"]
+    path = path_of(ACTIVATION, record, results)
+    path.write_text(path.read_text()[:-30])
+    with pytest.raises(UserError, match=r"measurement .* is damaged .*measure again"):
+        measured(ACTIVATION, record, results)
+
+
+def test_the_figure_has_the_perplexity_and_the_activation_of_every_number_of_heads(finished: Options, tmp_path) -> None:
+    page = render(HEADS, (SCALE,), tmp_path, finished.results)[tmp_path / "ablate_heads.md"]
+    assert "ablate_heads_mini.png" in page
+    points = list(csv.DictReader((tmp_path / "ablate_heads_mini.csv").read_text().splitlines()))
+    control = [p for p in points if p["label"] == "X-MoE, k = h (control)"]
+    shares = {p["x"]: float(p["mean"]) for p in control if "reaches" in p["panel"]}
+    assert shares["1"] == pytest.approx(100 / 8) and shares["2"] == pytest.approx(100 * 2 / 8)
+    heads = [p for p in points if p["label"] == "MH-MoE, equal parameters" and "reaches" in p["panel"]]
+    assert 100 / 8 <= float(heads[0]["mean"]) <= 100 * 2 / 8
+    assert {p["panel"] for p in points} == {"test perplexity", "experts of a layer that a token reaches (%)"}
