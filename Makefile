@@ -84,7 +84,7 @@ bench: setup ## time the layer and the training against their peers
 
 reproduce-table%: setup ## run what is missing of table <n> at SCALE, then render it
 	@$(BIN)/python -m experiments run table$* $(RUN_OPTIONS)
-	@$(BIN)/python -m experiments render table$* --scale $(SCALE)
+	@$(BIN)/python -m experiments render table$* --scale $(SCALE) --task $(TASK)
 
 ablate-heads: setup ## Table 5 for any numbers of heads: make ablate-heads HEADS="2 3 4"
 	@$(BIN)/python -m experiments run table5 --heads $(HEADS) $(RUN_OPTIONS)
@@ -92,7 +92,7 @@ ablate-heads: setup ## Table 5 for any numbers of heads: make ablate-heads HEADS
 
 figure%: setup ## run what is missing of figure <n> at SCALE, then render it
 	@$(BIN)/python -m experiments run figure$* $(RUN_OPTIONS)
-	@$(BIN)/python -m experiments render figure$* --scale $(SCALE)
+	@$(BIN)/python -m experiments render figure$* --scale $(SCALE) --task $(TASK)
 
 tables: $(addprefix reproduce-,$(TABLES)) ## every table
 

@@ -1,7 +1,8 @@
 """Measures models and records. Never trains, and knows no system by name: it takes them as arguments.
 
 statistics: intervals and corrections. learning_speed: the cost to reach a loss. claims: their rules and
-verdicts. ledger: their page. render: tables. figures: pictures with their points.
+verdicts. ledger: their page. render: tables. figures: pictures with their points. languages: perplexity
+language by language.
 
 Routing. routed_text: a text through a model. expert_activation: counts; routing_measures: what follows from
 them; heatmaps: their figures. sub_tokens: words; polysemy: which have several senses; group_comparison: two
@@ -15,6 +16,7 @@ READING_ORDER = (
     "ledger",
     "render",
     "figures",
+    "languages",
     "checkpoints",
     "routed_text",
     "routing_measures",

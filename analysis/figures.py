@@ -175,6 +175,38 @@ def trend_figure(
     write_atomically(path.with_suffix(".csv"), csv_text([["panel", "label", "x", "mean", "low", "high", "n"], *rows]))
 
 
+def category_figure(
+    panel: Panel, categories: Sequence[str], path: Path, *, title: str, x_label: str, note: str = ""
+) -> None:
+    """Write `path` (.png) and its .csv: points with bars over named places; a point's x is the category's number."""
+    styles = _styles(panel.series)
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(max(8.6, 0.85 * len(categories)), 5.6), layout="constrained")
+        axes = figure.subplots()
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(panel.y_label)
+        for i, (label, line) in enumerate(panel.series.items()):
+            shift = 0.6 * ((i + 0.5) / len(panel.series) - 0.5)  # beside each other, not over each other
+            x, mean, low, high = (np.array([p[j] for p in line], dtype=float) for j in range(4))
+            reach = np.nan_to_num(np.stack([mean - low, high - mean]).clip(min=0))
+            colour, marker = styles[label]["color"], styles[label]["marker"]
+            text = f"{label} (n = {line[0].n})" if line else f"{label} (not run)"
+            axes.errorbar(x + shift, mean, yerr=reach, fmt=marker, color=colour, capsize=3, linewidth=1.4, label=text)
+        for text, height in panel.reference.items():
+            axes.axhline(height, color=_GREY, linewidth=1.2, label=text)
+        axes.set_xticks(range(len(categories)), categories)
+        axes.grid(axis="x", visible=False)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        _finish(figure, title, note)
+        _save(figure, path)
+    rows = [
+        [label, categories[int(p.x)], *(f"{value:.6g}" for value in (p.mean, p.low, p.high)), str(p.n)]
+        for label, line in panel.series.items()
+        for p in line
+    ]
+    write_atomically(path.with_suffix(".csv"), csv_text([["label", x_label, "mean", "low", "high", "n"], *rows]))
+
+
 def _styles(labels: Any) -> dict[str, dict[str, Any]]:
     names = list(dict.fromkeys(labels))
     if len(names) > len(_COLOURS):

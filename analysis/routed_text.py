@@ -191,4 +191,7 @@ def load_checkpoint(folder: Path) -> tuple[MHMoEForCausalLM, Tokenizer]:
         raise UserError(f"{folder} holds a model of type {kind!r}, not {MHMoEConfig.model_type!r}; {advice}")
     model, tokenizer = load(str(folder))
     assert isinstance(model, MHMoEForCausalLM)
-    return model.eval(), as_text_only(tokenizer.backend_tokenizer)  # pyright: ignore[reportAttributeAccessIssue]
+    inner = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(inner, Tokenizer):
+        raise UserError(f"{folder} has a tokenizer without character offsets; {advice}")
+    return model.eval(), as_text_only(inner)

@@ -27,7 +27,7 @@ from experiments.index import render_index
 from experiments.recipes import SCALES
 from experiments.rendering import COMMITTED, render, render_claims
 from experiments.running import Options, check_device, measure_missing, run_in_jobs, run_missing, text_of
-from experiments.runs import RESULTS, Records, model_config, not_done, plan, systems_of
+from experiments.runs import RESULTS, Records, model_config, not_done, planned, systems_of
 from experiments.schema import Experiment, Scale
 from mhmoe.allocator import keep_freed_memory
 from mhmoe.packing import export
@@ -46,20 +46,25 @@ def experiments() -> dict[str, Experiment]:
     return {stem: module.EXPERIMENT for stem, module in modules.items() if hasattr(module, "EXPERIMENT")}
 
 
-def find(name: str) -> Experiment:
-    """The experiment whose stem is `name`, or begins with it and is the only one; table1 is not table11."""
+def find(name: str, task: str = "english") -> Experiment:
+    """The experiment whose stem is `name`, or begins with it and is the only one; table1 is not table11.
+
+    Where several begin so, that of the task.
+    """
     known = experiments()
     whole_words = [stem for stem in known if stem == name or stem.startswith(f"{name}_")]
     matching = whole_words or [stem for stem in known if stem.startswith(name)]
+    if len(matching) > 1:
+        matching = [stem for stem in matching if known[stem].task == task] or matching
     if len(matching) != 1:
         problem = "not unique" if matching else "not an experiment"
         raise UserError(f"{name!r} is {problem}; choose one of {', '.join(matching or known)}")
     return known[matching[0]]
 
 
-def with_heads(stem: str, heads: Sequence[int]) -> Experiment:
+def with_heads(stem: str, task: str, heads: Sequence[int]) -> Experiment:
     """The experiment, for these numbers of heads instead of its own if any are given."""
-    experiment = find(stem)
+    experiment = find(stem, task)
     if not heads:
         return experiment
     module = importlib.import_module(f"experiments.{experiment.stem}")
@@ -106,11 +111,11 @@ def run(
         time_budget: seconds after which to stop with a checkpoint.
         dry_run: print what would be run and what it would cost.
     """
-    experiment, chosen = with_heads(stem, heads), scale_of(scale)
-    seeds = seeds or tuple(chosen.seeds)
+    experiment, chosen = with_heads(stem, task, heads), scale_of(scale)
+    seeds = seeds or tuple(chosen.for_task(task).seeds)
     records = Records(chosen)
     for system in systems_of(experiment):
-        model_config(chosen, system)  # what cannot be built is said before anything is trained
+        model_config(chosen.for_task(task), system)  # what cannot be built is said before anything is trained
     if jobs < 1:
         raise UserError(f"jobs={jobs} is not allowed; it must be at least 1")
     if dry_run:
@@ -119,7 +124,7 @@ def run(
         print("nothing to run: every record is current")
     elif jobs > 1:
         check_device(chosen)  # here, so that one line says it and not one of every job
-        text_of(chosen, data)
+        text_of(chosen.for_task(task), data)
         arguments = ["run", stem, "--scale", scale, "--task", task, "--seeds", *map(str, seeds)]
         arguments += ["--heads", *map(str, heads)] if heads else []
         arguments += [] if data is None else ["--data", str(data)]
@@ -136,12 +141,14 @@ def run(
 def render_(
     stem: Annotated[Positional[str], tyro.conf.arg(help="which; all of them, and the ledger, if left out")] = "",
     scale: ScaleName = "cpu",
+    task: str = "english",
     heads: tuple[int, ...] = (),
     check: bool = False,
 ) -> None:
     """Tables and figures from the committed records.
 
     Args:
+        task: of a table that exists for several, such as table1.
         heads: for table5, the page of these numbers of heads, results/ablate_heads.md.
         scale: smoke renders that scale alone, into results/smoke; all others are rendered together.
         check: change nothing, and fail if a text file would differ (pictures are not compared).
@@ -149,42 +156,42 @@ def render_(
     smoke = scale_of(scale).name == "smoke"
     scales, target = ((SCALES["smoke"],), RESULTS / "smoke") if smoke else (COMMITTED, RESULTS)
     if heads:
-        files = render(with_heads(stem, heads), scales, target)
+        files = render(with_heads(stem, task, heads), scales, target)
         print(next(text for path, text in files.items() if path.suffix == ".md"))
         return
     if check:
         with tempfile.TemporaryDirectory() as folder:
-            _render(stem, scales, Path(folder))
-            _compare(stem, Path(folder), target)
+            _render(stem, task, scales, Path(folder))
+            _compare(stem, task, Path(folder), target)
         return
-    files = _render(stem, scales, target)
+    files = _render(stem, task, scales, target)
     if stem:
         print(next(text for path, text in files.items() if path.suffix == ".md"))
     else:
         print("\n".join(str(path.relative_to(RESULTS.parent)) for path in files))
 
 
-def _render(stem: str, scales: Sequence[Scale], folder: Path) -> dict[Path, str]:
+def _render(stem: str, task: str, scales: Sequence[Scale], folder: Path) -> dict[Path, str]:
     """The pages of one experiment, or the ledger ("claims"), or ("") everything, into a folder."""
     known = list(experiments().values())
     if stem == "claims":
         return render_claims(known, scales, folder)
     if stem:
-        return render(find(stem), scales, folder)
+        return render(find(stem, task), scales, folder)
     files = render_claims(known, scales, folder) | render_index(known, scales, folder)
     for experiment in known:
         files |= render(experiment, scales, folder)
     return files
 
 
-def _compare(stem: str, ours: Path, committed: Path) -> None:
+def _compare(stem: str, task: str, ours: Path, committed: Path) -> None:
     """Raises UserError if a committed text differs from ours, or is a page that no record gives any more."""
 
     def texts(folder: Path) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in folder.glob("*") if path.suffix in TEXTS}
 
     wanted, found = texts(ours), texts(committed)
-    stems = () if stem == "claims" else (find(stem).stem,) if stem else tuple(experiments())
+    stems = () if stem == "claims" else (find(stem, task).stem,) if stem else tuple(experiments())
     differing = sorted(name for name, text in wanted.items() if found.get(name) != text)
     left = sorted(name for name in found.keys() - wanted.keys() if name.startswith(stems))
     problems = [f"{', '.join(differing)} differ from what the records give; render again"] if differing else []
@@ -200,7 +207,7 @@ def status(scale: ScaleName = "cpu") -> None:
     chosen = scale_of(scale)
     records = Records(chosen)
     for stem, experiment in experiments().items():
-        runs = plan(experiment, chosen, experiment.task, tuple(chosen.seeds), records)
+        runs = planned(experiment, chosen, records)
         states = [records.state(run) for run in runs]
         counts = ", ".join(f"{states.count(state)} {state}" for state in ("done", "stale", "missing"))
         print(f"{stem:28} {counts}")
@@ -220,11 +227,11 @@ def validate(files: Positional[tuple[Path, ...]]) -> None:
 
 
 @app.command
-def pack(folder: Positional[Path], scale: ScaleName = "cpu", data: Path | None = None) -> None:
+def pack(folder: Positional[Path], scale: ScaleName = "cpu", task: str = "english", data: Path | None = None) -> None:
     """Pack a scale's text into a folder, for a machine without corpora (`run --data FOLDER`)."""
     if folder.exists():  # said before the packing, which may take long
         raise UserError(f"{folder} exists already; remove it or name another folder")
-    export(text_of(scale_of(scale), data), folder)
+    export(text_of(scale_of(scale).for_task(task), data), folder)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: {size / 2**20:.1f} MiB for scale {scale}")
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.render import Column, Row, table_markdown
-from experiments.runs import RESULTS, Records, plan
-from experiments.schema import Experiment, Scale, Sizes
+from experiments.runs import RESULTS, Records, planned
+from experiments.schema import Experiment, PrintedSizes, Scale, Sizes
 from mhmoe.records import Record, write_atomically
 
 COLUMNS = (
@@ -36,7 +36,7 @@ def render_index(
         records = Records(scale, results)
         everything |= {f"{scale.name}/{name}": record for name, record in records.by_name.items()}
         for experiment in experiments:
-            runs = plan(experiment, scale, experiment.task, tuple(scale.seeds), records)
+            runs = planned(experiment, scale, records)
             states = [records.state(run) for run in runs]
             done = [records.by_name[run.name] for run, state in zip(runs, states, strict=True) if state == "done"]
             if states.count("missing") < len(runs):
@@ -49,9 +49,10 @@ def render_index(
                     }
                 )
     for experiment in experiments:
-        if isinstance(experiment, Sizes):
+        if isinstance(experiment, Sizes | PrintedSizes):
             page = f"[{experiment.title}]({experiment.stem}.md)"
-            rows.append({"page": page, "scale": ", ".join(experiment.scales), "done": "nothing to run"})
+            scales_shown = ", ".join(experiment.scales) if isinstance(experiment, Sizes) else "paper"
+            rows.append({"page": page, "scale": scales_shown, "done": "nothing to run"})
     total = _spent(list(everything.values()))
     rows.append({"page": "all records", "scale": "all", "done": len(everything), **total})
     path = folder / "README.md"

@@ -15,11 +15,12 @@ from typing import Any
 
 from baselines.dense import dense as dense_config
 from baselines.xmoe import xmoe as xmoe_config
-from experiments.schema import Scale, Style, System
+from experiments.schema import Scale, Style, System, Text
 from mhmoe.configs import Config
 from mhmoe.corpora import SLIMPAJAMA, EmbeddedCorpus, HubCorpus, LocalCorpus
 from mhmoe.matching import Reading, match, with_sizes
 from mhmoe.multi_head import MultiHeadConfig
+from mhmoe.multilingual import MultilingualCorpus
 from mhmoe.packing import PackingConfig
 from mhmoe.sparse_moe import SparseMoEConfig
 
@@ -47,6 +48,19 @@ SMOKE = Scale(
     training={"steps": 60, "batch_sequences": 32, "length": 64, "evaluations": 5, "evaluation_windows": 64},
     learning_rates=(8e-3,),
     seeds=(1,),
+    texts={
+        "multilingual": Text(
+            corpus=MultilingualCorpus,  # no generated text stands for fourteen languages: it wants MHMOE_DATA
+            packing=PackingConfig(
+                vocab_size=1024,
+                max_train_tokens=130_000,
+                tokenizer_characters=500_000,
+                max_valid_tokens=20_000,
+                max_test_tokens=20_000,
+            ),
+            seeds=(1,),
+        )
+    },
 )
 
 CPU = Scale(
@@ -75,6 +89,15 @@ CPU = Scale(
     learning_rates=(2e-3, 4e-3, 8e-3, 1.6e-2),
     tuning_share=1 / 4,
     seeds=(1, 2, 3, 4, 5),
+    texts={
+        "multilingual": Text(
+            corpus=MultilingualCorpus,
+            packing=PackingConfig(
+                vocab_size=4096, max_train_tokens=2_000_000, max_valid_tokens=200_000, max_test_tokens=400_000
+            ),
+            seeds=(1, 2, 3),
+        )
+    },
 )
 
 GPU = Scale(
@@ -104,6 +127,15 @@ GPU = Scale(
     learning_rates=(5e-4, 1e-3, 2e-3),
     seeds=(1, 2, 3),
     device="cuda",
+    texts={
+        "multilingual": Text(
+            corpus=MultilingualCorpus,
+            packing=PackingConfig(
+                vocab_size=16_384, max_train_tokens=28_000_000, max_valid_tokens=400_000, max_test_tokens=400_000
+            ),
+            seeds=(1, 2, 3),
+        )
+    },
 )
 
 PAPER = Scale(

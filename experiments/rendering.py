@@ -13,6 +13,7 @@ from typing import Any
 
 from analysis.claims import Verdict, divide, judge
 from analysis.figures import Panel, Point, learning_curves, trend_figure
+from analysis.languages import language_figure, language_markdown
 from analysis.learning_speed import final_point
 from analysis.ledger import ledger_markdown
 from analysis.render import (
@@ -74,6 +75,8 @@ def render(experiment: Experiment, scales: Sequence[Scale], folder: Path, result
     tables: list[str] = []
     for scale in scales:
         records = Records(scale, results)
+        if experiment.task != "english" and experiment.task not in scale.texts:
+            continue
         section = _SECTIONS[type(experiment)]
         page, table = section(experiment, scale, records, folder)
         if page:
@@ -97,6 +100,8 @@ def verdicts(experiments: Sequence[Experiment], scales: Sequence[Scale], results
     for experiment in experiments:
         for scale in scales:
             records = Records(scale, results)
+            if experiment.task != "english" and experiment.task not in scale.texts:
+                continue
             if not isinstance(experiment, Table | Curves) or not experiment.claims or not records.by_name:
                 continue
             current = _current(systems_of(experiment), scale, records, experiment.task)
@@ -153,7 +158,10 @@ def _table(table: Table, scale: Scale, records: Records, folder: Path) -> tuple[
     if not found:
         return "", ""
     declared = _declared(systems, scale, records, table.task)
-    specs = [RowSpec(system=row.system.name, label=row.system.label, paper=_printed(row.paper)) for row in table.rows]
+    specs = [
+        RowSpec(system=row.system.name, label=row.system.label, paper=_printed(row.paper), reference=row.reference)
+        for row in table.rows
+    ]
     rows = perplexity_table(specs, of_systems, reference=table.reference, split=table.split, declared=declared)
     current, _ = divide(found, declared)
     lines = caption(current, reading=READINGS, sources=_sources(current))
@@ -168,6 +176,8 @@ def _table(table: Table, scale: Scale, records: Records, folder: Path) -> tuple[
         name = f"{table.stem}_{scale.name}.png"
         _trend(table, table.trend, scale, records, folder / name, lines[0])
         page += f"\n![{table.title}]({name})\n"
+    if table.task == "multilingual" and table.reference is not None:
+        page += _languages(table, table.reference, scale, records, folder, lines[0])
     return page, table_csv(columns, [{"scale": scale.name, **row} for row in rows])
 
 
@@ -199,6 +209,25 @@ def _trend(table: Table, trend: Trend, scale: Scale, records: Records, path: Pat
     ]
     text = f"{note} Bars: lowest to highest seed. Speed: benchmarks/results/training.md."
     trend_figure(panels, path, title=table.title, x_label=trend.x_label, note=text)
+
+
+def _languages(table: Table, reference: str, scale: Scale, records: Records, folder: Path, note: str) -> str:
+    """Tables and figure language by language."""
+    current = _current(systems_of(table), scale, records, table.task)
+    labels = {row.system.name: row.system.label for row in table.rows}
+    by_label = {labels[name]: found for name, found in current.items() if found}
+    if not current[reference]:
+        return ""
+    name = f"{table.stem}_{scale.name}_languages.png"
+    language_figure(
+        {label: found for label, found in by_label.items() if label != labels[reference]},
+        current[reference],
+        folder / name,
+        title="Perplexity by language",
+        reference_label=labels[reference],
+        note=f"{note} Bars: 95% interval of the difference paired by seed.",
+    )
+    return f"\n![Perplexity by language]({name})\n\n" + language_markdown(by_label)
 
 
 def measured_speeds(scale: Scale) -> dict[str, float]:

@@ -60,9 +60,9 @@ def is_text_of(scale: Scale, data: Mapping[str, Any]) -> bool:
         corpus = scale.corpus()
     except ValueError:  # the hub's revision is not pinned here, so that of the record stands
         return found.get("kind") == "hub"
-    same = all(
-        found[field.name] == getattr(corpus, field.name) for field in dataclasses.fields(corpus) if field.name in found
-    )
+    declared = {field.name: getattr(corpus, field.name) for field in dataclasses.fields(corpus) if field.name in found}
+    declared = {name: list(value) if isinstance(value, tuple) else value for name, value in declared.items()}  # JSON
+    same = all(found[name] == value for name, value in declared.items())
     if isinstance(corpus, LocalCorpus):
         sets = {name.rpartition("-")[0] for name in found.get("files", ())}
         same = same and sets == {f"{corpus.subfolder}/{name}" for name in corpus.sets}
@@ -125,13 +125,14 @@ class Records:
 
     def seeds(self, task: str, system: System) -> list[int]:
         """The seeds of a system's final runs: those that the scale declares, and others that were run."""
-        declared = list(self.scale.seeds)[: system.seeds]
+        declared = list(self.scale.for_task(task).seeds)[: system.seeds]
         run = {r.seed for r in self.by_name.values() if r.name == final_name(task, system, r.seed)}
         return declared + sorted(run - set(declared))
 
 
 def tuning_runs(scale: Scale, task: str, system: System) -> Iterator[Run]:
     """One run for every rate of the grid; they never see the test split."""
+    scale = scale.for_task(task)
     if system.tuned_as is not None:
         yield from tuning_runs(scale, task, system.tuned_as)
         return
@@ -156,6 +157,7 @@ def final_name(task: str, system: System, seed: int) -> str:
 
 def final_runs(scale: Scale, task: str, system: System, seeds: Sequence[int], records: Records) -> Iterator[Run]:
     """One run for every seed, at the chosen learning rate."""
+    scale = scale.for_task(task)
     rate = records.chosen_rate(task, system)
     for seed in seeds:
         yield Run(
@@ -190,8 +192,8 @@ def plan(experiment: Experiment, scale: Scale, task: str, seeds: Sequence[int], 
 
     Raises UserError if the experiment has no such task, or a final seed is the one that chooses the rates.
     """
-    if task not in experiment.tasks:
-        raise UserError(f"task={task!r} is not one of {experiment.stem}'s; choose one of {', '.join(experiment.tasks)}")
+    if task != experiment.task:
+        raise UserError(f"task={task!r} is not that of {experiment.stem}; choose {experiment.task}")
     if isinstance(experiment, Sizes | PrintedSizes):
         return []
     if scale.tuning_seed in seeds and len(scale.learning_rates) > 1:
@@ -206,6 +208,13 @@ def plan(experiment: Experiment, scale: Scale, task: str, seeds: Sequence[int], 
         for i in range(max(map(len, finals))):
             runs += [of_system[i] for of_system in finals if i < len(of_system)]
     return runs
+
+
+def planned(experiment: Experiment, scale: Scale, records: Records) -> list[Run]:
+    """The plan with the scale's own seeds; empty where the scale has no text for the task."""
+    if experiment.task != "english" and experiment.task not in scale.texts:
+        return []
+    return plan(experiment, scale, experiment.task, tuple(scale.for_task(experiment.task).seeds), records)
 
 
 def not_done(experiment: Experiment, scale: Scale, task: str, seeds: Sequence[int], records: Records) -> list[Run]:

@@ -8,9 +8,11 @@ from typing import Any
 from analysis.claims import Claim
 from mhmoe.configs import Config
 from mhmoe.corpora import EmbeddedCorpus, HubCorpus, LocalCorpus
+from mhmoe.multilingual import MultilingualCorpus
 from mhmoe.packing import PackingConfig
+from mhmoe.records import UserError
 
-Corpora = Callable[[], EmbeddedCorpus | LocalCorpus | HubCorpus]
+Corpora = Callable[[], EmbeddedCorpus | LocalCorpus | HubCorpus | MultilingualCorpus]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +25,22 @@ class Style:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Text:
+    """What a scale reads for another pre-training task than English; its vocabulary is the packing's."""
+
+    corpus: Corpora
+    packing: PackingConfig
+    seeds: Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scale:
     """A size at which every experiment can be run.
 
     model: arguments of MHMoEConfig other than the layers. training: arguments of TrainingConfig other than
     the learning rate. learning_rates: the grid that every system gets, tried with `tuning_seed` on
     `tuning_share` of the steps; a grid of one is taken as it is. seeds: of the final runs. multiple_of:
-    inner widths are multiples of it.
+    inner widths are multiples of it. texts: what other tasks than English read.
     """
 
     name: str
@@ -45,6 +56,18 @@ class Scale:
     tuning_share: float = 1 / 3
     multiple_of: int = 8
     device: str = "cpu"
+    texts: Mapping[str, Text] = field(default_factory=dict[str, Text])
+
+    def for_task(self, task: str) -> "Scale":
+        """The scale with a task's text, vocabulary and seeds. Raises UserError if it has no text for the task."""
+        if task == "english":
+            return self
+        if task not in self.texts:
+            known = ", ".join(["english", *self.texts])
+            raise UserError(f"scale {self.name} has no text for task {task!r}; it has {known}")
+        text = self.texts[task]
+        model = {**self.model, "vocab_size": text.packing.vocab_size}
+        return dataclasses.replace(self, model=model, corpus=text.corpus, packing=text.packing, seeds=text.seeds)
 
 
 @dataclass(frozen=True)
@@ -88,10 +111,12 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row of a table: the system, and where the paper prints its value (a path in paper.json)."""
+    """A row of a table: the system, where the paper prints its value (a path in paper.json), and the system that
+    its change is relative to, if it is another one than the table's."""
 
     system: System
     paper: tuple[str | int, ...] = ()
+    reference: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,19 +133,15 @@ class FollowUp:
 class Page:
     """What every experiment has: a stem (its file's, and its pages'), a title, and remarks below.
 
-    tasks: the pre-training tasks it exists for, the usual one first. measurements: names of what is measured
-    on the finished models (measurements.py).
+    task: the pre-training task it is about. measurements: names of what is measured on the finished models
+    (measurements.py).
     """
 
     stem: str
     title: str
     notes: Sequence[str] = ()
-    tasks: Sequence[str] = ("english",)
+    task: str = "english"
     measurements: Sequence[str] = ()
-
-    @property
-    def task(self) -> str:
-        return self.tasks[0]
 
 
 @dataclass(frozen=True, kw_only=True)

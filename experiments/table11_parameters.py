@@ -44,5 +44,4 @@ EXPERIMENT = PrintedSizes(
         "its vocabulary nor which networks of which modality become experts. What the printed numbers themselves "
         "say stands among the errata.",
     ),
-    tasks=TASKS,
 )

@@ -1,0 +1,54 @@
+"""Any causal language model in transformers' format, ours or another's, from a folder or the hub.
+
+What cannot be used is a UserError of one line, where transformers gives a traceback or goes on with random weights.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from mhmoe.language_model import MHMoEForCausalLM  # its import registers our checkpoints with transformers
+from mhmoe.records import UserError
+
+
+def load(
+    checkpoint: str, *, device: str | None = None, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a folder or of a name on the hub, in the precision that they were saved in.
+
+    Raises UserError if there is no such checkpoint, its architecture or version is not known, or its weights are
+    not those that its config asks for (transformers would go on with random ones).
+    """
+    folder = Path(checkpoint).expanduser()
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise UserError(f"checkpoint {checkpoint} has no config.json; name a folder written by save_pretrained")
+    name = str(folder) if folder.is_dir() else checkpoint
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype="auto", trust_remote_code=trust_remote_code, output_loading_info=True
+        )
+        model, info = loaded
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except Exception as error:  # whatever transformers, the hub and the file formats raise
+        reason = first_line(error)
+        if not folder.is_dir():
+            raise UserError(f"checkpoint {checkpoint} is no folder and no model on the hub ({reason})") from None
+        raise UserError(f"checkpoint {checkpoint} cannot be loaded: {reason}") from error
+    ours = isinstance(loaded[0], MHMoEForCausalLM)  # other models may come with heads of other uses
+    for kind in ("missing", "mismatched", "unexpected") if ours else ("missing", "mismatched"):
+        if keys := sorted(map(str, info[f"{kind}_keys"])):
+            raise UserError(
+                f"checkpoint {checkpoint} does not fit its config: {len(keys)} {kind} weights, such as {keys[0]}; "
+                "use the version of this package that wrote it"
+            )
+    try:
+        return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={device!r} cannot be used: {first_line(error)}") from None
+
+
+def first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

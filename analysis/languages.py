@@ -1,0 +1,91 @@
+"""Perplexity language by language, from the documents of records.
+
+The ids of a multilingual corpus begin with the language (mhmoe/multilingual.py), so that what a record says of
+its documents says it of its languages too. Changes are of nll per token, paired by seed, as everywhere.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from analysis.claims import by_seed
+from analysis.figures import Panel, Point, category_figure
+from analysis.render import Column, Row, table_markdown
+from analysis.statistics import paired_difference, summarise
+from mhmoe.evaluation import by_group
+from mhmoe.records import Record
+
+
+def language_rows(records: Mapping[str, Sequence[Record]], *, split: str = "test") -> list[Row]:
+    """One row a language: tokens, bytes a token, and mean perplexity and bits per byte by system over seeds.
+
+    records: by label of the system. Keys of the row: language, tokens, bytes_per_token, and for each label
+    (label, "perplexity") joined by a colon, likewise "bits_per_byte".
+    """
+    groups = {label: [by_group(r.metrics[split]["documents"]) for r in several] for label, several in records.items()}
+    first = next((seeds[0] for seeds in groups.values() if seeds), {})
+    rows: list[Row] = []
+    for language, whole in first.items():
+        row: Row = {"language": language, "tokens": whole["tokens"]}
+        row["bytes_per_token"] = whole["bytes"] / whole["tokens"]
+        for label, seeds in groups.items():
+            for name in ("perplexity", "bits_per_byte"):
+                row[f"{label}:{name}"] = summarise(s[language][name] for s in seeds).mean
+        rows.append(row)
+    return rows
+
+
+def language_markdown(records: Mapping[str, Sequence[Record]], *, split: str = "test") -> str:
+    """Two tables, perplexity and bits per byte; a line a language, a column a system."""
+    rows = language_rows(records, split=split)
+    parts: list[str] = []
+    for name, title, spec in (("perplexity", "Perplexity", ".1f"), ("bits_per_byte", "Bits per byte", ".3f")):
+        columns = (
+            Column("language", "language"),
+            Column("tokens", "tokens", ","),
+            Column("bytes_per_token", "bytes a token", ".2f"),
+            *(Column(f"{label}:{name}", label, spec) for label in records),
+        )
+        parts.append(f"### {title} by language\n\n" + table_markdown(columns, rows))
+    return "\n".join(parts)
+
+
+def language_figure(
+    records: Mapping[str, Sequence[Record]],
+    reference: Sequence[Record],
+    path: Path,
+    *,
+    title: str,
+    reference_label: str,
+    note: str = "",
+    split: str = "test",
+) -> None:
+    """Write `path` (.png) and its .csv: each system's change of perplexity to the reference's, by language.
+
+    In percent, mean over the common seeds with the 95% interval of the paired difference (claims.py).
+    """
+
+    def nll(several: Sequence[Record]) -> dict[int, dict[str, float]]:
+        found = by_seed(several)
+        return {
+            seed: {language: g["nll_per_token"] for language, g in by_group(r.metrics[split]["documents"]).items()}
+            for seed, r in found.items()
+        }
+
+    base = nll(reference)
+    languages = list(next(iter(base.values()), {}))
+    series: dict[str, list[Point]] = {}
+    for label, several in records.items():
+        ours = nll(several)
+        points: list[Point] = []
+        for i, language in enumerate(languages):
+            difference = paired_difference(
+                {seed: values[language] for seed, values in ours.items()},
+                {seed: values[language] for seed, values in base.items()},
+            )
+            mean, low, high = (100 * math.expm1(x) for x in (difference.mean, difference.low, difference.high))
+            if difference.n:
+                points.append(Point(i, mean, low, high, difference.n))
+        series[label] = points
+    panel = Panel(f"perplexity, change to {reference_label} (%)", series, reference={reference_label: 0.0})
+    category_figure(panel, languages, path, title=title, x_label="language", note=note)

@@ -1,0 +1,112 @@
+"""The multilingual task: its text, vocabulary and seeds at a scale, and its page language by language."""
+
+import csv
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.__main__ import find
+from experiments.recipes import CPU, SCALES, xmoe
+from experiments.rendering import render
+from experiments.runs import Records, is_text_of, plan, planned, run_config
+from experiments.schema import Run, Text
+from experiments.table1_multilingual import EXPERIMENT as MULTILINGUAL
+from experiments.table1_perplexity import EXPERIMENT as ENGLISH
+from mhmoe.multilingual import MultilingualCorpus
+from mhmoe.records import Record, UserError, fingerprint, summarise_documents
+from tests.forged import forged, save
+from tests.mini import MINI, at_rate
+
+LANGUAGES = ("de", "th")
+TEXT = Text(corpus=MultilingualCorpus, packing=dataclasses.replace(MINI.packing, vocab_size=320), seeds=(1, 2, 3))
+SCALE = dataclasses.replace(at_rate(MINI, 0.01), texts={"multilingual": TEXT})
+
+
+def multilingual(run: Run, losses: dict[str, float]) -> Record:
+    """A record of a multilingual run with these nll per token, language by language."""
+    record = forged(run, 4.0)
+    rows = [
+        {**row, "id": f"{language}/wiki/{i}", "nll": row["tokens"] * (losses[language] + 0.01 * run.seed)}
+        for i, row in enumerate(record.metrics["valid"]["documents"])
+        for language in LANGUAGES
+    ]
+    corpus = MultilingualCorpus()
+    data: dict[str, Any] = {
+        "corpus": {
+            "kind": "multilingual",
+            "languages": list(corpus.languages),
+            "excluded_sources": list(corpus.excluded_sources),
+            "alpha": corpus.alpha,
+            "piece_characters": corpus.piece_characters,
+            "word_pattern": corpus.word_pattern,
+            "order_seed": corpus.order_seed,
+            "files": {"multilingual/de-train.jsonl.gz": "0"},
+        },
+        "packing": dataclasses.asdict(run.scale.packing),
+    }
+    config = run_config(run, data)
+    evaluation = summarise_documents(rows) | {"documents": rows}
+    return dataclasses.replace(
+        record,
+        task="multilingual",
+        config=config,
+        fingerprint=fingerprint(config, run.seed),
+        metrics={"valid": evaluation, "test": evaluation},
+    )
+
+
+def fill(results: Path) -> None:
+    for run in plan(MULTILINGUAL, SCALE, "multilingual", (1, 2, 3), Records(SCALE, results)):
+        better = 0.2 if run.system.name == "mhmoe_8_compute" else 0.0
+        save(multilingual(run, {"de": 4.0 - better, "th": 3.0 + better}), results)
+
+
+def test_the_task_chooses_among_tables_of_the_same_number() -> None:
+    assert find("table1") is ENGLISH
+    assert find("table1", "multilingual") is MULTILINGUAL
+    assert find("table11", "multilingual").stem == "table11_parameters"  # it exists for one task alone
+
+
+def test_a_scale_reads_another_tasks_text_with_that_tasks_vocabulary_and_seeds() -> None:
+    ours = CPU.for_task("multilingual")
+    assert ours.model["vocab_size"] == ours.packing.vocab_size == 4096 and ours.seeds == (1, 2, 3)
+    assert ours.corpus().kind == "multilingual" and CPU.for_task("english") is CPU
+    assert {k: v for k, v in ours.model.items() if k != "vocab_size"}.items() <= CPU.model.items()
+    with pytest.raises(UserError, match="scale paper has no text for task 'multilingual'; it has english"):
+        SCALES["paper"].for_task("multilingual")
+    assert planned(MULTILINGUAL, SCALES["paper"], Records(SCALES["paper"], Path("none"))) == []
+
+
+def test_a_multilingual_record_is_current_until_the_mixture_changes(tmp_path) -> None:
+    fill(tmp_path)
+    records = Records(SCALE, tmp_path)
+    run = plan(MULTILINGUAL, SCALE, "multilingual", (1,), records)[0]
+    assert records.state(run) == "done"
+    data = records.by_name[run.name].config["data"]
+    other = dataclasses.replace(run.scale, corpus=lambda: MultilingualCorpus(alpha=0.5))
+    assert is_text_of(run.scale, data) and not is_text_of(other, data)
+
+
+def test_the_page_says_what_each_language_says(tmp_path) -> None:
+    fill(tmp_path)
+    page = render(MULTILINGUAL, (SCALE,), tmp_path, tmp_path)[tmp_path / "table1_multilingual.md"]
+    section = page.partition("### Perplexity by language")[2].partition("###")[0]
+    header = [cell.strip() for cell in section.splitlines()[2].split("|")]
+    rows = {cells[1]: cells for line in section.splitlines() if len(cells := [c.strip() for c in line.split("|")]) > 3}
+    column = header.index(xmoe(8).label)
+    mean = sum(math.exp(4.0 + 0.01 * seed) for seed in (1, 2, 3)) / 3
+    assert float(rows["de"][column]) == pytest.approx(mean, abs=0.06)
+    points = list(csv.DictReader((tmp_path / "table1_multilingual_mini_languages.csv").read_text().splitlines()))
+    change = {(p["label"], p["language"]): float(p["mean"]) for p in points}
+    label = "MH-MoE, 8 experts, h = 4, `compute`"
+    assert change[label, "de"] == pytest.approx(100 * math.expm1(-0.2), rel=1e-4)
+    assert change[label, "th"] == pytest.approx(100 * math.expm1(0.2), rel=1e-4)
+    assert (tmp_path / "table1_multilingual_mini_languages.png").is_file()
+
+
+def test_without_records_there_is_no_section(tmp_path) -> None:
+    page = render(MULTILINGUAL, (SCALE, SCALES["paper"]), tmp_path, tmp_path)[tmp_path / "table1_multilingual.md"]
+    assert "## Scale" not in page
