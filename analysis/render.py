@@ -41,11 +41,13 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class RowSpec:
-    """A row of a perplexity table: the system in the records, its label, and the paper's value if any."""
+    """A row of a perplexity table: the system in the records, its label, the paper's value if any, and the
+    system that its change is relative to, if it is another one than the table's."""
 
     system: str
     label: str
     paper: float | None = None
+    reference: str | None = None
 
 
 PERPLEXITY_COLUMNS = (
@@ -81,8 +83,9 @@ def perplexity_table(
     never enter a number. UserError if the records of a system disagree on what they are.
     """
     table = [_perplexity_row(spec, records.get(spec.system, ()), split, declared) for spec in rows]
-    anchor: Row = next((row for row in table if row["system"] == reference), {})
-    for row in table:
+    by_system = {row["system"]: row for row in table}
+    for spec, row in zip(rows, table, strict=True):
+        anchor = by_system.get(spec.reference or reference or "", {})
         row["change"] = _percent(row["perplexity"], anchor.get("perplexity")) if row is not anchor else None
         row["paper_change"] = _percent(row["paper"], anchor.get("paper")) if row is not anchor else None
     return table

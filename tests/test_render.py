@@ -185,3 +185,11 @@ def test_a_figure_that_cannot_be_written_leaves_nothing_behind(tmp_path):
 def test_more_series_than_can_be_told_apart_are_refused(tmp_path):
     with pytest.raises(ValueError, match="8 series in one figure; at most 7"):
         learning_curves({"p": {str(i): [] for i in range(8)}}, tmp_path / "x.png", title="Too many")
+
+
+def test_a_row_with_a_reference_of_its_own_is_compared_with_that_one():
+    rows = [*ROWS, RowSpec(system="dense2", label="Dense, twice", reference="moe")]
+    runs = RUNS | {"dense2": [dataclasses.replace(r, system="dense2") for r in RUNS["dense"]]}
+    dense, moe, twice = perplexity_table(rows, runs, reference="dense")
+    assert twice["change"] == pytest.approx(100 * (dense["perplexity"] / moe["perplexity"] - 1))
+    assert moe["change"] == pytest.approx(100 * (moe["perplexity"] / dense["perplexity"] - 1))
