@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import Timing, count_threads, in_own_process, in_turns, seconds_of
-from experiments.recipes import CPU, SMOKE
 from experiments.runs import model_config
+from experiments.scales import CPU, SMOKE
 from experiments.schema import Scale, System
 from experiments.table1_perplexity import ROWS as TABLE1
 from experiments.table5_head_number import HEADS

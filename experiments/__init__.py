@@ -1,19 +1,23 @@
 """One file per table or figure: frozen data. `python -m experiments list` shows them.
 
-schema: what an experiment is made of. recipes: the four scales, and the systems. runs: records on disk, what
+schema: what an experiment is made of. scales: the four sizes. recipes: the systems. runs: records on disk, what
 is done, stale or missing. measurements: what is measured on finished models. running: training and measuring
-what is missing. errata: where v1 contradicts itself. sizes: counts. rendering: records into results/. index:
-what is in results/. dry_run: what a command would cost.
+what is missing. errata: where v1 contradicts itself. sizes: counts. finals, table_page, pages, rendering:
+records into results/. index: what is in results/. dry_run: what a command would cost.
 """
 
 READING_ORDER = (
     "schema",
+    "scales",
     "recipes",
     "runs",
     "measurements",
     "running",
     "errata",
     "sizes",
+    "finals",
+    "table_page",
+    "pages",
     "rendering",
     "index",
     "dry_run",

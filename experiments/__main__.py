@@ -24,10 +24,10 @@ from tyro.extras import SubcommandApp
 
 from experiments.dry_run import cost_table
 from experiments.index import render_index
-from experiments.recipes import SCALES
 from experiments.rendering import COMMITTED, render, render_claims
 from experiments.running import Options, check_device, measure_missing, run_in_jobs, run_missing, text_of
 from experiments.runs import RESULTS, Records, model_config, not_done, planned, systems_of
+from experiments.scales import SCALES
 from experiments.schema import Experiment, Scale
 from mhmoe.allocator import keep_freed_memory
 from mhmoe.packing import export

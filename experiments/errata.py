@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from experiments.recipes import HEADS, PAPER, dense, paper_numbers, reference, table11_layer, xmoe
+from experiments.recipes import HEADS, dense, paper_numbers, reference, table11_layer, xmoe
 from experiments.runs import model_config
+from experiments.scales import PAPER
 from mhmoe.experts import FeedForwardConfig
 from mhmoe.matching import beta
 from mhmoe.multi_head import MultiHeadConfig

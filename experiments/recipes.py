@@ -1,180 +1,26 @@
-"""The four scales, and the systems that are compared.
+"""The systems that are compared, as functions of the scale.
 
-All systems of a scale share model, text, data order, steps and optimiser; they differ in the
-feed-forward config of their MoE blocks alone. Numbers that follow from others are not written here: sizes
+Numbers that follow from others are not written here: sizes
 of MH-MoE are solved in mhmoe.matching, learning rates are chosen on `valid` (learning_rates.py).
 """
 
 import dataclasses
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from baselines.dense import dense as dense_config
 from baselines.xmoe import xmoe as xmoe_config
-from experiments.schema import Scale, Style, System, Text
+from experiments.scales import PAPER
+from experiments.schema import Scale, System
 from mhmoe.configs import Config
-from mhmoe.corpora import SLIMPAJAMA, EmbeddedCorpus, HubCorpus, LocalCorpus
 from mhmoe.matching import Reading, match, with_sizes
 from mhmoe.multi_head import MultiHeadConfig
-from mhmoe.multilingual import MultilingualCorpus
-from mhmoe.packing import PackingConfig
 from mhmoe.sparse_moe import SparseMoEConfig
 
 HEADS = 4
-
-SMOKE = Scale(
-    name="smoke",
-    purpose="CI and first contact: minutes on two cores, text from the environment's own documentation",
-    model={
-        "vocab_size": 512,
-        "hidden_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 64,
-    },
-    style=Style(),
-    corpus=lambda: EmbeddedCorpus(max_characters=2_000_000),
-    packing=PackingConfig(
-        vocab_size=512,
-        max_train_tokens=130_000,
-        tokenizer_characters=500_000,
-        max_valid_tokens=20_000,
-        max_test_tokens=20_000,
-    ),
-    training={"steps": 60, "batch_sequences": 32, "length": 64, "evaluations": 5, "evaluation_windows": 64},
-    learning_rates=(8e-3,),
-    seeds=(1,),
-    texts={
-        "multilingual": Text(
-            corpus=MultilingualCorpus,  # no generated text stands for fourteen languages: it wants MHMOE_DATA
-            packing=PackingConfig(
-                vocab_size=1024,
-                max_train_tokens=130_000,
-                tokenizer_characters=500_000,
-                max_valid_tokens=20_000,
-                max_test_tokens=20_000,
-            ),
-            seeds=(1,),
-        )
-    },
-)
-
-CPU = Scale(
-    name="cpu",
-    purpose="a laptop; the default. Trends, not the paper's numbers",
-    model={
-        "vocab_size": 2048,
-        "hidden_size": 96,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 128,
-    },
-    style=Style(),
-    corpus=LocalCorpus,
-    packing=PackingConfig(
-        vocab_size=2048, max_train_tokens=2_000_000, max_valid_tokens=200_000, max_test_tokens=400_000
-    ),
-    training={
-        "steps": 976,
-        "batch_sequences": 16,
-        "length": 128,
-        "precision": "bfloat16",
-        "evaluations": 10,
-        "evaluation_windows": 128,
-    },
-    learning_rates=(2e-3, 4e-3, 8e-3, 1.6e-2),
-    tuning_share=1 / 4,
-    seeds=(1, 2, 3, 4, 5),
-    texts={
-        "multilingual": Text(
-            corpus=MultilingualCorpus,
-            packing=PackingConfig(
-                vocab_size=4096, max_train_tokens=2_000_000, max_valid_tokens=200_000, max_test_tokens=400_000
-            ),
-            seeds=(1, 2, 3),
-        )
-    },
-)
-
-GPU = Scale(
-    name="gpu",
-    purpose="one large GPU, a few minutes a run",
-    model={
-        "vocab_size": 16_384,
-        "hidden_size": 384,
-        "num_hidden_layers": 8,
-        "num_attention_heads": 6,
-        "max_position_embeddings": 512,
-    },
-    style=Style(),
-    corpus=LocalCorpus,
-    packing=PackingConfig(
-        vocab_size=16_384, max_train_tokens=28_000_000, max_valid_tokens=400_000, max_test_tokens=400_000
-    ),
-    training={
-        "steps": 2746,
-        "batch_sequences": 64,
-        "length": 512,
-        "precision": "bfloat16",
-        "compile": True,
-        "evaluations": 20,
-        "evaluation_windows": 128,
-    },
-    learning_rates=(5e-4, 1e-3, 2e-3),
-    seeds=(1, 2, 3),
-    device="cuda",
-    texts={
-        "multilingual": Text(
-            corpus=MultilingualCorpus,
-            packing=PackingConfig(
-                vocab_size=16_384, max_train_tokens=28_000_000, max_valid_tokens=400_000, max_test_tokens=400_000
-            ),
-            seeds=(1, 2, 3),
-        )
-    },
-)
-
-PAPER = Scale(
-    name="paper",
-    purpose="a cluster: v1's sizes, whose parameter counts equal its Table 11",
-    model={
-        "vocab_size": 100_277,  # cl100k_base
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "max_position_embeddings": 2048,
-        "norm": "layer",
-        "attention_bias": True,
-    },
-    style=Style(bias=True, inner_norm=True),
-    corpus=lambda: HubCorpus(dataset=SLIMPAJAMA, revision=hub_revision()),
-    packing=PackingConfig(
-        vocab_size=100_277,
-        max_train_tokens=6_000_000_000,
-        max_valid_tokens=4_000_000,
-        max_test_tokens=4_000_000,
-    ),
-    training={
-        "steps": 250_000,
-        "batch_sequences": 512,
-        "length": 2048,
-        "micro_batches": 8,
-        "warmup": 0.04,
-        "precision": "bfloat16",
-        "compile": True,
-        "evaluations": 50,
-    },
-    learning_rates=(5e-4,),
-    seeds=(1,),
-    multiple_of=1,
-    device="cuda",
-)
-
-SCALES = {scale.name: scale for scale in (SMOKE, CPU, GPU, PAPER)}
 
 
 @cache
@@ -183,9 +29,12 @@ def paper_numbers() -> dict[str, Any]:
     return json.loads((Path(__file__).parent / "paper.json").read_text())
 
 
-def hub_revision() -> str:
-    """The pinned revision of the paper scale's text, from MHMOE_HUB_REVISION; recorded with every run."""
-    return os.environ.get("MHMOE_HUB_REVISION", "")
+def paper_number(path: Sequence[str | int]) -> Any:
+    """What stands at a path in paper.json."""
+    value: Any = paper_numbers()
+    for key in path:
+        value = value[key]
+    return value
 
 
 def dense() -> System:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.recipes import CPU
+from experiments.scales import CPU
 from experiments.schema import Scale
 from mhmoe.packing import PackingConfig
 

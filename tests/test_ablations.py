@@ -3,9 +3,10 @@
 import pytest
 
 from baselines.dense import dense as dense_config
-from experiments.recipes import CPU, SCALES, SMOKE, dense, mhmoe, reference, varied, with_layers, xmoe
+from experiments.recipes import dense, mhmoe, reference, varied, with_layers, xmoe
 from experiments.rendering import render
 from experiments.runs import Records, model_config, plan, systems_of, training_config
+from experiments.scales import CPU, SCALES, SMOKE
 from experiments.schema import Scale, Sensitivity, System, Variation
 from experiments.sensitivity import EXPERIMENT as SENSITIVITY
 from experiments.table5_head_number import EXPERIMENT as TABLE5

@@ -10,7 +10,7 @@ from baselines.xmoe import xmoe as xmoe_config
 from experiments.__main__ import experiments, find
 from experiments.figure4_training_curves import EXPERIMENT as FIGURE4
 from experiments.learning_rates import EXPERIMENT as LEARNING_RATES
-from experiments.recipes import CPU, PAPER, SCALES, SMOKE, dense, mhmoe, paper_numbers, xmoe
+from experiments.recipes import dense, mhmoe, paper_numbers, xmoe
 from experiments.running import claimed, text_of
 from experiments.runs import (
     Records,
@@ -21,6 +21,7 @@ from experiments.runs import (
     training_config,
     tuning_runs,
 )
+from experiments.scales import CPU, PAPER, SCALES, SMOKE
 from experiments.schema import Run, Scale, Sizes, System
 from experiments.table1_perplexity import EXPERIMENT as TABLE1
 from mhmoe.configs import Config

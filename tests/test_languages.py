@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from experiments.__main__ import find
-from experiments.recipes import CPU, SCALES, xmoe
+from experiments.recipes import xmoe
 from experiments.rendering import render
 from experiments.runs import Records, is_text_of, plan, planned, run_config
+from experiments.scales import CPU, SCALES
 from experiments.schema import Run, Text
 from experiments.table1_multilingual import EXPERIMENT as MULTILINGUAL
 from experiments.table1_perplexity import EXPERIMENT as ENGLISH

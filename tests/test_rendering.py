@@ -10,9 +10,9 @@ import pytest
 from experiments.figure4_training_curves import EXPERIMENT as FIGURE4
 from experiments.index import render_index
 from experiments.learning_rates import EXPERIMENT as LEARNING_RATES
-from experiments.recipes import SMOKE
 from experiments.rendering import COMMITTED, render, render_claims, verdicts
 from experiments.runs import Records, final_runs, plan, systems_of, tuning_runs
+from experiments.scales import SMOKE
 from experiments.schema import Experiment, Scale
 from experiments.table1_perplexity import EXPERIMENT as TABLE1
 from mhmoe.records import Record, UserError, fingerprint

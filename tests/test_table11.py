@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 
 from experiments.errata import ERRATA
-from experiments.recipes import HEADS, PAPER, SMOKE, paper_numbers, reference
-from experiments.rendering import at, render
+from experiments.recipes import HEADS, paper_number, paper_numbers, reference
+from experiments.rendering import render
+from experiments.scales import PAPER, SMOKE
 from experiments.sizes import cost_rows, errata_rows, printed_rows
 from experiments.table11_parameters import EXPERIMENT as TABLE11
 
 
 def test_every_cell_of_the_language_tasks_is_within_a_million_and_the_multimodal_ones_are_not_made_up() -> None:
-    rows = printed_rows(TABLE11.models, PAPER, at)
+    rows = printed_rows(TABLE11.models, PAPER, paper_number)
     language = [row for row in rows if row["task"] != "multimodal"]
     assert len(language) == 13 + 5 and all(abs(row["worst"]) < 1 for row in language)
     multimodal = [row for row in rows if row["task"] == "multimodal"]

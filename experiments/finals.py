@@ -1,0 +1,46 @@
+"""The records of an experiment's final runs, and what every page says above them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.recipes import HEADS
+from experiments.runs import Records, final_name, final_runs
+from experiments.schema import Scale, System
+from mhmoe.records import Record
+
+READINGS = (
+    "`parameters`: as many parameters as X-MoE, by the inner width (v1 Table 11; h times the expert FLOPs). "
+    "`compute`: as many parameters and FLOPs, by inner width and number of experts (v2). "
+    f"The control is X-MoE with k = h = {HEADS}: the FLOPs and selections of `parameters`, without heads"
+)
+
+
+def current_runs(systems: Sequence[System], scale: Scale, records: Records, task: str) -> dict[str, list[Record]]:
+    """Each system's finished final runs, the stale ones left out."""
+    current: dict[str, list[Record]] = {}
+    for system in systems:
+        runs = final_runs(scale, task, system, records.seeds(task, system), records)
+        current[system.name] = [records.by_name[run.name] for run in runs if records.state(run) == "done"]
+    return current
+
+
+def declared_marks(systems: Sequence[System], scale: Scale, records: Records, task: str) -> dict[tuple[str, str], str]:
+    """What `divide` asks for: the fingerprint that every final run should have."""
+    runs = (run for s in systems for run in final_runs(scale, task, s, records.seeds(task, s), records))
+    return {(scale.name, run.name): records.declared(run) or "other" for run in runs}
+
+
+def all_runs(systems: Sequence[System], scale: Scale, records: Records, task: str) -> dict[str, list[Record]]:
+    """Each system's records of final runs, stale ones included."""
+    names = {s.name: [final_name(task, s, seed) for seed in records.seeds(task, s)] for s in systems}
+    return {s: [records.by_name[n] for n in found if n in records.by_name] for s, found in names.items()}
+
+
+def sources(records: Sequence[Record]) -> list[str]:
+    """What the text is, from the records: kind and files of the corpus."""
+    found: set[str] = set()
+    for record in records:
+        corpus = record.config["data"]["corpus"]
+        names = {Path(name).name.rsplit("-", 1)[0] for name in corpus.get("files", {})}
+        found.add(f"{corpus['kind']} ({', '.join(sorted(names))})" if names else str(corpus["kind"]))
+    return sorted(found)
