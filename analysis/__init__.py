@@ -7,6 +7,9 @@ language by language.
 Routing. routed_text: a text through a model. expert_activation: counts; routing_measures: what follows from
 them; heatmaps: their figures. sub_tokens: words; polysemy: which have several senses; group_comparison: two
 groups of words; word_in_context: one word in two senses. inspect: a command that shows a text's routing.
+
+Zero-shot. answers: what the likelihoods of choices say; zero_shot_tasks: which tasks, and their files; harness:
+lm-eval's side of them; length_batched: its model, faster; zero_shot: the scores, and a command.
 """
 
 READING_ORDER = (
@@ -27,4 +30,9 @@ READING_ORDER = (
     "polysemy",
     "word_in_context",
     "inspect",
+    "answers",
+    "zero_shot_tasks",
+    "harness",
+    "length_batched",
+    "zero_shot",
 )

@@ -111,8 +111,9 @@ def run(
         time_budget: seconds after which to stop with a checkpoint.
         dry_run: print what would be run and what it would cost.
     """
-    experiment, chosen = with_heads(stem, task, heads), scale_of(scale)
+    chosen = scale_of(scale)
     seeds = seeds or tuple(chosen.for_task(task).seeds)
+    experiment = with_heads(stem, task, heads)
     records = Records(chosen)
     for system in systems_of(experiment):
         model_config(chosen.for_task(task), system)  # what cannot be built is said before anything is trained

@@ -33,7 +33,6 @@ from experiments.runs import (
     training_config,
 )
 from experiments.schema import Experiment, Run, Scale
-from mhmoe.allocator import release_freed_memory
 from mhmoe.corpora import EmbeddedCorpus, HubCorpus
 from mhmoe.evaluation import evaluate
 from mhmoe.language_model import MHMoEForCausalLM
@@ -179,7 +178,6 @@ def execute(
     model = MHMoEForCausalLM(model_settings)
     seed_parameters(model, run.seed)
     model.to(device)  # pyright: ignore[reportArgumentType]  # transformers wraps it in an untyped decorator
-    release_freed_memory()
     reset_peak_memory(device)
 
     checkpoint = cache / "checkpoints" / run.scale.name / f"{run.name}-{mark}.pt"

@@ -207,6 +207,18 @@ class MHMoEForCausalLM(MHMoEPreTrainedModel, GenerationMixin):
             hidden_states=output.hidden_states,
         )
 
+    @classmethod
+    def from_pretrained(cls, *arguments: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As transformers' own, but a folder that lacks weights is a ValueError: no weight is ever made up."""
+        loaded: Any = super().from_pretrained(*arguments, output_loading_info=True, **kwargs)
+        model, report = loaded
+        if missing := sorted(report["missing_keys"]):
+            raise ValueError(
+                f"{arguments[0] if arguments else 'the checkpoint'} does not fit its config: {len(missing)} missing "
+                f"weights, such as {missing[0]}; use the version of this package that wrote it"
+            )
+        return (model, report) if output_loading_info else model
+
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:  # pyright: ignore
         """As transformers' own, plus the shim through which the folder loads without `import mhmoe`."""
         self.config.auto_map = {

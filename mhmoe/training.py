@@ -28,6 +28,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mhmoe.allocator import release_freed_memory
 from mhmoe.batches import EvaluationSet, TrainingBatches
 from mhmoe.configuration import MHMoEConfig
 from mhmoe.evaluation import evaluate, token_nll
@@ -367,10 +368,11 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start `peak_memory` anew, where the system allows it."""
+    """Start `peak_memory` anew, where the system allows it, from what is in use."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
+    release_freed_memory()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

@@ -57,8 +57,8 @@ def new(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project.new(tmp_path_factory.mktemp("new") / "project")
     (project.root / "tests").mkdir()
     shutil.copy(ROOT / "tests" / "mini.py", project.root / "tests")
-    with (project.root / "experiments" / "recipes.py").open("a") as recipes:
-        recipes.write(SCALES)
+    with (project.root / "experiments" / "scales.py").open("a") as scales:
+        scales.write(SCALES)
     (project.root / "experiments" / "table98_two.py").write_text(TWO_SYSTEMS)
     write_corpus(project.root / "data")
     return project
@@ -268,9 +268,12 @@ def refusal(project: Project, *arguments: str, **environment: str) -> str:
         ("run table1 --scale huge", "scale='huge' is not known; choose one of smoke, cpu"),
         ("render table1 --scale huge", "scale='huge' is not known"),
         ("run table77", "'table77' is not an experiment; choose one of complexity,"),
-        ("run table", "'table' is not unique; choose one of table1_perplexity, table98_two"),
+        ("run table", "'table' is not unique; choose one of table11_parameters, table1_perplexity, table5"),
         ("render nothing", "'nothing' is not an experiment"),
-        ("run table1 --scale mini --task french", "task='french' is not one of table1_perplexity's"),
+        (
+            "run table1 --scale mini --task french",
+            "scale mini has no text for task 'french'; it has english, multilingual",
+        ),
         ("run table1 --scale mini --seeds 1000", "seed 1000 chooses the learning rates"),
         ("run table1 --scale mini --jobs 0", "jobs=0 is not allowed"),
         ("run table1 --scale mini", "no data folder is given; set MHMOE_DATA"),

@@ -219,6 +219,16 @@ def test_bfloat16_and_autocast_stay_near_float32() -> None:
     assert reference.error(half, exact) < 0.03
 
 
+def test_under_autocast_the_inner_layer_is_in_half_precision_with_biases_too() -> None:
+    seen: list[torch.dtype] = []
+    for bias in (False, True):
+        experts = make(bias=bias)
+        experts.activation.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+        with torch.autocast("cpu", torch.bfloat16):
+            experts(torch.randn(40, 8), *choice(40))
+    assert seen == [torch.bfloat16, torch.bfloat16]
+
+
 def test_every_matrix_starts_with_the_inverse_of_its_input_width_as_variance() -> None:
     experts = ExpertsConfig(dim=64, num_experts=4, expert_dim=256, bias=True, inner_norm=True).build()
     dense = FeedForwardConfig(dim=64, inner_dim=256, bias=True).build()

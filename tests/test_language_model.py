@@ -12,6 +12,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
@@ -286,6 +287,16 @@ def test_only_the_logits_asked_for_are_computed() -> None:
 
 
 # Saving and loading
+
+
+def test_a_folder_that_lacks_a_weight_is_refused_and_none_is_made_up(tmp_path: Path) -> None:
+    make("mhmoe compute").save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("attention.o_proj.weight"))
+    del tensors[name]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"does not fit its config: 1 missing weights, such as {name};"):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("untied", [False, True], ids=["tied", "untied"])
