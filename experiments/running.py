@@ -105,7 +105,7 @@ def run_missing(experiment: Experiment, scale: Scale, task: str, options: Option
                     continue
                 if text is None:
                     check_device(scale)
-                    text = text_of(scale, options.data, options.cache)
+                    text = text_of(run.scale, options.data, options.cache)
                 if not execute(run, text, records, options.deadline, options.cache):
                     return False
                 progressed = True

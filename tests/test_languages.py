@@ -2,6 +2,8 @@
 
 import csv
 import dataclasses
+import gzip
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,15 @@ import pytest
 from experiments.__main__ import find
 from experiments.recipes import xmoe
 from experiments.rendering import render
+from experiments.running import Options, run_missing
 from experiments.runs import Records, is_text_of, plan, planned, run_config
 from experiments.scales import CPU, SCALES
 from experiments.schema import Run, Text
 from experiments.table1_multilingual import EXPERIMENT as MULTILINGUAL
 from experiments.table1_perplexity import EXPERIMENT as ENGLISH
+from mhmoe.evaluation import by_group
 from mhmoe.multilingual import MultilingualCorpus
-from mhmoe.records import Record, UserError, fingerprint, summarise_documents
+from mhmoe.records import Record, UserError, fingerprint, sha256_of, summarise_documents
 from tests.forged import forged, save
 from tests.mini import MINI, at_rate
 
@@ -89,6 +93,28 @@ def test_a_multilingual_record_is_current_until_the_mixture_changes(tmp_path) ->
     data = records.by_name[run.name].config["data"]
     other = dataclasses.replace(run.scale, corpus=lambda: MultilingualCorpus(alpha=0.5))
     assert is_text_of(run.scale, data) and not is_text_of(other, data)
+
+
+def test_a_run_trains_on_the_tasks_text_with_its_vocabulary_and_its_record_has_the_languages(tmp_path) -> None:
+    words = {"de": "der hund und die katze sehen den baum ", "th": "แมว และ หมา เห็น ต้นไม้ "}
+    listing: list[dict[str, str]] = []
+    for language in LANGUAGES:
+        for split in ("train", "valid", "test"):
+            rows = [{"text": words[language] * (i + 3), "source": "wiki", "lang": language, "id": i} for i in range(20)]
+            path = tmp_path / "data" / "multilingual" / f"{language}-{split}.jsonl.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(gzip.compress("\n".join(json.dumps(row) for row in rows).encode(), mtime=0))
+            listing.append({"file": f"multilingual/{path.name}", "sha256": sha256_of(path)})
+    (tmp_path / "data" / "manifest.json").write_text(json.dumps({"files": listing}))
+    text = dataclasses.replace(TEXT, corpus=lambda: MultilingualCorpus(path=tmp_path / "data", languages=LANGUAGES))
+    scale = dataclasses.replace(SCALE, texts={"multilingual": text})
+    one = dataclasses.replace(MULTILINGUAL, rows=MULTILINGUAL.rows[:1], claims=())
+    options = Options(seeds=(1,), results=tmp_path / "results", cache=tmp_path / "cache")
+    assert run_missing(one, scale, "multilingual", options)
+    (record,) = Records(scale, options.results).by_name.values()
+    assert record.task == "multilingual" and record.config["model"]["vocab_size"] == 320
+    assert record.config["data"]["corpus"]["languages"] == list(LANGUAGES)
+    assert set(by_group(record.metrics["test"]["documents"])) == set(LANGUAGES)
 
 
 def test_the_page_says_what_each_language_says(tmp_path) -> None:
