@@ -184,9 +184,9 @@ class Experts(nn.Module):
         order = sort_by_expert(index.reshape(-1, top_k), self.num_experts)
         rows, up, down = _compute_type(x.reshape(-1, x.shape[-1]), self.up_proj, self.down_proj)
 
-        inner = grouped_linear(gather(rows, order), up, order.ends) + _per_row(self.up_bias, order, rows.dtype)
+        inner = _add(self.up_bias, grouped_linear(gather(rows, order), up, order.ends), order)
         inner = self.inner_norm(self.activation(inner), order.expert)
-        out = grouped_linear(inner.to(rows.dtype), down, order.ends) + _per_row(self.down_bias, order, rows.dtype)
+        out = _add(self.down_bias, grouped_linear(inner.to(rows.dtype), down, order.ends), order)
         return combine(out, weight.reshape(-1, top_k), order).view(x.shape)
 
 
@@ -214,8 +214,8 @@ class NoNorm(nn.Module):
         return x
 
 
-def _per_row(bias: Tensor | None, order: Order, dtype: torch.dtype) -> Tensor | float:
-    return 0.0 if bias is None else bias.to(dtype)[order.expert]
+def _add(bias: Tensor | None, rows: Tensor, order: Order) -> Tensor:
+    return rows if bias is None else rows + bias.to(rows.dtype)[order.expert]
 
 
 def _compute_type(*tensors: Tensor) -> tuple[Tensor, ...]:
