@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from tyro.conf import Positional
 
 from analysis.routed_text import encode, load_checkpoint, route, windows_of_ids
+from mhmoe.command_line import exit_code
 from mhmoe.language_model import MHMoEForCausalLM
 from mhmoe.records import UserError, write_atomically
 
@@ -199,14 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from transformers.utils import logging  # slow to import, and only to be quiet
 
     logging.disable_progress_bar()
-    try:
-        tyro.cli(run, prog="python -m analysis.inspect", args=arguments)
-    except (UserError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # a pager was closed
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    return exit_code(lambda: tyro.cli(run, prog="python -m analysis.inspect", args=arguments))
 
 
 if __name__ == "__main__":

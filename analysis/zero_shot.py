@@ -28,6 +28,7 @@ from analysis.harness import HUB, load_tasks, quiet, to_item
 from analysis.render import Column, table_markdown
 from analysis.statistics import CONFIDENCE
 from analysis.zero_shot_tasks import Task, checked_files, find, write_tasks
+from mhmoe.command_line import exit_code
 from mhmoe.data_folder import DATA_VARIABLE
 from mhmoe.records import UserError, provenance, write_atomically
 
@@ -215,15 +216,7 @@ def run(arguments: Arguments) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    try:
-        run(tyro.cli(Arguments, args=arguments, prog="python -m analysis.zero_shot"))
-    except (UserError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: run(tyro.cli(Arguments, args=arguments, prog="python -m analysis.zero_shot")))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from benchmarks.layer_speed import measure_layers, sizes_dict
 from benchmarks.report import write_layer, write_training
 from benchmarks.timing import ROOT
 from benchmarks.training_speed import measure_training
+from mhmoe.command_line import exit_code
 from mhmoe.records import UserError, provenance
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -84,15 +85,10 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    try:
-        tyro.cli(benchmark, prog="python -m benchmarks")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; what was under way is not written", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(
+        lambda: tyro.cli(benchmark, prog="python -m benchmarks"),
+        interrupted="interrupted; what was under way is not written",
+    )
 
 
 if __name__ == "__main__":

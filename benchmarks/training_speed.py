@@ -18,11 +18,12 @@ from benchmarks.timing import Timing, count_threads, in_own_process, in_turns, s
 from experiments.runs import model_config
 from experiments.scales import CPU, SMOKE
 from experiments.schema import Scale, System
-from experiments.table1_perplexity import ROWS as TABLE1
+from experiments.table1_perplexity import EXPERIMENT as TABLE1
 from experiments.table5_head_number import HEADS
 from experiments.table5_head_number import rows as table5
 from mhmoe.language_model import MHMoEForCausalLM
-from mhmoe.training import Objective, TrainingConfig, accumulate_gradients, make_optimizer, seed_parameters
+from mhmoe.training import Objective, accumulate_gradients, make_optimizer, seed_parameters
+from mhmoe.training_config import TrainingConfig
 
 STEPS, WARM_UP = 20, 3
 COMPILED = ("dense", "mhmoe_8_compute")
@@ -40,7 +41,7 @@ def measure_systems(quick: bool, seconds: float) -> dict[str, Any]:
     batch = {"batch_sequences": 4} if quick else {}
     config = TrainingConfig(**{**scale.training, **batch}, learning_rate=scale.learning_rates[0])
     tokens = Tokens(config, scale.model["vocab_size"])
-    rows_of_both = TABLE1 if quick else (*TABLE1, *table5(HEADS))
+    rows_of_both = TABLE1.rows if quick else (*TABLE1.rows, *table5(HEADS))
     systems = list({row.system.name: row.system for row in rows_of_both}.values())
     steps = {(s.name, False): training_step(scale, s, config, tokens) for s in systems}
     compiling: dict[tuple[str, bool], dict[str, Any]] = {}

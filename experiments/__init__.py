@@ -3,7 +3,8 @@
 schema: what an experiment is made of. scales: the four sizes. recipes: the systems. runs: records on disk, what
 is done, stale or missing. measurements: what is measured on finished models. running: training and measuring
 what is missing. errata: where v1 contradicts itself. sizes: counts. finals, table_page, pages, rendering:
-records into results/. index: what is in results/. dry_run: what a command would cost.
+records into results/. index: what is in results/. dry_run: what a command would cost. table1: its rows and claims
+for any task.
 """
 
 READING_ORDER = (
@@ -21,6 +22,7 @@ READING_ORDER = (
     "rendering",
     "index",
     "dry_run",
+    "table1",
     "learning_rates",
     "table1_perplexity",
     "figure4_training_curves",

@@ -29,7 +29,8 @@ from experiments.running import Options, check_device, measure_missing, run_in_j
 from experiments.runs import RESULTS, Records, model_config, not_done, planned, systems_of
 from experiments.scales import SCALES
 from experiments.schema import Experiment, Scale
-from mhmoe.allocator import keep_freed_memory
+from mhmoe.command_line import exit_code
+from mhmoe.memory import keep_freed_memory
 from mhmoe.packing import export
 from mhmoe.records import Record, UserError
 
@@ -239,17 +240,10 @@ def pack(folder: Positional[Path], scale: ScaleName = "cpu", task: str = "englis
 
 def main() -> int:
     keep_freed_memory()
-    try:
-        app.cli(prog="python -m experiments")
-    except (UserError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(
+        lambda: app.cli(prog="python -m experiments"),
+        interrupted="interrupted; the same command goes on from the last checkpoint",
+    )
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def render(experiment: Experiment, scales: Sequence[Scale], folder: Path, result
     tables: list[str] = []
     for scale in scales:
         records = Records(scale, results)
-        if experiment.task != "english" and experiment.task not in scale.texts:
+        if not scale.reads(experiment.task):
             continue
         section = SECTIONS[type(experiment)]
         page, table = section(experiment, scale, records, folder)
@@ -76,7 +76,7 @@ def verdicts(experiments: Sequence[Experiment], scales: Sequence[Scale], results
     for experiment in experiments:
         for scale in scales:
             records = Records(scale, results)
-            if experiment.task != "english" and experiment.task not in scale.texts:
+            if not scale.reads(experiment.task):
                 continue
             if not isinstance(experiment, Table | Curves) or not experiment.claims or not records.by_name:
                 continue

@@ -36,10 +36,11 @@ from experiments.schema import Experiment, Run, Scale
 from mhmoe.corpora import EmbeddedCorpus, HubCorpus
 from mhmoe.evaluation import evaluate
 from mhmoe.language_model import MHMoEForCausalLM
+from mhmoe.memory import peak_memory, reset_peak_memory
 from mhmoe.packing import PackedText, load_packed, pack
 from mhmoe.records import Record, UserError, fingerprint, provenance
 from mhmoe.tokenization import as_transformers
-from mhmoe.training import peak_memory, reset_peak_memory, seed_parameters, train
+from mhmoe.training import seed_parameters, train
 
 SAME = 0.01  # relatively; other machines and kernels round otherwise, and training amplifies that
 CACHE = Path(__file__).resolve().parent.parent / ".cache"

@@ -15,7 +15,7 @@ from experiments.schema import Curves, Experiment, PrintedSizes, Run, Scale, Sen
 from mhmoe.configuration import MHMoEConfig
 from mhmoe.corpora import LocalCorpus
 from mhmoe.records import Record, UserError, fingerprint
-from mhmoe.training import TrainingConfig
+from mhmoe.training_config import TrainingConfig
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 TIE = 0.01  # perplexities this close, relatively, count as equal
@@ -212,7 +212,7 @@ def plan(experiment: Experiment, scale: Scale, task: str, seeds: Sequence[int], 
 
 def planned(experiment: Experiment, scale: Scale, records: Records) -> list[Run]:
     """The plan with the scale's own seeds; empty where the scale has no text for the task."""
-    if experiment.task != "english" and experiment.task not in scale.texts:
+    if not scale.reads(experiment.task):
         return []
     return plan(experiment, scale, experiment.task, tuple(scale.for_task(experiment.task).seeds), records)
 

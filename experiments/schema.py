@@ -58,11 +58,15 @@ class Scale:
     device: str = "cpu"
     texts: Mapping[str, Text] = field(default_factory=dict[str, Text])
 
+    def reads(self, task: str) -> bool:
+        """Whether the scale has text for a task."""
+        return task == "english" or task in self.texts
+
     def for_task(self, task: str) -> "Scale":
         """The scale with a task's text, vocabulary and seeds. Raises UserError if it has no text for the task."""
         if task == "english":
             return self
-        if task not in self.texts:
+        if not self.reads(task):
             known = ", ".join(["english", *self.texts])
             raise UserError(f"scale {self.name} has no text for task {task!r}; it has {known}")
         text = self.texts[task]

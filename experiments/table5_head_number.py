@@ -20,6 +20,7 @@ PRINTED = "v1_table5_head_number"
 EXPERTS = 8
 HEADS = (2, 4, 6, 8, 12)
 SIZED: dict[str, Reading] = {"equal parameters": "parameters", "equal FLOPs": "compute"}
+SOURCES: dict[Reading, str] = {"parameters": "v1 Table 5", "compute": "v1 Table 5, at v2's sizes"}
 
 
 def rows(heads: Sequence[int]) -> tuple[Row, ...]:
@@ -57,8 +58,8 @@ def _claim(better: str, worse: str, statement: str, reading: str, source: str = 
     )
 
 
-def _name(heads: int, reading: str) -> str:
-    return f"mhmoe_{EXPERTS}_{reading}" + (f"_h{heads}" if heads != 4 else "")
+def _name(heads: int, reading: Reading) -> str:
+    return mhmoe(EXPERTS, reading, heads).name
 
 
 def trend(heads: Sequence[int]) -> Trend:
@@ -102,7 +103,7 @@ EXPERIMENT = Table(
         ),
         *(
             _claim(_name(6, reading), _name(h, reading), f"6 heads lie below {h}", reading, source)
-            for reading, source in (("parameters", "v1 Table 5"), ("compute", "v1 Table 5, at v2's sizes"))
+            for reading, source in SOURCES.items()
             for h in (2, 12)
         ),
         *(

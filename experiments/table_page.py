@@ -80,8 +80,9 @@ def _trend(table: Table, trend: Trend, scale: Scale, records: Records, path: Pat
     panels = [
         Panel("test perplexity", points(lambda r: r.metrics["test"]["perplexity"])),
         Panel("experts of a layer that a token reaches (%)", points(activation)),
-        *([Panel("training speed, tokens/s on one thread", speed)] if any(speed.values()) else []),
+        Panel("training speed, tokens/s on one thread", speed),
     ]
+    panels = [panel for panel in panels if any(panel.series.values())]
     text = f"{note} Bars: lowest to highest seed." + (" Speed: benchmarks/results/training.md." if speeds else "")
     trend_figure(panels, path, title=table.title, x_label=trend.x_label, note=text)
 

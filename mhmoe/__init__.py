@@ -44,6 +44,7 @@ READING_ORDER = (
     "configuration",
     "transformer",
     "records",
+    "command_line",
     "language_model",
     "data_folder",
     "corpora",
@@ -53,7 +54,9 @@ READING_ORDER = (
     "batches",
     "packing",
     "evaluation",
-    "allocator",
+    "memory",
+    "training_config",
+    "progress",
     "training",
 )
 

@@ -45,12 +45,19 @@ class DataFolder:
             raise UserError(f"{manifest} is not a manifest ({error!r}); fetch it again") from None
 
     def checked(self, names: Iterable[str]) -> dict[str, str]:
-        """The files' hashes, which are those of their bytes. Raises UserError, naming the damage, if not."""
+        """The hashes of files of text, which are those of their bytes. Raises UserError, naming the damage, if not."""
         names = sorted(names)
         for name in names:
             if sha256_of(self._existing(name)) != self.sha256[name]:
                 self.lines(name)  # finds and names the damage
         return {name: self.sha256[name] for name in names}
+
+    def hash_of(self, name: str) -> str:
+        """The hash of a file of any kind, which is that of its bytes. Raises UserError if not."""
+        path = self._existing(name)
+        if sha256_of(path) != self.sha256[name]:
+            raise UserError(f"{path} is damaged: its sha256 is not the one in manifest.json; fetch it again")
+        return self.sha256[name]
 
     def lines(self, name: str) -> list[tuple[int, bytes]]:
         """The lines of a file that are not empty, counted from 1, after its hash was checked.

@@ -9,18 +9,13 @@ sees, and where a parameter starts, are pure functions of the seed, so a run res
 checkpoint ends with the weights of one never interrupted.
 """
 
-import contextlib
-import dataclasses
 import hashlib
-import io
 import math
 import os
-import resource
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,101 +23,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mhmoe.allocator import release_freed_memory
 from mhmoe.batches import EvaluationSet, TrainingBatches
 from mhmoe.configuration import MHMoEConfig
 from mhmoe.evaluation import evaluate, token_nll
 from mhmoe.language_model import MHMoEForCausalLM
 from mhmoe.packing import PackedText
-from mhmoe.records import UserError, fingerprint, remove_leftovers, write_atomically
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """Optimiser and schedule of v1 (Adam 0.9, 0.98, eps 1e-6, decoupled weight decay 0.01, linear decay).
-
-    A step takes `batch_sequences` sequences of `length` tokens, in `micro_batches` parts per process.
-    The rate rises linearly over `warmup` of the steps and falls linearly to 0. Weight decay is for
-    matrices alone. `clip_norm` is the released script's. `evaluations` points make the curve.
-
-    `scaled_rates` names matrices of feed-forward networks ("up_proj", "down_proj") whose rate is multiplied
-    by the input width that they have in v1's network (dim, 4 dim) over their own, as muP asks of Adam
-    (Yang et al. 2022, arXiv 2203.03466, Table 3): experts of unequal width then learn alike.
-    """
-
-    steps: int
-    batch_sequences: int
-    length: int
-    learning_rate: float
-    warmup: float = 0.04
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
-    weight_decay: float = 0.01
-    clip_norm: float = 2.0
-    micro_batches: int = 1
-    precision: Literal["float32", "bfloat16"] = "float32"
-    compile: bool = False
-    evaluations: int = 10
-    evaluation_windows: int = 256
-    scaled_rates: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch_sequences",
-            "length",
-            "micro_batches",
-            "evaluations",
-            "evaluation_windows",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not allowed; it must be at least 1")
-        for name in ("learning_rate", "eps", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} is not allowed; it must be above 0")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay={self.weight_decay} is not allowed; it must be at least 0")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas={self.betas} are not allowed; they must be at least 0 and below 1")
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup={self.warmup} is not allowed; it is a fraction of the steps, from 0 to 1")
-        if self.batch_sequences % self.micro_batches:
-            raise ValueError(
-                f"micro_batches={self.micro_batches} does not divide batch_sequences={self.batch_sequences}"
-            )
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision={self.precision!r} is not known; choose float32 or bfloat16")
-        if set(self.scaled_rates) - {"up_proj", "down_proj"}:
-            raise ValueError(f"scaled_rates={self.scaled_rates} is not allowed; choose from up_proj, down_proj")
-
-    def to_dict(self) -> dict[str, Any]:
-        """As records have it: without fields that came later, where they are at their defaults."""
-        fields = dataclasses.asdict(self)
-        if not self.scaled_rates:
-            del fields["scaled_rates"]
-        return fields
-
-    @property
-    def tokens_per_step(self) -> int:
-        return self.batch_sequences * self.length
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step, counted from 0."""
-        warmup = max(round(self.warmup * self.steps), 1)
-        return self.learning_rate * min((step + 1) / warmup, (self.steps - step) / max(self.steps - warmup, 1))
-
-    def evaluates_after(self, done: int) -> bool:
-        """Whether the curve has a point after `done` steps: evenly spaced, the last step included."""
-        return done * self.evaluations // self.steps > (done - 1) * self.evaluations // self.steps
-
-
-@dataclass
-class Progress:
-    """What a run has done so far; travels in its checkpoint."""
-
-    step: int = 0
-    seconds: float = 0.0
-    curve: list[dict[str, Any]] = field(default_factory=list)
+from mhmoe.progress import Progress, load_checkpoint, save_checkpoint
+from mhmoe.records import UserError, fingerprint, remove_leftovers
+from mhmoe.training_config import TrainingConfig
 
 
 class Objective(nn.Module):
@@ -328,61 +236,3 @@ def _curve_point(
         "valid_nll": evaluation["nll_per_token"],
         "valid_bits_per_byte": evaluation["bits_per_byte"],
     }
-
-
-def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, run: str
-) -> None:
-    """Everything that the rest of the run depends on, written whole or not at all; `run` says whose it is."""
-    buffer = io.BytesIO()
-    state = {
-        "run": run,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "progress": dataclasses.asdict(progress),
-    }
-    torch.save(state, buffer)
-    write_atomically(path, buffer.getvalue())
-
-
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: str) -> Progress:
-    """Raises UserError if the file is cut short, or belongs to another run."""
-    try:
-        state = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)
-        if state["run"] != run:
-            # Not left to the tensors' shapes: systems may differ in top_k alone.
-            raise UserError(
-                f"checkpoint {path} belongs to another run (model, training, data or seed differ); "
-                "remove it, or name another file"
-            )
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        return Progress(**state["progress"])
-    except UserError:
-        raise
-    except Exception as error:  # torch.load fails on damaged files in a dozen ways
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(
-            f"checkpoint {path} cannot be read ({reason}); remove it to start this run from its beginning"
-        ) from None
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Start `peak_memory` anew, where the system allows it, from what is in use."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    release_freed_memory()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory(device: torch.device) -> int:
-    """Most bytes held since `reset_peak_memory`: of the GPU's memory, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
-    except (OSError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

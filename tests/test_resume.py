@@ -16,8 +16,10 @@ import torch
 
 from mhmoe.language_model import MHMoEForCausalLM
 from mhmoe.packing import PackedText
+from mhmoe.progress import Progress, load_checkpoint
 from mhmoe.records import UserError
-from mhmoe.training import Progress, TrainingConfig, load_checkpoint, make_optimizer, train
+from mhmoe.training import make_optimizer, train
+from mhmoe.training_config import TrainingConfig
 from tests import tiny
 
 SHORT = dataclasses.replace(tiny.TRAINING, steps=6, length=16)

@@ -19,19 +19,12 @@ from torch import nn
 from mhmoe.batches import TrainingBatches
 from mhmoe.evaluation import evaluate
 from mhmoe.language_model import MHMoEForCausalLM
+from mhmoe.memory import peak_memory, reset_peak_memory
 from mhmoe.packing import PackedText
+from mhmoe.progress import Progress
 from mhmoe.records import UserError
-from mhmoe.training import (
-    Objective,
-    Progress,
-    TrainingConfig,
-    accumulate_gradients,
-    make_optimizer,
-    peak_memory,
-    reset_peak_memory,
-    seed_parameters,
-    train,
-)
+from mhmoe.training import Objective, accumulate_gradients, make_optimizer, seed_parameters, train
+from mhmoe.training_config import TrainingConfig
 from tests import tiny
 
 SYSTEMS = [*tiny.MOE, "full"]

@@ -24,7 +24,8 @@ from mhmoe.matching import match
 from mhmoe.packing import PackedText, PackingConfig, pack
 from mhmoe.routers import XMoERouterConfig
 from mhmoe.sparse_moe import SparseMoEConfig
-from mhmoe.training import TrainingConfig, seed_parameters
+from mhmoe.training import seed_parameters
+from mhmoe.training_config import TrainingConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 DIM = 32

@@ -1,0 +1,66 @@
+"""Table 1 of a pre-training task: perplexity of Dense, X-MoE and MH-MoE with 8 and 32 experts, and its claims.
+
+The paper's rows have no control: MH-MoE at its size (`parameters`) makes h times X-MoE's selections and has h
+times its expert FLOPs, so X-MoE with k = h stands beside it here, and MH-MoE of equal FLOPs (`compute`, v2).
+"""
+
+from collections.abc import Sequence
+
+from analysis.claims import Claim
+from experiments.recipes import HEADS, dense, mhmoe, paper_number, xmoe
+from experiments.schema import Row, Table
+
+CONTROL = f"xmoe_8_k{HEADS}"
+
+
+def table1(task: str, *, stem: str, title: str, where: str = "", notes: Sequence[str] = ()) -> Table:
+    """The table of a task that the paper prints; `where` ends the sentence of every claim."""
+    printed = ("v1_table1_perplexity", task)
+    rows = (
+        Row(system=dense(), paper=(*printed, "dense")),
+        Row(system=xmoe(8), paper=(*printed, "xmoe", "8")),
+        Row(system=xmoe(8, top_k=HEADS)),
+        Row(system=mhmoe(8, "parameters"), paper=(*printed, "mhmoe", "8")),
+        Row(system=mhmoe(8, "compute")),
+        Row(system=xmoe(32, seeds=3), paper=(*printed, "xmoe", "32")),
+        Row(system=mhmoe(32, "parameters", seeds=3), paper=(*printed, "mhmoe", "32")),
+        Row(system=mhmoe(32, "compute", seeds=3)),
+    )
+    row_of = {row.system.name: row for row in rows}
+
+    def lower(better: str, worse: str, reading: str = "", source: str = "v1 Table 1") -> Claim:
+        """`better` has lower perplexity than `worse`; the paper's two values stand beside it if it prints both."""
+        pair = row_of[better], row_of[worse]
+        return Claim(
+            stem=stem,
+            statement=f"{pair[0].system.label} has lower perplexity than {pair[1].system.label}{where}",
+            source=source,
+            better=better,
+            worse=worse,
+            reading=reading,
+            paper=(paper_number(pair[0].paper), paper_number(pair[1].paper)) if all(r.paper for r in pair) else None,
+            task=task,
+        )
+
+    follow_up, control = "v2, for v1's Table 1", "ours: the control that the papers lack"
+    return Table(
+        stem=stem,
+        title=title,
+        task=task,
+        rows=rows,
+        reference="xmoe_8",
+        claims=(
+            lower("xmoe_8", "dense"),
+            lower("xmoe_32", "dense"),
+            lower("xmoe_32", "xmoe_8"),
+            lower("mhmoe_8_parameters", "xmoe_8", "parameters"),
+            lower("mhmoe_32_parameters", "xmoe_32", "parameters"),
+            lower("mhmoe_32_parameters", "mhmoe_8_parameters", "parameters"),
+            lower("mhmoe_8_compute", "xmoe_8", "compute", follow_up),
+            lower("mhmoe_32_compute", "xmoe_32", "compute", follow_up),
+            lower("mhmoe_32_compute", "mhmoe_8_compute", "compute", follow_up),
+            lower("mhmoe_8_parameters", CONTROL, "parameters", control),
+            lower(CONTROL, "xmoe_8", source=control),
+        ),
+        notes=notes,
+    )
