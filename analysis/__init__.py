@@ -1,21 +1,23 @@
 """Measures models and records. Never trains, and knows no system by name: it takes them as arguments.
 
 statistics: intervals and corrections. learning_speed: the cost to reach a loss. claims: their rules and
-verdicts. ledger: their page. render: tables. figures: pictures with their points. languages: perplexity
-language by language.
+verdicts; measured_claims: those about measured values. ledger: their page. render: tables. figures: pictures
+with their points. languages: perplexity language by language.
 
 Routing. routed_text: a text through a model. expert_activation: counts; routing_measures: what follows from
 them; heatmaps: their figures. sub_tokens: words; polysemy: which have several senses; group_comparison: two
 groups of words; word_in_context: one word in two senses. inspect: a command that shows a text's routing.
 
 Zero-shot. answers: what the likelihoods of choices say; zero_shot_tasks: which tasks, and their files; harness:
-lm-eval's side of them; length_batched: its model, faster; zero_shot: the scores, and a command.
+lm-eval's side of them; length_batched: its model, faster; zero_shot: the scores, and a command; scores: tables
+of several systems.
 """
 
 READING_ORDER = (
     "statistics",
     "learning_speed",
     "claims",
+    "measured_claims",
     "ledger",
     "render",
     "figures",
@@ -35,4 +37,5 @@ READING_ORDER = (
     "harness",
     "length_batched",
     "zero_shot",
+    "scores",
 )

@@ -39,24 +39,32 @@ _UNKNOWN = Interval(math.nan, math.nan, math.nan, 0, math.nan)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
-    """That `better` has lower perplexity than `worse`, or reaches the final loss of `worse` at a lower cost.
+class Statement:
+    """What every claim says, whatever is compared.
 
-    stem: the table or figure it belongs to, which is also its family for Holm's correction.
-    metric: "perplexity", or the cost that is judged: "tokens", "flops", "seconds".
-    reading: under which reading of equal size. paper: the printed values (better, worse), if any.
-    split: where perplexity is measured; costs are always read off the validation curve.
+    stem: the table or figure it belongs to, which is also its family for Holm's correction. source: who says
+    it. reading: under which reading of equal size. paper: the two printed values, if any.
     """
 
     stem: str
     statement: str
     source: str
-    better: str
-    worse: str
-    metric: Metric = "perplexity"
     reading: str = ""
     paper: tuple[float, float] | None = None
     task: str = "english"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim(Statement):
+    """That `better` has lower perplexity than `worse`, or reaches the final loss of `worse` at a lower cost.
+
+    metric: "perplexity", or the cost that is judged: "tokens", "flops", "seconds".
+    split: where perplexity is measured; costs are always read off the validation curve.
+    """
+
+    better: str
+    worse: str
+    metric: Metric = "perplexity"
     split: str = "test"
 
     def __post_init__(self) -> None:
@@ -70,12 +78,13 @@ class Claim:
 class Verdict:
     """A claim judged at one scale.
 
-    difference: of nll per token, better - worse, over seeds (for a cost: at the end of the curves).
-    documents: the same over documents (perplexity only). costs: per seed, what `better` spent
-    over what `worse` spent, None where it never got there. tested: the interval that was judged.
+    difference: of nll per token, better - worse, over seeds (for a cost: at the end of the curves; for
+    measured values: in their unit). documents: the same over documents or items, with the same models. costs:
+    per seed, what `better` spent over what `worse` spent, None where it never got there. tested: the interval
+    that was judged.
     """
 
-    claim: Claim
+    claim: Statement
     scale: str
     verdict: Decision
     difference: Interval
@@ -144,14 +153,12 @@ def judge(
     for scale in scales:
         here = [record for record in current if record.scale == scale]
         for stem in dict.fromkeys(claim.stem for claim in claims):
-            family = [_measure(claim, here, scale) for claim in claims if claim.stem == stem]
-            adjusted = holm([verdict.tested.p_value for verdict in family])
-            verdicts += [_decide(verdict, p) for verdict, p in zip(family, adjusted, strict=True)]
+            verdicts += decide([measure(claim, here, scale) for claim in claims if claim.stem == stem])
     return verdicts
 
 
-def _measure(claim: Claim, records: Sequence[Record], scale: str) -> Verdict:
-    """Everything but the decision: "not run" or, for the moment, "cannot tell"."""
+def measure(claim: Claim, records: Sequence[Record], scale: str) -> Verdict:
+    """Everything but the decision: "not run" or, until `decide`, "cannot tell"."""
     of_task = [record for record in records if record.task == claim.task]
     better, worse = (by_seed([r for r in of_task if r.system == x]) for x in (claim.better, claim.worse))
     seeds = sorted(better.keys() & worse.keys())
@@ -203,13 +210,17 @@ def _tested_cost(
     return dataclasses.replace(_UNKNOWN, n=len(costs))
 
 
-def _decide(measured: Verdict, adjusted_p: float) -> Verdict:
-    decision = measured.verdict
-    if adjusted_p < LEVEL and measured.tested.high < 0:
-        decision = "holds"
-    elif adjusted_p < LEVEL and measured.tested.low > 0:
-        decision = "contradicted"
-    return dataclasses.replace(measured, verdict=decision, adjusted_p=adjusted_p)
+def decide(family: Sequence[Verdict]) -> list[Verdict]:
+    """The decisions on all claims of a table at a scale, by the rule of the module's docstring."""
+    decided: list[Verdict] = []
+    for measured, p in zip(family, holm([verdict.tested.p_value for verdict in family]), strict=True):
+        decision = measured.verdict
+        if p < LEVEL and measured.tested.high < 0:
+            decision = "holds"
+        elif p < LEVEL and measured.tested.low > 0:
+            decision = "contradicted"
+        decided.append(dataclasses.replace(measured, verdict=decision, adjusted_p=p))
+    return decided
 
 
 def _check_same_data(better: Record, worse: Record, split: str) -> None:

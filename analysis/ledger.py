@@ -3,9 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from analysis.claims import LEVEL, Claim, Verdict, percent_of_perplexity
+from analysis.claims import LEVEL, Claim, Statement, Verdict, percent_of_perplexity
 from analysis.learning_speed import COSTS, log_costs
-from analysis.statistics import summarise
+from analysis.measured_claims import MeasuredClaim
+from analysis.statistics import Interval, summarise
 
 _HEADER = f"""# The ledger of claims
 
@@ -23,7 +24,9 @@ the same models (a second source of chance, shown and not judged). For claims of
 what the favourite spends until its validation loss is at or below the other's final one, as a ratio to what
 the other spent in all: the judged cost with its interval over seeds, then the other costs. Where no seed
 reaches that loss, although it spent as much, the claim is contradicted if the final validation losses differ
-by the same rule; where some seeds reach it and some do not, it is "cannot tell".
+by the same rule; where some seeds reach it and some do not, it is "cannot tell". For claims about measured
+values "ours" is the difference in the unit that is named, positive where the claim's favourite is higher, and
+"documents" its interval over the items (questions, words) with the same models.
 """
 
 
@@ -48,25 +51,37 @@ def _cells(verdict: Verdict) -> list[str]:
         claim.reading or "-",
         _paper(claim),
         _ours(verdict),
-        _bounds(percent_of_perplexity(verdict.documents)),
+        _documents(verdict),
         str(verdict.n),
         _p(verdict.adjusted_p),
         f"**{verdict.verdict}**" if verdict.verdict in ("holds", "contradicted") else verdict.verdict,
     ]
 
 
-def _paper(claim: Claim) -> str:
+def _paper(claim: Statement) -> str:
     if claim.paper is None:
         return "-"
     better, worse = claim.paper
-    percent = f" ({100 * (better / worse - 1):+.1f}%)" if claim.metric == "perplexity" else ""
+    of_perplexity = isinstance(claim, Claim) and claim.metric == "perplexity"
+    percent = f" ({100 * (better / worse - 1):+.1f}%)" if of_perplexity else ""
     return f"{better:g} against {worse:g}{percent}"
+
+
+def _documents(verdict: Verdict) -> str:
+    if isinstance(verdict.claim, MeasuredClaim):
+        return _measured_bounds(verdict.documents)
+    return _bounds(percent_of_perplexity(verdict.documents))
 
 
 def _ours(verdict: Verdict) -> str:
     if verdict.verdict == "not run":
         return "not run"
-    metric, n = verdict.claim.metric, len(verdict.costs)
+    claim = verdict.claim
+    if isinstance(claim, MeasuredClaim):
+        bounds = _measured_bounds(verdict.difference)
+        return f"{verdict.difference.mean:+.3g} {claim.unit}" + ("" if bounds == "-" else f" {bounds}")
+    assert isinstance(claim, Claim)
+    metric, n = claim.metric, len(verdict.costs)
     mean, _, _ = verdict.percent
     if metric == "perplexity":
         return f"{mean:+.2f}% {_bounds(verdict.percent)}"
@@ -85,6 +100,10 @@ def _ours(verdict: Verdict) -> str:
 def _bounds(percent: tuple[float, float, float]) -> str:
     _, low, high = percent
     return "-" if math.isnan(low) else f"[{low:+.2f}%, {high:+.2f}%]"
+
+
+def _measured_bounds(interval: Interval) -> str:
+    return "-" if math.isnan(interval.low) else f"[{interval.low:+.3g}, {interval.high:+.3g}]"
 
 
 def _p(p_value: float) -> str:

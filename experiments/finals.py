@@ -1,10 +1,12 @@
 """The records of an experiment's final runs, and what every page says above them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from experiments.measurements import MEASUREMENTS, measured
 from experiments.recipes import HEADS
-from experiments.runs import Records, final_name, final_runs
+from experiments.runs import RESULTS, Records, final_name, final_runs
 from experiments.schema import Scale, System
 from mhmoe.records import Record
 
@@ -22,6 +24,18 @@ def current_runs(systems: Sequence[System], scale: Scale, records: Records, task
         runs = final_runs(scale, task, system, records.seeds(task, system), records)
         current[system.name] = [records.by_name[run.name] for run in runs if records.state(run) == "done"]
     return current
+
+
+def measured_values(
+    names: Sequence[str], current: Mapping[str, Sequence[Record]], results: Path = RESULTS
+) -> dict[tuple[str, str], dict[int, Mapping[str, Any]]]:
+    """What was measured on the models of current runs: (measurement, system) -> seed -> values."""
+    found: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
+    for name in names:
+        for system, records in current.items():
+            of_seeds = {r.seed: measured(MEASUREMENTS[name], r, results) for r in records}
+            found[name, system] = {seed: m.values for seed, m in of_seeds.items() if m is not None}
+    return found
 
 
 def declared_marks(systems: Sequence[System], scale: Scale, records: Records, task: str) -> dict[tuple[str, str], str]:

@@ -8,13 +8,15 @@ current as long as run and settings are those that are declared.
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analysis.checkpoints import load
 from analysis.expert_activation import measure_activation
 from analysis.routed_text import load_checkpoint, windows_of
 from experiments.runs import RESULTS
+from mhmoe.data_folder import DataFolder
 from mhmoe.packing import PackedText
 from mhmoe.records import Record, UserError, fingerprint, write_atomically
 
@@ -32,12 +34,16 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """name: its folder. settings: all that determines its values but the model and its text. measure: gives
-    them, as JSON."""
+    """name: its folder. settings: all that determines its values but the model and its text; smoke: what is
+    different there at the smoke scale. measure: gives the values, as JSON."""
 
     name: str
     settings: Mapping[str, Any]
     measure: Callable[[Subject, Mapping[str, Any]], dict[str, Any]]
+    smoke: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def settings_at(self, scale: str) -> dict[str, Any]:
+        return {**self.settings, **(self.smoke if scale == "smoke" else {})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +66,7 @@ class Measured:
 
 def mark(measurement: Measurement, run: Record) -> str:
     """The fingerprint that a current measurement of this run has."""
-    identity = {"measurement": measurement.name, "settings": dict(measurement.settings), "run": run.fingerprint}
+    identity = {"measurement": measurement.name, "settings": measurement.settings_at(run.scale), "run": run.fingerprint}
     return fingerprint(identity, run.seed)
 
 
@@ -95,7 +101,7 @@ def save(
         task=run.task,
         system=run.system,
         seed=run.seed,
-        settings=dict(measurement.settings),
+        settings=measurement.settings_at(run.scale),
         fingerprint=mark(measurement, run),
         provenance=provenance,
         values=values,
@@ -116,6 +122,15 @@ def _activation(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any]
     return measure_activation(model, windows)
 
 
+def _zero_shot(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any]:
+    from analysis.zero_shot import evaluate  # slow to import, with transformers' and torch's side of it
+
+    model, tokenizer = load(str(subject.model), device="cpu")
+    packed = subject.data is not None and (subject.data / "pack.json").exists()  # text alone, without harness/
+    folder = DataFolder.at(None if packed else subject.data).path
+    return evaluate(model, tokenizer, settings["tasks"], folder, limit=settings["limit"])
+
+
 MEASUREMENTS = {
     measurement.name: measurement
     for measurement in (
@@ -123,6 +138,18 @@ MEASUREMENTS = {
             name="expert_activation",  # how often each expert is chosen on the test text; nothing for dense models
             settings={"split": "test", "max_windows": 1024},
             measure=_activation,
+        ),
+        Measurement(
+            name="zero_shot_english",  # the tasks of v1 Table 2, all items
+            settings={"tasks": ["english"], "limit": None},
+            smoke={"limit": 20},
+            measure=_zero_shot,
+        ),
+        Measurement(
+            name="zero_shot_xnli",  # the languages of v1 Table 3, all items
+            settings={"tasks": ["xnli"], "limit": None},
+            smoke={"limit": 20},
+            measure=_zero_shot,
         ),
     )
 }

@@ -79,6 +79,20 @@ def mhmoe(
     return _system(name, f"{label}, `{reading}`", layer, seeds, width)
 
 
+def compared() -> tuple[tuple[System, str], ...]:
+    """The systems of Tables 1 to 3, each with the paper's key for it, "" if it has none there."""
+    return (
+        (dense(), "dense"),
+        (xmoe(8), "xmoe_8"),
+        (xmoe(8, top_k=HEADS), ""),
+        (mhmoe(8, "parameters"), "mhmoe_8"),
+        (mhmoe(8, "compute"), ""),
+        (xmoe(32, seeds=3), "xmoe_32"),
+        (mhmoe(32, "parameters", seeds=3), "mhmoe_32"),
+        (mhmoe(32, "compute", seeds=3), ""),
+    )
+
+
 def with_layers(system: System) -> System:
     """The system with a head and a merge layer around its MoE, nothing split and nothing matched (v1 Table 6).
 

@@ -7,10 +7,11 @@ its records and pages stay out of git, under results/smoke.
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from analysis.claims import Verdict, judge
+from analysis.claims import Claim, Verdict, decide, measure
 from analysis.ledger import ledger_markdown
+from analysis.measured_claims import measure_values
 from analysis.render import csv_text
-from experiments.finals import current_runs
+from experiments.finals import current_runs, measured_values
 from experiments.pages import (
     curves_section,
     printed_sizes_section,
@@ -26,11 +27,13 @@ from experiments.schema import (
     Page,
     PrintedSizes,
     Scale,
+    ScoreTable,
     Sensitivity,
     Sizes,
     Sweep,
     Table,
 )
+from experiments.score_page import score_section
 from experiments.table_page import table_section
 from mhmoe.records import write_atomically
 
@@ -38,6 +41,7 @@ COMMITTED = tuple(scale for scale in SCALES.values() if scale.name != "smoke")
 SECTIONS: dict[type[Page], Callable[..., tuple[str, str]]] = {
     Table: table_section,
     Curves: curves_section,
+    ScoreTable: score_section,
     Sweep: sweep_section,
     Sensitivity: sensitivity_section,
     Sizes: sizes_section,
@@ -78,10 +82,19 @@ def verdicts(experiments: Sequence[Experiment], scales: Sequence[Scale], results
             records = Records(scale, results)
             if not scale.reads(experiment.task):
                 continue
-            if not isinstance(experiment, Table | Curves) or not experiment.claims or not records.by_name:
+            if not experiment.claims or not records.by_name:
                 continue
             current = current_runs(systems_of(experiment), scale, records, experiment.task)
-            found += judge(experiment.claims, [r for rs in current.values() for r in rs], scales=[scale.name])
+            runs = [record for several in current.values() for record in several]
+            values = measured_values(experiment.measurements, current, results)
+            found += decide(
+                [
+                    measure(claim, runs, scale.name)
+                    if isinstance(claim, Claim)
+                    else measure_values(claim, values, scale.name)
+                    for claim in experiment.claims
+                ]
+            )
     return found
 
 

@@ -11,7 +11,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.recipes import dense_layer
-from experiments.schema import Curves, Experiment, PrintedSizes, Run, Scale, Sensitivity, Sizes, Sweep, System, Table
+from experiments.schema import (
+    Curves,
+    Experiment,
+    PrintedSizes,
+    Run,
+    Scale,
+    ScoreTable,
+    Sensitivity,
+    Sizes,
+    Sweep,
+    System,
+    Table,
+)
 from mhmoe.configuration import MHMoEConfig
 from mhmoe.corpora import LocalCorpus
 from mhmoe.records import Record, UserError, fingerprint
@@ -173,7 +185,7 @@ def final_runs(scale: Scale, task: str, system: System, seeds: Sequence[int], re
 def systems_of(experiment: Experiment) -> list[System]:
     """Every system of an experiment once, in the order of their first appearance."""
     match experiment:
-        case Table():
+        case Table() | ScoreTable():
             found: Iterable[System] = (row.system for row in experiment.rows)
         case Curves():
             found = (system for panel in experiment.panels.values() for system in panel.values())

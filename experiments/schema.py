@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from analysis.claims import Claim
+from analysis.measured_claims import MeasuredClaim
+from analysis.scores import Score
 from mhmoe.configs import Config
 from mhmoe.corpora import EmbeddedCorpus, HubCorpus, LocalCorpus
 from mhmoe.multilingual import MultilingualCorpus
@@ -137,14 +139,15 @@ class FollowUp:
 class Page:
     """What every experiment has: a stem (its file's, and its pages'), a title, and remarks below.
 
-    task: the pre-training task it is about. measurements: names of what is measured on the finished models
-    (measurements.py).
+    task: the pre-training task it is about. claims: for the ledger. measurements: names of what is measured on
+    the finished models (measurements.py).
     """
 
     stem: str
     title: str
     notes: Sequence[str] = ()
     task: str = "english"
+    claims: Sequence[Claim | MeasuredClaim] = ()
     measurements: Sequence[str] = ()
 
 
@@ -158,10 +161,9 @@ class Trend:
 
 @dataclass(frozen=True, kw_only=True)
 class Table(Page):
-    """Rows of test perplexity, and the claims about them. Changes are relative to the system `reference`."""
+    """Rows of test perplexity. Changes are relative to the system `reference`."""
 
     rows: Sequence[Row]
-    claims: Sequence[Claim] = ()
     reference: str | None = None
     split: str = "test"
     trend: Trend | None = None
@@ -175,7 +177,17 @@ class Curves(Page):
     """
 
     panels: Mapping[str, Mapping[str, System]]
-    claims: Sequence[Claim] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreTable(Page):
+    """Zero-shot scores, a row a score and a column a system: the first of `measurements`, for these lines.
+
+    A row's `paper` is the path of its values, in the order of `scores` with pairs as the paper groups them.
+    """
+
+    rows: Sequence[Row]
+    scores: Sequence[Score]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,4 +244,4 @@ class PrintedSizes(Page):
     experts: Sequence[int]
 
 
-Experiment = Table | Curves | Sweep | Sizes | PrintedSizes | Sensitivity
+Experiment = Table | Curves | ScoreTable | Sweep | Sizes | PrintedSizes | Sensitivity

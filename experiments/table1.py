@@ -7,7 +7,7 @@ times its expert FLOPs, so X-MoE with k = h stands beside it here, and MH-MoE of
 from collections.abc import Sequence
 
 from analysis.claims import Claim
-from experiments.recipes import HEADS, dense, mhmoe, paper_number, xmoe
+from experiments.recipes import HEADS, compared, paper_number
 from experiments.schema import Row, Table
 
 CONTROL = f"xmoe_8_k{HEADS}"
@@ -16,16 +16,7 @@ CONTROL = f"xmoe_8_k{HEADS}"
 def table1(task: str, *, stem: str, title: str, where: str = "", notes: Sequence[str] = ()) -> Table:
     """The table of a task that the paper prints; `where` ends the sentence of every claim."""
     printed = ("v1_table1_perplexity", task)
-    rows = (
-        Row(system=dense(), paper=(*printed, "dense")),
-        Row(system=xmoe(8), paper=(*printed, "xmoe", "8")),
-        Row(system=xmoe(8, top_k=HEADS)),
-        Row(system=mhmoe(8, "parameters"), paper=(*printed, "mhmoe", "8")),
-        Row(system=mhmoe(8, "compute")),
-        Row(system=xmoe(32, seeds=3), paper=(*printed, "xmoe", "32")),
-        Row(system=mhmoe(32, "parameters", seeds=3), paper=(*printed, "mhmoe", "32")),
-        Row(system=mhmoe(32, "compute", seeds=3)),
-    )
+    rows = tuple(Row(system=system, paper=(*printed, *key.split("_")) if key else ()) for system, key in compared())
     row_of = {row.system.name: row for row in rows}
 
     def lower(better: str, worse: str, reading: str = "", source: str = "v1 Table 1") -> Claim:

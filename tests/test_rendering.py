@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis.claims import Claim
 from experiments.figure4_training_curves import EXPERIMENT as FIGURE4
 from experiments.index import render_index
 from experiments.learning_rates import EXPERIMENT as LEARNING_RATES
@@ -238,7 +239,11 @@ def test_a_stale_record_decides_nothing(tmp_path):
     (stale,) = final_runs(longer(THREE_SEEDS), "english", system, (3,), records)
     assert stale.name == "english-xmoe_8-seed3"
     save(forged(stale, 1.0), tmp_path)
-    found = {(v.claim.better, v.claim.worse): v for v in verdicts([TABLE1], [THREE_SEEDS], tmp_path)}
+    found = {
+        (v.claim.better, v.claim.worse): v
+        for v in verdicts([TABLE1], [THREE_SEEDS], tmp_path)
+        if isinstance(v.claim, Claim)
+    }
     assert found["mhmoe_8_parameters", "xmoe_8"].n == 2  # the two seeds that are left on both sides
     assert found["xmoe_32", "dense"].n == 3
 

@@ -1,0 +1,20 @@
+"""Table 3: zero-shot accuracy on XNLI in fourteen languages, of the multilingual models.
+
+Paper (v1, Table 3), means: Dense 33.5; X-MoE 34.1 and 34.5; MH-MoE 34.7 and 35.3 with 8 and 32 experts. The
+models are those of Table 1 (multilingual).
+Cost beyond that table: cpu about ten minutes a model on one core. Run: make reproduce-table3 SCALE=cpu
+"""
+
+from analysis.scores import Score
+from analysis.zero_shot_tasks import XNLI_LANGUAGES
+from experiments.zero_shot import zero_shot_table
+
+EXPERIMENT = zero_shot_table(
+    "multilingual",
+    stem="table3_xnli_zero_shot",
+    title="Table 3: zero-shot scores on XNLI in fourteen languages",
+    source="v1 Table 3",
+    printed="v1_table3_xnli_zero_shot",
+    measurement="zero_shot_xnli",
+    scores=[Score(language, f"xnli_{language}") for language in XNLI_LANGUAGES],
+)

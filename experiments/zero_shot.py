@@ -1,0 +1,68 @@
+"""The zero-shot tables: the models of Table 1, scored, and what the paper claims of them.
+
+Each claim is judged twice, by the mean accuracy that the paper prints and by the mean bits per byte of the right
+answers, which moves where accuracy is still near chance.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from analysis.measured_claims import MeasuredClaim, Side
+from analysis.scores import Score, mean_accuracy, mean_bits_per_byte
+from experiments.recipes import HEADS, compared, paper_number
+from experiments.schema import Row, ScoreTable
+
+_PAPER, _FOLLOW_UP, _CONTROL = "", "v2, for v1's sizes", "ours: the control that the papers lack"
+# (better, worse, reading, source); the paper's own claims come from its table.
+PAIRS = (
+    ("xmoe_8", "dense", "", _PAPER),
+    ("mhmoe_8_parameters", "xmoe_8", "parameters", _PAPER),
+    ("mhmoe_32_parameters", "xmoe_32", "parameters", _PAPER),
+    ("mhmoe_8_compute", "xmoe_8", "compute", _FOLLOW_UP),
+    ("mhmoe_32_compute", "xmoe_32", "compute", _FOLLOW_UP),
+    ("mhmoe_8_parameters", f"xmoe_8_k{HEADS}", "parameters", _CONTROL),
+)
+
+
+def zero_shot_table(
+    task: str, *, stem: str, title: str, source: str, printed: str, measurement: str, scores: Sequence[Score]
+) -> ScoreTable:
+    """The table of a pre-training task; `printed` is its key in paper.json, `source` its name in the paper."""
+    rows = tuple(Row(system=system, paper=(printed, key) if key else ()) for system, key in compared())
+    row_of = {row.system.name: row for row in rows}
+
+    def claims(better: str, worse: str, reading: str, said_by: str) -> tuple[MeasuredClaim, MeasuredClaim]:
+        ours, others = row_of[better], row_of[worse]
+        accuracy, bits = mean_accuracy(scores), mean_bits_per_byte(scores)
+        labels = ours.system.label, others.system.label
+        paper = None
+        if ours.paper and others.paper:
+            paper = float(paper_number(ours.paper)[-1]), float(paper_number(others.paper)[-1])
+        common: dict[str, Any] = {"stem": stem, "reading": reading, "task": task, "measurement": measurement}
+        return (
+            MeasuredClaim(
+                statement=f"{labels[0]} has higher mean accuracy than {labels[1]}",
+                source=said_by or source,
+                paper=paper,
+                higher=Side(system=better, quantity=accuracy),
+                lower=Side(system=worse, quantity=accuracy),
+                **common,
+            ),
+            MeasuredClaim(
+                statement=f"{labels[1]} spends more bits per byte on right answers than {labels[0]}",
+                source="ours: the finer measure",
+                higher=Side(system=worse, quantity=bits),
+                lower=Side(system=better, quantity=bits),
+                **common,
+            ),
+        )
+
+    return ScoreTable(
+        stem=stem,
+        title=title,
+        task=task,
+        rows=rows,
+        scores=scores,
+        measurements=(measurement,),
+        claims=[claim for pair in PAIRS for claim in claims(*pair)],
+    )

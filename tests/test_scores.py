@@ -1,0 +1,216 @@
+"""Scores of several models side by side, claims about measured values, and their pages."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis.answers import Item, summarise
+from analysis.claims import decide
+from analysis.ledger import ledger_markdown
+from analysis.measured_claims import MeasuredClaim, Quantity, Side, measure_values
+from analysis.scores import Score, mean_accuracy, mean_bits_per_byte, score_tables
+from experiments.recipes import paper_number
+from experiments.rendering import render, verdicts
+from experiments.running import Options, measure_missing, run_missing
+from experiments.table2_english_zero_shot import EXPERIMENT as TABLE2
+from experiments.table3_xnli_zero_shot import EXPERIMENT as TABLE3
+from mhmoe.records import UserError
+from tests.mini import MINI, at_rate
+from tests.questions import write_questions
+from tests.tiny import ZipfText
+
+LINES = (Score("Two", "two"), Score("Four", "four"), Score("Four, normalised", "four", "acc_norm"))
+
+
+def items(n: int, choices: int, right: float, seed: int) -> list[Item]:
+    """Questions of which a model of this accuracy answers about so many."""
+    draw = np.random.default_rng(seed)
+    made: list[Item] = []
+    for i in range(n):
+        likelihood = np.sort(draw.uniform(-20, -5, choices))
+        best = draw.uniform() < right
+        gold = choices - 1 if best else int(draw.integers(choices - 1))
+        made.append(
+            Item(
+                key=f"item {i}",
+                log_likelihood=tuple(likelihood),
+                bytes=(8,) * choices,
+                choices=tuple(f"{i} {c}" for c in range(choices)),
+                right=tuple(c == gold for c in range(choices)),
+                scores={"acc": float(best), "acc_norm": float(best)},
+            )
+        )
+    return made
+
+
+def result(two: float, four: float, seed: int) -> dict[str, Any]:
+    tasks = {"two": summarise(items(200, 2, two, seed)), "four": summarise(items(100, 4, four, seed + 50))}
+    settings = {"lm_eval": "0", "limit": None, "max_length": 64, "num_fewshot": 0}
+    return {
+        "tasks": {name: {**task, "cut": 0.25, "windowed": 0.0} for name, task in tasks.items()},
+        "settings": settings,
+    }
+
+
+def of_seeds(two: float, four: float, base: int = 0) -> dict[int, dict[str, Any]]:
+    return {seed: result(two, four, base + seed) for seed in (1, 2, 3)}
+
+
+STRONG, WEAK = of_seeds(0.9, 0.6), of_seeds(0.5, 0.25, 100)
+CLAIM = MeasuredClaim(
+    stem="table",
+    statement="strong is better",
+    source="here",
+    measurement="scores",
+    higher=Side(system="strong", quantity=mean_accuracy(LINES)),
+    lower=Side(system="weak", quantity=mean_accuracy(LINES)),
+)
+
+
+def measured(strong: Any = STRONG, weak: Any = WEAK) -> dict[tuple[str, str], Mapping[int, Any]]:
+    return {("scores", "strong"): strong, ("scores", "weak"): weak}
+
+
+def verdict(claim: MeasuredClaim = CLAIM, **sides: Any) -> str:
+    (found,) = decide([measure_values(claim, measured(**sides), "cpu")])
+    return found.verdict
+
+
+# ---- claims ---------------------------------------------------------------------------------
+
+
+def test_what_was_measured_decides_and_the_other_way_round_it_contradicts():
+    assert verdict() == "holds"
+    assert verdict(strong=WEAK, weak=STRONG) == "contradicted"
+    assert verdict(weak=of_seeds(0.9, 0.6, 200)) == "cannot tell"
+
+
+def test_the_difference_and_its_interval_are_those_of_a_paired_t_test():
+    found = measure_values(CLAIM, measured(), "cpu")
+    quantity = mean_accuracy(LINES)
+    ours, others = ([quantity.of(side[seed]) for seed in (1, 2, 3)] for side in (STRONG, WEAK))
+    test = stats.ttest_rel(ours, others)
+    assert found.difference.p_value == pytest.approx(test.pvalue)
+    low, high = test.confidence_interval(0.95)
+    assert (found.difference.low, found.difference.high) == pytest.approx((low, high))
+    assert (found.tested.low, found.tested.high) == pytest.approx((-high, -low))
+
+
+def test_the_interval_over_items_is_that_of_the_means_of_independent_tasks():
+    found = measure_values(CLAIM, measured(), "cpu").documents
+    quantity = mean_accuracy(LINES)
+    assert quantity.items is not None
+    sides = [[[group.values for group in quantity.items(side[s])] for s in (1, 2, 3)] for side in (STRONG, WEAK)]
+    gaps = [np.mean([a[g] - b[g] for a, b in zip(*sides, strict=True)], axis=0) for g in range(3)]
+    error = math.sqrt(sum(stats.sem(gap) ** 2 for gap in gaps)) / 3
+    mean = np.mean([gap.mean() for gap in gaps])
+    assert (found.mean, found.low, found.high) == pytest.approx((mean, mean - 1.95996 * error, mean + 1.95996 * error))
+    assert found.mean == pytest.approx(measure_values(CLAIM, measured(), "cpu").difference.mean)
+
+
+def test_seeds_that_one_side_lacks_do_not_count():
+    two = {seed: STRONG[seed] for seed in (1, 2)}
+    assert measure_values(CLAIM, measured(strong=two), "cpu").n == 2
+    assert verdict(strong={1: STRONG[1]}) == "not run"
+    assert verdict(strong={}) == "not run"
+
+
+def test_different_items_are_not_compared():
+    other = {s: {**r, "tasks": {**r["tasks"], "two": summarise(items(199, 2, 0.5, s))}} for s, r in WEAK.items()}
+    with pytest.raises(UserError, match="measured on different items"):
+        verdict(weak=other)
+
+
+def test_a_claim_that_compares_nothing_or_unlike_things_is_refused():
+    with pytest.raises(ValueError, match="are both"):
+        dataclasses.replace(CLAIM, lower=CLAIM.higher)
+    with pytest.raises(ValueError, match="points and bits per byte"):
+        dataclasses.replace(CLAIM, lower=Side(system="weak", quantity=mean_bits_per_byte(LINES)))
+
+
+def test_one_system_can_be_compared_with_itself_by_two_quantities():
+    def part(name: str) -> Quantity:
+        return Quantity(name=name, unit="experts", of=lambda values: values[name])
+
+    claim = dataclasses.replace(
+        CLAIM, higher=Side(system="a", quantity=part("many")), lower=Side(system="a", quantity=part("few"))
+    )
+    values = {s: {"many": 3 + 0.1 * s, "few": 2 + 0.05 * s} for s in (1, 2, 3)}
+    (found,) = decide([measure_values(claim, {("scores", "a"): values}, "cpu")])
+    assert found.verdict == "holds" and math.isnan(found.documents.mean)
+
+
+def test_the_ledger_shows_the_difference_in_its_unit():
+    page = ledger_markdown(decide([measure_values(CLAIM, measured(), "cpu")]))
+    line = next(line for line in page.splitlines() if "strong is better" in line)
+    assert " points [+" in line and "**holds**" in line and line.count("[") == 2
+
+
+# ---- tables ---------------------------------------------------------------------------------
+
+
+def test_means_are_over_lines_for_accuracy_and_over_tasks_for_the_finer_measure():
+    values = STRONG[1]["tasks"]
+    two, four = 100 * values["two"]["acc"]["value"], 100 * values["four"]["acc"]["value"]
+    assert mean_accuracy(LINES).of(STRONG[1]) == pytest.approx((two + four + four) / 3)
+    bits = [values[task]["bits_per_byte"]["value"] for task in ("two", "four")]
+    assert mean_bits_per_byte(LINES).of(STRONG[1]) == pytest.approx(sum(bits) / 2)
+
+
+def test_a_table_has_ours_the_papers_chance_and_where_ours_differs_from_it():
+    page, rows = score_tables(LINES, {"strong": STRONG, "weak": WEAK, "later": {}}, {"strong": [71.5, 60.1, 2.0, 44.5]})
+    accuracy = page.split("### ")[1].splitlines()
+    two = next(line for line in accuracy if line.startswith("| Two"))
+    mean = np.mean([100 * r["tasks"]["two"]["acc"]["value"] for r in STRONG.values()])
+    assert f"{mean:.1f} ↑ (71.5)" in two and "50.0" in two and "not run" in two
+    weak = np.mean([100 * r["tasks"]["two"]["acc"]["value"] for r in WEAK.values()])
+    assert f" {weak:.1f} " in two and f"{weak:.1f} ↑" not in two
+    assert "(44.5)" in next(line for line in accuracy if line.startswith("| average"))
+    assert len(rows) == 3 * (len(LINES) + 2 * 2)
+    (row,) = (r for r in rows if (r["label"], r["task"], r["measure"]) == ("strong", "two", "acc"))
+    assert row["value"] == pytest.approx(mean) and row["seeds"] == 3
+
+
+def test_below_chance_has_its_own_arrow():
+    page, _ = score_tables(LINES[:1], {"wrong": of_seeds(0.2, 0.2)}, {})
+    assert "↓" in next(line for line in page.splitlines() if line.startswith("| Two"))
+
+
+@pytest.mark.parametrize("table", [TABLE2, TABLE3], ids=lambda table: table.stem)
+def test_our_mean_is_the_papers_and_its_lines_are_ours(table: Any):
+    for row in (row for row in table.rows if row.paper):
+        values = paper_number(row.paper)
+        flat = [number for value in values[:-1] for number in (value if isinstance(value, list) else [value])]
+        assert len(flat) == len(table.scores)
+        assert sum(flat) / len(flat) == pytest.approx(values[-1], abs=0.06)  # XNLI's last row is cut, not rounded
+
+
+def test_every_claim_of_the_paper_is_judged_by_accuracy_and_by_the_finer_measure():
+    for table in (TABLE2, TABLE3):
+        names = [(claim.higher.system, claim.lower.system, claim.unit) for claim in table.claims]  # pyright: ignore
+        for better, worse, unit in names:
+            assert (worse, better, {"points": "bits per byte", "bits per byte": "points"}[unit]) in names
+        printed = [claim.paper for claim in table.claims if claim.paper]
+        assert len(printed) == 3 and all(above > below for above, below in printed)
+
+
+# ---- from the model to the page -------------------------------------------------------------
+
+
+def test_finished_models_are_scored_and_the_page_has_them(tmp_path, monkeypatch):
+    data, scale = tmp_path / "data", dataclasses.replace(at_rate(MINI, 0.01), corpus=ZipfText)
+    write_questions(data)
+    monkeypatch.setenv("MHMOE_DATA", str(data))
+    page = dataclasses.replace(TABLE2, rows=[row for row in TABLE2.rows if row.system.name in ("dense", "xmoe_8")])
+    options = Options(seeds=(1, 2), results=tmp_path / "results", cache=tmp_path / "cache")
+    assert run_missing(page, scale, "english", options) and measure_missing(page, scale, "english", options)
+    text = render(page, (scale,), tmp_path, options.results)[tmp_path / f"{page.stem}.md"]
+    assert "lm-eval" in text and "| HellaSwag, normalised " in text and "not run" not in text
+    found = {v.claim.statement: v for v in verdicts([page], (scale,), options.results)}
+    assert found["X-MoE, 8 experts has higher mean accuracy than Dense"].n == 2
+    assert sum(v.verdict == "not run" for v in found.values()) == len(page.claims) - 2
