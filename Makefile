@@ -8,7 +8,7 @@ SHELL := bash
 # Variables of the experiments.
 SCALE ?= cpu
 SEEDS ?=
-TASK ?= english
+TASK ?=
 # Small models gain nothing from a second thread: on a CPU two processes with half of the cores each.
 JOBS ?= $(if $(filter gpu paper,$(SCALE)),1,2)
 TIME_BUDGET ?=
@@ -19,7 +19,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := -m pip --disable-pip-version-check -qq
 
-RUN_OPTIONS = --scale $(SCALE) --task $(TASK) --jobs $(JOBS) \
+TASK_OPTION = $(if $(strip $(TASK)),--task $(TASK))
+RUN_OPTIONS = --scale $(SCALE) $(TASK_OPTION) --jobs $(JOBS) \
 	$(if $(strip $(SEEDS)),--seeds $(SEEDS)) $(if $(strip $(TIME_BUDGET)),--time-budget $(TIME_BUDGET))
 
 # A file experiments/table1_perplexity.py is reproduced by `make reproduce-table1`, figure4_*.py by `make figure4`.
@@ -31,7 +32,7 @@ FIGURES = $(sort $(foreach file,$(notdir $(wildcard experiments/figure*_*.py)),$
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { name = $$1; sub("%", "<n>", name); printf "  make %-20s %s\n", name, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo '  experiments: SCALE=smoke|cpu|gpu|paper ($(SCALE))  SEEDS="0 1 2"  TASK=$(TASK)  JOBS=$(JOBS)  TIME_BUDGET=seconds  HEADS="$(HEADS)"'
+	@echo '  experiments: SCALE=smoke|cpu|gpu|paper ($(SCALE))  SEEDS="0 1 2"  TASK=multilingual  JOBS=$(JOBS)  TIME_BUDGET=seconds  HEADS="$(HEADS)"'
 	@echo '  tables here: $(TABLES)   figures here: $(FIGURES)'
 
 setup: $(INSTALLED) ## make .venv with the packages of requirements.lock (again only when they changed)
@@ -84,7 +85,7 @@ bench: setup ## time the layer and the training against their peers
 
 reproduce-table%: setup ## run what is missing of table <n> at SCALE, then render it
 	@$(BIN)/python -m experiments run table$* $(RUN_OPTIONS)
-	@$(BIN)/python -m experiments render table$* --scale $(SCALE) --task $(TASK)
+	@$(BIN)/python -m experiments render table$* --scale $(SCALE) $(TASK_OPTION)
 
 ablate-heads: setup ## Table 5 for any numbers of heads: make ablate-heads HEADS="2 3 4"
 	@$(BIN)/python -m experiments run table5 --heads $(HEADS) $(RUN_OPTIONS)
@@ -92,7 +93,7 @@ ablate-heads: setup ## Table 5 for any numbers of heads: make ablate-heads HEADS
 
 figure%: setup ## run what is missing of figure <n> at SCALE, then render it
 	@$(BIN)/python -m experiments run figure$* $(RUN_OPTIONS)
-	@$(BIN)/python -m experiments render figure$* --scale $(SCALE) --task $(TASK)
+	@$(BIN)/python -m experiments render figure$* --scale $(SCALE) $(TASK_OPTION)
 
 tables: $(addprefix reproduce-,$(TABLES)) ## every table
 

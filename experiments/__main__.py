@@ -47,16 +47,16 @@ def experiments() -> dict[str, Experiment]:
     return {stem: module.EXPERIMENT for stem, module in modules.items() if hasattr(module, "EXPERIMENT")}
 
 
-def find(name: str, task: str = "english") -> Experiment:
+def find(name: str, task: str = "") -> Experiment:
     """The experiment whose stem is `name`, or begins with it and is the only one; table1 is not table11.
 
-    Where several begin so, that of the task.
+    Where several begin so, that of the task, or the English one if none is given.
     """
     known = experiments()
     whole_words = [stem for stem in known if stem == name or stem.startswith(f"{name}_")]
     matching = whole_words or [stem for stem in known if stem.startswith(name)]
     if len(matching) > 1:
-        matching = [stem for stem in matching if known[stem].task == task] or matching
+        matching = [stem for stem in matching if known[stem].task == (task or "english")] or matching
     if len(matching) != 1:
         problem = "not unique" if matching else "not an experiment"
         raise UserError(f"{name!r} is {problem}; choose one of {', '.join(matching or known)}")
@@ -94,7 +94,7 @@ def list_() -> None:
 def run(
     stem: Stem,
     scale: ScaleName = "cpu",
-    task: str = "english",
+    task: str = "",
     seeds: tuple[int, ...] = (),
     data: Path | None = None,
     jobs: int = 1,
@@ -105,6 +105,7 @@ def run(
     """Train and measure what has no current record yet. Interrupted runs go on where they stopped.
 
     Args:
+        task: of a table that exists for several, such as table1; else its own.
         seeds: of the final runs; the scale's own if none are given.
         data: a folder of corpora, or one made by `pack`; else MHMOE_DATA, where the scale reads local text.
         jobs: processes that share the runs and the cores.
@@ -113,8 +114,10 @@ def run(
         dry_run: print what would be run and what it would cost.
     """
     chosen = scale_of(scale)
-    seeds = seeds or tuple(chosen.for_task(task).seeds)
+    chosen.for_task(task or "english")  # an unknown task is said before an experiment is looked for
     experiment = with_heads(stem, task, heads)
+    task = task or experiment.task
+    seeds = seeds or tuple(chosen.for_task(task).seeds)
     records = Records(chosen)
     for system in systems_of(experiment):
         model_config(chosen.for_task(task), system)  # what cannot be built is said before anything is trained
@@ -143,7 +146,7 @@ def run(
 def render_(
     stem: Annotated[Positional[str], tyro.conf.arg(help="which; all of them, and the ledger, if left out")] = "",
     scale: ScaleName = "cpu",
-    task: str = "english",
+    task: str = "",
     heads: tuple[int, ...] = (),
     check: bool = False,
 ) -> None:
