@@ -98,6 +98,18 @@ def specialisation(selections: npt.ArrayLike, names: Sequence[str] | None = None
     }
 
 
+def total(groups: Mapping[str, Counts]) -> dict[str, Any]:
+    """The counts of all groups together. ValueError if there is none, or if they route differently."""
+    several = list(groups.values())
+    if len({(counts["rows_per_token"], counts["top_k"]) for counts in several}) != 1:
+        raise ValueError("groups must be of one model, and there must be one at least")
+    summed = {
+        name: np.sum([counts[name] for counts in several], axis=0).tolist()
+        for name in ("tokens", "selections", "probability", "distinct")
+    }
+    return {**several[0], **summed}
+
+
 def specialisation_of(groups: Mapping[str, Counts]) -> dict[str, Any]:
     """`specialisation` from the counts of each group, with the groups' names."""
     check_tokens(groups)

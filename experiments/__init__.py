@@ -2,9 +2,9 @@
 
 schema: what an experiment is made of. scales: the four sizes. recipes: the systems. runs: records on disk, what
 is done, stale or missing. measurements: what is measured on finished models. running: training and measuring
-what is missing. errata: where v1 contradicts itself. sizes: counts. finals, table_page, score_page, pages, rendering:
-records into results/. index: what is in results/. dry_run: what a command would cost. table1, zero_shot: rows and
-claims of these tables for any task.
+what is missing. errata: where v1 contradicts itself. sizes: counts. finals, the *_page files, pages, rendering:
+records into results/. index: what is in results/. dry_run: what a command would cost. table1, zero_shot,
+routing: systems and claims of several pages.
 """
 
 READING_ORDER = (
@@ -19,12 +19,14 @@ READING_ORDER = (
     "finals",
     "table_page",
     "score_page",
+    "routing_page",
     "pages",
     "rendering",
     "index",
     "dry_run",
     "table1",
     "zero_shot",
+    "routing",
     "learning_rates",
     "table1_perplexity",
     "figure4_training_curves",

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from analysis.checkpoints import load
-from analysis.expert_activation import measure_activation
-from analysis.routed_text import load_checkpoint, windows_of
+from analysis.expert_activation import measure_activation, measure_groups
+from analysis.harness import questions
+from analysis.routed_text import load_checkpoint, untrained, windows_of, windows_of_texts
+from analysis.zero_shot_tasks import find
 from experiments.runs import RESULTS
 from mhmoe.data_folder import DataFolder
 from mhmoe.packing import PackedText
@@ -25,11 +27,18 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What a measurement may look at: the folder of the model, the packed text, the folder of all data."""
+    """What a measurement may look at: the model's folder and the seed it started from, the packed text, and the
+    folder of all data (`folder`; None is MHMOE_DATA)."""
 
     model: Path
+    seed: int
     text: PackedText
     data: Path | None
+
+    def folder(self) -> Path:
+        """Raises UserError if there is none."""
+        packed = self.data is not None and (self.data / "pack.json").exists()  # the text alone
+        return DataFolder.at(None if packed else self.data).path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +135,20 @@ def _zero_shot(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any]:
     from analysis.zero_shot import evaluate  # slow to import, with transformers' and torch's side of it
 
     model, tokenizer = load(str(subject.model), device="cpu")
-    packed = subject.data is not None and (subject.data / "pack.json").exists()  # text alone, without harness/
-    folder = DataFolder.at(None if packed else subject.data).path
-    return evaluate(model, tokenizer, settings["tasks"], folder, limit=settings["limit"])
+    return evaluate(model, tokenizer, settings["tasks"], subject.folder(), limit=settings["limit"])
+
+
+def _question_routing(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the trained model and of the one that it started from, by task."""
+    model, tokenizer = load_checkpoint(subject.model)
+    if model.config.moe is None:
+        return {}
+    texts = questions(find(settings["tasks"]), subject.folder(), settings["items"])
+    groups = [name for name, several in texts.items() for _ in several]
+    length = model.config.max_position_embeddings
+    windows = windows_of_texts([text for several in texts.values() for text in several], tokenizer, length)
+    models = {"trained": model, "untrained": untrained(model, subject.seed)}
+    return {name: measure_groups(of, windows, groups) for name, of in models.items()}
 
 
 MEASUREMENTS = {
@@ -150,6 +170,18 @@ MEASUREMENTS = {
             settings={"tasks": ["xnli"], "limit": None},
             smoke={"limit": 20},
             measure=_zero_shot,
+        ),
+        Measurement(
+            name="routing_english",  # which experts the questions of the English tasks go to
+            settings={"tasks": ["english"], "items": 250},
+            smoke={"items": 20},
+            measure=_question_routing,
+        ),
+        Measurement(
+            name="routing_xnli",  # the same for XNLI, by language
+            settings={"tasks": ["xnli"], "items": 250},
+            smoke={"items": 20},
+            measure=_question_routing,
         ),
     )
 }

@@ -19,6 +19,7 @@ from experiments.pages import (
     sizes_section,
     sweep_section,
 )
+from experiments.routing_page import routing_section
 from experiments.runs import RESULTS, Records, systems_of
 from experiments.scales import SCALES
 from experiments.schema import (
@@ -26,6 +27,7 @@ from experiments.schema import (
     Experiment,
     Page,
     PrintedSizes,
+    RoutingFigure,
     Scale,
     ScoreTable,
     Sensitivity,
@@ -42,6 +44,7 @@ SECTIONS: dict[type[Page], Callable[..., tuple[str, str]]] = {
     Table: table_section,
     Curves: curves_section,
     ScoreTable: score_section,
+    RoutingFigure: routing_section,
     Sweep: sweep_section,
     Sensitivity: sensitivity_section,
     Sizes: sizes_section,

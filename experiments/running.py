@@ -141,7 +141,7 @@ def measure_missing(experiment: Experiment, scale: Scale, task: str, options: Op
                 ):
                     return False
                 source = provenance(_command(), _name(torch.device(scale.device)), torch.get_num_threads())
-                subject = Subject(model=folder, text=text, data=options.data)
+                subject = Subject(model=folder, seed=run.seed, text=text, data=options.data)
                 values = measurement.measure(subject, measurement.settings_at(scale.name))
                 save(measurement, record, values, source, options.results)
                 tqdm.write(f"{scale.name} {run.name}: {measurement.name} measured")

@@ -15,6 +15,7 @@ from experiments.schema import (
     Curves,
     Experiment,
     PrintedSizes,
+    RoutingFigure,
     Run,
     Scale,
     ScoreTable,
@@ -193,6 +194,8 @@ def systems_of(experiment: Experiment) -> list[System]:
             found = experiment.systems
         case PrintedSizes():
             found = (model.system for model in experiment.models if model.system is not None)
+        case RoutingFigure():
+            found = experiment.systems.values()
         case Sensitivity():
             varied = (system for variation in experiment.variations for system in variation.systems)
             found = (*experiment.systems.values(), *(system for system in varied if system is not None))

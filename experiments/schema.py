@@ -191,6 +191,20 @@ class ScoreTable(Page):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RoutingFigure(Page):
+    """Which experts a text goes to: heatmaps, activation against the threshold, groups of texts, and nulls.
+
+    The first of `measurements`, for the systems by the label they have in the figures. text: what was read, and
+    group: what its groups are. printed: what the paper prints for the activation ratio, by its label.
+    """
+
+    systems: Mapping[str, System]
+    text: str
+    group: str
+    printed: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sweep(Page):
     """The learning rates that every system was given, and what came out on `valid`."""
 
@@ -244,4 +258,4 @@ class PrintedSizes(Page):
     experts: Sequence[int]
 
 
-Experiment = Table | Curves | ScoreTable | Sweep | Sizes | PrintedSizes | Sensitivity
+Experiment = Table | Curves | ScoreTable | RoutingFigure | Sweep | Sizes | PrintedSizes | Sensitivity

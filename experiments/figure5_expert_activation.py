@@ -1,0 +1,35 @@
+"""Figure 5: which experts the questions of the English tasks go to.
+
+Paper (v1, Figure 5, Section 5.1): with 32 experts, MH-MoE's heatmap is denser than X-MoE's, and denser with 8 heads
+than with 4. Here with 8 experts, the models of Tables 1 and 5, and X-MoE with k = h beside them.
+Cost beyond those tables: a minute a model. Run: make figure5 SCALE=cpu
+"""
+
+from experiments.recipes import HEADS, mhmoe, xmoe
+from experiments.routing import OURS, routing_figure
+
+MANY = 8
+_PAPER = "v1 Section 5.1"
+
+EXPERIMENT = routing_figure(
+    stem="figure5_expert_activation",
+    title="Figure 5 (English tasks): how often each expert is chosen",
+    systems={
+        "X-MoE, k = 1": xmoe(8),
+        f"X-MoE, k = {HEADS}": xmoe(8, top_k=HEADS),
+        f"MH-MoE, h = {HEADS}": mhmoe(8, "parameters"),
+        f"MH-MoE, h = {HEADS}, equal FLOPs": mhmoe(8, "compute"),
+        f"MH-MoE, h = {MANY}": mhmoe(8, "parameters", MANY, seeds=3),
+    },
+    denser=(
+        (f"MH-MoE, h = {HEADS}", "X-MoE, k = 1", _PAPER),
+        (f"MH-MoE, h = {MANY}", f"MH-MoE, h = {HEADS}", _PAPER),
+        (f"MH-MoE, h = {HEADS}", f"X-MoE, k = {HEADS}", OURS),
+    ),
+    text="questions of the English zero-shot tasks",
+    group="task",
+    measurement="routing_english",
+    notes=(
+        "X-MoE with k = 8 of 8 experts would reach all of them whatever its router does, so 8 heads have no control.",
+    ),
+)

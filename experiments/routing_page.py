@@ -1,0 +1,108 @@
+"""A routing figure's section at a scale: pictures, and a table of every measure beside its nulls."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.expert_activation import uniform_null
+from analysis.heatmaps import activation_curves, activation_heatmaps, group_heatmaps
+from analysis.measured_claims import Values
+from analysis.render import Column, Row, caption, table_csv, table_markdown
+from analysis.routing_measures import summary, total
+from experiments.finals import READINGS, current_runs, measured_values, sources
+from experiments.runs import Records, systems_of
+from experiments.schema import RoutingFigure, Scale
+
+COLUMNS = (
+    Column("label", "system"),
+    Column("router", "router"),
+    Column("seeds", "seeds"),
+    Column("distinct_share", "experts that a token reaches", ".1f", 100, "%"),
+    Column("effective_experts", "effective experts", ".2f"),
+    Column("collapsed_share", "collapsed", ".1f", 100, "%"),
+    Column("largest_load", "largest load", ".3f"),
+    Column("bits", "bits about the group", ".3f"),
+    Column("permuted_bits", "groups dealt out anew", ".3f"),
+)
+_EXPLAINED = (
+    "Means over MoE layers and seeds. Experts that a token reaches: different experts of a layer, of all. Effective: "
+    "exp of the entropy of the load. Collapsed: experts with less than a tenth of the even share. Largest load: share "
+    "of the busiest expert. Bits about the group: what the choice of an expert tells of the {group}, beside what it "
+    "tells when the texts' groups are dealt out anew. Untrained: the same seed before training. Random: every "
+    "sub-token or token takes experts at random."
+)
+
+
+def routing_section(page: RoutingFigure, scale: Scale, records: Records, folder: Path) -> tuple[str, str]:
+    (name,) = page.measurements
+    current = current_runs(systems_of(page), scale, records, page.task)
+    measured = measured_values([name], current, records.results)
+    found = {label: dict(measured[name, system.name]) for label, system in page.systems.items()}
+    found = {label: seeds for label, seeds in found.items() if seeds}
+    if not found:
+        return "", ""
+    runs = [r for label in found for r in current[page.systems[label].name] if r.seed in found[label]]
+    lines = caption(runs, reading=READINGS, sources=sources(runs))
+    counts = {
+        label: {seed: total(v["trained"]["groups"]) for seed, v in seeds.items()} for label, seeds in found.items()
+    }
+    first = {label: next(iter(seeds)) for label, seeds in found.items()}
+    tokens = next(iter(next(iter(counts.values())).values()))["tokens"]
+    note = f"{lines[0]} Read: {page.text}, {tokens:,} tokens."
+    stem = f"{page.stem}_{scale.name}"
+    activation_heatmaps(
+        {page.text: {label: seeds[first[label]] for label, seeds in counts.items()}},
+        folder / f"{stem}.png",
+        title=page.title,
+        note=f"{note} One seed.",
+    )
+    activation_curves(
+        {label: list(seeds.values()) for label, seeds in counts.items()},
+        folder / f"{stem}_thresholds.png",
+        title="Activation ratio against its threshold",
+        note=note,
+        paper=page.printed,
+    )
+    group_heatmaps(
+        {label: seeds[first[label]]["trained"]["groups"] for label, seeds in found.items()},
+        folder / f"{stem}_groups.png",
+        title=f"Experts by {page.group}",
+        note=f"{note} One seed.",
+        group=page.group,
+    )
+    rows = [row for label, seeds in found.items() for row in _rows(label, seeds)]
+    lines.append(_EXPLAINED.format(group=page.group))
+    pictures = "".join(
+        f"![{title}]({stem}{part}.png)\n\n"
+        for title, part in ((page.title, ""), ("Thresholds", "_thresholds"), (f"By {page.group}", "_groups"))
+    )
+    csv_columns = (Column("scale", "scale"), *COLUMNS)
+    return (
+        pictures + table_markdown(COLUMNS, rows, caption=lines),
+        table_csv(csv_columns, [{"scale": scale.name, **row} for row in rows]),
+    )
+
+
+def _rows(label: str, seeds: Mapping[int, Values]) -> list[Row]:
+    """Trained, untrained and random."""
+    rows: list[Row] = []
+    for router in ("trained", "untrained"):
+        measures = [summary(total(values[router]["groups"])) for values in seeds.values()]
+        told = {
+            "bits": [values[router]["specialisation"]["bits"] for values in seeds.values()],
+            "permuted_bits": [values[router]["permuted"]["mean_bits"] for values in seeds.values()],
+        }
+        rows.append({"label": label, "router": router, "seeds": len(seeds), **_means(measures), **_mean_of(told)})
+    random = [summary(uniform_null(total(v["trained"]["groups"]), seed)) for seed, v in seeds.items()]
+    rows.append({"label": label, "router": "random", "seeds": len(seeds), **_means(random)})
+    return rows
+
+
+def _means(measures: Sequence[Mapping[str, float]]) -> Row:
+    return {name: float(np.mean([m[name] for m in measures])) for name in measures[0]}
+
+
+def _mean_of(values: Mapping[str, Any]) -> Row:
+    return {name: float(np.mean(value)) for name, value in values.items()}

@@ -1,0 +1,128 @@
+"""From finished models to the figures of their routing: what is read, what is counted, what is claimed."""
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from analysis.harness import questions
+from analysis.routing_measures import summary, total
+from analysis.zero_shot_tasks import find
+from experiments.figure5_expert_activation import EXPERIMENT as FIGURE5
+from experiments.finals import current_runs, measured_values
+from experiments.rendering import render, verdicts
+from experiments.routing import REACHED, REACHED_UNTRAINED
+from experiments.running import Options, measure_missing, run_missing
+from experiments.runs import Records, systems_of
+from experiments.schema import RoutingFigure
+from tests.mini import MINI, at_rate
+from tests.questions import ITEMS, write_questions
+from tests.tiny import ZipfText
+
+SCALE = dataclasses.replace(at_rate(MINI, 0.01), corpus=ZipfText)
+NAME = "routing_english"
+SOME = ("X-MoE, k = 1", "X-MoE, k = 4", "MH-MoE, h = 4")
+
+
+def some(figure: RoutingFigure) -> RoutingFigure:
+    """The figure of fewer systems: training them takes seconds."""
+    systems = {label: figure.systems[label] for label in SOME}
+    names = {system.name for system in systems.values()}
+    claims = [c for c in figure.claims if {c.higher.system, c.lower.system} <= names]  # pyright: ignore
+    return dataclasses.replace(figure, systems=systems, claims=claims)
+
+
+FIGURE = some(FIGURE5)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_questions(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Options:
+    folder = tmp_path_factory.mktemp("finished")
+    options = Options(seeds=(1, 2), results=folder / "results", cache=folder / "cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MHMOE_DATA", str(data))
+        assert run_missing(FIGURE, SCALE, "english", options) and measure_missing(FIGURE, SCALE, "english", options)
+    return options
+
+
+def values(options: Options) -> dict[str, dict[int, dict]]:
+    current = current_runs(systems_of(FIGURE), SCALE, Records(SCALE, options.results), "english")
+    found = measured_values([NAME], current, options.results)
+    return {label: dict(found[NAME, system.name]) for label, system in FIGURE.systems.items()}  # pyright: ignore
+
+
+def test_the_questions_are_what_lm_eval_has_the_model_read(data: Path):
+    texts = questions(find(["rte", "winogrande"]), data, 4)
+    assert {name: len(several) for name, several in texts.items()} == {"rte": 4, "winogrande": 4}
+    assert all("True or False?" in text for text in texts["rte"])
+    assert not any("_" in text for text in texts["winogrande"])  # an answer stands in the gap
+
+
+def test_every_question_is_counted_for_its_task_by_the_trained_and_by_the_untrained_router(finished: Options):
+    for label, seeds in values(finished).items():
+        assert set(seeds) == {1, 2}
+        for measured in seeds.values():
+            trained, untrained = (measured[name]["groups"] for name in ("trained", "untrained"))
+            assert len(trained) == 10 and trained.keys() == untrained.keys()
+            whole = total(trained)
+            choices = whole["tokens"] * whole["rows_per_token"] * whole["top_k"]
+            assert [sum(layer) for layer in whole["selections"]] == [choices] * len(whole["selections"])
+            assert whole["tokens"] == sum(group["tokens"] for group in trained.values()) > 10 * ITEMS
+            assert whole["rows_per_token"] == (4 if label.startswith("MH-MoE") else 1)
+            assert whole["selections"] != total(untrained)["selections"]
+
+
+def test_the_page_has_pictures_and_every_router_beside_its_nulls(finished: Options, tmp_path: Path):
+    page = render(FIGURE, (SCALE,), tmp_path, finished.results)[tmp_path / f"{FIGURE.stem}.md"]
+    for part in ("", "_thresholds", "_groups"):
+        assert f"({FIGURE.stem}_mini{part}.png)" in page
+        assert (tmp_path / f"{FIGURE.stem}_mini{part}.png").stat().st_size > 10_000
+    rows = list(csv.DictReader((tmp_path / f"{FIGURE.stem}.csv").read_text().splitlines()))
+    assert [(row["label"], row["router"]) for row in rows] == [
+        (label, router) for label in SOME for router in ("trained", "untrained", "random")
+    ]
+    by_row = {(row["label"], row["router"]): float(row["distinct_share"]) for row in rows}
+    assert by_row["X-MoE, k = 1", "trained"] == pytest.approx(1 / 8)  # one expert of eight, whatever is trained
+    assert by_row["X-MoE, k = 4", "random"] == pytest.approx(4 / 8)
+    assert 1 / 8 <= by_row["MH-MoE, h = 4", "trained"] <= 4 / 8
+    heat = list(csv.DictReader((tmp_path / f"{FIGURE.stem}_mini.csv").read_text().splitlines()))
+    of = [float(row["selections_per_token"]) for row in heat if row["system"] == "MH-MoE, h = 4"]
+    assert sum(of) == pytest.approx(4 * 1)  # h selections a token in its one MoE layer
+
+
+def test_the_claims_are_judged_from_the_measurements(finished: Options):
+    found = {v.claim.statement: v for v in verdicts([FIGURE], (SCALE,), finished.results)}
+    assert len(found) == len(FIGURE.claims) == 2 * 2 + 1
+    denser = found["MH-MoE, h = 4: more experts that a token reaches than X-MoE, k = 1"]
+    of_seeds = values(finished)
+    gaps = [
+        100 * (summary(total(m["trained"]["groups"]))["distinct_share"] - 1 / 8)
+        for m in of_seeds["MH-MoE, h = 4"].values()
+    ]
+    assert denser.n == 2 and denser.difference.mean == pytest.approx(sum(gaps) / 2)
+    before = found["MH-MoE, h = 4: more experts that a token reaches than before training"]
+    measured = of_seeds["MH-MoE, h = 4"]
+    changes = [(REACHED.of(m) or 0) - (REACHED_UNTRAINED.of(m) or 0) for m in measured.values()]
+    assert before.difference.mean == pytest.approx(sum(changes) / 2)
+
+
+def test_groups_of_different_models_do_not_add_up():
+    group = {
+        "tokens": 1,
+        "rows_per_token": 1,
+        "top_k": 1,
+        "selections": [[1]],
+        "probability": [[1]],
+        "distinct": [[0, 1]],
+    }
+    assert total({"a": group, "b": group})["tokens"] == 2
+    with pytest.raises(ValueError, match="of one model"):
+        total({"a": group, "b": {**group, "top_k": 2}})
