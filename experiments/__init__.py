@@ -20,6 +20,7 @@ READING_ORDER = (
     "table_page",
     "score_page",
     "routing_page",
+    "words_page",
     "pages",
     "rendering",
     "index",

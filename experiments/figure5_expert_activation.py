@@ -26,7 +26,7 @@ EXPERIMENT = routing_figure(
         (f"MH-MoE, h = {MANY}", f"MH-MoE, h = {HEADS}", _PAPER),
         (f"MH-MoE, h = {HEADS}", f"X-MoE, k = {HEADS}", OURS),
     ),
-    text="questions of the English zero-shot tasks",
+    text="English tasks",
     group="task",
     measurement="routing_english",
     notes=(

@@ -16,6 +16,8 @@ from analysis.checkpoints import load
 from analysis.expert_activation import measure_activation, measure_groups
 from analysis.harness import questions
 from analysis.routed_text import load_checkpoint, untrained, windows_of, windows_of_texts
+from analysis.sub_tokens import texts_of
+from analysis.word_senses import measure_senses
 from analysis.zero_shot_tasks import find
 from experiments.runs import RESULTS
 from mhmoe.data_folder import DataFolder
@@ -143,12 +145,31 @@ def _question_routing(subject: Subject, settings: Mapping[str, Any]) -> dict[str
     model, tokenizer = load_checkpoint(subject.model)
     if model.config.moe is None:
         return {}
-    texts = questions(find(settings["tasks"]), subject.folder(), settings["items"])
-    groups = [name for name, several in texts.items() for _ in several]
+    tasks = {task.folder: task for task in find(settings["tasks"])}  # the same questions once
+    texts = questions([*tasks.values()], subject.folder(), settings["items"])
+    groups = [name for name, several in zip(tasks, texts.values(), strict=True) for _ in several]
     length = model.config.max_position_embeddings
     windows = windows_of_texts([text for several in texts.values() for text in several], tokenizer, length)
     models = {"trained": model, "untrained": untrained(model, subject.seed)}
     return {name: measure_groups(of, windows, groups) for name, of in models.items()}
+
+
+def _word_senses(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any]:
+    model, tokenizer = load_checkpoint(subject.model)
+    if model.config.moe is None:
+        return {}
+    files = {name: settings[name] for name in ("lexicon", "false_friends", "contexts")}
+    folder = DataFolder.at(subject.folder())
+    for name in files.values():
+        folder.hash_of(name)
+    return measure_senses(
+        model,
+        tokenizer,
+        texts_of(getattr(subject.text, settings["split"]), tokenizer),
+        seed=subject.seed,
+        **{name: folder.path / file for name, file in files.items()},
+        **{name: settings[name] for name in ("many", "rule", "min_count", "max_words")},
+    )
 
 
 MEASUREMENTS = {
@@ -182,6 +203,20 @@ MEASUREMENTS = {
             settings={"tasks": ["xnli"], "items": 250},
             smoke={"items": 20},
             measure=_question_routing,
+        ),
+        Measurement(
+            name="word_senses",  # do words of several senses reach more experts?
+            settings={
+                "split": "test",
+                "lexicon": "lexicons/wordnet_sense_counts.tsv.gz",
+                "false_friends": "lexicons/false_friends.tsv",
+                "contexts": "harness/wic/validation.jsonl.gz",
+                "many": 3,
+                "rule": "mean",
+                "min_count": 5,
+                "max_words": 4000,
+            },
+            measure=_word_senses,
         ),
     )
 }

@@ -34,9 +34,11 @@ from experiments.schema import (
     Sizes,
     Sweep,
     Table,
+    WordsFigure,
 )
 from experiments.score_page import score_section
 from experiments.table_page import table_section
+from experiments.words_page import words_section
 from mhmoe.records import write_atomically
 
 COMMITTED = tuple(scale for scale in SCALES.values() if scale.name != "smoke")
@@ -45,6 +47,7 @@ SECTIONS: dict[type[Page], Callable[..., tuple[str, str]]] = {
     Curves: curves_section,
     ScoreTable: score_section,
     RoutingFigure: routing_section,
+    WordsFigure: words_section,
     Sweep: sweep_section,
     Sensitivity: sensitivity_section,
     Sizes: sizes_section,

@@ -50,7 +50,7 @@ def routing_section(page: RoutingFigure, scale: Scale, records: Records, folder:
     }
     first = {label: next(iter(seeds)) for label, seeds in found.items()}
     tokens = next(iter(next(iter(counts.values())).values()))["tokens"]
-    note = f"{lines[0]} Read: {page.text}, {tokens:,} tokens."
+    note = f"{lines[0]} Read: questions of {page.text}, {tokens:,} tokens."
     stem = f"{page.stem}_{scale.name}"
     activation_heatmaps(
         {page.text: {label: seeds[first[label]] for label, seeds in counts.items()}},

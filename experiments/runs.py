@@ -24,6 +24,7 @@ from experiments.schema import (
     Sweep,
     System,
     Table,
+    WordsFigure,
 )
 from mhmoe.configuration import MHMoEConfig
 from mhmoe.corpora import LocalCorpus
@@ -194,7 +195,7 @@ def systems_of(experiment: Experiment) -> list[System]:
             found = experiment.systems
         case PrintedSizes():
             found = (model.system for model in experiment.models if model.system is not None)
-        case RoutingFigure():
+        case RoutingFigure() | WordsFigure():
             found = experiment.systems.values()
         case Sensitivity():
             varied = (system for variation in experiment.variations for system in variation.systems)

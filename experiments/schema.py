@@ -205,6 +205,13 @@ class RoutingFigure(Page):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WordsFigure(Page):
+    """Two groups of words and how many experts their sub-tokens reach: the first of `measurements`, by label."""
+
+    systems: Mapping[str, System]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sweep(Page):
     """The learning rates that every system was given, and what came out on `valid`."""
 
@@ -258,4 +265,4 @@ class PrintedSizes(Page):
     experts: Sequence[int]
 
 
-Experiment = Table | Curves | ScoreTable | RoutingFigure | Sweep | Sizes | PrintedSizes | Sensitivity
+Experiment = Table | Curves | ScoreTable | RoutingFigure | WordsFigure | Sweep | Sizes | PrintedSizes | Sensitivity

@@ -56,7 +56,7 @@ def documents(draw: np.random.RandomState, words: list[str]) -> dict[str, list[d
 
 
 def write_manifest(folder: Path) -> None:
-    files = sorted(folder.rglob("*.gz"))
+    files = sorted(path for path in folder.rglob("*.*") if path.is_file() and path.name != "manifest.json")
     entries = [{"file": path.relative_to(folder).as_posix(), "sha256": sha256_of(path)} for path in files]
     (folder / "manifest.json").write_text(json.dumps({"files": entries}))
 

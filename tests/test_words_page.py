@@ -1,0 +1,141 @@
+"""From finished models to the figure of their words: what is measured, shown and claimed."""
+
+import csv
+import dataclasses
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.measured_claims import MeasuredClaim
+from experiments.figure7_polysemous_words import COMPARISONS, EXPERIMENT
+from experiments.measurements import MEASUREMENTS, measured
+from experiments.recipes import mhmoe
+from experiments.rendering import render, verdicts
+from experiments.running import Options, measure_missing, run_missing
+from experiments.runs import Records
+from mhmoe.records import UserError
+from tests.mini import MINI, at_rate
+from tests.questions import words, write_manifest
+from tests.tiny import ZipfText
+
+SCALE = dataclasses.replace(
+    at_rate(MINI, 0.01), corpus=ZipfText, packing=dataclasses.replace(MINI.packing, max_test_tokens=6000)
+)
+LABEL = "MH-MoE, h = 8"  # of the claims; the model has fewer heads, for its size
+SYSTEM = mhmoe(8, "parameters", 2)
+
+
+def smaller() -> Any:
+    claims = [
+        dataclasses.replace(
+            claim,
+            higher=dataclasses.replace(claim.higher, system=SYSTEM.name),
+            lower=dataclasses.replace(claim.lower, system=SYSTEM.name),
+        )
+        for claim in EXPERIMENT.claims[: len(COMPARISONS)]
+        if isinstance(claim, MeasuredClaim)
+    ]
+    return dataclasses.replace(EXPERIMENT, systems={LABEL: SYSTEM}, claims=claims)
+
+
+FIGURE = smaller()
+
+
+def write_lexicons(folder: Path) -> None:
+    """Every other word has four senses; a few are false friends; word in context has the words themselves."""
+    settings, known = MEASUREMENTS["word_senses"].settings, words()
+    lines = ["lemma\tnoun_senses\tverb_senses\tadj_senses\tadv_senses"]
+    lines += [f"{word}\t{4 if i % 2 else 1}\t0\t0\t0" for i, word in enumerate(known)]
+    friends = ["lang_a\tlang_b\tword_a\tword_b\trelation", *(f"en\tde\t{w}\t{w}\tfalse_friend" for w in known[:6])]
+    items = []
+    for i, word in enumerate(known[:24]):
+        first, second = f"{known[-1]} {word} {known[-2]}", f"{word} {known[-3 - i]}"
+        starts = first.index(word), 0
+        ends = starts[0] + len(word), len(word)
+        item = {"word": word, "sentence1": first, "sentence2": second, "label": i % 2, "idx": i}
+        items.append(item | {"start1": starts[0], "end1": ends[0], "start2": starts[1], "end2": ends[1]})
+    contexts = "".join(json.dumps(item) + "\n" for item in items)
+    for name, text in (("lexicon", "\n".join(lines)), ("false_friends", "\n".join(friends)), ("contexts", contexts)):
+        path = folder / settings[name]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(text.encode(), mtime=0) if path.suffix == ".gz" else text.encode())
+    write_manifest(folder)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_lexicons(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Options:
+    folder = tmp_path_factory.mktemp("finished")
+    options = Options(seeds=(1, 2), results=folder / "results", cache=folder / "cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MHMOE_DATA", str(data))
+        assert run_missing(FIGURE, SCALE, "english", options) and measure_missing(FIGURE, SCALE, "english", options)
+    return options
+
+
+def values(options: Options) -> dict[int, dict[str, Any]]:
+    records = Records(SCALE, options.results).by_name.values()
+    found = {r.seed: measured(MEASUREMENTS["word_senses"], r, options.results) for r in records}
+    return {seed: m.values for seed, m in found.items() if m is not None}
+
+
+def test_every_word_has_its_group_and_its_values_of_both_routers(finished: Options):
+    found = values(finished)
+    assert set(found) == {1, 2}
+    known = words()
+    for of_seed in found.values():
+        assert len(of_seed["words"]) > 20
+        for word, (several, part, count, tokens, trained, untrained) in of_seed["words"].items():
+            assert several == known.index(word) % 2 and part == "noun"
+            assert count >= 5 and tokens >= 1 and 1 <= trained <= 2 and 1 <= untrained <= 2
+        assert {"raw", "matched", "null_raw", "change_matched"} <= of_seed["senses"].keys()
+        assert sum(of_seed["contexts"]["raw"]["n"]) == 24
+
+
+def test_the_page_has_the_figure_and_every_comparison(finished: Options, tmp_path: Path):
+    page = render(FIGURE, (SCALE,), tmp_path, finished.results)[tmp_path / f"{FIGURE.stem}.md"]
+    assert f"({FIGURE.stem}_mini.png)" in page and (tmp_path / f"{FIGURE.stem}_mini.png").stat().st_size > 10_000
+    rows = {
+        (row["compared"], row["view"]): row
+        for row in csv.DictReader((tmp_path / f"{FIGURE.stem}.csv").read_text().splitlines())
+    }
+    raw = rows["three senses or more / one sense", "raw"]
+    differences = [of_seed["senses"]["raw"]["difference"] for of_seed in values(finished).values()]
+    assert float(raw["difference"]) == pytest.approx(sum(differences) / 2, rel=1e-4)
+    assert ("one word in two senses / in one sense", "adjusted") in rows
+    shown = list(csv.DictReader((tmp_path / f"{FIGURE.stem}_mini.csv").read_text().splitlines()))
+    assert {row["panel"] for row in shown} == {
+        f"{router}, {which}" for router in ("trained", "untrained") for which in ("all words", "matched pairs")
+    }
+
+
+def test_the_claims_are_judged_from_the_groups_means(finished: Options):
+    found = {v.claim.statement: v for v in verdicts([FIGURE], (SCALE,), finished.results)}
+    assert len(found) == len(COMPARISONS)
+    words_ = found[f"{LABEL}: words of three senses or more go to more different experts than words of one sense"]
+    gaps = [m["senses"]["raw"]["mean"][0] - m["senses"]["raw"]["mean"][1] for m in values(finished).values()]
+    assert words_.n == 2 and words_.difference.mean == pytest.approx(sum(gaps) / 2)
+
+
+def test_a_lexicon_that_was_changed_is_refused(finished: Options, data: Path, tmp_path: Path, monkeypatch):
+    spoiled = tmp_path / "data"
+    write_lexicons(spoiled)
+    lexicon = spoiled / MEASUREMENTS["word_senses"].settings["lexicon"]
+    lexicon.write_bytes(lexicon.read_bytes() + b" ")
+    monkeypatch.setenv("MHMOE_DATA", str(spoiled))
+    options = dataclasses.replace(finished, results=tmp_path / "results")
+    for path in (finished.results / "runs").rglob("*.json"):
+        target = options.results / path.relative_to(finished.results)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match=r"wordnet_sense_counts.* is damaged"):
+        measure_missing(FIGURE, SCALE, "english", options)
