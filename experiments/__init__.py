@@ -2,8 +2,8 @@
 
 schema: what an experiment is made of. scales: the four sizes. recipes: the systems. runs: records on disk, what
 is done, stale or missing. measurements: what is measured on finished models. running: training and measuring
-what is missing. errata: where v1 contradicts itself. sizes: counts. finals, the *_page files, pages, rendering:
-records into results/. index: what is in results/. dry_run: what a command would cost. table1, zero_shot,
+what is missing. errata: where v1 contradicts itself. sizes: counts. finals, trends, the *_page files, pages,
+rendering: records into results/. index: what is in results/. dry_run: what a command would cost. table1, zero_shot,
 routing: systems and claims of several pages.
 """
 
@@ -17,6 +17,7 @@ READING_ORDER = (
     "errata",
     "sizes",
     "finals",
+    "trends",
     "table_page",
     "score_page",
     "routing_page",
@@ -31,4 +32,5 @@ READING_ORDER = (
     "learning_rates",
     "table1_perplexity",
     "figure4_training_curves",
+    "figure6_scaling_experts",
 )

@@ -187,6 +187,12 @@ MEASUREMENTS = {
             measure=_zero_shot,
         ),
         Measurement(
+            name="zero_shot_hellaswag",  # one of these tasks alone, where many models are compared
+            settings={"tasks": ["hellaswag"], "limit": None},
+            smoke={"limit": 20},
+            measure=_zero_shot,
+        ),
+        Measurement(
             name="zero_shot_xnli",  # the languages of v1 Table 3, all items
             settings={"tasks": ["xnli"], "limit": None},
             smoke={"limit": 20},

@@ -143,9 +143,9 @@ def varied(
     )
 
 
-def as_tuned(system: System, other: System) -> System:
-    """One seed of a system, at the learning rate of another."""
-    return dataclasses.replace(system, seeds=1, tuned_as=other)
+def as_tuned(system: System, other: System, *, seeds: int = 1) -> System:
+    """A few seeds of a system, at the learning rate of another."""
+    return dataclasses.replace(system, seeds=seeds, tuned_as=other)
 
 
 def _system(name: str, label: str, layer: Callable[[Scale], Config], seeds: int | None, width: int | None) -> System:

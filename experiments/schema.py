@@ -153,10 +153,15 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True)
 class Trend:
-    """A figure of a table's systems against a number of theirs: label -> (number, system)."""
+    """A figure of a table's systems against a number of theirs: label -> (number, system).
+
+    panels: the quantities, by their keys in trends.py; the speed is always shown where it was measured.
+    """
 
     x_label: str
     series: Mapping[str, Sequence[tuple[float, System]]]
+    panels: Sequence[str]
+    log_x: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ and return False, where the C library is not glibc.
 
 import contextlib
 import ctypes
+import os
 import resource
 import sys
 from pathlib import Path
@@ -48,6 +49,19 @@ def peak_memory(device: torch.device) -> int:
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
     except (OSError, IndexError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def bound_kept_memory(share: float = 1 / 6) -> bool:
+    """Release once the process holds more than this share of the machine's memory; True if it did.
+
+    What is freed and kept does not always fit what is asked for next, so that a process grows by more than it
+    uses. To be called between steps; costs a look at /proc, and a few hundredths of a second when it releases.
+    """
+    try:
+        held = int(Path("/proc/self/statm").read_text().split()[1])  # in pages
+    except (OSError, IndexError):
+        return False
+    return held > share * os.sysconf("SC_PHYS_PAGES") and release_freed_memory()
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -27,6 +27,7 @@ from mhmoe.batches import EvaluationSet, TrainingBatches
 from mhmoe.configuration import MHMoEConfig
 from mhmoe.evaluation import evaluate, token_nll
 from mhmoe.language_model import MHMoEForCausalLM
+from mhmoe.memory import bound_kept_memory
 from mhmoe.packing import PackedText
 from mhmoe.progress import Progress, load_checkpoint, save_checkpoint
 from mhmoe.records import UserError, fingerprint, remove_leftovers
@@ -187,6 +188,7 @@ def train(
                 group["lr"] = config.rate(progress.step) * group["rate_factor"]
             optimizer.step()
             optimizer.zero_grad()
+            bound_kept_memory()
             progress.step += 1
             bar.update(config.tokens_per_step)
             progress.seconds = earlier + time.monotonic() - begun
