@@ -10,6 +10,7 @@ import math
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -287,14 +288,25 @@ def claimed(name: str, scale: Scale, cache: Path = CACHE) -> Iterator[bool]:
 def run_in_jobs(jobs: int, arguments: list[str]) -> int:
     """`python -m experiments` with these arguments in so many processes that share the runs and the cores.
 
-    Returns the worst exit code.
+    Returns the worst exit code. A process that was killed is told of at once; the others go on.
     """
     threads = max((os.cpu_count() or jobs) // jobs, 1)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "experiments", *arguments]
     children = [subprocess.Popen(command, env=environment) for _ in range(jobs)]
+    killed: set[int] = set()
     try:
-        return max(abs(child.wait()) for child in children)
+        while any(child.poll() is None for child in children):
+            time.sleep(0.2)
+            for child in children:
+                if (child.poll() or 0) < 0 and child.pid not in killed:
+                    killed.add(child.pid)
+                    why = ", perhaps because memory ran out" if child.returncode == -signal.SIGKILL else ""
+                    tqdm.write(
+                        f"one of {jobs} processes was stopped by signal {-child.returncode}{why}; the others go on",
+                        file=sys.stderr,
+                    )
+        return max(abs(child.returncode) for child in children)
     finally:
         for child in children:
             if child.poll() is None:

@@ -4,12 +4,13 @@ import csv
 import dataclasses
 import json
 import shutil
+import sys
 
 import pytest
 
 from experiments.measurements import MEASUREMENTS, measured, path_of
 from experiments.rendering import render
-from experiments.running import Options, measure_missing, run_missing
+from experiments.running import Options, measure_missing, run_in_jobs, run_missing
 from experiments.runs import Records
 from experiments.schema import Scale
 from experiments.table5_head_number import for_heads
@@ -93,3 +94,18 @@ def test_the_figure_has_the_perplexity_and_the_activation_of_every_number_of_hea
     heads = [p for p in points if p["label"] == "MH-MoE, equal parameters" and "reaches" in p["panel"]]
     assert 100 / 8 <= float(heads[0]["mean"]) <= 100 * 2 / 8
     assert {p["panel"] for p in points} == {"test perplexity", "experts of a layer that a token reaches (%)"}
+
+
+# ---- several processes ----------------------------------------------------------------------
+
+
+def test_a_process_that_was_killed_is_told_of_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    stub, ended = tmp_path / "stub", tmp_path / "ended"
+    first = f'if mkdir "{tmp_path}/first" 2>/dev/null; then kill -9 $$; fi'
+    stub.write_text(f"#!/bin/sh\n{first}\nsleep 1\ntouch {ended}\n")
+    stub.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(stub))
+    assert run_in_jobs(2, []) == 9
+    said = capsys.readouterr().err
+    assert said.count("one of 2 processes was stopped by signal 9, perhaps because memory ran out") == 1
+    assert ended.exists()
