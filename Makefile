@@ -24,8 +24,8 @@ RUN_OPTIONS = --scale $(SCALE) $(TASK_OPTION) --jobs $(JOBS) \
 	$(if $(strip $(SEEDS)),--seeds $(SEEDS)) $(if $(strip $(TIME_BUDGET)),--time-budget $(TIME_BUDGET))
 
 # A file experiments/table1_perplexity.py is reproduced by `make reproduce-table1`, figure4_*.py by `make figure4`.
-TABLES = $(sort $(foreach file,$(notdir $(wildcard experiments/table*_*.py)),$(firstword $(subst _, ,$(file)))))
-FIGURES = $(sort $(foreach file,$(notdir $(wildcard experiments/figure*_*.py)),$(firstword $(subst _, ,$(file)))))
+TABLES = $(sort $(foreach file,$(notdir $(wildcard experiments/table[0-9]*_*.py)),$(firstword $(subst _, ,$(file)))))
+FIGURES = $(sort $(foreach file,$(notdir $(wildcard experiments/figure[0-9]*_*.py)),$(firstword $(subst _, ,$(file)))))
 
 .PHONY: help setup lock format lint test check bench ablate-heads tables figures claims report status
 

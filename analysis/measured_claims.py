@@ -2,7 +2,7 @@
 
 A claim says that one side is higher than the other. A side is a system and a quantity, so that it can compare
 two systems, or two groups of words in one. Values are compared seed by seed; where a quantity is a mean over
-items (questions, words) that both sides share, the interval over items with these very models stands beside.
+items that both sides share, such as questions, the interval over items with these very models stands beside.
 """
 
 import dataclasses
@@ -27,10 +27,14 @@ _UNKNOWN = Interval(math.nan, math.nan, math.nan, 0, math.nan)
 
 @dataclass(frozen=True)
 class Items:
-    """The values of a group of items, such as a task's questions. key: equal for the same items in the same order."""
+    """The values of a group of items, such as a task's questions. key: equal for the same items in the same order.
+
+    cluster: groups of one cluster are the same items once more (another score, another language), in one order.
+    """
 
     key: str
     values: NDArray[np.float64]
+    cluster: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +102,10 @@ def measure_values(claim: MeasuredClaim, measurements: Measurements, scale: str)
 
 
 def _over_items(claim: MeasuredClaim, measurements: Measurements, seeds: Sequence[int]) -> Interval:
-    """The mean over groups of the items' mean difference, averaged over seeds, with its normal interval."""
+    """The mean over groups of the items' mean difference, averaged over seeds, with its normal interval.
+
+    Clusters are independent, the groups of a cluster are not: their differences are added item by item.
+    """
     higher, lower = claim.higher.quantity.items, claim.lower.quantity.items
     if higher is None or lower is None:
         return _UNKNOWN
@@ -115,16 +122,16 @@ def _over_items(claim: MeasuredClaim, measurements: Measurements, seeds: Sequenc
             f"{claim.measurement}: {claim.higher.system} and {claim.lower.system} were measured on different items; "
             "remove the older files and measure again"
         )
-    means: list[float] = []
-    variances: list[float] = []
-    for group in range(len(keys.pop())):
+    groups = len(keys.pop())
+    clusters: dict[str, NDArray[np.float64]] = {}
+    for group in range(groups):
         gaps = np.mean([above[group].values - below[group].values for above, below in pairs], axis=0)
-        gaps = gaps[np.isfinite(gaps)]
-        if gaps.size < 2:
-            return _UNKNOWN
-        means.append(float(gaps.mean()))
-        variances.append(float(gaps.var(ddof=1)) / gaps.size)
-    mean, error = float(np.mean(means)), math.sqrt(sum(variances)) / len(means)
+        cluster = pairs[0][0][group].cluster
+        clusters[cluster] = clusters[cluster] + gaps if cluster in clusters else gaps
+    if any(gaps.size < 2 or not np.isfinite(gaps).all() for gaps in clusters.values()):
+        return _UNKNOWN
+    mean = sum(float(gaps.mean()) for gaps in clusters.values()) / groups
+    error = math.sqrt(sum(float(gaps.var(ddof=1)) / gaps.size for gaps in clusters.values())) / groups
     reach = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * error
     p_value = float(2 * stats.norm.sf(abs(mean) / error)) if error else math.nan
-    return Interval(mean, mean - reach, mean + reach, len(means), p_value)
+    return Interval(mean, mean - reach, mean + reach, sum(gaps.size for gaps in clusters.values()), p_value)

@@ -6,6 +6,7 @@ paper's, bits per byte of the right answer (lower is better), and its margin ove
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from analysis.answers import unpack
 from analysis.measured_claims import Items, Quantity, Values
 from analysis.render import NOT_RUN, Column, Row, table_markdown
 from analysis.statistics import CONFIDENCE, summarise
+from analysis.zero_shot_tasks import TASKS
 
 Scores = Mapping[int, Values]
 """Seed -> the result of zero_shot.evaluate, of one system."""
@@ -60,7 +62,9 @@ def mean_bits_per_byte(scores: Sequence[Score]) -> Quantity:
 
 def _items(values: Values, task: str, measure: str, factor: float) -> Items:
     packed = values["tasks"][task]["items"]
-    return Items(packed["sha256"], factor * unpack(packed[measure]))
+    folder = TASKS[task].folder if task in TASKS else task
+    cluster = "xnli" if folder.startswith("xnli") else folder  # its languages are translations of the same items
+    return Items(packed["sha256"], factor * unpack(packed[measure]), cluster)
 
 
 def _finer(scores: Sequence[Score]) -> list[Score]:
@@ -73,7 +77,7 @@ def score_tables(
     """Markdown of the three tables, and one row for every number, for a CSV.
 
     systems: by label, in the order of the columns. paper: by label, its values in the order of `scores`, then
-    their mean as printed. Arrows mark accuracies that in every seed lie above or below chance.
+    their mean as printed. Arrows mark accuracies that in every seed lie above or below what guessing gives.
     """
     parts = [_accuracies(scores, systems, paper)]
     parts += [_finer_table(title, name, spec, scores, systems) for title, name, spec in _FINER]
@@ -108,11 +112,10 @@ def _accuracies(scores: Sequence[Score], systems: Mapping[str, Scores], paper: M
     average = mean_accuracy(scores)
     rows: list[Row] = []
     for i, score in enumerate(scores):
-        row: Row = {"label": score.label} | _facts(score.task, systems)
+        row: Row = {"label": score.label} | _facts(score, systems)
         for label, seeds in systems.items():
             found = [values["tasks"][score.task][score.measure] for values in seeds.values()]
-            chance = row.get("chance", 0.0)
-            mark = _mark([(f["value"], f["p_chance"]) for f in found], chance)
+            mark = _mark([(f["value"], *_best_guess(row, f)) for f in found])
             row[label] = _cell([100 * f["value"] for f in found], paper.get(label, ())[i : i + 1], ".1f", mark)
         rows.append(row)
     last: Row = {"label": AVERAGE}
@@ -128,32 +131,39 @@ def _accuracies(scores: Sequence[Score], systems: Mapping[str, Scores], paper: M
         *(Column(label, label) for label in systems),
     )
     note = (
-        f"Percent, mean over seeds, in brackets the paper's. {UP} above and {DOWN} below chance in every seed "
-        f"(p < {1 - CONFIDENCE:.2f}, exact binomial). s.e.: over items, of one model. majority: always the more "
-        "frequent answer, where all items have the same choices."
+        f"Percent, mean over seeds, in brackets the paper's. majority: always the more frequent answer, where all "
+        f"items have the same choices. {UP} above and {DOWN} below the larger of chance and majority in every seed "
+        f"(p < {1 - CONFIDENCE:.2f}, binomial; for mc2 normal). s.e.: over items, of one model."
     )
     return "### Accuracy\n\n" + table_markdown(columns, [*rows, last], caption=[note])
 
 
-def _facts(task: str, systems: Mapping[str, Scores]) -> Row:
+def _facts(score: Score, systems: Mapping[str, Scores]) -> Row:
     """What is the same for every model: items, chance; and the first model's standard error."""
     for seeds in systems.values():
         for values in seeds.values():
-            found = values["tasks"][task]
+            found = values["tasks"][score.task]
             return {
                 "n": found["n"],
                 "chance": found["chance"],
                 "majority": found["majority"],
-                "stderr": found["acc"]["stderr"],
+                "stderr": found[score.measure]["stderr"],
             }
     return {}
 
 
-def _mark(found: Sequence[tuple[float, float | None]], chance: float) -> str:
-    sure = bool(found) and all(p is not None and p < 1 - CONFIDENCE for _, p in found)
-    if sure and all(value > chance for value, _ in found):
+def _best_guess(row: Row, found: Mapping[str, Any]) -> tuple[float, float | None]:
+    """What a model without knowledge can reach at most, and the p-value of being there."""
+    if row["majority"] is not None and row["majority"] > row["chance"]:
+        return row["majority"], found["p_majority"]
+    return row["chance"], found["p_chance"]
+
+
+def _mark(found: Sequence[tuple[float, float, float | None]]) -> str:
+    sure = bool(found) and all(p is not None and p < 1 - CONFIDENCE for _, _, p in found)
+    if sure and all(value > guess for value, guess, _ in found):
         return f" {UP}"
-    return f" {DOWN}" if sure and all(value < chance for value, _ in found) else ""
+    return f" {DOWN}" if sure and all(value < guess for value, guess, _ in found) else ""
 
 
 def _cell(values: Sequence[float], paper: Sequence[float], spec: str, mark: str) -> str:

@@ -7,10 +7,11 @@ current as long as run and settings are those that are declared.
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from analysis.checkpoints import load
 from analysis.expert_activation import measure_activation, measure_groups
@@ -20,7 +21,7 @@ from analysis.sub_tokens import texts_of
 from analysis.word_senses import measure_senses
 from analysis.zero_shot_tasks import find
 from experiments.runs import RESULTS
-from mhmoe.data_folder import DataFolder
+from mhmoe.data_folder import DATA_VARIABLE, DataFolder
 from mhmoe.packing import PackedText
 from mhmoe.records import Record, UserError, fingerprint, write_atomically
 
@@ -30,28 +31,36 @@ SCHEMA_VERSION = 1
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """What a measurement may look at: the model's folder and the seed it started from, the packed text, and the
-    folder of all data (`folder`; None is MHMOE_DATA)."""
+    folder of all data, or None."""
 
     model: Path
     seed: int
     text: PackedText
     data: Path | None
 
-    def folder(self) -> Path:
-        """Raises UserError if there is none."""
-        packed = self.data is not None and (self.data / "pack.json").exists()  # the text alone
-        return DataFolder.at(None if packed else self.data).path
+    def folder(self) -> DataFolder:
+        """Raises UserError if there is none, or its manifest is missing or damaged."""
+        return DataFolder.at(self.data)
+
+
+def folder_of_data(given: Path | None) -> Path | None:
+    """The folder that `--data` names, unless it holds packed text alone; else MHMOE_DATA; None if it is not set."""
+    if given is not None and not (given / "pack.json").exists():
+        return given
+    return Path(named) if (named := os.environ.get(DATA_VARIABLE)) else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """name: its folder. settings: all that determines its values but the model and its text; smoke: what is
-    different there at the smoke scale. measure: gives the values, as JSON."""
+    different there at the smoke scale. measure: gives the values, as JSON. reads: "text" if the packed text is
+    enough, "data" if it needs the folder of all data."""
 
     name: str
     settings: Mapping[str, Any]
     measure: Callable[[Subject, Mapping[str, Any]], dict[str, Any]]
     smoke: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    reads: Literal["text", "data"] = "data"
 
     def settings_at(self, scale: str) -> dict[str, Any]:
         return {**self.settings, **(self.smoke if scale == "smoke" else {})}
@@ -137,7 +146,7 @@ def _zero_shot(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any]:
     from analysis.zero_shot import evaluate  # slow to import, with transformers' and torch's side of it
 
     model, tokenizer = load(str(subject.model), device="cpu")
-    return evaluate(model, tokenizer, settings["tasks"], subject.folder(), limit=settings["limit"])
+    return evaluate(model, tokenizer, settings["tasks"], subject.folder().path, limit=settings["limit"])
 
 
 def _question_routing(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,7 +155,7 @@ def _question_routing(subject: Subject, settings: Mapping[str, Any]) -> dict[str
     if model.config.moe is None:
         return {}
     tasks = {task.folder: task for task in find(settings["tasks"])}  # the same questions once
-    texts = questions([*tasks.values()], subject.folder(), settings["items"])
+    texts = questions([*tasks.values()], subject.folder().path, settings["items"])
     groups = [name for name, several in zip(tasks, texts.values(), strict=True) for _ in several]
     length = model.config.max_position_embeddings
     windows = windows_of_texts([text for several in texts.values() for text in several], tokenizer, length)
@@ -159,7 +168,7 @@ def _word_senses(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any
     if model.config.moe is None:
         return {}
     files = {name: settings[name] for name in ("lexicon", "false_friends", "contexts")}
-    folder = DataFolder.at(subject.folder())
+    folder = subject.folder()
     for name in files.values():
         folder.hash_of(name)
     return measure_senses(
@@ -179,10 +188,17 @@ MEASUREMENTS = {
             name="expert_activation",  # how often each expert is chosen on the test text; nothing for dense models
             settings={"split": "test", "max_windows": 1024},
             measure=_activation,
+            reads="text",
         ),
         Measurement(
             name="zero_shot_english",  # the tasks of v1 Table 2, all items
             settings={"tasks": ["english"], "limit": None},
+            smoke={"limit": 20},
+            measure=_zero_shot,
+        ),
+        Measurement(
+            name="zero_shot_mlp_layers",  # those of v1 Table 7
+            settings={"tasks": ["rte", "piqa", "winogrande"], "limit": None},
             smoke={"limit": 20},
             measure=_zero_shot,
         ),

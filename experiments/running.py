@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from experiments.measurements import MEASUREMENTS, Subject, measured, save
+from experiments.measurements import MEASUREMENTS, Subject, folder_of_data, measured, save
 from experiments.runs import (
     RESULTS,
     Records,
@@ -35,6 +35,7 @@ from experiments.runs import (
 )
 from experiments.schema import Experiment, Run, Scale
 from mhmoe.corpora import EmbeddedCorpus, HubCorpus
+from mhmoe.data_folder import DATA_VARIABLE
 from mhmoe.evaluation import evaluate
 from mhmoe.language_model import MHMoEForCausalLM
 from mhmoe.memory import peak_memory, reset_peak_memory
@@ -121,10 +122,16 @@ def run_missing(experiment: Experiment, scale: Scale, task: str, options: Option
 def measure_missing(experiment: Experiment, scale: Scale, task: str, options: Options) -> bool:
     """Measure what the experiment wants of its finished models; False when the deadline came first.
 
-    A model that is not in the cache any more is trained again, and must come out as its record says.
+    A model that is not in the cache any more is trained again, and must come out as its record says. What needs
+    a data folder is left out where there is none, and said so: a smaller machine may do the training alone.
     """
     records = Records(scale, options.results)
+    data = folder_of_data(options.data)
     wanted = [MEASUREMENTS[name] for name in experiment.measurements]
+    for measurement in wanted:
+        if measurement.reads == "data" and data is None:
+            tqdm.write(f"{measurement.name} is left out: it needs a data folder; set {DATA_VARIABLE}")
+    wanted = [measurement for measurement in wanted if measurement.reads == "text" or data is not None]
     finals = [run for run in plan(experiment, scale, task, options.seeds, records) if run.tests] if wanted else []
     text: PackedText | None = None
     for run in finals:
@@ -142,7 +149,7 @@ def measure_missing(experiment: Experiment, scale: Scale, task: str, options: Op
                 ):
                     return False
                 source = provenance(_command(), _name(torch.device(scale.device)), torch.get_num_threads())
-                subject = Subject(model=folder, seed=run.seed, text=text, data=options.data)
+                subject = Subject(model=folder, seed=run.seed, text=text, data=data)
                 values = measurement.measure(subject, measurement.settings_at(scale.name))
                 save(measurement, record, values, source, options.results)
                 tqdm.write(f"{scale.name} {run.name}: {measurement.name} measured")

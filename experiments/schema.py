@@ -118,11 +118,12 @@ class Run:
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """A row of a table: the system, where the paper prints its value (a path in paper.json), and the system that
-    its change is relative to, if it is another one than the table's."""
+    its change is relative to, if it is another one than the table's. paper_scores: its zero-shot scores there."""
 
     system: System
     paper: tuple[str | int, ...] = ()
     reference: str | None = None
+    paper_scores: Sequence[float] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +167,13 @@ class Trend:
 
 @dataclass(frozen=True, kw_only=True)
 class Table(Page):
-    """Rows of test perplexity. Changes are relative to the system `reference`."""
+    """Rows of test perplexity. Changes are relative to the system `reference`.
+
+    scores: zero-shot scores that stand below, from the first of `measurements`.
+    """
 
     rows: Sequence[Row]
+    scores: Sequence[Score] = ()
     reference: str | None = None
     split: str = "test"
     trend: Trend | None = None
@@ -186,9 +191,9 @@ class Curves(Page):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreTable(Page):
-    """Zero-shot scores, a row a score and a column a system: the first of `measurements`, for these lines.
+    """Zero-shot scores, a row a score and a column a system, from the first of `measurements`.
 
-    A row's `paper` is the path of its values, in the order of `scores` with pairs as the paper groups them.
+    A row's `paper_scores` are in the order of `scores`, then their mean.
     """
 
     rows: Sequence[Row]

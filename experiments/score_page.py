@@ -1,38 +1,37 @@
-"""A score table's section at a scale."""
+"""Zero-shot scores at a scale: a page of their own, or below a table."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.render import Column, caption, table_csv
+from analysis.render import Column, Row, caption, table_csv
 from analysis.scores import score_tables
 from experiments.finals import READINGS, current_runs, measured_values, sources
-from experiments.recipes import paper_number
 from experiments.runs import Records, systems_of
-from experiments.schema import Row, Scale, ScoreTable
+from experiments.schema import Scale, ScoreTable, Table
 
 CSV = ("scale", "label", "task", "measure", "seeds", "value", "std", "stderr_over_items")
 
 
 def score_section(page: ScoreTable, scale: Scale, records: Records, folder: Path) -> tuple[str, str]:
-    (name,) = page.measurements
+    text, rows = scores_of(page, scale, records)
+    csv_rows = [{"scale": scale.name, **row} for row in rows]
+    return text, table_csv([Column(key, key) for key in CSV], csv_rows) if rows else ""
+
+
+def scores_of(page: ScoreTable | Table, scale: Scale, records: Records) -> tuple[str, list[Row]]:
+    """Caption and tables, and every number as a row; nothing where no model was scored."""
+    name = page.measurements[0]
     current = current_runs(systems_of(page), scale, records, page.task)
     values = measured_values([name], current, records.results)
     if not any(values.values()):
-        return "", ""
+        return "", []
     systems = {row.system.label: values[name, row.system.name] for row in page.rows}
     runs = [r for row in page.rows for r in current[row.system.name] if r.seed in systems[row.system.label]]
-    tables, rows = score_tables(page.scores, systems, {row.system.label: _printed(row) for row in page.rows})
+    tables, rows = score_tables(page.scores, systems, {row.system.label: row.paper_scores for row in page.rows})
     lines = caption(runs, reading=READINGS, sources=sources(runs))
     lines.append(_how([result for seeds in systems.values() for result in seeds.values()]))
-    csv_rows = [{"scale": scale.name, **row} for row in rows]
-    return "\n\n".join([*lines, tables]), table_csv([Column(key, key) for key in CSV], csv_rows)
-
-
-def _printed(row: Row) -> list[float]:
-    """The paper's values of a row; where it prints two accuracies of a task, one after the other."""
-    values = paper_number(row.paper) if row.paper else []
-    return [number for value in values for number in (value if isinstance(value, list) else [value])]
+    return "\n\n".join([*lines, tables]), rows
 
 
 def _how(results: Sequence[Mapping[str, Any]]) -> str:

@@ -19,6 +19,7 @@ from experiments.finals import READINGS, all_runs, current_runs, declared_marks,
 from experiments.recipes import paper_number
 from experiments.runs import Records, systems_of
 from experiments.schema import Scale, Table
+from experiments.score_page import scores_of
 
 
 def table_section(table: Table, scale: Scale, records: Records, folder: Path) -> tuple[str, str]:
@@ -46,6 +47,8 @@ def table_section(table: Table, scale: Scale, records: Records, folder: Path) ->
         name = f"{table.stem}_{scale.name}.png"
         trends.draw(table, table.trend, scale, records, folder / name, lines[0])
         page += f"\n![{table.title}]({name})\n"
+    if table.scores and (scores := scores_of(table, scale, records)[0]):
+        page += f"\n## Zero-shot scores\n\n{scores}"
     if table.task == "multilingual" and table.reference is not None:
         page += _languages(table, table.reference, scale, records, folder, lines[0])
     return page, table_csv(columns, [{"scale": scale.name, **row} for row in rows])

@@ -28,7 +28,7 @@ def zero_shot_table(
     task: str, *, stem: str, title: str, source: str, printed: str, measurement: str, scores: Sequence[Score]
 ) -> ScoreTable:
     """The table of a pre-training task; `printed` is its key in paper.json, `source` its name in the paper."""
-    rows = tuple(Row(system=system, paper=(printed, key) if key else ()) for system, key in compared())
+    rows = tuple(Row(system=system, paper_scores=_flat((printed, key)) if key else ()) for system, key in compared())
     row_of = {row.system.name: row for row in rows}
 
     def claims(better: str, worse: str, reading: str, said_by: str) -> tuple[MeasuredClaim, MeasuredClaim]:
@@ -36,8 +36,8 @@ def zero_shot_table(
         accuracy, bits = mean_accuracy(scores), mean_bits_per_byte(scores)
         labels = ours.system.label, others.system.label
         paper = None
-        if ours.paper and others.paper:
-            paper = float(paper_number(ours.paper)[-1]), float(paper_number(others.paper)[-1])
+        if ours.paper_scores and others.paper_scores:
+            paper = ours.paper_scores[-1], others.paper_scores[-1]
         common: dict[str, Any] = {"stem": stem, "reading": reading, "task": task, "measurement": measurement}
         return (
             MeasuredClaim(
@@ -66,3 +66,9 @@ def zero_shot_table(
         measurements=(measurement,),
         claims=[claim for pair in PAIRS for claim in claims(*pair)],
     )
+
+
+def _flat(path: Sequence[str | int]) -> list[float]:
+    """The paper's values of a row; where it prints two accuracies of a task, one after the other."""
+    values = paper_number(path)
+    return [float(number) for value in values for number in (value if isinstance(value, list) else [value])]

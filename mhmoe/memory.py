@@ -2,13 +2,12 @@
 
 glibc hands large blocks back to the system as soon as they are freed, and every training step then faults all
 of its activations and gradients in again, which can cost more than its arithmetic. Kept, freed memory is used
-again at once, as a GPU's caching allocator does. `keep_freed_memory` and `release_freed_memory` do nothing,
-and return False, where the C library is not glibc.
+again at once, as a GPU's caching allocator does; `KeptMemory` bounds it. Nothing is kept or released, and the
+functions return False, where the C library is not glibc.
 """
 
 import contextlib
 import ctypes
-import os
 import resource
 import sys
 from pathlib import Path
@@ -51,17 +50,28 @@ def peak_memory(device: torch.device) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def bound_kept_memory(share: float = 1 / 6) -> bool:
-    """Release once the process holds more than this share of the machine's memory; True if it did.
+class KeptMemory:
+    """A bound on what is kept: what is freed does not always fit what is asked for next, so that a process that
+    keeps it grows by more than it uses.
 
-    What is freed and kept does not always fit what is asked for next, so that a process grows by more than it
-    uses. To be called between steps; costs a look at /proc, and a few hundredths of a second when it releases.
+    Call `bound` after every step. What the process holds after the first step is what a step needs; once it holds
+    `growth` times as much, all that is free is released and the next step is taken for the first.
     """
-    try:
-        held = int(Path("/proc/self/statm").read_text().split()[1])  # in pages
-    except (OSError, IndexError):
-        return False
-    return held > share * os.sysconf("SC_PHYS_PAGES") and release_freed_memory()
+
+    def __init__(self, growth: float = 1.5) -> None:
+        self.growth, self.needed = growth, 0
+
+    def bound(self) -> bool:
+        """True if it released. Costs a look at /proc, and a few hundredths of a second when it does."""
+        try:
+            held = int(Path("/proc/self/statm").read_text().split()[1])  # in pages
+        except (OSError, IndexError):
+            return False
+        if held <= self.growth * self.needed:
+            return False
+        released = self.needed > 0 and release_freed_memory()
+        self.needed = 0 if released else held
+        return released
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -27,7 +27,7 @@ from mhmoe.batches import EvaluationSet, TrainingBatches
 from mhmoe.configuration import MHMoEConfig
 from mhmoe.evaluation import evaluate, token_nll
 from mhmoe.language_model import MHMoEForCausalLM
-from mhmoe.memory import bound_kept_memory
+from mhmoe.memory import KeptMemory
 from mhmoe.packing import PackedText
 from mhmoe.progress import Progress, load_checkpoint, save_checkpoint
 from mhmoe.records import UserError, fingerprint, remove_leftovers
@@ -174,6 +174,7 @@ def train(
         disable=rank != 0,
         mininterval=0.5 if sys.stderr.isatty() else 30.0,
     )
+    kept = KeptMemory()
     saved = begun = time.monotonic()
     earlier = progress.seconds
     with bar:
@@ -188,7 +189,7 @@ def train(
                 group["lr"] = config.rate(progress.step) * group["rate_factor"]
             optimizer.step()
             optimizer.zero_grad()
-            bound_kept_memory()
+            kept.bound()
             progress.step += 1
             bar.update(config.tokens_per_step)
             progress.seconds = earlier + time.monotonic() - begun

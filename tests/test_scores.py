@@ -14,11 +14,11 @@ from analysis.claims import decide
 from analysis.ledger import ledger_markdown
 from analysis.measured_claims import MeasuredClaim, Quantity, Side, measure_values
 from analysis.scores import Score, mean_accuracy, mean_bits_per_byte, score_tables
-from experiments.recipes import paper_number
 from experiments.rendering import render, verdicts
 from experiments.running import Options, measure_missing, run_missing
 from experiments.table2_english_zero_shot import EXPERIMENT as TABLE2
 from experiments.table3_xnli_zero_shot import EXPERIMENT as TABLE3
+from experiments.table7_mlp_layers import EXPERIMENT as TABLE7
 from mhmoe.records import UserError
 from tests.mini import MINI, at_rate
 from tests.questions import write_questions
@@ -101,14 +101,16 @@ def test_the_difference_and_its_interval_are_those_of_a_paired_t_test():
     assert (found.tested.low, found.tested.high) == pytest.approx((-high, -low))
 
 
-def test_the_interval_over_items_is_that_of_the_means_of_independent_tasks():
+def test_the_interval_over_items_knows_that_two_scores_of_a_task_are_of_the_same_items():
     found = measure_values(CLAIM, measured(), "cpu").documents
     quantity = mean_accuracy(LINES)
     assert quantity.items is not None
     sides = [[[group.values for group in quantity.items(side[s])] for s in (1, 2, 3)] for side in (STRONG, WEAK)]
     gaps = [np.mean([a[g] - b[g] for a, b in zip(*sides, strict=True)], axis=0) for g in range(3)]
-    error = math.sqrt(sum(stats.sem(gap) ** 2 for gap in gaps)) / 3
+    assert np.array_equal(gaps[1], gaps[2])  # acc and acc_norm of one task: wholly dependent
+    error = math.hypot(stats.sem(gaps[0]), 2 * stats.sem(gaps[1])) / 3
     mean = np.mean([gap.mean() for gap in gaps])
+    assert found.n == 200 + 100
     assert (found.mean, found.low, found.high) == pytest.approx((mean, mean - 1.95996 * error, mean + 1.95996 * error))
     assert found.mean == pytest.approx(measure_values(CLAIM, measured(), "cpu").difference.mean)
 
@@ -131,6 +133,16 @@ def test_a_claim_that_compares_nothing_or_unlike_things_is_refused():
         dataclasses.replace(CLAIM, lower=CLAIM.higher)
     with pytest.raises(ValueError, match="points and bits per byte"):
         dataclasses.replace(CLAIM, lower=Side(system="weak", quantity=mean_bits_per_byte(LINES)))
+
+
+def test_languages_and_both_scores_of_truthfulqa_are_one_cluster_each():
+    task = summarise(items(10, 4, 0.5, 0))
+    values = {"tasks": {s.task: task for table in (TABLE2, TABLE3) for s in table.scores}}
+    values["tasks"] = {name: {**t, "acc_norm": t["acc"]} for name, t in values["tasks"].items()}
+    for table, clusters in ((TABLE2, 9), (TABLE3, 1)):
+        quantity = mean_accuracy(table.scores)
+        assert quantity.items is not None
+        assert len({group.cluster for group in quantity.items(values)}) == clusters
 
 
 def test_one_system_can_be_compared_with_itself_by_two_quantities():
@@ -176,6 +188,14 @@ def test_a_table_has_ours_the_papers_chance_and_where_ours_differs_from_it():
     assert row["value"] == pytest.approx(mean) and row["seeds"] == 3
 
 
+def test_who_always_says_the_more_frequent_answer_is_not_above_guessing():
+    classes = [dataclasses.replace(item, choices=("yes", "no")) for item in items(200, 2, 0.8, 1)]
+    found = {"tasks": {"two": summarise(classes)}}
+    assert found["tasks"]["two"]["majority"] > 0.7 and found["tasks"]["two"]["acc"]["p_chance"] < 1e-6
+    page, _ = score_tables(LINES[:1], {"frequent": {1: found, 2: found}}, {})
+    assert "↑" not in next(line for line in page.splitlines() if line.startswith("| Two"))
+
+
 def test_below_chance_has_its_own_arrow():
     page, _ = score_tables(LINES[:1], {"wrong": of_seeds(0.2, 0.2)}, {})
     assert "↓" in next(line for line in page.splitlines() if line.startswith("| Two"))
@@ -183,11 +203,11 @@ def test_below_chance_has_its_own_arrow():
 
 @pytest.mark.parametrize("table", [TABLE2, TABLE3], ids=lambda table: table.stem)
 def test_our_mean_is_the_papers_and_its_lines_are_ours(table: Any):
-    for row in (row for row in table.rows if row.paper):
-        values = paper_number(row.paper)
-        flat = [number for value in values[:-1] for number in (value if isinstance(value, list) else [value])]
-        assert len(flat) == len(table.scores)
-        assert sum(flat) / len(flat) == pytest.approx(values[-1], abs=0.06)  # XNLI's last row is cut, not rounded
+    printed = [row.paper_scores for row in table.rows if row.paper_scores]
+    assert len(printed) == 5
+    for *values, mean in printed:
+        assert len(values) == len(table.scores)
+        assert sum(values) / len(values) == pytest.approx(mean, abs=0.06)  # XNLI's last row is cut, not rounded
 
 
 def test_every_claim_of_the_paper_is_judged_by_accuracy_and_by_the_finer_measure():
@@ -214,3 +234,19 @@ def test_finished_models_are_scored_and_the_page_has_them(tmp_path, monkeypatch)
     found = {v.claim.statement: v for v in verdicts([page], (scale,), options.results)}
     assert found["X-MoE, 8 experts has higher mean accuracy than Dense"].n == 2
     assert sum(v.verdict == "not run" for v in found.values()) == len(page.claims) - 2
+
+
+def test_without_a_data_folder_the_models_are_trained_and_the_scores_left_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("MHMOE_DATA", raising=False)
+    scale = dataclasses.replace(at_rate(MINI, 0.01), corpus=ZipfText)
+    table = dataclasses.replace(TABLE7, rows=TABLE7.rows[:1], claims=())
+    options = Options(seeds=(1,), results=tmp_path / "results", cache=tmp_path / "cache")
+    assert run_missing(table, scale, "english", options) and measure_missing(table, scale, "english", options)
+    assert "zero_shot_mlp_layers is left out: it needs a data folder; set MHMOE_DATA" in capsys.readouterr().out
+    assert "Zero-shot" not in render(table, (scale,), tmp_path, options.results)[tmp_path / f"{table.stem}.md"]
+    data = tmp_path / "data"
+    write_questions(data)
+    monkeypatch.setenv("MHMOE_DATA", str(data))
+    assert measure_missing(table, scale, "english", options)
+    page = render(table, (scale,), tmp_path, options.results)[tmp_path / f"{table.stem}.md"]
+    assert "## Zero-shot scores" in page and "(52.9)" in page  # RTE without MLP layers, in the paper
