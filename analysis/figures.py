@@ -28,6 +28,7 @@ _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#
 _LINES = ("-", "--", "-", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _GREY = "#555555"
+_MOST_COLUMNS = 3  # panels of learning curves in a line
 _STYLE: Any = {
     "font.size": 13,
     "axes.titlesize": 14,
@@ -96,8 +97,10 @@ def learning_curves(
     drawn = [p for series in points.values() for line in series.values() for p in line]
     lines = [value for values in (paper_lines or {}).values() for value in values.values()]
     with rc_context(_STYLE):
-        figure = Figure(figsize=(max(8.0, 6.2 * len(panels)), 5.6), layout="constrained")
-        all_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True, sharex=True))
+        columns, lines_of_panels = min(len(panels), _MOST_COLUMNS), -(-len(panels) // _MOST_COLUMNS)
+        figure = Figure(figsize=(max(8.0, 6.2 * columns), 5.6 * lines_of_panels), layout="constrained")
+        grid = figure.subplots(lines_of_panels, columns, sharey=True, sharex=True, squeeze=False)
+        all_axes = grid.flat[: len(panels)]
         for axes, (panel, series) in zip(all_axes, points.items(), strict=True):
             axes.set_yscale("log")
             axes.set_title(panel, loc="left")
@@ -109,7 +112,10 @@ def learning_curves(
             for label, value in (paper_lines or {}).get(panel, {}).items():
                 _reference(axes, value, f"paper, {label}: {value:g}", styles[label]["color"])
             axes.legend(title="Perplexity at the end (seeds)", alignment="left", loc="upper right")
-        all_axes[0].set_ylabel("validation perplexity (log scale)")
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        for axes in grid[:, 0]:
+            axes.set_ylabel("validation perplexity (log scale)")
         if drawn:
             start = skip * max(p.x for p in drawn)
             top = max(p.high for p in drawn if p.x >= start)

@@ -75,19 +75,20 @@ def load_tasks(tasks: Sequence[Task], data: Path | str, folder: Path) -> tuple[d
     return loaded, {"kind": HUB if data == HUB else "local", "tasks": files}
 
 
-def questions(tasks: Sequence[Task], data: Path | str, items: int) -> dict[str, list[str]]:
-    """What a model reads of the first `items` items of each task: question and first answer, as lm-eval joins them.
+def questions(tasks: Sequence[Task], data: Path | str, items: int) -> tuple[dict[str, list[str]], dict[str, Any]]:
+    """What a model reads of the first `items` items of each task: question and first answer, as lm-eval joins them;
+    and where the items come from, as `load_tasks` says it.
 
     Raises UserError if data cannot be had.
     """
     with quiet(), TemporaryDirectory() as folder:
-        loaded, _ = load_tasks(tasks, data, Path(folder))
+        loaded, source = load_tasks(tasks, data, Path(folder))
         texts: dict[str, list[str]] = {}
         for name, task in loaded.items():
             with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that lasts a moment
                 task.build_all_requests(limit=items)
             texts[name] = ["".join(request.args[:2]) for request in task.instances if request.idx == 0]
-        return texts
+        return texts, source
 
 
 def to_item(task: Task, loaded: Any, sample: Mapping[str, Any]) -> Item:

@@ -6,6 +6,7 @@ items that both sides share, such as questions, the interval over items with the
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -79,7 +80,7 @@ class MeasuredClaim(Statement):
 def measure_values(claim: MeasuredClaim, measurements: Measurements, scale: str) -> Verdict:
     """Everything but the decision, as `claims.measure`; `tested` is below zero where the claim is right.
 
-    UserError if the two sides were measured on different items.
+    UserError if the two sides were measured on different data or items.
     """
     sides: list[dict[int, float]] = []
     for side in (claim.higher, claim.lower):
@@ -90,6 +91,12 @@ def measure_values(claim: MeasuredClaim, measurements: Measurements, scale: str)
     if len(seeds) < 2:
         nothing = dataclasses.replace(_UNKNOWN, n=len(seeds))
         return Verdict(claim=claim, scale=scale, verdict="not run", difference=nothing, tested=nothing)
+    read = {json.dumps(v.get("data"), sort_keys=True) for v in _both(claim, measurements, seeds)}
+    if len(read) > 1:
+        raise UserError(
+            f"{claim.measurement}: {claim.higher.system} and {claim.lower.system} were measured on different data; "
+            "remove the older files and measure again"
+        )
     difference = paired_difference(*sides)
     return Verdict(
         claim=claim,
@@ -99,6 +106,12 @@ def measure_values(claim: MeasuredClaim, measurements: Measurements, scale: str)
         tested=dataclasses.replace(difference, mean=-difference.mean, low=-difference.high, high=-difference.low),
         documents=_over_items(claim, measurements, seeds),
     )
+
+
+def _both(claim: MeasuredClaim, measurements: Measurements, seeds: Sequence[int]) -> list[Values]:
+    """What was measured of both sides, for these seeds."""
+    systems = (claim.higher.system, claim.lower.system)
+    return [measurements[claim.measurement, system][seed] for system in systems for seed in seeds]
 
 
 def _over_items(claim: MeasuredClaim, measurements: Measurements, seeds: Sequence[int]) -> Interval:

@@ -6,7 +6,7 @@ in context, each of the trained model, of the untrained one, and of what trainin
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -23,8 +23,6 @@ from analysis.sub_tokens import Rule, measure_words, read_words
 from analysis.word_in_context import compare_senses, measure_contexts, read_contexts
 from mhmoe.language_model import MHMoEForCausalLM
 
-Group = Literal["several", "one", "friend", "other"]
-
 
 def measure_senses(
     model: MHMoEForCausalLM,
@@ -35,19 +33,20 @@ def measure_senses(
     lexicon: Path,
     false_friends: Path,
     contexts: Path,
+    language: str,
     many: int,
     rule: Rule,
     min_count: int,
     max_words: int,
 ) -> dict[str, Any]:
-    """As JSON. seed: that the model started from. The files and `many` as in polysemy.py and word_in_context.py,
-    the rest as in sub_tokens.measure_words.
+    """As JSON. seed: that the model started from. language: of the false friends. The files and `many` as in
+    polysemy.py and word_in_context.py, the rest as in sub_tokens.measure_words.
 
     words: {word: [group, part of speech, occurrences, BPE tokens, divergence, divergence before training]}, where
     group is 1 for several senses, 0 for one. senses, false_friends: compare_words. contexts: compare_senses.
     Raises UserError on a bad file.
     """
-    senses, friends, items = read_senses(lexicon), read_false_friends(false_friends, "en"), read_contexts(contexts)
+    senses, friends, items = read_senses(lexicon), read_false_friends(false_friends, language), read_contexts(contexts)
     fresh = untrained(model, seed)
     options: dict[str, Any] = {"rule": rule, "min_count": min_count, "max_words": max_words}
     measured = measure_words(model, tokenizer, texts, **options)

@@ -21,5 +21,6 @@ EXPERIMENT = routing_figure(
     text="XNLI",
     group="language",
     measurement="routing_xnli",
+    notes=("Equal FLOPs means more and smaller experts, so shares of them are not those of 32.",),
     printed={"X-MoE in the paper": 0.0833, "MH-MoE in the paper": 0.9071},
 )

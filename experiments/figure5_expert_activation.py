@@ -5,8 +5,8 @@ than with 4. Here with 8 experts, the models of Tables 1 and 5, and X-MoE with k
 Cost beyond those tables: a minute a model. Run: make figure5 SCALE=cpu
 """
 
-from experiments.recipes import HEADS, mhmoe, xmoe
-from experiments.routing import OURS, routing_figure
+from experiments.recipes import HEADS, OURS, mhmoe, xmoe
+from experiments.routing import routing_figure
 
 MANY = 8
 _PAPER = "v1 Section 5.1"
@@ -30,6 +30,7 @@ EXPERIMENT = routing_figure(
     group="task",
     measurement="routing_english",
     notes=(
-        "X-MoE with k = 8 of 8 experts would reach all of them whatever its router does, so 8 heads have no control.",
+        "X-MoE with k = 8 of 8 experts would use all of them whatever its router does, so 8 heads have no control. "
+        "Equal FLOPs means more and smaller experts, so shares of them are not those of 8.",
     ),
 )

@@ -16,39 +16,43 @@ SYSTEMS: dict[str, System] = {
     f"MH-MoE, h = {HEADS}": mhmoe(8, "parameters", HEADS, seeds=3),
     f"MH-MoE, h = {HEADS}, equal FLOPs": mhmoe(8, "compute", HEADS, seeds=3),
 }
-_EXPERTS, _SHARE = "experts", "of the sub-tokens"
-# (compared, view, first group, second group, unit, source)
+_EXPERTS, _SHARE = "experts", "share of sub-tokens"
+_PAPER, _MATCHED, _CONTEXT = "v1 Section 5.2", "ours: matched words", "ours: words in context"
+# (compared, view, what the first group does more than the second, unit, source)
 COMPARISONS = (
-    ("senses", "raw", "words of three senses or more", "words of one sense", _EXPERTS, "v1 Section 5.2"),
-    ("senses", "matched", "words of three senses or more", "matched words of one sense", _EXPERTS, "ours: matched"),
-    ("false_friends", "raw", "false friends", "all other words", _EXPERTS, "v1 Section 5.2"),
-    ("false_friends", "matched", "false friends", "matched other words", _EXPERTS, "ours: matched"),
-    ("contexts", "raw", "one word in two senses", "one word in one sense", _SHARE, "ours: words in context"),
-    ("contexts", "adjusted", "one word in two senses", "in one, all else equal", _SHARE, "ours: words in context"),
+    ("senses", "raw", "words of three senses or more reach more experts than words of one", _EXPERTS, _PAPER),
+    ("senses", "matched", "so they do beside matched words of one sense", _EXPERTS, _MATCHED),
+    ("senses", "change_matched", "training adds more to them than to matched words of one", _EXPERTS, _MATCHED),
+    ("false_friends", "raw", "false friends reach more experts than all other words", _EXPERTS, _PAPER),
+    ("false_friends", "matched", "so they do beside matched other words", _EXPERTS, _MATCHED),
+    ("contexts", "raw", "a word in two senses changes its experts more than one in one sense", _SHARE, _CONTEXT),
+    ("contexts", "adjusted", "so it does with all else equal", _SHARE, _CONTEXT),
+    ("contexts", "change_adjusted", "so it does beyond the untrained router, all else equal", _SHARE, _CONTEXT),
 )
 
 
-def _group(compared: str, view: str, side: int, name: str, unit: str) -> Quantity:
+def _group(compared: str, view: str, side: int, unit: str) -> Quantity:
     """The mean of the first (0) or second (1) group."""
 
     def of(values: Values) -> float | None:
         means = values[compared][view].get("mean") if values else None
         return None if means is None else means[side]
 
-    return Quantity(name=name, unit=unit, of=of)
+    return Quantity(name=f"{compared}, {view}, group {side + 1}", unit=unit, of=of)
 
 
 def _claims(label: str, system: System) -> list[MeasuredClaim]:
     return [
         MeasuredClaim(
             stem=STEM,
-            statement=f"{label}: {first} go to more different experts than {second}",
+            statement=f"{label}: {statement}",
             source=source,
+            reading=system.reading,
             measurement="word_senses",
-            higher=Side(system=system.name, quantity=_group(compared, view, 0, first, unit)),
-            lower=Side(system=system.name, quantity=_group(compared, view, 1, second, unit)),
+            higher=Side(system=system.name, quantity=_group(compared, view, 0, unit)),
+            lower=Side(system=system.name, quantity=_group(compared, view, 1, unit)),
         )
-        for compared, view, first, second, unit, source in COMPARISONS
+        for compared, view, statement, unit, source in COMPARISONS
     ]
 
 

@@ -1,14 +1,32 @@
 """Figure 9: validation perplexity along training, from 8 to 256 experts.
 
-Paper (v1, Figure 9): MH-MoE's curves lie below X-MoE's for every number of experts. The runs are Figure 6's.
+Paper (v1, Figure 9): MH-MoE's curve lies below X-MoE's for every number of experts. The runs are Figure 6's.
 Run: make figure9 SCALE=cpu
 """
 
-from experiments.figure6_scaling_experts import SERIES
+from analysis.claims import Claim
+from experiments.figure6_scaling_experts import SEEDS, SERIES
 from experiments.schema import Curves
 
+STEM = "figure9_scaling_curves"
+SOURCES = {"parameters": "v1 Figure 9", "compute": "v1 Figure 9, at v2's sizes"}
+
 EXPERIMENT = Curves(
-    stem="figure9_scaling_curves",
+    stem=STEM,
     title="Figure 9: validation perplexity along training, from 8 to 256 experts",
-    panels={label: {f"{experts:g} experts": system for experts, system in series} for label, series in SERIES.items()},
+    panels={f"size of X-MoE with {n} experts": {label: SERIES[label][n] for label in SERIES} for n in SEEDS},
+    claims=[
+        Claim(
+            stem=STEM,
+            statement=f"{label}, of the size of X-MoE with {n} experts, ends below it",
+            source=SOURCES[SERIES[label][n].reading],
+            reading=SERIES[label][n].reading,
+            better=SERIES[label][n].name,
+            worse=SERIES["X-MoE"][n].name,
+            split="valid",
+        )
+        for n in (64, 256)
+        for label in ("MH-MoE, equal parameters", "MH-MoE, equal FLOPs")
+    ],
+    notes=("8 and 32 experts are judged in Table 1, on the test text.",),
 )

@@ -54,13 +54,14 @@ def folder_of_data(given: Path | None) -> Path | None:
 class Measurement:
     """name: its folder. settings: all that determines its values but the model and its text; smoke: what is
     different there at the smoke scale. measure: gives the values, as JSON. reads: "text" if the packed text is
-    enough, "data" if it needs the folder of all data."""
+    enough, "data" if it needs the folder of all data. within: another measurement, whose values have these too."""
 
     name: str
     settings: Mapping[str, Any]
     measure: Callable[[Subject, Mapping[str, Any]], dict[str, Any]]
     smoke: Mapping[str, Any] = field(default_factory=dict[str, Any])
     reads: Literal["text", "data"] = "data"
+    within: str = ""
 
     def settings_at(self, scale: str) -> dict[str, Any]:
         return {**self.settings, **(self.smoke if scale == "smoke" else {})}
@@ -96,6 +97,8 @@ def path_of(measurement: Measurement, run: Record, results: Path = RESULTS) -> P
 
 def measured(measurement: Measurement, run: Record, results: Path = RESULTS) -> Measured | None:
     """The current measurement of a run, if there is one. Raises UserError if the file is damaged."""
+    if measurement.within and (wider := measured(MEASUREMENTS[measurement.within], run, results)) is not None:
+        return wider
     path = path_of(measurement, run, results)
     if not path.is_file():
         return None
@@ -155,12 +158,12 @@ def _question_routing(subject: Subject, settings: Mapping[str, Any]) -> dict[str
     if model.config.moe is None:
         return {}
     tasks = {task.folder: task for task in find(settings["tasks"])}  # the same questions once
-    texts = questions([*tasks.values()], subject.folder().path, settings["items"])
+    texts, source = questions([*tasks.values()], subject.folder().path, settings["items"])
     groups = [name for name, several in zip(tasks, texts.values(), strict=True) for _ in several]
     length = model.config.max_position_embeddings
     windows = windows_of_texts([text for several in texts.values() for text in several], tokenizer, length)
     models = {"trained": model, "untrained": untrained(model, subject.seed)}
-    return {name: measure_groups(of, windows, groups) for name, of in models.items()}
+    return {"data": source, **{name: measure_groups(of, windows, groups) for name, of in models.items()}}
 
 
 def _word_senses(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,16 +172,16 @@ def _word_senses(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any
         return {}
     files = {name: settings[name] for name in ("lexicon", "false_friends", "contexts")}
     folder = subject.folder()
-    for name in files.values():
-        folder.hash_of(name)
-    return measure_senses(
+    source = {file: folder.hash_of(file) for file in files.values()}
+    measured = measure_senses(
         model,
         tokenizer,
         texts_of(getattr(subject.text, settings["split"]), tokenizer),
         seed=subject.seed,
         **{name: folder.path / file for name, file in files.items()},
-        **{name: settings[name] for name in ("many", "rule", "min_count", "max_words")},
+        **{name: settings[name] for name in ("language", "many", "rule", "min_count", "max_words")},
     )
+    return {"data": source, **measured}
 
 
 MEASUREMENTS = {
@@ -201,12 +204,14 @@ MEASUREMENTS = {
             settings={"tasks": ["rte", "piqa", "winogrande"], "limit": None},
             smoke={"limit": 20},
             measure=_zero_shot,
+            within="zero_shot_english",
         ),
         Measurement(
             name="zero_shot_hellaswag",  # one of these tasks alone, where many models are compared
             settings={"tasks": ["hellaswag"], "limit": None},
             smoke={"limit": 20},
             measure=_zero_shot,
+            within="zero_shot_english",
         ),
         Measurement(
             name="zero_shot_xnli",  # the languages of v1 Table 3, all items
@@ -233,6 +238,7 @@ MEASUREMENTS = {
                 "lexicon": "lexicons/wordnet_sense_counts.tsv.gz",
                 "false_friends": "lexicons/false_friends.tsv",
                 "contexts": "harness/wic/validation.jsonl.gz",
+                "language": "en",
                 "many": 3,
                 "rule": "mean",
                 "min_count": 5,

@@ -21,6 +21,7 @@ from mhmoe.multi_head import MultiHeadConfig
 from mhmoe.sparse_moe import SparseMoEConfig
 
 HEADS = 4
+OURS = "ours: the control that the papers lack"  # the source of such claims
 
 
 @cache
@@ -76,7 +77,7 @@ def mhmoe(
             return table11_layer(num_experts)
         return match(reading, base, heads=heads, top_k=top_k, layers=layers, multiple_of=scale.multiple_of)
 
-    return _system(name, f"{label}, `{reading}`", layer, seeds, width)
+    return dataclasses.replace(_system(name, f"{label}, `{reading}`", layer, seeds, width), reading=reading)
 
 
 def compared() -> tuple[tuple[System, str], ...]:

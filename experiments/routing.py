@@ -1,19 +1,18 @@
 """What is claimed of the routing (v1 Section 5.1), on any text.
 
-    experts that a token reaches     different experts of a layer over all of them, mean over tokens and layers
     effective experts                exp of the entropy of a layer's load, over all of them, mean over layers
+    experts that a token reaches     different experts of a layer over all of them, mean over tokens and layers
 
-The paper's activation ratio counts experts above a threshold that it does not print; these two need none.
+The paper's activation ratio counts experts above a threshold that it does not print; these two need none. Between
+systems of unequal k and h the second is decided by their arithmetic (X-MoE reaches k of N whatever its router does),
+so systems are compared by the first, and a system with itself before training by the second.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from analysis.measured_claims import MeasuredClaim, Quantity, Side, Values
 from analysis.routing_measures import summary, total
 from experiments.schema import RoutingFigure, System
-
-OURS = "ours: the control that the papers lack"
 
 
 def _quantity(name: str, measure: str, router: str = "trained") -> Quantity:
@@ -23,8 +22,8 @@ def _quantity(name: str, measure: str, router: str = "trained") -> Quantity:
     return Quantity(name=name, unit="% of a layer's experts", of=of)
 
 
-REACHED = _quantity("experts that a token reaches", "distinct_share")
 EFFECTIVE = _quantity("experts in effective use", "effective_share")
+REACHED = _quantity("experts that a token reaches", "distinct_share")
 REACHED_UNTRAINED = _quantity("experts that a token reaches before training", "distinct_share", "untrained")
 
 
@@ -41,36 +40,34 @@ def routing_figure(
     printed: Mapping[str, float] | None = None,
     notes: Sequence[str] = (),
 ) -> RoutingFigure:
-    """The figure, and its claims: for each of `denser` (labels of the denser and the sparser system, who says so)
-    both measures; and for each system with heads, that training makes its tokens reach more experts."""
+    """The figure and its claims: that each of `denser` (labels of the denser and the sparser system, who says so)
+    has more experts in effective use; and that training makes the tokens of systems with heads reach more."""
 
-    def sides(higher: tuple[str, Quantity], lower: tuple[str, Quantity]) -> dict[str, Any]:
-        return {
-            "stem": stem,
-            "reading": "parameters",
-            "task": task,
-            "measurement": measurement,
-            "higher": Side(system=systems[higher[0]].name, quantity=higher[1]),
-            "lower": Side(system=systems[lower[0]].name, quantity=lower[1]),
-        }
+    def claim(statement: str, source: str, higher: tuple[str, Quantity], lower: tuple[str, Quantity]) -> MeasuredClaim:
+        return MeasuredClaim(
+            stem=stem,
+            statement=statement,
+            source=source,
+            reading=systems[higher[0]].reading,
+            task=task,
+            measurement=measurement,
+            higher=Side(system=systems[higher[0]].name, quantity=higher[1]),
+            lower=Side(system=systems[lower[0]].name, quantity=lower[1]),
+        )
 
     claims = [
-        MeasuredClaim(
-            statement=f"{dense}: more {quantity.name} than {sparse}",
-            source=source,
-            **sides((dense, quantity), (sparse, quantity)),
-        )
+        claim(f"{dense}: more {EFFECTIVE.name} than {sparse}", source, (dense, EFFECTIVE), (sparse, EFFECTIVE))
         for dense, sparse, source in denser
-        for quantity in (REACHED, EFFECTIVE)
     ]
     claims += [
-        MeasuredClaim(
-            statement=f"{label}: more {REACHED.name} than before training",
-            source="ours: against the untrained router",
-            **sides((label, REACHED), (label, REACHED_UNTRAINED)),
+        claim(
+            f"{label}: more {REACHED.name} than before training",
+            "ours: against the untrained router",
+            (label, REACHED),
+            (label, REACHED_UNTRAINED),
         )
-        for label in systems
-        if label.startswith("MH-MoE")
+        for label, system in systems.items()
+        if system.reading
     ]
     return RoutingFigure(
         stem=stem,

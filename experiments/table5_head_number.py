@@ -11,7 +11,7 @@ Run: make reproduce-table5 SCALE=cpu, or any list of heads: make ablate-heads HE
 from collections.abc import Sequence
 
 from analysis.claims import Claim
-from experiments.recipes import mhmoe, paper_numbers, xmoe
+from experiments.recipes import OURS, mhmoe, paper_numbers, xmoe
 from experiments.schema import Row, Table, Trend
 from mhmoe.matching import Reading
 
@@ -113,7 +113,7 @@ EXPERIMENT = Table(
                 f"xmoe_{EXPERTS}_k{h}",
                 f"MH-MoE with {h} heads lies below X-MoE with k = {h}",
                 "parameters",
-                "ours: the control that the papers lack",
+                OURS,
             )
             for h in HEADS
             if h <= EXPERTS

@@ -26,21 +26,14 @@ def _activation(record: Record, results: Path) -> float | None:
 
 
 def _hellaswag(record: Record, results: Path) -> float | None:
-    for name in ("zero_shot_hellaswag", "zero_shot_english"):
-        if (found := measured(MEASUREMENTS[name], record, results)) is not None:
-            return found.values["tasks"]["hellaswag"]["bits_per_byte"]["value"]
-    return None
-
-
-def _memory(record: Record, results: Path) -> float:
-    return record.peak_memory_bytes / 1e9
+    found = measured(MEASUREMENTS["zero_shot_hellaswag"], record, results)
+    return None if found is None else found.values["tasks"]["hellaswag"]["bits_per_byte"]["value"]
 
 
 PANELS: dict[str, tuple[str, Of]] = {
     "perplexity": ("test perplexity", _perplexity),
     "activation": ("experts of a layer that a token reaches (%)", _activation),
     "hellaswag": ("HellaSwag, bits per byte of the right ending", _hellaswag),
-    "memory": ("peak memory in training (GB)", _memory),
 }
 SPEED = "training speed, tokens/s on one thread"
 

@@ -1,11 +1,12 @@
 """A words figure's section at a scale: two groups of words, raw and matched, and every comparison in a table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from analysis.group_comparison import WordValue, compare, matched_pairs
+from analysis.group_comparison import WordValue, matched_pairs
 from analysis.heatmaps import TwoGroups, two_group_figure
 from analysis.measured_claims import Values
 from analysis.render import Column, Row, caption, table_csv, table_markdown
@@ -38,8 +39,8 @@ _EXPLAINED = (
     "context, the share of a word's sub-tokens that go to another expert in the second sentence. matched: pairs of "
     "words alike in frequency, number of tokens, letters and part of speech. same_form, beyond_others, adjusted: see "
     "analysis/word_in_context.py. null: the same on the untrained model. change: trained minus untrained, word by "
-    "word. Means over seeds; lowest and highest are the ends of the widest 95% interval of d over words in any seed; "
-    f"the last column counts seeds whose permutation test has p < {1 - CONFIDENCE:.2f}."
+    "word. Means over seeds; lowest and highest: the lowest lower and the highest upper end of d's 95% interval over "
+    f"words in any seed; the last column counts seeds whose permutation test has p < {1 - CONFIDENCE:.2f}."
 )
 
 
@@ -73,17 +74,16 @@ def words_section(page: WordsFigure, scale: Scale, records: Records, folder: Pat
 
 def _panels(values: Values) -> dict[str, TwoGroups]:
     """The words raw and in matched pairs, of the trained and of the untrained model."""
-    words = values["words"]
+    words: Mapping[str, Sequence[Any]] = values["words"]
     groups = {word: bool(entry[0]) for word, entry in words.items()}
-    parts = {word: entry[1] for word, entry in words.items()}
+    of = {word: WordValue(*entry[2:5]) for word, entry in words.items()}
+    pairs = matched_pairs(of, groups, {word: entry[1] for word, entry in words.items()})
     panels: dict[str, TwoGroups] = {}
-    for name, column in (("trained", 4), ("untrained", 5)):
-        of = {word: WordValue(entry[2], entry[3], entry[column]) for word, entry in words.items()}
-        first, second = ([of[word].value for word in sorted(of) if groups[word] is side] for side in (True, False))
-        panels[f"{name}, all words"] = TwoGroups(first, second, compare(first, second))
-        pairs = matched_pairs(of, groups, parts)
-        first, second = ([of[pair[side]].value for pair in pairs] for side in (0, 1))
-        panels[f"{name}, matched pairs"] = TwoGroups(first, second, compare(first, second, paired=True))
+    for name, column, prefix in (("trained", 4, ""), ("untrained", 5, "null_")):
+        first, second = ([words[word][column] for word in sorted(words) if groups[word] is s] for s in (True, False))
+        panels[f"{name}, all words"] = TwoGroups(first, second, values["senses"][f"{prefix}raw"])
+        first, second = ([words[pair[side]][column] for pair in pairs] for side in (0, 1))
+        panels[f"{name}, matched pairs"] = TwoGroups(first, second, values["senses"][f"{prefix}matched"])
     return panels
 
 

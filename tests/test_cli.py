@@ -231,6 +231,16 @@ def test_the_option_jobs_starts_the_same_command_in_several_processes(new, finis
     assert all(alone[name] == found[name] for name in found.keys() & alone.keys())
 
 
+def test_without_a_task_a_table_is_of_its_own_and_table_1_is_english(finished):
+    project, _ = finished
+    for stem, prefix in (("table3", "multilingual-"), ("figure1", "multilingual-"), ("table1", "english-")):
+        planned = project.run("run", stem, "--scale", "smoke", "--dry-run")
+        names = [line.split()[1] for line in planned.out.splitlines() if line.startswith("| ")][2:]
+        assert planned.code == 0 and names and all(name.startswith(prefix) for name in names), (stem, planned.err)
+    refused = project.run("run", "table3", "--scale", "smoke", "--task", "english", "--dry-run")
+    assert refused.code == 2 and "choose multilingual" in refused.err
+
+
 # ---- text -----------------------------------------------------------------------------------
 
 

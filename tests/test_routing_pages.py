@@ -12,7 +12,7 @@ from analysis.zero_shot_tasks import find
 from experiments.figure5_expert_activation import EXPERIMENT as FIGURE5
 from experiments.finals import current_runs, measured_values
 from experiments.rendering import render, verdicts
-from experiments.routing import REACHED, REACHED_UNTRAINED
+from experiments.routing import EFFECTIVE, REACHED, REACHED_UNTRAINED
 from experiments.running import Options, measure_missing, run_missing
 from experiments.runs import Records, systems_of
 from experiments.schema import RoutingFigure
@@ -60,8 +60,9 @@ def values(options: Options) -> dict[str, dict[int, dict]]:
 
 
 def test_the_questions_are_what_lm_eval_has_the_model_read(data: Path):
-    texts = questions(find(["rte", "winogrande"]), data, 4)
+    texts, source = questions(find(["rte", "winogrande"]), data, 4)
     assert {name: len(several) for name, several in texts.items()} == {"rte": 4, "winogrande": 4}
+    assert all(len(task["sha256"]) == 64 for task in source["tasks"].values())
     assert all("True or False?" in text for text in texts["rte"])
     assert not any("_" in text for text in texts["winogrande"])  # an answer stands in the gap
 
@@ -100,14 +101,16 @@ def test_the_page_has_pictures_and_every_router_beside_its_nulls(finished: Optio
 
 def test_the_claims_are_judged_from_the_measurements(finished: Options):
     found = {v.claim.statement: v for v in verdicts([FIGURE], (SCALE,), finished.results)}
-    assert len(found) == len(FIGURE.claims) == 2 * 2 + 1
-    denser = found["MH-MoE, h = 4: more experts that a token reaches than X-MoE, k = 1"]
+    assert len(found) == len(FIGURE.claims) == 2 + 1
+    denser = found["MH-MoE, h = 4: more experts in effective use than X-MoE, k = 1"]
     of_seeds = values(finished)
-    gaps = [
-        100 * (summary(total(m["trained"]["groups"]))["distinct_share"] - 1 / 8)
-        for m in of_seeds["MH-MoE, h = 4"].values()
-    ]
-    assert denser.n == 2 and denser.difference.mean == pytest.approx(sum(gaps) / 2)
+    ours, others = (
+        [100 * summary(total(m["trained"]["groups"]))["effective_share"] for m in of_seeds[label].values()]
+        for label in ("MH-MoE, h = 4", "X-MoE, k = 1")
+    )
+    assert denser.n == 2 and denser.difference.mean == pytest.approx((sum(ours) - sum(others)) / 2)
+    assert [EFFECTIVE.of(m) for m in of_seeds["X-MoE, k = 1"].values()] == others
+    assert {claim.reading for claim in FIGURE.claims} == {"parameters"}
     before = found["MH-MoE, h = 4: more experts that a token reaches than before training"]
     measured = of_seeds["MH-MoE, h = 4"]
     changes = [(REACHED.of(m) or 0) - (REACHED_UNTRAINED.of(m) or 0) for m in measured.values()]

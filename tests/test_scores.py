@@ -128,6 +128,12 @@ def test_different_items_are_not_compared():
         verdict(weak=other)
 
 
+def test_different_data_are_not_compared():
+    other = {seed: {**values, "data": {"file": "another hash"}} for seed, values in WEAK.items()}
+    with pytest.raises(UserError, match="measured on different data"):
+        verdict(weak=other)
+
+
 def test_a_claim_that_compares_nothing_or_unlike_things_is_refused():
     with pytest.raises(ValueError, match="are both"):
         dataclasses.replace(CLAIM, lower=CLAIM.higher)

@@ -1,0 +1,57 @@
+"""Figures 6 and 9: which models are compared, at whose learning rates, and what is claimed of whom."""
+
+import dataclasses
+
+from analysis.claims import Claim
+from analysis.measured_claims import MeasuredClaim
+from experiments.figure6_scaling_experts import EXPERIMENT as FIGURE6
+from experiments.figure6_scaling_experts import SERIES
+from experiments.figure9_scaling_curves import EXPERIMENT as FIGURE9
+from experiments.measurements import MEASUREMENTS, measured, path_of, save
+from experiments.runs import Records, model_config, plan
+from experiments.scales import CPU
+from tests.fake_records import record
+
+
+def test_mh_moe_has_the_size_of_x_moe_at_every_number_of_experts():
+    for n, xmoe in SERIES["X-MoE"].items():
+        reference = model_config(CPU, xmoe)
+        for label in ("MH-MoE, equal parameters", "MH-MoE, equal FLOPs"):
+            ours = model_config(CPU, SERIES[label][n])
+            assert abs(ours.parameters() / reference.parameters() - 1) < 0.01, (label, n)
+        flops = [model_config(CPU, s).flops_per_token(128) for s in (SERIES["MH-MoE, equal FLOPs"][n], xmoe)]
+        assert flops[0] / flops[1] < 1.25  # at 256 experts its router alone costs a fifth
+
+
+def test_sizes_without_a_grid_take_the_rate_of_a_neighbour_and_run_no_grid_of_their_own(tmp_path):
+    runs = plan(FIGURE6, CPU, "english", CPU.seeds, Records(CPU, tmp_path))
+    tuned = {run.system.name for run in runs if not run.tests}
+    assert tuned == {s.name for series in SERIES.values() for n, s in series.items() if n in (8, 32)}
+    seeds = {n: len([r for r in runs if r.tests and r.system.name == s.name]) for n, s in SERIES["X-MoE"].items()}
+    assert seeds == {8: 3, 16: 1, 32: 3, 64: 3, 128: 1, 256: 3}
+    curves = plan(FIGURE9, CPU, "english", CPU.seeds, Records(CPU, tmp_path))
+    assert {run.name for run in curves} == {run.name for run in runs}
+
+
+def test_every_claim_names_systems_with_seeds_enough_and_the_reading_that_they_have():
+    of = {system.name: system for series in SERIES.values() for system in series.values()}
+    for claim in (*FIGURE6.claims, *FIGURE9.claims):
+        sides = (claim.better, claim.worse) if isinstance(claim, Claim) else (claim.higher.system, claim.lower.system)
+        assert all((of[side].seeds or 5) >= 3 for side in sides)
+        assert claim.reading in {of[side].reading for side in sides}
+        assert ("v2" in claim.source) == (claim.reading == "compute")
+    assert sum(isinstance(claim, MeasuredClaim) for claim in FIGURE6.claims) == 3
+
+
+def test_a_model_scored_on_all_tasks_is_not_scored_on_one_of_them_again(tmp_path):
+    run, whole, part = record("xmoe_8", 1), MEASUREMENTS["zero_shot_english"], MEASUREMENTS["zero_shot_hellaswag"]
+    assert measured(part, run, tmp_path) is None
+    save(whole, run, {"tasks": {"hellaswag": 1}}, {}, tmp_path)
+    found = measured(part, run, tmp_path)
+    assert found is not None and found.values["tasks"]["hellaswag"] == 1
+    other = dataclasses.replace(run, fingerprint="0" * 16)
+    assert measured(part, other, tmp_path) is None
+    path_of(whole, run, tmp_path).unlink()
+    save(part, run, {"tasks": {"hellaswag": 2}}, {}, tmp_path)
+    found = measured(part, run, tmp_path)
+    assert found is not None and found.values["tasks"]["hellaswag"] == 2
