@@ -26,7 +26,7 @@ assert not kept.bound()  # what a step needs
 needed = held() - before
 step(40)
 assert not kept.bound()
-step(80)
+step(300)
 grown = held() - before
 assert kept.bound()
 print(needed, grown, held() - before)
