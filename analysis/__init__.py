@@ -6,8 +6,8 @@ with their points. languages: perplexity language by language.
 
 Routing. routed_text: a text through a model. expert_activation: counts; routing_measures: what follows from
 them; heatmaps: their figures. sub_tokens: words; polysemy: which have several senses; group_comparison: two
-groups of words; word_in_context: one word in two senses;
-word_senses: all of these of one model. inspect: a command that shows a text's routing.
+groups of words; word_in_context: one word in two senses; word_senses: all of these of one model; known_senses:
+the same on a generated text. inspect: a command that shows a text's routing.
 
 Zero-shot. answers: what the likelihoods of choices say; zero_shot_tasks: which tasks, and their files; harness:
 lm-eval's side of them; length_batched: its model, faster; zero_shot: the scores, and a command; scores: tables
@@ -33,6 +33,7 @@ READING_ORDER = (
     "polysemy",
     "word_in_context",
     "word_senses",
+    "known_senses",
     "inspect",
     "answers",
     "zero_shot_tasks",

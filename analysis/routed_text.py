@@ -87,22 +87,22 @@ def encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[Encoding]:
     return tokenizer.encode_batch(list(texts), add_special_tokens=False)
 
 
-def windows_of_ids(documents: Sequence[Sequence[int]], length: int) -> Windows:
-    """The same windows for texts at hand, one document each; here the last token is read too.
-
-    Raises ValueError if there is no document.
-    """
+def split_of_ids(documents: Sequence[Sequence[int]]) -> EvaluationSet:
+    """Texts at hand as a split, one document each; their bytes are not known. Raises ValueError without documents."""
     if not documents:
         raise ValueError("there is no text to read; give at least one document")
-    ended = [[*ids, END_OF_TEXT_ID] for ids in documents]
-    text = EvaluationSet(
-        tokens=np.array([token for ids in ended for token in ids], dtype=np.uint32),
-        offsets=np.cumsum([0, *map(len, ended)]),
-        num_bytes=np.zeros(len(ended), dtype=np.int64),
-        ids=tuple(map(str, range(len(ended)))),
-        sources=("",) * len(ended),
+    return EvaluationSet(
+        tokens=np.array([token for ids in documents for token in ids], dtype=np.uint32),
+        offsets=np.cumsum([0, *map(len, documents)]),
+        num_bytes=np.zeros(len(documents), dtype=np.int64),
+        ids=tuple(map(str, range(len(documents)))),
+        sources=("",) * len(documents),
     )
-    return windows_of(text, length)
+
+
+def windows_of_ids(documents: Sequence[Sequence[int]], length: int) -> Windows:
+    """The same windows for texts at hand; here the last token is read too. Raises ValueError without documents."""
+    return windows_of(split_of_ids([[*ids, END_OF_TEXT_ID] for ids in documents]), length)
 
 
 def windows_of_texts(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> Windows:

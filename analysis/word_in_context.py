@@ -29,7 +29,6 @@ from tokenizers import Encoding, Tokenizer
 from analysis.group_comparison import compare
 from analysis.routed_text import encode, route, windows_of_ids
 from analysis.sub_tokens import tokens_of, words_of
-from mhmoe.corpora import Document
 from mhmoe.generated import Occurrence
 from mhmoe.language_model import MHMoEForCausalLM
 from mhmoe.records import UserError
@@ -74,24 +73,22 @@ def read_contexts(path: Path) -> list[WordInContext]:
 
 
 def contexts_of_generated(
-    documents: Iterable[tuple[Document, Sequence[Occurrence]]], words: Iterable[str], pairs: int, *, seed: int = 0
+    paragraphs: Iterable[tuple[str, Sequence[Occurrence]]], words: Iterable[str], pairs: int, *, seed: int = 0
 ) -> list[WordInContext]:
     """Items from a generated text, whose truth is known: a word in two paragraphs, of one topic or of two.
 
-    documents: `GeneratedCorpus.documents_with_truth`. The label is whether the topics are the same. For
+    paragraphs: `GeneratedCorpus.paragraphs_with_truth`. The label is whether the topics are the same. For
     ambiguous words that is whether the senses are; for general words the sense is one whatever the topic, so
     what they show is the topic's share. Half of the items are of each label.
     Raises ValueError if no word stands in paragraphs of two topics, twice in one of them.
     """
     places: dict[str, dict[int, list[tuple[str, Span]]]] = {word: {} for word in words}
-    for document, occurrences in documents:
+    for paragraph, occurrences in paragraphs:
         for word, start, end, _, topic in occurrences:
             if word in places:
-                begin = document.text.rfind("\n", 0, start) + 1
-                paragraph = document.text[begin:].partition("\n")[0]
                 found = places[word].setdefault(topic, [])
-                if all(paragraph != text for text, _ in found):  # the first time in a paragraph
-                    found.append((paragraph, (start - begin, end - begin)))
+                if not found or found[-1][0] != paragraph:  # the first time in a paragraph
+                    found.append((paragraph, (start, end)))
     usable = [w for w, topics in sorted(places.items()) if len(topics) > 1 and max(map(len, topics.values())) > 1]
     if not usable:
         raise ValueError("no word stands in two topics, and twice in one of them; generate more text")

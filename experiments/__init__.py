@@ -4,7 +4,7 @@ schema: what an experiment is made of. scales: the four sizes. recipes: the syst
 is done, stale or missing. measurements: what is measured on finished models. running: training and measuring
 what is missing. errata: where v1 contradicts itself. sizes: counts. finals, trends, the *_page files, pages,
 rendering: records into results/. index: what is in results/. dry_run: what a command would cost. table1, zero_shot,
-routing: systems and claims of several pages.
+routing, words: systems and claims of several pages.
 """
 
 READING_ORDER = (
@@ -29,6 +29,7 @@ READING_ORDER = (
     "table1",
     "zero_shot",
     "routing",
+    "words",
     "learning_rates",
     "table1_perplexity",
     "figure4_training_curves",

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis.render import caption
 from experiments.measurements import MEASUREMENTS, measured
 from experiments.recipes import HEADS
 from experiments.runs import RESULTS, Records, final_name, final_runs
-from experiments.schema import Scale, System
+from experiments.schema import Page, Scale, System
 from mhmoe.records import Record
 
 READINGS = (
@@ -36,6 +37,19 @@ def measured_values(
             of_seeds = {r.seed: measured(MEASUREMENTS[name], r, results) for r in records}
             found[name, system] = {seed: m.values for seed, m in of_seeds.items() if m is not None}
     return found
+
+
+def measured_systems(
+    page: Page, systems: Mapping[str, System], scale: Scale, records: Records
+) -> tuple[dict[str, dict[int, Mapping[str, Any]]], list[str]]:
+    """Label -> seed -> values of the page's first measurement, for the labelled systems that have any; and what
+    stands above them, from the records of the models that were measured."""
+    name = page.measurements[0]
+    current = current_runs([*systems.values()], scale, records, page.task)
+    measured = measured_values([name], current, records.results)
+    found = {label: dict(of) for label, system in systems.items() if (of := measured[name, system.name])}
+    runs = [r for label, of in found.items() for r in current[systems[label].name] if r.seed in of]
+    return found, caption(runs, reading=READINGS, sources=sources(runs)) if runs else []
 
 
 def declared_marks(systems: Sequence[System], scale: Scale, records: Records, task: str) -> dict[tuple[str, str], str]:

@@ -16,12 +16,14 @@ from typing import Any, Literal
 from analysis.checkpoints import load
 from analysis.expert_activation import measure_activation, measure_groups
 from analysis.harness import questions
+from analysis.known_senses import measure_known_senses
 from analysis.routed_text import load_checkpoint, untrained, windows_of, windows_of_texts
 from analysis.sub_tokens import texts_of
 from analysis.word_senses import measure_senses
 from analysis.zero_shot_tasks import find
 from experiments.runs import RESULTS
 from mhmoe.data_folder import DATA_VARIABLE, DataFolder
+from mhmoe.generated import GeneratedCorpus
 from mhmoe.packing import PackedText
 from mhmoe.records import Record, UserError, fingerprint, write_atomically
 
@@ -184,6 +186,14 @@ def _word_senses(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any
     return {"data": source, **measured}
 
 
+def _known_senses(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any]:
+    model, tokenizer = load_checkpoint(subject.model)
+    if model.config.moe is None:
+        return {}
+    corpus = GeneratedCorpus.of_fingerprint(subject.text.fingerprint["corpus"])
+    return measure_known_senses(model, tokenizer, corpus, seed=subject.seed, **settings)
+
+
 MEASUREMENTS = {
     measurement.name: measurement
     for measurement in (
@@ -245,6 +255,13 @@ MEASUREMENTS = {
                 "max_words": 4000,
             },
             measure=_word_senses,
+        ),
+        Measurement(
+            name="known_senses",  # the same on the generated text, whose truth is known
+            settings={"split": "test", "rule": "mean", "min_count": 5, "pairs": 2000},
+            smoke={"pairs": 200},
+            measure=_known_senses,
+            reads="text",
         ),
     )
 }

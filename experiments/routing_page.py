@@ -9,10 +9,10 @@ import numpy as np
 from analysis.expert_activation import uniform_null
 from analysis.heatmaps import activation_curves, activation_heatmaps, group_heatmaps
 from analysis.measured_claims import Values
-from analysis.render import Column, Row, caption, table_csv, table_markdown
+from analysis.render import Column, Row, table_csv, table_markdown
 from analysis.routing_measures import summary, total
-from experiments.finals import READINGS, current_runs, measured_values, sources
-from experiments.runs import Records, systems_of
+from experiments.finals import measured_systems
+from experiments.runs import Records
 from experiments.schema import RoutingFigure, Scale
 
 COLUMNS = (
@@ -36,15 +36,9 @@ _EXPLAINED = (
 
 
 def routing_section(page: RoutingFigure, scale: Scale, records: Records, folder: Path) -> tuple[str, str]:
-    (name,) = page.measurements
-    current = current_runs(systems_of(page), scale, records, page.task)
-    measured = measured_values([name], current, records.results)
-    found = {label: dict(measured[name, system.name]) for label, system in page.systems.items()}
-    found = {label: seeds for label, seeds in found.items() if seeds}
+    found, lines = measured_systems(page, page.systems, scale, records)
     if not found:
         return "", ""
-    runs = [r for label in found for r in current[page.systems[label].name] if r.seed in found[label]]
-    lines = caption(runs, reading=READINGS, sources=sources(runs))
     counts = {
         label: {seed: total(v["trained"]["groups"]) for seed, v in seeds.items()} for label, seeds in found.items()
     }

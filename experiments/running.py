@@ -37,6 +37,7 @@ from experiments.schema import Experiment, Run, Scale
 from mhmoe.corpora import EmbeddedCorpus, HubCorpus
 from mhmoe.data_folder import DATA_VARIABLE
 from mhmoe.evaluation import evaluate
+from mhmoe.generated import GeneratedCorpus
 from mhmoe.language_model import MHMoEForCausalLM
 from mhmoe.memory import peak_memory, reset_peak_memory
 from mhmoe.packing import PackedText, load_packed, pack
@@ -75,7 +76,7 @@ def text_of(scale: Scale, data: Path | None, cache: Path = CACHE) -> PackedText:
         return packed
     corpus = scale.corpus()
     if data is not None:
-        if isinstance(corpus, EmbeddedCorpus | HubCorpus):
+        if isinstance(corpus, EmbeddedCorpus | HubCorpus | GeneratedCorpus):
             raise UserError(
                 f"scale {scale.name} takes its text from {corpus.kind}, not from a folder; leave out --data"
             )

@@ -8,6 +8,7 @@ import os
 
 from experiments.schema import Scale, Style, Text
 from mhmoe.corpora import SLIMPAJAMA, EmbeddedCorpus, HubCorpus, LocalCorpus
+from mhmoe.generated import GeneratedCorpus
 from mhmoe.multilingual import MultilingualCorpus
 from mhmoe.packing import PackingConfig
 
@@ -50,7 +51,12 @@ SMOKE = Scale(
                 max_test_tokens=20_000,
             ),
             seeds=(1,),
-        )
+        ),
+        "generated": Text(
+            corpus=lambda: GeneratedCorpus(languages=2, heads=180, documents_per_split=120),
+            packing=PackingConfig(vocab_size=512, max_train_tokens=130_000, tokenizer_characters=500_000),
+            seeds=(1,),
+        ),
     },
 )
 
@@ -87,7 +93,12 @@ CPU = Scale(
                 vocab_size=4096, max_train_tokens=2_000_000, max_valid_tokens=200_000, max_test_tokens=400_000
             ),
             seeds=(1, 2, 3),
-        )
+        ),
+        "generated": Text(  # a third of the heads have several senses
+            corpus=lambda: GeneratedCorpus(languages=2, topics=12, heads=900, documents_per_split=1600),
+            packing=PackingConfig(vocab_size=2048, max_train_tokens=2_000_000),
+            seeds=(1, 2, 3),
+        ),
     },
 )
 

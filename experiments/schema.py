@@ -10,11 +10,12 @@ from analysis.measured_claims import MeasuredClaim
 from analysis.scores import Score
 from mhmoe.configs import Config
 from mhmoe.corpora import EmbeddedCorpus, HubCorpus, LocalCorpus
+from mhmoe.generated import GeneratedCorpus
 from mhmoe.multilingual import MultilingualCorpus
 from mhmoe.packing import PackingConfig
 from mhmoe.records import UserError
 
-Corpora = Callable[[], EmbeddedCorpus | LocalCorpus | HubCorpus | MultilingualCorpus]
+Corpora = Callable[[], EmbeddedCorpus | LocalCorpus | HubCorpus | MultilingualCorpus | GeneratedCorpus]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,9 +219,16 @@ class RoutingFigure(Page):
 
 @dataclass(frozen=True, kw_only=True)
 class WordsFigure(Page):
-    """Two groups of words and how many experts their sub-tokens reach: the first of `measurements`, by label."""
+    """Two groups of words and how many experts their sub-tokens reach: the first of `measurements`, by label.
+
+    compared: heading of each comparison, by its key in the measured values. groups: what the two groups of the
+    figure are, those of the comparison `senses`. text: what was read.
+    """
 
     systems: Mapping[str, System]
+    compared: Mapping[str, str]
+    groups: tuple[str, str]
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)

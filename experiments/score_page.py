@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.render import Column, Row, caption, table_csv
+from analysis.render import Column, Row, table_csv
 from analysis.scores import score_tables
-from experiments.finals import READINGS, current_runs, measured_values, sources
-from experiments.runs import Records, systems_of
+from experiments.finals import measured_systems
+from experiments.runs import Records
 from experiments.schema import Scale, ScoreTable, Table
 
 CSV = ("scale", "label", "task", "measure", "seeds", "value", "std", "stderr_over_items")
@@ -21,16 +21,12 @@ def score_section(page: ScoreTable, scale: Scale, records: Records, folder: Path
 
 def scores_of(page: ScoreTable | Table, scale: Scale, records: Records) -> tuple[str, list[Row]]:
     """Caption and tables, and every number as a row; nothing where no model was scored."""
-    name = page.measurements[0]
-    current = current_runs(systems_of(page), scale, records, page.task)
-    values = measured_values([name], current, records.results)
-    if not any(values.values()):
+    found, lines = measured_systems(page, {row.system.label: row.system for row in page.rows}, scale, records)
+    if not found:
         return "", []
-    systems = {row.system.label: values[name, row.system.name] for row in page.rows}
-    runs = [r for row in page.rows for r in current[row.system.name] if r.seed in systems[row.system.label]]
+    systems = {row.system.label: found.get(row.system.label, {}) for row in page.rows}
     tables, rows = score_tables(page.scores, systems, {row.system.label: row.paper_scores for row in page.rows})
-    lines = caption(runs, reading=READINGS, sources=sources(runs))
-    lines.append(_how([result for seeds in systems.values() for result in seeds.values()]))
+    lines.append(_how([result for seeds in found.values() for result in seeds.values()]))
     return "\n\n".join([*lines, tables]), rows
 
 

@@ -9,10 +9,10 @@ import numpy as np
 from analysis.group_comparison import WordValue, matched_pairs
 from analysis.heatmaps import TwoGroups, two_group_figure
 from analysis.measured_claims import Values
-from analysis.render import Column, Row, caption, table_csv, table_markdown
+from analysis.render import Column, Row, table_csv, table_markdown
 from analysis.statistics import CONFIDENCE
-from experiments.finals import READINGS, current_runs, measured_values, sources
-from experiments.runs import Records, systems_of
+from experiments.finals import measured_systems
+from experiments.runs import Records
 from experiments.schema import Scale, WordsFigure
 
 COLUMNS = (
@@ -29,11 +29,14 @@ COLUMNS = (
     Column("d_high", "highest", "+.3f"),
     Column("significant", "above / below, p < 0.05"),
 )
-COMPARED = {
-    "senses": "three senses or more / one sense",
-    "false_friends": "false friends / all other words",
-    "contexts": "one word in two senses / in one sense",
-}
+FOLLOWERS = (
+    Column("label", "system"),
+    Column("seeds", "seeds"),
+    Column("ambiguous", "after an ambiguous word", ".3f"),
+    Column("general", "after a general word", ".3f"),
+    Column("sense_known", "who knows the sense", ".3f"),
+    Column("sense_unknown", "who does not", ".3f"),
+)
 _EXPLAINED = (
     "For words, the values are numbers of different experts that a word's sub-tokens go to, mean over MoE layers; in "
     "context, the share of a word's sub-tokens that go to another expert in the second sentence. matched: pairs of "
@@ -45,15 +48,9 @@ _EXPLAINED = (
 
 
 def words_section(page: WordsFigure, scale: Scale, records: Records, folder: Path) -> tuple[str, str]:
-    (name,) = page.measurements
-    current = current_runs(systems_of(page), scale, records, page.task)
-    measured = measured_values([name], current, records.results)
-    found = {label: dict(measured[name, system.name]) for label, system in page.systems.items()}
-    found = {label: seeds for label, seeds in found.items() if seeds}
+    found, lines = measured_systems(page, page.systems, scale, records)
     if not found:
         return "", ""
-    runs = [r for label in found for r in current[page.systems[label].name] if r.seed in found[label]]
-    lines = caption(runs, reading=READINGS, sources=sources(runs))
     picture = f"{page.stem}_{scale.name}.png"
     label, seeds = next(iter(found.items()))
     seed, values = next(iter(seeds.items()))
@@ -61,13 +58,15 @@ def words_section(page: WordsFigure, scale: Scale, records: Records, folder: Pat
         _panels(values),
         folder / picture,
         title=f"{page.title}: {label}, seed {seed}",
-        names=("three senses or more", "one sense"),
-        note=f"{lines[0]} Read: {values['text']['tokens']:,} tokens of its test text.",
+        names=page.groups,
+        note=f"{lines[0]} Read: {values['text']['tokens']:,} tokens of {page.text}.",
     )
-    rows = [row for label, seeds in found.items() for row in _rows(label, seeds)]
+    rows = [row for label, seeds in found.items() for row in _rows(label, seeds, page.compared)]
     csv_columns = (Column("scale", "scale"), *COLUMNS)
     return (
-        f"![{page.title}]({picture})\n\n" + table_markdown(COLUMNS, rows, caption=[*lines, _EXPLAINED]),
+        f"![{page.title}]({picture})\n\n"
+        + table_markdown(COLUMNS, rows, caption=[*lines, _EXPLAINED])
+        + (f"\n{_followers(found)}" if "followers" in values else ""),
         table_csv(csv_columns, [{"scale": scale.name, **row} for row in rows]),
     )
 
@@ -87,12 +86,23 @@ def _panels(values: Values) -> dict[str, TwoGroups]:
     return panels
 
 
-def _rows(label: str, seeds: Mapping[int, Values]) -> list[Row]:
+def _followers(found: Mapping[str, Mapping[int, Values]]) -> str:
+    """Whether the senses were learned, where the measurement says so."""
     rows: list[Row] = []
-    for compared, heading in COMPARED.items():
-        views = [view for view in next(iter(seeds.values()))[compared] if view != "pairs"]
+    for label, seeds in found.items():
+        measured = [values["followers"] for values in seeds.values()]
+        means = {name: float(np.mean([m[name] for m in measured])) for name in measured[0] if name != "n"}
+        rows.append({"label": label, "seeds": len(seeds), **means})
+    lines = ["Are the senses learned? Nats that a word after a head costs, in the second half of a paragraph."]
+    return table_markdown(FOLLOWERS, rows, caption=lines)
+
+
+def _rows(label: str, seeds: Mapping[int, Values], compared: Mapping[str, str]) -> list[Row]:
+    rows: list[Row] = []
+    for key, heading in compared.items():
+        views = [view for view in next(iter(seeds.values()))[key] if view != "pairs"]
         for view in views:
-            found = [values[compared][view] for values in seeds.values()]
+            found = [values[key][view] for values in seeds.values()]
             found = [f for f in found if f["d_low"] is not None]  # else too few words, or all alike
             if not found:
                 continue

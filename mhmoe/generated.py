@@ -14,7 +14,7 @@ Frequencies within a topic follow Zipf's law.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -25,7 +25,7 @@ from mhmoe.corpora import Document, check_split
 
 Kind = Literal["local", "general", "ambiguous", "follower"]
 _FORMAT = 1  # of the generator: part of the fingerprint, so that another rule is another corpus
-_FOLLOWERS = 3  # of a sense
+FOLLOWERS = 3  # of a sense, equally likely
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 
 
@@ -107,12 +107,35 @@ class GeneratedCorpus:
                     text = _sentence(world, topic, draw, text, occurrences)
             yield Document(text, f"language{language}", f"{split}-{i}"), occurrences
 
+    def paragraphs_with_truth(self, split: str) -> Iterator[tuple[str, list[Occurrence]]]:
+        """The same, paragraph by paragraph: one topic each. Raises ValueError on an unknown split."""
+        for document, occurrences in self.documents_with_truth(split):
+            begin = 0
+            for text in document.text.split("\n"):
+                end = begin + len(text)
+                inside = [o for o in occurrences if begin <= o.start < end]
+                yield text, [o._replace(start=o.start - begin, end=o.end - begin) for o in inside]
+                begin = end + 1
+
     def fingerprint(self) -> dict[str, Any]:
         return {"kind": self.kind, "format": _FORMAT} | dataclasses.asdict(self)
+
+    @classmethod
+    def of_fingerprint(cls, fingerprint: Mapping[str, Any]) -> "GeneratedCorpus":
+        """The corpus that has this fingerprint. Raises ValueError if none of this version has."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        corpus = cls(**{name: fingerprint[name] for name in names if name in fingerprint})
+        if corpus.fingerprint() != dict(fingerprint):
+            raise ValueError(f"fingerprint={dict(fingerprint)} is of no text that this version generates")
+        return corpus
 
     def senses(self) -> dict[str, int]:
         """The number of senses of every head."""
         return {head.word: len(head.followers) for head in _world(self).heads}
+
+    def topics_of(self) -> dict[str, tuple[int, ...]]:
+        """The topics in which every head stands; topic t is of language t mod `languages`."""
+        return {head.word: head.topics for head in _world(self).heads}
 
     def kinds(self) -> dict[str, Kind]:
         """What every word is: the heads by their kind, all others "follower"."""
@@ -146,8 +169,8 @@ def _world(corpus: GeneratedCorpus) -> _World:
         # A general word and the ambiguous one after it stand in equally many topics.
         spread = 1 if kind == "local" else 2 + number // 3 % (corpus.most_senses - 1)
         topics = draw.choice(corpus.topics, spread, replace=False)
-        count = _FOLLOWERS * (spread if kind == "ambiguous" else 1)
-        followers = draw.choice(pool, count, replace=False).reshape(-1, _FOLLOWERS)
+        count = FOLLOWERS * (spread if kind == "ambiguous" else 1)
+        followers = draw.choice(pool, count, replace=False).reshape(-1, FOLLOWERS)
         heads.append(_Head(word, kind, tuple(map(int, topics)), tuple(tuple(map(str, sense)) for sense in followers)))
     by_topic = tuple(tuple(i for i, head in enumerate(heads) if t in head.topics) for t in range(corpus.topics))
     return _World(tuple(heads), by_topic)

@@ -53,6 +53,23 @@ def test_the_truth_names_every_head_where_it_stands() -> None:
         assert [word for word in words if kinds[word] != "follower"] == [o.word for o in occurrences]
 
 
+def test_a_paragraph_has_one_topic_and_the_occurrences_of_its_part_of_the_document() -> None:
+    documents = list(SMALL.documents_with_truth("test"))
+    paragraphs = list(SMALL.paragraphs_with_truth("test"))
+    assert [text for text, _ in paragraphs] == [part for d, _ in documents for part in d.text.split("\n")]
+    for text, occurrences in paragraphs:
+        assert len({o.topic for o in occurrences}) == 1
+        assert all(text[o.start : o.end] == o.word for o in occurrences)
+        assert all(o.topic in SMALL.topics_of()[o.word] for o in occurrences)
+    assert sum(len(o) for _, o in paragraphs) == sum(len(o) for _, o in documents)
+
+
+def test_a_fingerprint_gives_the_corpus_back_and_another_versions_is_refused() -> None:
+    assert GeneratedCorpus.of_fingerprint(SMALL.fingerprint()) == SMALL
+    with pytest.raises(ValueError, match="of no text that this version generates"):
+        GeneratedCorpus.of_fingerprint(SMALL.fingerprint() | {"format": 0})
+
+
 def test_an_ambiguous_words_followers_change_with_its_sense_and_a_general_words_with_nothing() -> None:
     kinds, senses, found = SMALL.kinds(), SMALL.senses(), _followers(SMALL)
     compared = {"ambiguous": 0, "general": 0}

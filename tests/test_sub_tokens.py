@@ -317,14 +317,13 @@ def test_senses_that_move_the_experts_are_found_and_context_alone_is_not() -> No
 def test_items_of_a_generated_text_have_the_topics_and_senses_that_their_label_says() -> None:
     corpus = GeneratedCorpus(topics=4, heads=60, documents_per_split=60)
     truth: dict[tuple[str, int], tuple[int, int]] = {}
-    for document, occurrences in corpus.documents_with_truth("valid"):
+    for paragraph, occurrences in corpus.paragraphs_with_truth("valid"):
         for _, start, _, sense, topic in occurrences:
-            begin = document.text.rfind("\n", 0, start) + 1
-            truth[document.text[begin:].partition("\n")[0], start - begin] = (sense, topic)
+            truth[paragraph, start] = (sense, topic)
     kinds = corpus.kinds()
     for kind in ("ambiguous", "general"):
         words = {word for word in kinds if kinds[word] == kind}
-        items = contexts_of_generated(corpus.documents_with_truth("valid"), words, 40)
+        items = contexts_of_generated(corpus.paragraphs_with_truth("valid"), words, 40)
         assert sum(item.same_sense for item in items) == 20
         for item in items:
             spelled = [text[slice(*span)] for text, span in zip(item.texts, item.spans, strict=True)]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from analysis.measured_claims import MeasuredClaim
-from experiments.figure7_polysemous_words import COMPARISONS, EXPERIMENT
+from experiments.figure7_polysemous_words import CLAIMED, EXPERIMENT
 from experiments.measurements import MEASUREMENTS, measured
 from experiments.recipes import mhmoe
 from experiments.rendering import render, verdicts
@@ -35,7 +35,7 @@ def smaller() -> Any:
             higher=dataclasses.replace(claim.higher, system=SYSTEM.name),
             lower=dataclasses.replace(claim.lower, system=SYSTEM.name),
         )
-        for claim in EXPERIMENT.claims[: len(COMPARISONS)]
+        for claim in EXPERIMENT.claims[: len(CLAIMED)]
         if isinstance(claim, MeasuredClaim)
     ]
     return dataclasses.replace(EXPERIMENT, systems={LABEL: SYSTEM}, claims=claims)
@@ -120,7 +120,7 @@ def test_the_page_has_the_figure_and_every_comparison(finished: Options, tmp_pat
 
 def test_the_claims_are_judged_from_the_groups_means(finished: Options):
     found = {v.claim.statement: v for v in verdicts([FIGURE], (SCALE,), finished.results)}
-    assert len(found) == len(COMPARISONS)
+    assert len(found) == len(CLAIMED)
     words_ = found[f"{LABEL}: words of three senses or more reach more experts than words of one"]
     gaps = [m["senses"]["raw"]["mean"][0] - m["senses"]["raw"]["mean"][1] for m in values(finished).values()]
     assert words_.n == 2 and words_.difference.mean == pytest.approx(sum(gaps) / 2)
