@@ -152,8 +152,13 @@ def trend_figure(
     styles = _styles(label for panel in panels for label in panel.series)
     places = sorted({p.x for panel in panels for line in panel.series.values() for p in line})
     with rc_context(_STYLE):
-        figure = Figure(figsize=(max(8.6, 5.2 * len(panels)), 5.6), layout="constrained")
-        for axes, panel in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+        columns = len(panels) if len(panels) <= 3 else 2
+        lines = -(-len(panels) // columns)
+        figure = Figure(figsize=(max(8.6, 5.2 * columns), 0.9 + 4.7 * lines), layout="constrained")
+        all_axes = figure.subplots(lines, columns, squeeze=False).flat
+        for axes in list(all_axes)[len(panels) :]:
+            axes.axis("off")
+        for axes, panel in zip(all_axes, panels, strict=False):
             axes.set_xlabel(x_label)
             axes.set_ylabel(panel.y_label)
             axes.set_xscale("log" if log_x else "linear")

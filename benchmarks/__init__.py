@@ -2,7 +2,8 @@
 
 peers, contenders: the layers that are compared, of equal work. timing: one measurement of several
 contenders, in turns. roofline: what the machine reaches, and the time that the work needs at least.
-layer_speed, training_speed: the two benchmarks, each also the process that measures one setting.
+layer_speed, training_speed: two benchmarks, each also the process that measures one setting. zero_shot_speed: lm-eval's
+command beside ours.
 verdicts: the bounds, met or not. figure, report: what is written. `make bench` runs it all.
 """
 
@@ -13,6 +14,7 @@ READING_ORDER = (
     "roofline",
     "layer_speed",
     "training_speed",
+    "zero_shot_speed",
     "verdicts",
     "figure",
     "report",

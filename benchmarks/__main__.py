@@ -1,6 +1,7 @@
 """python -m benchmarks: time the layer and the training, print the tables, write benchmarks/results.
 
-The full run takes about a quarter of an hour on two cores, which should have nothing else to do.
+The full run takes about a quarter of an hour on two cores, which should have nothing else to do. The zero-shot
+scores of a checkpoint are timed, beside lm-eval's command, where one is named; that takes as long again.
 """
 
 import json
@@ -15,50 +16,68 @@ from typing import Any, Literal
 import tyro
 
 from benchmarks.layer_speed import measure_layers, sizes_dict
-from benchmarks.report import write_layer, write_training
+from benchmarks.report import write_layer, write_training, write_zero_shot
 from benchmarks.timing import ROOT
 from benchmarks.training_speed import measure_training
+from benchmarks.zero_shot_speed import measure_zero_shot
+from experiments.measurements import folder_of_data
 from mhmoe.command_line import exit_code
+from mhmoe.data_folder import DATA_VARIABLE
 from mhmoe.records import UserError, provenance
 
 RESULTS = ROOT / "benchmarks" / "results"
 TRAINING_SHARE = 0.25
+QUICK_ITEMS = 4
 
 
 def benchmark(
-    only: Literal["layer", "training"] | None = None,
+    only: Literal["layer", "training", "zero_shot"] | None = None,
     quick: bool = False,
     repetitions: int = 5,
     time_budget: float = 840.0,
     output: Path = RESULTS,
     render: bool = False,
+    checkpoint: Path | None = None,
+    tasks: tuple[str, ...] = ("english",),
+    data: Path | None = None,
 ) -> None:
-    """Time the layer and the training against their peers.
+    """Time the layer and the training against their peers, and the zero-shot scores of a checkpoint.
 
     Args:
-        only: one of the two benchmarks.
+        only: one of the benchmarks.
         quick: tiny sizes, to see that it works; give another output folder, or the figures are overwritten.
         repetitions: rounds at most, each timing every contender once.
         time_budget: seconds after which no new round begins; every setting gets its share.
         output: folder of the json, md and png files.
         render: measure nothing; write md and png again from the json files.
+        checkpoint: for zero_shot, a folder written by save_pretrained.
+        tasks: for zero_shot, as in analysis.zero_shot.
+        data: for zero_shot, the folder with harness/; else MHMOE_DATA.
     """
     for option, value in (("repetitions", repetitions), ("time_budget", time_budget)):
         if not value > 0:
             raise UserError(f"{option}={value} is not allowed; it must be above 0")
-    writers = {"training": write_training, "layer": write_layer}
-    begun, common = time.monotonic(), facts(quick)
-    for name in [only] if only else list(writers):
-        if render:
-            data = load(output / f"{name}.json")
-        else:
-            if name == "training":
-                share = time_budget if only else TRAINING_SHARE * time_budget
-                data = common | {"measured": measure_training(quick, begun + share)}
-            else:
-                rows = measure_layers(quick, repetitions, begun + time_budget)
-                data = common | {"repetitions": repetitions, "sizes": sizes_dict(quick), "rows": rows}
-        print(writers[name](data, output))
+    names = [only] if only else ["training", "layer", *(["zero_shot"] if checkpoint else [])]
+    questions = folder_of_data(data)
+    if "zero_shot" in names and not render and (checkpoint is None or questions is None):
+        raise UserError(f"zero_shot needs --checkpoint, and questions: name their folder by --data or {DATA_VARIABLE}")
+    begun = time.monotonic()
+
+    def measure(name: str) -> dict[str, Any]:
+        if name == "training":
+            share = time_budget if only else TRAINING_SHARE * time_budget
+            return {"measured": measure_training(quick, begun + share)}
+        if name == "layer":
+            rows = measure_layers(quick, repetitions, begun + time_budget)
+            return {"repetitions": repetitions, "sizes": sizes_dict(quick), "rows": rows}
+        assert checkpoint is not None and questions is not None
+        limit, threads = (QUICK_ITEMS if quick else None), os.cpu_count() or 1
+        return {"measured": measure_zero_shot(checkpoint, tasks, questions, threads, limit)}
+
+    writers = {"training": write_training, "layer": write_layer, "zero_shot": write_zero_shot}
+    for name in names:
+        values = load(output / f"{name}.json") if render else {**facts(quick), **measure(name)}
+        print(writers[name](values, output))
     print(f"written to {output}")
 
 

@@ -53,7 +53,16 @@ TRAINING_COLUMNS = (
     Column("n", "n"),
     Column("parameters", "parameters (M)", ",.2f", 1e-6),
     Column("flops_per_token", "MFLOPs a token", ",.2f", 1e-6),
+    Column("held_bytes", "memory MB", ",.0f", 1e-6),
     Column("compile_seconds", "compiling s", ",.0f"),
+)
+ZERO_SHOT_COLUMNS = (
+    Column("task", "task"),
+    Column("n", "n", ","),
+    Column("measure", "measure"),
+    Column("ours", "ours %", ".4f", 100),
+    Column("lm_eval", "lm-eval %", ".4f", 100),
+    Column("equal", "the same number"),
 )
 
 
@@ -71,6 +80,14 @@ def write_training(data: Data, folder: Path) -> str:
     write_atomically(folder / "training.json", json.dumps(data, indent=1) + "\n")
     text = training_markdown(data)
     write_atomically(folder / "training.md", text)
+    return text
+
+
+def write_zero_shot(data: Data, folder: Path) -> str:
+    """zero_shot.json and .md; returns the Markdown."""
+    write_atomically(folder / "zero_shot.json", json.dumps(data, indent=1) + "\n")
+    text = zero_shot_markdown(data)
+    write_atomically(folder / "zero_shot.md", text)
     return text
 
 
@@ -181,12 +198,29 @@ def training_markdown(data: Data) -> str:
         rows.append(row | _spread(row["seconds"]) | shown)
     caption = [
         *origin(data),
-        f"The systems of Tables 1 and 5 at scale {found['scale']}: training steps of {found['tokens_per_step']:,} "
-        f"generated tokens in {found['precision']}, {count_threads(found['threads'])}: forward, backward, "
-        "clipping and the optimiser's step. The systems take their steps in turns; tokens/s are those of the "
-        "median of n steps after a warm-up. MFLOPs are of the forward pass.",
+        f"The systems of Tables 1 and 5 and of Figure 6 at scale {found['scale']}: training steps of "
+        f"{found['tokens_per_step']:,} generated tokens in {found['precision']}, {count_threads(found['threads'])}: "
+        "forward, backward, clipping and the optimiser's step. The systems take their steps in turns; tokens/s are "
+        "those of the median of n steps after a warm-up. MFLOPs are of the forward pass. Memory: weights and the "
+        "optimiser's two moments, and by how much the process grew during a step.",
     ]
     return table_markdown(TRAINING_COLUMNS, rows, title="Speed of training", caption=caption)
+
+
+def zero_shot_markdown(data: Data) -> str:
+    """Every accuracy of lm-eval's command and of ours, whether they are the same number, and what both took."""
+    found = data["measured"]
+    rows = [row | {"equal": "yes" if row["ours"] == row["lm_eval"] else "NO"} for row in found["rows"]]
+    equal, seconds = sum(row["equal"] == "yes" for row in rows), found["seconds"]
+    limit = "" if found["limit"] is None else f" The first {found['limit']} items of each task alone."
+    caption = [
+        *origin(data),
+        f"{found['checkpoint']}, {count_threads(found['threads'])}, {found['max_length']} tokens of context.{limit} "
+        f"{equal} of {len(rows)} accuracies are the same number. Ours took {seconds['ours']:,.0f} s and lm-eval's own "
+        f"command, with its defaults, {seconds['lm_eval']:,.0f} s: {seconds['lm_eval'] / seconds['ours']:.1f} times as "
+        "long.",
+    ]
+    return table_markdown(ZERO_SHOT_COLUMNS, rows, title="Zero-shot scores beside lm-eval's command", caption=caption)
 
 
 def _rate(found: Data, row: Data) -> float:

@@ -6,10 +6,11 @@ has new random input. The figure that is reported is the median over the rounds.
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,8 @@ def seconds_of(step: Callable[[], object]) -> float:
 def memory_of(step: Callable[[], object]) -> int | None:
     """Bytes by which the process grows at most during a step; None where the system does not tell."""
     device = torch.device("cpu")
+    reset_peak_memory(device)  # which also hands back what is free, so that it is not counted before
     before = _resident()
-    reset_peak_memory(device)
     told = before is not None and peak_memory(device) < 1.02 * before
     step()
     return max(peak_memory(device) - before, 0) if told and before is not None else None
@@ -106,7 +107,12 @@ def _resident() -> int | None:
 
 
 def in_own_process(module: str, settings: Mapping[str, Any], threads: int) -> dict[str, Any]:
-    """What `python -m module settings` prints as JSON, run with so many threads.
+    """What `python -m module settings` prints as JSON, run with so many threads."""
+    return json.loads(run_with_threads([sys.executable, "-m", module, json.dumps(settings)], threads).splitlines()[-1])
+
+
+def run_with_threads(command: Sequence[str], threads: int) -> str:
+    """What a command prints, run with so many threads. Raises UserError if it fails.
 
     THP_MEM_ALLOC_ENABLE is torch's own switch for large pages, which every contender gets: in small ones,
     page faults would take a large part of every step.
@@ -118,18 +124,10 @@ def in_own_process(module: str, settings: Mapping[str, Any], threads: int) -> di
         "THP_MEM_ALLOC_ENABLE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    done = subprocess.run(
-        [sys.executable, "-m", module, json.dumps(settings)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise UserError(
-            f"{module} ended with exit code {done.returncode} for {json.dumps(settings)}; its error is above"
-        )
-    return json.loads(done.stdout.splitlines()[-1])
+        raise UserError(f"`{shlex.join(command)}` ended with exit code {done.returncode}; its error is above")
+    return done.stdout
 
 
 def count_threads(count: int) -> str:

@@ -1,8 +1,8 @@
 """The training benchmark. `python -m benchmarks.training_speed SETTINGS` measures and prints JSON.
 
-Every system of Tables 1 and 5 at the cpu scale's sizes, on one thread: forward, backward, clipping and the optimiser's
-step, as the training loop does them, on generated tokens whose frequencies follow Zipf's law. The systems
-take their steps in turns. Two of them also run through torch.compile.
+Every system of Tables 1 and 5 and of Figure 6 at the cpu scale's sizes, on one thread: forward, backward, clipping
+and the optimiser's step, as the training loop does them, on generated tokens whose frequencies follow Zipf's law.
+The systems take their steps in turns. Two of them also run through torch.compile.
 """
 
 import json
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import Timing, count_threads, in_own_process, in_turns, seconds_of
+from experiments.figure6_scaling_experts import EXPERIMENT as FIGURE6
 from experiments.runs import model_config
 from experiments.scales import CPU, SMOKE
 from experiments.schema import Scale, System
@@ -26,6 +27,7 @@ from mhmoe.training import Objective, accumulate_gradients, make_optimizer, seed
 from mhmoe.training_config import TrainingConfig
 
 STEPS, WARM_UP = 20, 3
+STATE_BYTES = 12  # of a parameter: in float32 the weight and its two moments
 COMPILED = ("dense", "mhmoe_8_compute")
 
 
@@ -41,8 +43,8 @@ def measure_systems(quick: bool, seconds: float) -> dict[str, Any]:
     batch = {"batch_sequences": 4} if quick else {}
     config = TrainingConfig(**{**scale.training, **batch}, learning_rate=scale.learning_rates[0])
     tokens = Tokens(config, scale.model["vocab_size"])
-    rows_of_both = TABLE1.rows if quick else (*TABLE1.rows, *table5(HEADS))
-    systems = list({row.system.name: row.system for row in rows_of_both}.values())
+    compared = TABLE1.rows if quick else (*TABLE1.rows, *table5(HEADS), *FIGURE6.rows)
+    systems = list({row.system.name: row.system for row in compared}.values())
     steps = {(s.name, False): training_step(scale, s, config, tokens) for s in systems}
     compiling: dict[tuple[str, bool], dict[str, Any]] = {}
     for system in systems:
@@ -71,6 +73,7 @@ def measure_systems(quick: bool, seconds: float) -> dict[str, Any]:
                 "parameters": sizes.parameters(),
                 "flops_per_token": sizes.flops_per_token(config.length),
                 **timing.to_dict(),
+                "held_bytes": timing.memory and timing.memory + STATE_BYTES * sizes.parameters(),
                 **compiling.get((name, compiled), {}),
             }
         )

@@ -78,7 +78,7 @@ EXPERIMENT = Table(
     trend=Trend(
         x_label="experts of X-MoE, and of the X-MoE whose size MH-MoE has",
         series={label: list(series.items()) for label, series in SERIES.items()},
-        panels=("perplexity", "hellaswag"),
+        panels=("perplexity", "hellaswag", "speed", "memory"),
         log_x=True,
     ),
     measurements=("zero_shot_hellaswag",),

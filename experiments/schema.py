@@ -159,7 +159,7 @@ class Page:
 class Trend:
     """A figure of a table's systems against a number of theirs: label -> (number, system).
 
-    panels: the quantities, by their keys in trends.py; the speed is always shown where it was measured.
+    panels: the quantities, by their keys in trends.py.
     """
 
     x_label: str

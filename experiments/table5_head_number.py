@@ -67,7 +67,7 @@ def trend(heads: Sequence[int]) -> Trend:
     controls = [(h, xmoe(EXPERTS, top_k=h, seeds=3)) for h in heads if 1 < h <= EXPERTS]
     return Trend(
         x_label="heads h (choices k of the control)",
-        panels=("perplexity", "activation"),
+        panels=("perplexity", "activation", "speed"),
         series={
             **{
                 f"MH-MoE, {sized}": [(h, mhmoe(EXPERTS, reading, h, seeds=3)) for h in heads]

@@ -2,8 +2,9 @@
 
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from analysis.figures import Panel, Point, trend_figure
 from analysis.routing_measures import distinct_share
@@ -35,15 +36,18 @@ PANELS: dict[str, tuple[str, Of]] = {
     "activation": ("experts of a layer that a token reaches (%)", _activation),
     "hellaswag": ("HellaSwag, bits per byte of the right ending", _hellaswag),
 }
-SPEED = "training speed, tokens/s on one thread"
+BENCHMARK = RESULTS.parent / "benchmarks" / "results" / "training.json"
+COSTS: dict[str, tuple[str, Callable[[Mapping[str, Any], int], float | None]]] = {
+    "speed": ("training speed, tokens/s on one thread", lambda row, tokens: tokens / statistics.median(row["seconds"])),
+    "memory": ("memory of training (MB)", lambda row, _: held / 1e6 if (held := row.get("held_bytes")) else None),
+}
 
 
 def draw(table: Table, trend: Trend, scale: Scale, records: Records, path: Path, note: str) -> None:
-    """A panel for each quantity that the trend names and that is known of a system, and one for the speed."""
+    """A panel for each quantity that the trend names and that is known of a system."""
     current = current_runs(systems_of(table), scale, records, table.task)
-    speeds = measured_speeds(scale)
 
-    def points(of: Of) -> dict[str, list[Point]]:
+    def of_runs(of: Of) -> dict[str, list[Point]]:
         found: dict[str, list[Point]] = {}
         for label, series in trend.series.items():
             of_place = {
@@ -53,24 +57,31 @@ def draw(table: Table, trend: Trend, scale: Scale, records: Records, path: Path,
             found[label] = [Point(x, sum(v) / len(v), min(v), max(v), len(v)) for x, v in of_place.items() if v]
         return found
 
-    speed = {
-        label: [Point(x, v, v, v, 1) for x, system in series if (v := speeds.get(system.name)) is not None]
-        for label, series in trend.series.items()
-    }
-    panels = [Panel(label, points(of)) for label, of in (PANELS[name] for name in trend.panels)]
-    panels = [panel for panel in [*panels, Panel(SPEED, speed)] if any(panel.series.values())]
-    text = f"{note} Bars: lowest to highest seed." + (" Speed: benchmarks/results/training.md." if speeds else "")
-    trend_figure(panels, path, title=table.title, x_label=trend.x_label, note=text, log_x=trend.log_x)
+    def of_benchmark(costs: Mapping[str, float]) -> dict[str, list[Point]]:
+        return {
+            label: [Point(x, v, v, v, 1) for x, system in series if (v := costs.get(system.name)) is not None]
+            for label, series in trend.series.items()
+        }
+
+    panels = [
+        Panel(PANELS[name][0], of_runs(PANELS[name][1]))
+        if name in PANELS
+        else Panel(COSTS[name][0], of_benchmark(measured_costs(name, scale)))
+        for name in trend.panels
+    ]
+    shown = [panel for panel in panels if any(panel.series.values())]
+    timed = any(panel.y_label in {label for label, _ in COSTS.values()} for panel in shown)
+    text = f"{note} Bars: lowest to highest seed." + (" Costs: benchmarks/results/training.md." if timed else "")
+    trend_figure(shown, path, title=table.title, x_label=trend.x_label, note=text, log_x=trend.log_x)
 
 
-def measured_speeds(scale: Scale) -> dict[str, float]:
-    """Tokens/s of training by system, from the committed benchmark, if it is of this scale."""
-    path = RESULTS.parent / "benchmarks" / "results" / "training.json"
-    if not path.is_file():
+def measured_costs(name: str, scale: Scale) -> dict[str, float]:
+    """A cost of training by system, from the committed benchmark, if it is of this scale."""
+    if not BENCHMARK.is_file():
         return {}
-    benchmark = json.loads(path.read_bytes())["measured"]
+    benchmark = json.loads(BENCHMARK.read_bytes())["measured"]
     if benchmark["scale"] != scale.name:
         return {}
-    tokens = benchmark["tokens_per_step"]
-    eager = {row["system"]: row["seconds"] for row in benchmark["rows"] if not row["compiled"]}
-    return {system: tokens / statistics.median(seconds) for system, seconds in eager.items() if seconds}
+    rows = {row["system"]: row for row in benchmark["rows"] if not row["compiled"] and row["seconds"]}
+    costs = {system: COSTS[name][1](row, benchmark["tokens_per_step"]) for system, row in rows.items()}
+    return {system: cost for system, cost in costs.items() if cost is not None}

@@ -16,12 +16,15 @@ from analysis.render import NOT_RUN
 from benchmarks.__main__ import RESULTS, benchmark
 from benchmarks.contenders import Batch, Sizes, contenders
 from benchmarks.layer_speed import sizes_dict
-from benchmarks.report import layer_markdown, training_markdown
+from benchmarks.report import layer_markdown, training_markdown, zero_shot_markdown
 from benchmarks.roofline import Machine, least_seconds
-from benchmarks.timing import in_turns
+from benchmarks.timing import in_turns, memory_of
 from benchmarks.verdicts import MET, NOT_MET, TO_DENSE, verdicts
 from mhmoe.experts import FFNOutput
 from mhmoe.records import UserError
+from mhmoe.tokenization import as_transformers
+from tests import tiny
+from tests.questions import write_questions
 
 ROOT = Path(__file__).parents[1]
 TINY = Sizes(dim=192, tokens=16, num_experts=(4,))
@@ -145,6 +148,14 @@ def test_contenders_are_timed_in_turns_on_new_input_each_round() -> None:
     assert [len(timing.seconds) for timing in timings.values()] == [2, 2, 2]
 
 
+def test_the_memory_of_a_step_is_what_it_takes_though_as_much_lay_free() -> None:
+    def step() -> list[bytes]:
+        return [bytes(100_000) for _ in range(1000)]
+
+    kept = step()[-1]  # at the end of the heap, so that what was freed before it stays with the process
+    assert 90e6 < (memory_of(step) or 0) < 130e6 and len(kept) == 100_000
+
+
 def test_no_round_but_the_first_begins_after_the_deadline() -> None:
     timings = in_turns({"a": lambda: None}, lambda: None, rounds=50, deadline=0.0)
     assert len(timings["a"].seconds) == 1
@@ -169,13 +180,47 @@ def test_a_quick_run_writes_tables_and_a_figure_that_render_gives_again(tmp_path
     assert len(json.loads(written["training.json"])["measured"]["rows"]) == 8
     Image.open(tmp_path / "layer.png").verify()
 
+    for row in json.loads(written["training.json"])["measured"]["rows"]:
+        assert row["held_bytes"] > 12 * row["parameters"] + 10**6
+
     for name in names - {"layer.json", "training.json"}:
         (tmp_path / name).unlink()
     benchmark(output=tmp_path, render=True)
     assert {name: (tmp_path / name).read_bytes() for name in names} == written
 
 
-@pytest.mark.parametrize(("name", "markdown"), [("layer", layer_markdown), ("training", training_markdown)])
+def test_zero_shot_scores_stand_beside_those_of_lm_evals_command(tmp_path: Path) -> None:
+    write_questions(tmp_path / "data")
+    text = tiny.text(tmp_path / "cache")
+    tiny.model("mhmoe_compute").save_pretrained(tmp_path / "model")
+    as_transformers(text.tokenizer).save_pretrained(tmp_path / "model")
+    options = {"quick": True, "checkpoint": tmp_path / "model", "data": tmp_path / "data", "output": tmp_path / "out"}
+    benchmark(only="zero_shot", tasks=("openbookqa", "truthfulqa_mc2"), **options)
+    found = json.loads((tmp_path / "out" / "zero_shot.json").read_text())["measured"]
+    assert [(row["task"], row["measure"], row["n"]) for row in found["rows"]] == [
+        ("openbookqa", "acc", 4),
+        ("openbookqa", "acc_norm", 4),
+        ("truthfulqa_mc2", "acc", 4),
+    ]
+    assert all(row["ours"] == row["lm_eval"] for row in found["rows"]) and min(found["seconds"].values()) > 0
+    page = (tmp_path / "out" / "zero_shot.md").read_text()
+    assert "3 of 3 accuracies are the same number" in page and "QUICK RUN" in page
+    found["rows"][0]["ours"] += 1e-9
+    data = json.loads((tmp_path / "out" / "zero_shot.json").read_text()) | {"measured": found}
+    assert "2 of 3 accuracies" in zero_shot_markdown(data) and "NO" in zero_shot_markdown(data)
+
+
+def test_zero_shot_scores_without_a_model_or_questions_are_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("MHMOE_DATA", raising=False)
+    for checkpoint in (None, tmp_path):
+        with pytest.raises(UserError, match="zero_shot needs --checkpoint, and questions"):
+            benchmark(only="zero_shot", checkpoint=checkpoint, output=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "markdown"),
+    [("layer", layer_markdown), ("training", training_markdown), ("zero_shot", zero_shot_markdown)],
+)
 def test_the_committed_report_is_what_the_committed_measurement_gives(name: str, markdown: Any) -> None:
     if not (RESULTS / f"{name}.json").exists():
         pytest.skip("not measured yet")
