@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.render import Column, Row, table_markdown
+from experiments.measurements import MEASUREMENTS, measured
 from experiments.runs import RESULTS, Records, planned
-from experiments.schema import Experiment, PrintedSizes, Scale, Sizes
+from experiments.schema import Experiment, PrintedSizes, Run, Scale, Sizes
 from mhmoe.records import Record, write_atomically
 
 COLUMNS = (
@@ -14,6 +15,7 @@ COLUMNS = (
     Column("done", "runs done"),
     Column("stale", "stale"),
     Column("missing", "missing"),
+    Column("measured", "models measured"),
     Column("hours", "hours", ",.1f"),
     Column("pflops", "training PFLOPs", ",.2f"),
 )
@@ -22,7 +24,8 @@ HEAD = """# Results
 Everything here but LOG.md is rendered from the records under runs/ (`make report`); nothing is typed.
 [claims.md](claims.md) is the ledger of claims and verdicts, [LOG.md](LOG.md) the diary, failures included.
 
-Hours are those of training alone, on the devices that the records name. Pages share runs.
+Hours are those of training alone, on the devices that the records name. Pages share runs. What is measured on
+finished models (scores, routing) has records of its own under measurements/.
 """
 
 
@@ -45,6 +48,7 @@ def render_index(
                         "page": f"[{experiment.title}]({experiment.stem}.md)",
                         "scale": scale.name,
                         **{state: states.count(state) for state in ("done", "stale", "missing")},
+                        "measured": _measured(experiment, [run for run in runs if run.tests], records),
                         **_spent(done),
                     }
                 )
@@ -59,6 +63,19 @@ def render_index(
     text = HEAD + "\n" + table_markdown(COLUMNS, rows)
     write_atomically(path, text)
     return {path: text}
+
+
+def _measured(experiment: Experiment, finals: Sequence[Run], records: Records) -> str | None:
+    """Of how many final models everything that the page needs is measured."""
+    if not experiment.measurements:
+        return None
+    found = [records.by_name[run.name] for run in finals if records.state(run) == "done"]
+    whole = [
+        record
+        for record in found
+        if all(measured(MEASUREMENTS[name], record, records.results) for name in experiment.measurements)
+    ]
+    return f"{len(whole)} of {len(finals)}"
 
 
 def _spent(records: Sequence[Record]) -> Row:

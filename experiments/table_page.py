@@ -39,7 +39,8 @@ def table_section(table: Table, scale: Scale, records: Records, folder: Path) ->
     lines.append(
         f"Perplexity on `{table.split}`; ours: mean and standard deviation over seeds. The paper's values "
         "are of models of 162M parameters and more, on other text: compare the changes relative to the "
-        "reference, not the values."
+        "reference, not the values. tokens/s are those of the runs, whatever else the machine did; "
+        "benchmarks/ compares speeds."
     )
     columns = (Column("scale", "scale"), *PERPLEXITY_COLUMNS)
     page = table_markdown(PERPLEXITY_COLUMNS, rows, caption=lines)

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from experiments.index import render_index
 from experiments.measurements import MEASUREMENTS, measured, path_of
 from experiments.rendering import render
 from experiments.running import Options, measure_missing, run_in_jobs, run_missing
@@ -73,6 +74,19 @@ def test_a_model_that_is_gone_is_trained_again_and_its_record_stays(finished: Op
     assert json.loads(path.read_bytes())["values"] == values
     assert (results / "runs" / SCALE.name / f"{record.name}.json").read_bytes() == kept
     assert (cache / "models" / SCALE.name / record.name / "config.json").is_file()
+
+
+def test_the_index_counts_the_models_that_are_measured(finished: Options, tmp_path) -> None:
+    results = shutil.copytree(finished.results, tmp_path / "results")
+
+    def line() -> str:
+        text = render_index([HEADS], [SCALE], tmp_path, results)[tmp_path / "README.md"]
+        return next(line for line in text.splitlines() if f"]({HEADS.stem}.md)" in line)
+
+    models = len([r for r in Records(SCALE, results).by_name.values() if "test" in r.metrics])
+    assert f"| {models} of {models} " in line()
+    path_of(ACTIVATION, Records(SCALE, results).by_name["english-xmoe_8-seed1"], results).unlink()
+    assert f"| {models - 1} of {models} " in line()
 
 
 def test_a_damaged_measurement_is_named_in_one_line(finished: Options, tmp_path) -> None:
