@@ -154,9 +154,9 @@ def trend_figure(
     with rc_context(_STYLE):
         columns = len(panels) if len(panels) <= 3 else 2
         lines = -(-len(panels) // columns)
-        figure = Figure(figsize=(max(8.6, 5.2 * columns), 0.9 + 4.7 * lines), layout="constrained")
-        all_axes = figure.subplots(lines, columns, squeeze=False).flat
-        for axes in list(all_axes)[len(panels) :]:
+        figure = Figure(figsize=(max(8.6, 5.2 * columns), 0.9 + 5.4 * lines), layout="constrained")
+        all_axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+        for axes in all_axes[len(panels) :]:
             axes.axis("off")
         for axes, panel in zip(all_axes, panels, strict=False):
             axes.set_xlabel(x_label)
@@ -174,7 +174,7 @@ def trend_figure(
             if panel.log_y and heights:
                 heights += panel.reference.values()
                 _log_range(axes, min(heights), max(heights))
-            axes.legend()
+            axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), frameon=False)  # above: it hides no point
         _finish(figure, title, note)
         _save(figure, path)
     rows = [

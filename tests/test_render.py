@@ -6,8 +6,10 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+from analysis import figures
 from analysis.figures import Panel, Point, learning_curves, over_seeds, trend_figure
 from analysis.render import (
     PERPLEXITY_COLUMNS,
@@ -164,6 +166,21 @@ def test_a_figure_of_nothing_is_still_a_figure(tmp_path):
     for name in ("none", "trend"):
         with Image.open(tmp_path / f"{name}.png") as image:
             image.verify()
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5])
+def test_every_panel_of_a_trend_has_its_lines_and_no_other_place_is_drawn(count: int, tmp_path, monkeypatch):
+    drawn: list[Figure] = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    series = {"MoE": [Point(1, 5.9, 4.0, 8.0, 3), Point(2, 6.0, 5.0, 7.0, 3)], "Dense": [Point(1, 6.0, 6.0, 6.0, 1)]}
+    trend_figure([Panel(f"y{i}", series) for i in range(count)], tmp_path / "t.png", title="T", x_label="x")
+    shown = [axes for axes in drawn[0].axes if axes.axison]
+    assert [axes.get_ylabel() for axes in shown] == [f"y{i}" for i in range(count)]
+    for axes in shown:
+        lines = {
+            str(line.get_label()): line.get_xdata() for line in axes.lines if not str(line.get_label()).startswith("_")
+        }
+        assert {label: list(x) for label, x in lines.items()} == {"MoE (n = 3)": [1, 2], "Dense (n = 1)": [1]}
 
 
 def test_a_trend_writes_its_points_and_draws_without_an_interval_where_there_is_none(tmp_path):
