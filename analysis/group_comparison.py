@@ -75,6 +75,57 @@ def compare(
     return result | {name: value if isinstance(value, list) else _finite(value) for name, value in numbers.items()}
 
 
+def adjusted_difference(
+    values: Sequence[float], first: Sequence[bool], controls: Floats, *, resamples: int = 2000, seed: int = 0
+) -> dict[str, Any]:
+    """`compare` with all else equal: the coefficient of the label in a least-squares fit of the values on label and
+    controls [items, controls], which must not determine the label.
+
+    mean: of the groups at the controls' means. Cohen's d: over the fit's residual standard deviation. interval:
+    items drawn anew and fitted anew. p: residuals of the fit on the controls alone dealt out anew (Freedman and
+    Lane 1983). None where fewer than two items are in a group, or the fit leaves nothing of the label.
+    """
+    y, label = np.asarray(values, dtype=np.float64), np.asarray(first, dtype=np.float64)
+    names = ("difference", "low", "high", "cohens_d", "d_low", "d_high", "cliffs_delta", "p_value")
+    n = [int(label.sum()), int((1 - label).sum())]
+    result: dict[str, Any] = {"n": n, "paired": False, "resamples": resamples, **dict.fromkeys(names)}
+    if min(n) < 2:
+        return result
+    design = np.column_stack([np.ones(len(y)), controls])
+
+    def fitted(rows: npt.NDArray[np.int64]) -> tuple[float, float]:
+        """Coefficient of the label, and the same over the residuals' standard deviation."""
+        full = np.column_stack([label[rows], design[rows]])
+        coefficients = np.linalg.lstsq(full, y[rows], rcond=None)[0]
+        spread = float(np.std(y[rows] - full @ coefficients, ddof=full.shape[1]))
+        return float(coefficients[0]), float(coefficients[0]) / spread if spread > 0 else math.nan
+
+    def left_of(column: Floats) -> Floats:
+        return column - design @ np.linalg.lstsq(design, column, rcond=None)[0]
+
+    of_label, of_values = left_of(label), left_of(y)
+    if (size := float(of_label @ of_label)) < 1e-9 * len(y):
+        return result
+    rng = np.random.default_rng(seed)
+    difference, d = fitted(np.arange(len(y)))
+    drawn = np.array([fitted(rng.integers(len(y), size=len(y))) for _ in range(resamples)])
+    # As `of_label` is free of the controls, its product with the dealt-out residuals is the coefficient.
+    dealt = np.array([of_label @ rng.permutation(of_values) for _ in range(resamples)]) / size
+    tail = (1 - CONFIDENCE) / 2
+    (low, d_low), (high, d_high) = np.nanquantile(drawn, tail, axis=0), np.nanquantile(drawn, 1 - tail, axis=0)
+    share = float(label.mean())
+    return result | {
+        "mean": [float(y.mean()) + difference * (1 - share), float(y.mean()) - difference * share],
+        "difference": difference,
+        "low": float(low),
+        "high": float(high),
+        "cohens_d": _finite(d),
+        "d_low": _finite(d_low),
+        "d_high": _finite(d_high),
+        "p_value": float((1 + (np.abs(dealt) >= abs(difference)).sum()) / (1 + resamples)),
+    }
+
+
 def _difference(a: Floats, b: Floats, axis: int = -1) -> Floats:
     return a.mean(axis=axis) - b.mean(axis=axis)
 

@@ -1,34 +1,43 @@
 """The same questions as of natural words, on a generated text whose truth is known (mhmoe/generated.py).
 
-Natural words of several senses differ from others in much that no lexicon says. Here an ambiguous word and a general
-one stand in as many topics and are as frequent; only the former has another sense in each. And it can be told
-whether a model learned the senses at all, by what it says of the word that follows: one of FOLLOWERS words, equally
-likely, which the sense determines.
+Natural words of several senses differ from others in much that no lexicon says. Here an ambiguous word and a diverse
+one have as many topics and followers and are as frequent; only of the former does the topic decide which followers.
+Everything is read in the second half of a paragraph, where the topic can be known.
 
-A text is a paragraph, which has one topic. Words: ambiguous ones against all others that are heads, raw, and in
-pairs matched by frequency, tokens, letters and number of topics. False cognates against true ones: heads of several
-languages. In context (word_in_context.py): a word in two topics against one, for ambiguous words, whose sense
-changes with the topic, and for general words, whose does not.
+    words       divergence (sub_tokens.py) of ambiguous against diverse words, and of diverse against general ones,
+                which have fewer followers; matched by frequency, tokens, letters and number of topics
+    in context  share of a word's sub-tokens that change their experts (word_in_context.py) between two paragraphs:
+                of two topics against one; a word is a unit, its mean over pairs of paragraphs its value. The
+                ambiguous words' difference stands beside that of the diverse ones, which is the topic's share
+    senses      whether the model learned them: how often it gives the follower that stands in the text a higher
+                likelihood than one of another sense in the same language; chance is a half
 """
 
-import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import stats
 from tokenizers import Tokenizer
 
-from analysis.group_comparison import compare_words
-from analysis.polysemy import known_groups
+from analysis.group_comparison import compare, compare_words
 from analysis.routed_text import encode, split_of_ids, untrained
+from analysis.statistics import CONFIDENCE
 from analysis.sub_tokens import Rule, measure_words, read_words, tokens_of
-from analysis.word_in_context import compare_senses, contexts_of_generated, measure_contexts
+from analysis.word_in_context import (
+    WordInContext,
+    contexts_of_generated,
+    in_second_half,
+    measure_contexts,
+)
 from mhmoe.batches import IGNORE
 from mhmoe.evaluation import token_nll
-from mhmoe.generated import FOLLOWERS, GeneratedCorpus, Occurrence
+from mhmoe.generated import GeneratedCorpus, Kind, Occurrence
 from mhmoe.language_model import MHMoEForCausalLM
+
+Paragraphs = Sequence[tuple[str, Sequence[Occurrence]]]
 
 
 def measure_known_senses(
@@ -40,86 +49,151 @@ def measure_known_senses(
     seed: int,
     rule: Rule,
     min_count: int,
-    pairs: int,
+    per_word: int,
+    choices: int,
 ) -> dict[str, Any]:
-    """As JSON, with the keys of word_senses.measure_senses where it has them. seed: that the model started from.
-    pairs: items in context, of each kind. Raises ValueError where the text is too short for them.
+    """As JSON. seed: that the model started from. rule, min_count: as in sub_tokens.measure_words. per_word: pairs of
+    paragraphs, of each label. choices: at most so many between two followers.
 
-    words: as there; "part of speech" is the number of topics. senses, cognates: compare_words. ambiguous_contexts,
-    general_contexts: compare_senses, where another topic stands for another sense. followers: `follower_losses`.
+    words: {word: [group, number of topics, occurrences, BPE tokens, divergence, divergence before training]}, where
+    group is 1 for ambiguous, 0 for diverse words. senses, diversity: compare_words. ambiguous_contexts,
+    diverse_contexts, contexts_beside: comparisons of words. choices: `choice_of_sense`, trained and untrained.
+    Raises ValueError if a paragraph is longer than the model's context, or the text too short for the pairs.
     """
     paragraphs = list(corpus.paragraphs_with_truth(split))
     texts = [text for text, _ in paragraphs]
+    longest = max(len(encoding) for encoding in encode(texts, tokenizer))
+    if longest > (context := model.config.max_position_embeddings):
+        raise ValueError(f"a paragraph of {longest} tokens exceeds the model's context of {context}; generate shorter")
     fresh = untrained(model, seed)
     options: dict[str, Any] = {"rule": rule, "min_count": min_count, "max_words": None}
+    options["begin"] = [-(-len(text) // 2) for text in texts]
     measured = measure_words(model, tokenizer, texts, **options)
     ours, before = read_words(measured), read_words(measure_words(fresh, tokenizer, texts, **options))
-    topics = {word: str(len(several)) for word, several in corpus.topics_of().items()}
-    groups, cognates = known_groups(ours, corpus.senses()), corpus.cognates()
-    contexts: dict[str, Any] = {}
-    for kind in ("ambiguous", "general"):
-        words = [word for word, of in corpus.kinds().items() if of == kind]
-        items = contexts_of_generated(paragraphs, words, pairs, seed=seed)
-        found = [measure_contexts(of, tokenizer, items) for of in (model, fresh)]
-        views = compare_senses(found[0], null=found[1])  # all are spelled alike here
-        contexts[f"{kind}_contexts"] = {name: view for name, view in views.items() if not name.endswith("same_form")}
+    kinds, topics = corpus.kinds(), {word: str(len(several)) for word, several in corpus.topics_of().items()}
+
+    def groups(first: Kind, second: Kind) -> dict[str, bool]:
+        return {word: kinds[word] == first for word in ours if kinds[word] in (first, second)}
+
+    senses = groups("ambiguous", "diverse")
+    contexts: dict[Kind, dict[str, Pairs]] = {}
+    for kind in ("ambiguous", "diverse"):
+        items = contexts_of_generated(paragraphs, [word for word in kinds if kinds[word] == kind], per_word)
+        changed = [measure_contexts(of, tokenizer, items)["changed"] for of in (model, fresh)]
+        contexts[kind] = by_word(items, changed[0], changed[1])
     return {
         "text": {name: measured[name] for name in ("texts", "tokens", "occurrences", "distinct_words")},
         "words": {
-            word: [int(several), topics[word], *ours[word], before[word].value] for word, several in groups.items()
+            word: [int(several), topics[word], *ours[word], before[word].value] for word, several in senses.items()
         },
-        "senses": compare_words(ours, groups, topics, null=before),
-        "cognates": compare_words(ours, {w: f for w, f in cognates.items() if w in ours}, topics, null=before),
-        **contexts,
-        "followers": follower_losses(model, tokenizer, paragraphs, corpus),
+        "senses": compare_words(ours, senses, topics, null=before),
+        "diversity": compare_words(ours, groups("diverse", "general"), topics, null=before),
+        "ambiguous_contexts": compare_topics(contexts["ambiguous"]),
+        "diverse_contexts": compare_topics(contexts["diverse"]),
+        "contexts_beside": compare_beside(contexts["ambiguous"], contexts["diverse"]),
+        "choices": {
+            name: choice_of_sense(of, tokenizer, paragraphs, corpus, choices)
+            for name, of in (("trained", model), ("untrained", fresh))
+        },
     }
 
 
-def follower_losses(
-    model: MHMoEForCausalLM,
-    tokenizer: Tokenizer,
-    paragraphs: Iterable[tuple[str, Sequence[Occurrence]]],
-    corpus: GeneratedCorpus,
-) -> dict[str, Any]:
-    """Nats that the model spends on the word after a head, mean over heads in the second half of a paragraph, where
-    the topic can be known: `ambiguous` and `general`.
+# ---- in context ------------------------------------------------------------------------------
 
-    Beside it what these cost who knows the sense, `sense_known`, and who knows the language alone,
-    `sense_unknown` (of the ambiguous words; the senses as frequent as they are in these paragraphs).
-    """
-    paragraphs, kinds = list(paragraphs), corpus.kinds()
-    encodings = encode([text for text, _ in paragraphs], tokenizer)
-    losses = _token_losses(model, [encoding.ids for encoding in encodings])
-    spent: dict[str, list[float]] = {"ambiguous": [], "general": []}
-    counts: dict[tuple[str, int], dict[int, int]] = {}
-    for (text, occurrences), encoding, of_tokens in zip(paragraphs, encodings, losses, strict=True):
-        offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-        for word, start, end, sense, topic in occurrences:
-            kind = kinds[word]
-            if kind not in spent or start < len(text) / 2:
-                continue
-            follower = text[end + 1 :].split(" ", 1)[0].rstrip(".")
-            tokens = tokens_of(offsets, end + 1, end + 1 + len(follower))
-            spent[kind].append(float(of_tokens[tokens.start : tokens.stop].sum()))
-            if kind == "ambiguous":
-                of_word = counts.setdefault((word, topic % corpus.languages), {})
-                of_word[sense] = of_word.get(sense, 0) + 1
-    floor = math.log(FOLLOWERS)
-    known = sum(sum(of_word.values()) for of_word in counts.values())
-    missing = sum(n * math.log(sum(of_word.values()) / n) for of_word in counts.values() for n in of_word.values())
+
+class Pairs(NamedTuple):
+    """Of one word: mean share that changed in pairs of two topics and of one, trained and untrained."""
+
+    two_topics: float
+    one_topic: float
+    null_two_topics: float
+    null_one_topic: float
+
+
+def by_word(items: Sequence[WordInContext], changed: Sequence[float], null: Sequence[float]) -> dict[str, Pairs]:
+    """Mean `changed` of every word's items, by their label, of the trained model and of the untrained one."""
+    found: dict[str, tuple[list[float], ...]] = {}
+    for item, ours, before in zip(items, changed, null, strict=True):
+        of_word = found.setdefault(item.texts[0][slice(*item.spans[0])], ([], [], [], []))
+        of_word[int(item.same_sense)].append(ours)
+        of_word[2 + int(item.same_sense)].append(before)
+    return {word: Pairs(*(float(np.mean(values)) for values in several)) for word, several in found.items()}
+
+
+def compare_topics(words: Mapping[str, Pairs]) -> dict[str, Any]:
+    """Two topics against one, word by word; of the trained model, the untrained one, and what training changed."""
+    several = list(words.values())
     return {
-        "n": {kind: len(values) for kind, values in spent.items()},
-        **{kind: float(np.mean(values)) for kind, values in spent.items() if values},
-        "sense_known": floor,
-        "sense_unknown": floor + missing / max(known, 1),
+        "raw": compare([w.two_topics for w in several], [w.one_topic for w in several], paired=True),
+        "null_raw": compare([w.null_two_topics for w in several], [w.null_one_topic for w in several], paired=True),
+        "change_raw": compare(
+            [w.two_topics - w.null_two_topics for w in several],
+            [w.one_topic - w.null_one_topic for w in several],
+            paired=True,
+        ),
+    }
+
+
+def compare_beside(first: Mapping[str, Pairs], second: Mapping[str, Pairs]) -> dict[str, Any]:
+    """What two topics change more than one, of the first words against the second."""
+    ours, null = (
+        [[side(w) for w in words.values()] for words in (first, second)]
+        for side in (lambda w: w.two_topics - w.one_topic, lambda w: w.null_two_topics - w.null_one_topic)
+    )
+    change = [np.subtract(of, before).tolist() for of, before in zip(ours, null, strict=True)]
+    return {"raw": compare(*ours), "null_raw": compare(*null), "change_raw": compare(*change)}
+
+
+# ---- whether the senses are learned ----------------------------------------------------------
+
+
+def choice_of_sense(
+    model: MHMoEForCausalLM, tokenizer: Tokenizer, paragraphs: Paragraphs, corpus: GeneratedCorpus, most: int
+) -> dict[str, Any]:
+    """How often an ambiguous word's follower is likelier than one of another sense that the word has in the same
+    language, after the text up to the word; the same choices for every model.
+
+    n; accuracy with its 95% interval (Clopper-Pearson); margin, nats, mean. Raises ValueError without any choice.
+    """
+    draw = np.random.default_rng(0)
+    questions: list[tuple[str, str, str]] = []
+    topics, followers = corpus.topics_of(), corpus.followers()
+    for text, occurrences in paragraphs:
+        for word, start, end, sense, topic in occurrences:
+            language = corpus.language_of(topic)
+            others = [s for s, t in enumerate(topics[word]) if s != sense and corpus.language_of(t) == language]
+            if len(followers[word]) == 1 or not others or not in_second_half(start, text):
+                continue
+            wrong = followers[word][others[draw.integers(len(others))]]
+            right = text[end + 1 :].split(" ", 1)[0].rstrip(".\n")
+            questions.append((text[:end], right, wrong[draw.integers(len(wrong))]))
+    if not questions:
+        raise ValueError("no ambiguous word has two senses in a language; generate more topics or words")
+    chosen = [questions[i] for i in np.linspace(0, len(questions) - 1, min(most, len(questions))).round().astype(int)]
+    encodings = encode([f"{before} {follower}" for before, *pair in chosen for follower in pair], tokenizer)
+    losses = token_losses(model, [encoding.ids for encoding in encodings])
+    nats: list[float] = []
+    for i, encoding in enumerate(encodings):
+        offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        begin = len(chosen[i // 2][0]) + 1
+        nats.append(float(losses[i][tokens_of(offsets, begin, int(offsets[-1, 1])).start :].sum()))
+    margins = np.array(nats[1::2]) - np.array(nats[::2])
+    right = int((margins > 0).sum())
+    interval = stats.binomtest(right, len(margins)).proportion_ci(CONFIDENCE, method="exact")
+    return {
+        "n": len(margins),
+        "accuracy": right / len(margins),
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "margin": float(margins.mean()),
     }
 
 
 @torch.no_grad()
-def _token_losses(
+def token_losses(
     model: MHMoEForCausalLM, documents: Sequence[Sequence[int]], batch_size: int = 64
 ) -> list[npt.NDArray[np.float32]]:
-    """Nats of every token of every document, given those before it."""
+    """Nats of every token of every document, given those before it in its window."""
     split = split_of_ids(documents)
     inputs, targets, _ = split.windows(model.config.max_position_embeddings)
     device = next(model.parameters()).device

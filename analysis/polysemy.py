@@ -99,11 +99,6 @@ def sense_groups(words: Iterable[str], lexicon: Mapping[str, Senses], *, many: i
     return groups
 
 
-def known_groups(words: Iterable[str], senses: Mapping[str, int]) -> dict[str, bool]:
-    """The same where the number of senses is known, as in a generated text: True with two or more."""
-    return {word: senses[word] > 1 for word in words if word in senses}
-
-
 def listed_groups(words: Iterable[str], listed: Iterable[str], others: Iterable[str] | None = None) -> dict[str, bool]:
     """Word -> True if it is listed, False if it is one of `others` (None: every other word)."""
     first = {word.lower() for word in listed}

@@ -67,11 +67,13 @@ def measure_words(
     rule: Rule = "mean",
     min_count: int = 5,
     max_words: int | None = 5000,
+    begin: Sequence[int] | None = None,
     batch_size: int = 32,
 ) -> dict[str, Any]:
     """Every word with at least `min_count` occurrences: occurrences, BPE tokens, divergence (means over them).
 
     length: of the windows; None is the model's context. max_words: the most frequent ones are kept.
+    begin: the character of each text from which on words count; None takes all.
     Returns JSON: `words` is {word: [occurrences, tokens, divergence]}; `read_words` turns it into WordValues.
     Raises ValueError on an unknown rule, or if there is no text.
     """
@@ -81,9 +83,11 @@ def measure_words(
     windows = windows_of_ids([e.ids for e in encodings], length or model.config.max_position_embeddings)
     values = token_divergence(model, windows, [len(e) for e in encodings], batch_size=batch_size)
     found: dict[str, list[float]] = {}
-    for text, encoding, value in zip(texts, encodings, values, strict=True):
+    for text, first, encoding, value in zip(texts, begin or [0] * len(texts), encodings, values, strict=True):
         offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
         for word, start, end in words_of(text):
+            if start < first:
+                continue
             tokens = tokens_of(offsets, start, end)
             entry = found.setdefault(word, [0, 0.0, 0.0])
             entry[0] += 1

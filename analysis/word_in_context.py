@@ -9,8 +9,8 @@ is larger where the senses differ. Beside the raw comparison stand these control
 
     same form       items whose word is spelled alike in both sentences, so that its tokens are the same
     beyond others   changed minus the mean over other words that stand in both sentences, once in each
-    adjusted        what is left after a least-squares fit on: spelled alike, same token before the word,
-                    distance between the two positions, the earlier position, number of tokens, share of
+    adjusted        the label's share in a least-squares fit on it and on: spelled alike, same token before the
+                    word, distance between the two positions, the earlier position, number of tokens, share of
                     words that the sentences share
     untrained       the same items on a model before training, whose routers know no senses
 """
@@ -19,6 +19,7 @@ import gzip
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
-from analysis.group_comparison import compare
+from analysis.group_comparison import adjusted_difference, compare
 from analysis.routed_text import encode, route, windows_of_ids
 from analysis.sub_tokens import tokens_of, words_of
 from mhmoe.generated import Occurrence
@@ -73,30 +74,27 @@ def read_contexts(path: Path) -> list[WordInContext]:
 
 
 def contexts_of_generated(
-    paragraphs: Iterable[tuple[str, Sequence[Occurrence]]], words: Iterable[str], pairs: int, *, seed: int = 0
+    paragraphs: Iterable[tuple[str, Sequence[Occurrence]]], words: Iterable[str], per_word: int, *, seed: int = 0
 ) -> list[WordInContext]:
     """Items from a generated text, whose truth is known: a word in two paragraphs, of one topic or of two.
 
-    paragraphs: `GeneratedCorpus.paragraphs_with_truth`. The label is whether the topics are the same. For
-    ambiguous words that is whether the senses are; for general words the sense is one whatever the topic, so
-    what they show is the topic's share. Half of the items are of each label.
+    paragraphs: `GeneratedCorpus.paragraphs_with_truth`. A word stands where it stands last in a paragraph, in its
+    second half, so that the topic can be known. The label is whether the topics are the same. For ambiguous words
+    that is whether the senses are; for others the sense is one whatever the topic. per_word: items of each label.
     Raises ValueError if no word stands in paragraphs of two topics, twice in one of them.
     """
     places: dict[str, dict[int, list[tuple[str, Span]]]] = {word: {} for word in words}
     for paragraph, occurrences in paragraphs:
-        for word, start, end, _, topic in occurrences:
-            if word in places:
-                found = places[word].setdefault(topic, [])
-                if not found or found[-1][0] != paragraph:  # the first time in a paragraph
-                    found.append((paragraph, (start, end)))
+        last = {o.word: o for o in occurrences if o.word in places and in_second_half(o.start, paragraph)}
+        for word, start, end, _, topic in last.values():
+            places[word].setdefault(topic, []).append((paragraph, (start, end)))
     usable = [w for w, topics in sorted(places.items()) if len(topics) > 1 and max(map(len, topics.values())) > 1]
     if not usable:
         raise ValueError("no word stands in two topics, and twice in one of them; generate more text")
     draw = np.random.default_rng(seed)
     items: list[WordInContext] = []
-    for number in range(pairs):
-        topics = places[usable[draw.integers(len(usable))]]
-        same = number % 2 == 0
+    for word, same, _ in product(usable, (True, False), range(per_word)):
+        topics = places[word]
         if same:
             often = [topic for topic, found in sorted(topics.items()) if len(found) > 1]
             found = topics[often[draw.integers(len(often))]]
@@ -107,6 +105,11 @@ def contexts_of_generated(
         (a, span_a), (b, span_b) = chosen
         items.append(WordInContext(texts=(a, b), spans=(span_a, span_b), same_sense=same))
     return items
+
+
+def in_second_half(start: int, paragraph: str) -> bool:
+    """Whether a place in a generated paragraph has enough before it to tell the topic."""
+    return start >= len(paragraph) / 2
 
 
 def measure_contexts(
@@ -209,15 +212,17 @@ def compare_senses(
 def _views(measured: Mapping[str, Sequence[Any]], prefix: str, resamples: int, seed: int) -> dict[str, Any]:
     data = {name: np.array([np.nan if x is None else x for x in column], float) for name, column in measured.items()}
     changed, same, alike = data["changed"], data["same_sense"] == 1, data["same_form"] == 1
-    design = np.column_stack([np.ones(len(changed)), *(data[name] for name in CONTROLS)])
-    left = changed - design @ np.linalg.lstsq(design, changed, rcond=None)[0] if len(changed) else changed
+    controls = np.column_stack([data[name] for name in CONTROLS])
     views = {
         "raw": (changed, np.ones_like(same)),
         "same_form": (changed, alike),
         "beyond_others": (changed - data["others"], np.isfinite(data["others"])),
-        "adjusted": (left, np.ones_like(same)),
     }
-    return {
-        prefix + name: compare(value[use & ~same].tolist(), value[use & same].tolist(), resamples=resamples, seed=seed)
+    found = {
+        name: compare(value[use & ~same].tolist(), value[use & same].tolist(), resamples=resamples, seed=seed)
         for name, (value, use) in views.items()
     }
+    found["adjusted"] = adjusted_difference(
+        changed.tolist(), (~same).tolist(), controls, resamples=resamples, seed=seed
+    )
+    return {prefix + name: view for name, view in found.items()}

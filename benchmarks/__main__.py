@@ -57,11 +57,14 @@ def benchmark(
     for option, value in (("repetitions", repetitions), ("time_budget", time_budget)):
         if not value > 0:
             raise UserError(f"{option}={value} is not allowed; it must be above 0")
-    names = [only] if only else ["training", "layer", *(["zero_shot"] if checkpoint else [])]
+    asked = ["training", "layer"]
+    if checkpoint is not None or (render and (output / "zero_shot.json").exists()):
+        asked.append("zero_shot")
+    names = [only] if only else asked
     questions = folder_of_data(data)
     if "zero_shot" in names and not render and (checkpoint is None or questions is None):
         raise UserError(f"zero_shot needs --checkpoint, and questions: name their folder by --data or {DATA_VARIABLE}")
-    begun = time.monotonic()
+    begun, common = time.monotonic(), facts(quick)
 
     def measure(name: str) -> dict[str, Any]:
         if name == "training":
@@ -71,12 +74,12 @@ def benchmark(
             rows = measure_layers(quick, repetitions, begun + time_budget)
             return {"repetitions": repetitions, "sizes": sizes_dict(quick), "rows": rows}
         assert checkpoint is not None and questions is not None
-        limit, threads = (QUICK_ITEMS if quick else None), os.cpu_count() or 1
+        limit, threads = (QUICK_ITEMS if quick else None), len(os.sched_getaffinity(0))
         return {"measured": measure_zero_shot(checkpoint, tasks, questions, threads, limit)}
 
     writers = {"training": write_training, "layer": write_layer, "zero_shot": write_zero_shot}
     for name in names:
-        values = load(output / f"{name}.json") if render else {**facts(quick), **measure(name)}
+        values = load(output / f"{name}.json") if render else {**common, **measure(name)}
         print(writers[name](values, output))
     print(f"written to {output}")
 

@@ -215,10 +215,11 @@ def zero_shot_markdown(data: Data) -> str:
     limit = "" if found["limit"] is None else f" The first {found['limit']} items of each task alone."
     caption = [
         *origin(data),
-        f"{found['checkpoint']}, {count_threads(found['threads'])}, {found['max_length']} tokens of context.{limit} "
+        f"{found['checkpoint']}, {count_threads(found['threads'])}, {found['max_length']} tokens of context for both, "
+        f"more than the model was trained with: lm-eval needs room for the longest answer.{limit}",
         f"{equal} of {len(rows)} accuracies are the same number. Ours took {seconds['ours']:,.0f} s and lm-eval's own "
-        f"command, with its defaults, {seconds['lm_eval']:,.0f} s: {seconds['lm_eval'] / seconds['ours']:.1f} times as "
-        "long.",
+        f"command, with its default of one request at a time, {seconds['lm_eval']:,.0f} s: "
+        f"{seconds['lm_eval'] / seconds['ours']:.1f} times as long. One run of each.",
     ]
     return table_markdown(ZERO_SHOT_COLUMNS, rows, title="Zero-shot scores beside lm-eval's command", caption=caption)
 

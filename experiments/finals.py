@@ -13,9 +13,15 @@ from mhmoe.records import Record
 
 READINGS = (
     "`parameters`: as many parameters as X-MoE, by the inner width (v1 Table 11; h times the expert FLOPs). "
-    "`compute`: as many parameters and FLOPs, by inner width and number of experts (v2). "
-    f"The control is X-MoE with k = h = {HEADS}: the FLOPs and selections of `parameters`, without heads"
+    "`compute`: as many parameters and FLOPs, by inner width and number of experts (v2)"
 )
+CONTROL = f"The control is X-MoE with k = h = {HEADS}: the FLOPs and selections of `parameters`, without heads"
+
+
+def readings(records: Sequence[Record]) -> str:
+    """What "of equal size" means on a page that shows these runs."""
+    controlled = any(record.system.startswith("xmoe_") and f"_k{HEADS}" in record.system for record in records)
+    return f"{READINGS}. {CONTROL}" if controlled else READINGS
 
 
 def current_runs(systems: Sequence[System], scale: Scale, records: Records, task: str) -> dict[str, list[Record]]:
@@ -49,7 +55,7 @@ def measured_systems(
     measured = measured_values([name], current, records.results)
     found = {label: dict(of) for label, system in systems.items() if (of := measured[name, system.name])}
     runs = [r for label, of in found.items() for r in current[systems[label].name] if r.seed in of]
-    return found, caption(runs, reading=READINGS, sources=sources(runs)) if runs else []
+    return found, caption(runs, reading=readings(runs), sources=sources(runs)) if runs else []
 
 
 def declared_marks(systems: Sequence[System], scale: Scale, records: Records, task: str) -> dict[tuple[str, str], str]:

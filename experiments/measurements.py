@@ -258,8 +258,8 @@ MEASUREMENTS = {
         ),
         Measurement(
             name="known_senses",  # the same on the generated text, whose truth is known
-            settings={"split": "test", "rule": "mean", "min_count": 5, "pairs": 2000},
-            smoke={"pairs": 200},
+            settings={"split": "test", "rule": "mean", "min_count": 5, "per_word": 8, "choices": 2000},
+            smoke={"per_word": 2, "choices": 200},
             measure=_known_senses,
             reads="text",
         ),

@@ -69,7 +69,8 @@ def render(experiment: Experiment, scales: Sequence[Scale], folder: Path, result
             pages.append(f"## Scale {scale.name}\n\n{page}")
             tables.append(table)
     if not tables:
-        pages.append(f"Not run at any of the scales {', '.join(scale.name for scale in scales)}.\n")
+        declared = [scale.name for scale in scales if scale.reads(experiment.task)]
+        pages.append(f"Not run at {'any of the scales ' if len(declared) > 1 else 'scale '}{', '.join(declared)}.\n")
     pages += [f"{note}\n" for note in experiment.notes]
     files = {
         folder / f"{experiment.stem}.md": "\n".join(pages),

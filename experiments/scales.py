@@ -53,7 +53,7 @@ SMOKE = Scale(
             seeds=(1,),
         ),
         "generated": Text(
-            corpus=lambda: GeneratedCorpus(languages=2, heads=180, documents_per_split=120),
+            corpus=lambda: GeneratedCorpus(languages=2, heads=180, documents_per_split=240, sentences=1),
             packing=PackingConfig(vocab_size=512, max_train_tokens=130_000, tokenizer_characters=500_000),
             seeds=(1,),
         ),
@@ -94,10 +94,10 @@ CPU = Scale(
             ),
             seeds=(1, 2, 3),
         ),
-        "generated": Text(  # a third of the heads have several senses
-            corpus=lambda: GeneratedCorpus(languages=2, topics=12, heads=900, documents_per_split=1600),
+        "generated": Text(
+            corpus=lambda: GeneratedCorpus(languages=2, topics=12, heads=1200, documents_per_split=1600),
             packing=PackingConfig(vocab_size=2048, max_train_tokens=2_000_000),
-            seeds=(1, 2, 3),
+            seeds=(1, 2, 3, 4, 5),
         ),
     },
 )

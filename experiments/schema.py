@@ -221,14 +221,15 @@ class RoutingFigure(Page):
 class WordsFigure(Page):
     """Two groups of words and how many experts their sub-tokens reach: the first of `measurements`, by label.
 
-    compared: heading of each comparison, by its key in the measured values. groups: what the two groups of the
-    figure are, those of the comparison `senses`. text: what was read.
+    headings: of each comparison, by its key in the measured values. groups: what the two groups of the figure are,
+    those of the comparison `senses`. text: what was read. explained: the table's columns and views.
     """
 
     systems: Mapping[str, System]
-    compared: Mapping[str, str]
+    headings: Mapping[str, str]
     groups: tuple[str, str]
     text: str
+    explained: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from analysis.render import (
     table_markdown,
 )
 from experiments import trends
-from experiments.finals import READINGS, all_runs, current_runs, declared_marks, sources
+from experiments.finals import all_runs, current_runs, declared_marks, readings, sources
 from experiments.recipes import paper_number
 from experiments.runs import Records, systems_of
 from experiments.schema import Scale, Table
@@ -35,7 +35,7 @@ def table_section(table: Table, scale: Scale, records: Records, folder: Path) ->
     ]
     rows = perplexity_table(specs, of_systems, reference=table.reference, split=table.split, declared=declared)
     current, _ = divide(found, declared)
-    lines = caption(current, reading=READINGS, sources=sources(current))
+    lines = caption(current, reading=readings(current), sources=sources(current))
     lines.append(
         f"Perplexity on `{table.split}`; ours: mean and standard deviation over seeds. The paper's values "
         "are of models of 162M parameters and more, on other text: compare the changes relative to the "

@@ -71,7 +71,8 @@ def draw(table: Table, trend: Trend, scale: Scale, records: Records, path: Path,
     ]
     shown = [panel for panel in panels if any(panel.series.values())]
     timed = any(panel.y_label in {label for label, _ in COSTS.values()} for panel in shown)
-    text = f"{note} Bars: lowest to highest seed." + (" Costs: benchmarks/results/training.md." if timed else "")
+    text = f"{note} Bars: lowest to highest seed."
+    text += " Speed and memory: one measurement, benchmarks/results/training.md." if timed else ""
     trend_figure(shown, path, title=table.title, x_label=trend.x_label, note=text, log_x=trend.log_x)
 
 

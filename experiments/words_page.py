@@ -29,21 +29,24 @@ COLUMNS = (
     Column("d_high", "highest", "+.3f"),
     Column("significant", "above / below, p < 0.05"),
 )
-FOLLOWERS = (
+CHOICES = (
     Column("label", "system"),
+    Column("router", "model"),
     Column("seeds", "seeds"),
-    Column("ambiguous", "after an ambiguous word", ".3f"),
-    Column("general", "after a general word", ".3f"),
-    Column("sense_known", "who knows the sense", ".3f"),
-    Column("sense_unknown", "who does not", ".3f"),
+    Column("n", "choices"),
+    Column("accuracy", "right sense", ".1f", 100, "%"),
+    Column("low", "lowest seed", ".1f", 100, "%"),
+    Column("high", "highest seed", ".1f", 100, "%"),
+    Column("margin", "margin, nats", "+.3f"),
 )
 _EXPLAINED = (
-    "For words, the values are numbers of different experts that a word's sub-tokens go to, mean over MoE layers; in "
-    "context, the share of a word's sub-tokens that go to another expert in the second sentence. matched: pairs of "
-    "words alike in frequency, number of tokens, letters and part of speech. same_form, beyond_others, adjusted: see "
-    "analysis/word_in_context.py. null: the same on the untrained model. change: trained minus untrained, word by "
-    "word. Means over seeds; lowest and highest: the lowest lower and the highest upper end of d's 95% interval over "
-    f"words in any seed; the last column counts seeds whose permutation test has p < {1 - CONFIDENCE:.2f}."
+    "null: the same on the untrained model. change: trained minus untrained. Means over seeds; lowest and highest: the "
+    "lowest lower and the highest upper end of d's 95% interval in any seed, over words (in context, over items); the "
+    f"last column counts seeds whose permutation test has p < {1 - CONFIDENCE:.2f}."
+)
+_CHOICES = (
+    "Are the senses learned? After an ambiguous word, how often the follower that stands in the text is likelier than "
+    "one of another sense that the word has in the same language. Chance is 50%."
 )
 
 
@@ -61,12 +64,12 @@ def words_section(page: WordsFigure, scale: Scale, records: Records, folder: Pat
         names=page.groups,
         note=f"{lines[0]} Read: {values['text']['tokens']:,} tokens of {page.text}.",
     )
-    rows = [row for label, seeds in found.items() for row in _rows(label, seeds, page.compared)]
+    rows = [row for label, seeds in found.items() for row in _rows(label, seeds, page.headings)]
     csv_columns = (Column("scale", "scale"), *COLUMNS)
     return (
         f"![{page.title}]({picture})\n\n"
-        + table_markdown(COLUMNS, rows, caption=[*lines, _EXPLAINED])
-        + (f"\n{_followers(found)}" if "followers" in values else ""),
+        + table_markdown(COLUMNS, rows, caption=[*lines, f"{page.explained} {_EXPLAINED}"])
+        + (f"\n{table_markdown(CHOICES, _choices(found), caption=[_CHOICES])}" if "choices" in values else ""),
         table_csv(csv_columns, [{"scale": scale.name, **row} for row in rows]),
     )
 
@@ -86,20 +89,30 @@ def _panels(values: Values) -> dict[str, TwoGroups]:
     return panels
 
 
-def _followers(found: Mapping[str, Mapping[int, Values]]) -> str:
-    """Whether the senses were learned, where the measurement says so."""
+def _choices(found: Mapping[str, Mapping[int, Values]]) -> list[Row]:
     rows: list[Row] = []
     for label, seeds in found.items():
-        measured = [values["followers"] for values in seeds.values()]
-        means = {name: float(np.mean([m[name] for m in measured])) for name in measured[0] if name != "n"}
-        rows.append({"label": label, "seeds": len(seeds), **means})
-    lines = ["Are the senses learned? Nats that a word after a head costs, in the second half of a paragraph."]
-    return table_markdown(FOLLOWERS, rows, caption=lines)
+        for router in ("trained", "untrained"):
+            several = [values["choices"][router] for values in seeds.values()]
+            accuracies = [one["accuracy"] for one in several]
+            rows.append(
+                {
+                    "label": label,
+                    "router": router,
+                    "seeds": len(seeds),
+                    "n": several[0]["n"],
+                    "accuracy": float(np.mean(accuracies)),
+                    "low": min(accuracies),
+                    "high": max(accuracies),
+                    "margin": float(np.mean([one["margin"] for one in several])),
+                }
+            )
+    return rows
 
 
-def _rows(label: str, seeds: Mapping[int, Values], compared: Mapping[str, str]) -> list[Row]:
+def _rows(label: str, seeds: Mapping[int, Values], headings: Mapping[str, str]) -> list[Row]:
     rows: list[Row] = []
-    for key, heading in compared.items():
+    for key, heading in headings.items():
         views = [view for view in next(iter(seeds.values()))[key] if view != "pairs"]
         for view in views:
             found = [values[key][view] for values in seeds.values()]

@@ -5,11 +5,13 @@ sense, so that whoever predicts it has to know the sense. A paragraph has one to
 
     local       in one topic, one sense
     general     in several topics, one sense: its followers are the same everywhere
+    diverse     as general, but with as many followers as an ambiguous word has in all
     ambiguous   in several topics, another sense in each: other followers
 
-General words are what ambiguous ones are compared with: they stand in as many contexts and are as frequent
-(by turns, they have neighbouring ranks). Topics are shared out to languages; a document has one language. An
-ambiguous word with senses in two languages is a false cognate, a general word in two of them a true one.
+Diverse words are what ambiguous ones are compared with: they have as many topics and followers and are as frequent
+(by turns, they have neighbouring ranks); but the topic does not decide between their followers. Topics are shared
+out to languages; a document has one language. An ambiguous word with senses in two languages is a false cognate,
+another word in two of them a true one.
 Frequencies within a topic follow Zipf's law.
 """
 
@@ -23,9 +25,9 @@ import numpy as np
 
 from mhmoe.corpora import Document, check_split
 
-Kind = Literal["local", "general", "ambiguous", "follower"]
-_FORMAT = 1  # of the generator: part of the fingerprint, so that another rule is another corpus
-FOLLOWERS = 3  # of a sense, equally likely
+Kind = Literal["local", "general", "diverse", "ambiguous", "follower"]
+_FORMAT = 2  # of the generator: part of the fingerprint, so that another rule is another corpus
+_FOLLOWERS = 3  # of a sense, equally likely
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 
 
@@ -57,7 +59,7 @@ class _World(NamedTuple):
 class GeneratedCorpus:
     """A `Corpus` drawn from a seed; numpy promises the numbers of RandomState for all versions.
 
-    Of the heads, a third are of each kind. documents_per_split: valid and test; train has
+    Of the heads, a quarter are of each kind. documents_per_split: valid and test; train has
     `train_factor` times as many. A document has `paragraphs` paragraphs of `sentences` sentences of 4 to 7 pairs.
     Raises ValueError for sizes that do not fit together.
     """
@@ -83,8 +85,8 @@ class GeneratedCorpus:
             raise ValueError(f"topics={self.topics} leave a language of {self.languages} without one; take more")
         if not 2 <= self.most_senses <= self.topics:
             raise ValueError(f"most_senses={self.most_senses} is not allowed; choose 2 to topics={self.topics}")
-        if self.heads < 3 * self.topics:
-            raise ValueError(f"heads={self.heads} are too few; {self.topics} topics need at least {3 * self.topics}")
+        if self.heads < 4 * self.topics:
+            raise ValueError(f"heads={self.heads} are too few; {self.topics} topics need at least {4 * self.topics}")
 
     def documents(self, split: str) -> Iterator[Document]:
         """Raises ValueError on an unknown split."""
@@ -134,8 +136,15 @@ class GeneratedCorpus:
         return {head.word: len(head.followers) for head in _world(self).heads}
 
     def topics_of(self) -> dict[str, tuple[int, ...]]:
-        """The topics in which every head stands; topic t is of language t mod `languages`."""
+        """The topics in which every head stands."""
         return {head.word: head.topics for head in _world(self).heads}
+
+    def followers(self) -> dict[str, tuple[tuple[str, ...], ...]]:
+        """The words that may follow every head, of each of its senses."""
+        return {head.word: head.followers for head in _world(self).heads}
+
+    def language_of(self, topic: int) -> int:
+        return topic % self.languages
 
     def kinds(self) -> dict[str, Kind]:
         """What every word is: the heads by their kind, all others "follower"."""
@@ -152,7 +161,7 @@ class GeneratedCorpus:
         return {
             head.word: head.kind == "ambiguous"
             for head in _world(self).heads
-            if len({topic % self.languages for topic in head.topics}) > 1
+            if len({self.language_of(topic) for topic in head.topics}) > 1
         }
 
 
@@ -162,15 +171,15 @@ def _world(corpus: GeneratedCorpus) -> _World:
     draw = np.random.RandomState([corpus.seed, 0])
     words = _spellings(draw, corpus.heads + max(60, corpus.heads // 3))
     spelled, pool = words[: corpus.heads], np.array(words[corpus.heads :])
-    kinds: tuple[Kind, ...] = ("local", "general", "ambiguous")
+    kinds: tuple[Kind, ...] = ("local", "general", "diverse", "ambiguous")
     heads: list[_Head] = []
     for number, word in enumerate(spelled):
-        kind = kinds[number % 3]
-        # A general word and the ambiguous one after it stand in equally many topics.
-        spread = 1 if kind == "local" else 2 + number // 3 % (corpus.most_senses - 1)
+        kind = kinds[number % len(kinds)]
+        # General, diverse and ambiguous words that come after each other stand in equally many topics.
+        spread = 1 if kind == "local" else 2 + number // len(kinds) % (corpus.most_senses - 1)
         topics = draw.choice(corpus.topics, spread, replace=False)
-        count = FOLLOWERS * (spread if kind == "ambiguous" else 1)
-        followers = draw.choice(pool, count, replace=False).reshape(-1, FOLLOWERS)
+        count = _FOLLOWERS * (spread if kind in ("diverse", "ambiguous") else 1)
+        followers = draw.choice(pool, count, replace=False).reshape(spread if kind == "ambiguous" else 1, -1)
         heads.append(_Head(word, kind, tuple(map(int, topics)), tuple(tuple(map(str, sense)) for sense in followers)))
     by_topic = tuple(tuple(i for i, head in enumerate(heads) if t in head.topics) for t in range(corpus.topics))
     return _World(tuple(heads), by_topic)

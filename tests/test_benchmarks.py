@@ -181,7 +181,8 @@ def test_a_quick_run_writes_tables_and_a_figure_that_render_gives_again(tmp_path
     Image.open(tmp_path / "layer.png").verify()
 
     for row in json.loads(written["training.json"])["measured"]["rows"]:
-        assert row["held_bytes"] > 12 * row["parameters"] + 10**6
+        step = row["held_bytes"] - 12 * row["parameters"]
+        assert 10**6 < step < 20 * row["parameters"] + 10**7  # gradients and activations; no second moments
 
     for name in names - {"layer.json", "training.json"}:
         (tmp_path / name).unlink()
