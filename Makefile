@@ -32,7 +32,7 @@ FIGURES = $(sort $(foreach file,$(notdir $(wildcard experiments/figure[0-9]*_*.p
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { name = $$1; sub("%", "<n>", name); printf "  make %-20s %s\n", name, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo '  experiments: SCALE=smoke|cpu|gpu|paper ($(SCALE))  SEEDS="0 1 2"  TASK=multilingual  JOBS=$(JOBS)  TIME_BUDGET=seconds  HEADS="$(HEADS)"'
+	@echo '  experiments: SCALE=smoke|cpu|gpu|paper ($(SCALE))  SEEDS="0 1 2"  TASK=multilingual|generated  JOBS=$(JOBS)  TIME_BUDGET=seconds  HEADS="$(HEADS)"'
 	@echo '  tables here: $(TABLES)   figures here: $(FIGURES)'
 
 setup: $(INSTALLED) ## make .venv with the packages of requirements.lock (again only when they changed)

@@ -76,7 +76,7 @@ EXPERIMENT = Table(
     rows=[Row(system=system) for series in SERIES.values() for system in series.values()],
     reference="xmoe_8",
     trend=Trend(
-        x_label="experts of X-MoE, and of the X-MoE whose size MH-MoE has",
+        x_label="experts of the X-MoE of equal size",
         series={label: list(series.items()) for label, series in SERIES.items()},
         panels=("perplexity", "hellaswag", "speed", "memory"),
         log_x=True,
