@@ -11,20 +11,17 @@ import torch
 
 from analysis import known_senses
 from analysis.known_senses import by_word, choice_of_sense, compare_beside, compare_topics, measure_known_senses
-from analysis.measured_claims import MeasuredClaim
 from analysis.routed_text import encode
 from analysis.word_in_context import contexts_of_generated
 from experiments.figure7_known_senses import CLAIMED, EXPERIMENT
-from experiments.measurements import MEASUREMENTS, measured
 from experiments.recipes import mhmoe
 from experiments.rendering import render, verdicts
 from experiments.running import Options, measure_missing, run_missing
-from experiments.runs import Records
 from experiments.schema import Text
 from mhmoe.generated import GeneratedCorpus
 from mhmoe.packing import PackedText, PackingConfig, pack
 from tests import tiny
-from tests.mini import MINI, at_rate
+from tests.mini import MINI, at_rate, measured_by_seed, of_one_system
 
 CORPUS = GeneratedCorpus(languages=2, topics=6, heads=320, documents_per_split=300, sentences=1)
 PACKING = PackingConfig(vocab_size=320, max_train_tokens=20_000)
@@ -38,20 +35,7 @@ LABEL = "MH-MoE, h = 8"  # of the claims; the model has fewer heads, for its siz
 SYSTEM = mhmoe(8, "parameters", 2)
 
 
-def smaller() -> Any:
-    claims = [
-        dataclasses.replace(
-            claim,
-            higher=dataclasses.replace(claim.higher, system=SYSTEM.name),
-            lower=dataclasses.replace(claim.lower, system=SYSTEM.name),
-        )
-        for claim in EXPERIMENT.claims[: len(CLAIMED)]
-        if isinstance(claim, MeasuredClaim)
-    ]
-    return dataclasses.replace(EXPERIMENT, systems={LABEL: SYSTEM}, claims=claims)
-
-
-FIGURE = smaller()
+FIGURE = of_one_system(EXPERIMENT, LABEL, SYSTEM)
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Options:
 
 
 def values(options: Options) -> dict[int, dict[str, Any]]:
-    records = Records(SCALE, options.results).by_name.values()
-    found = {r.seed: measured(MEASUREMENTS["known_senses"], r, options.results) for r in records}
-    return {seed: m.values for seed, m in found.items() if m is not None}
+    return measured_by_seed("known_senses", SCALE, options)
 
 
 def test_the_choice_of_a_sense_is_that_of_a_loop(text: PackedText):

@@ -9,15 +9,13 @@ from typing import Any
 
 import pytest
 
-from analysis.measured_claims import MeasuredClaim
 from experiments.figure7_polysemous_words import CLAIMED, EXPERIMENT
-from experiments.measurements import MEASUREMENTS, measured
+from experiments.measurements import MEASUREMENTS
 from experiments.recipes import mhmoe
 from experiments.rendering import render, verdicts
 from experiments.running import Options, measure_missing, run_missing
-from experiments.runs import Records
 from mhmoe.records import UserError
-from tests.mini import MINI, at_rate
+from tests.mini import MINI, at_rate, measured_by_seed, of_one_system
 from tests.questions import words, write_manifest
 from tests.tiny import ZipfText
 
@@ -28,20 +26,7 @@ LABEL = "MH-MoE, h = 8"  # of the claims; the model has fewer heads, for its siz
 SYSTEM = mhmoe(8, "parameters", 2)
 
 
-def smaller() -> Any:
-    claims = [
-        dataclasses.replace(
-            claim,
-            higher=dataclasses.replace(claim.higher, system=SYSTEM.name),
-            lower=dataclasses.replace(claim.lower, system=SYSTEM.name),
-        )
-        for claim in EXPERIMENT.claims[: len(CLAIMED)]
-        if isinstance(claim, MeasuredClaim)
-    ]
-    return dataclasses.replace(EXPERIMENT, systems={LABEL: SYSTEM}, claims=claims)
-
-
-FIGURE = smaller()
+FIGURE = of_one_system(EXPERIMENT, LABEL, SYSTEM)
 
 
 def write_lexicons(folder: Path) -> None:
@@ -83,9 +68,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Options:
 
 
 def values(options: Options) -> dict[int, dict[str, Any]]:
-    records = Records(SCALE, options.results).by_name.values()
-    found = {r.seed: measured(MEASUREMENTS["word_senses"], r, options.results) for r in records}
-    return {seed: m.values for seed, m in found.items() if m is not None}
+    return measured_by_seed("word_senses", SCALE, options)
 
 
 def test_every_word_has_its_group_and_its_values_of_both_routers(finished: Options):
