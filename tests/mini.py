@@ -1,14 +1,9 @@
-"""A scale at which all of Table 1 takes seconds, and experiments cut down to it."""
+"""A scale at which all of Table 1 takes seconds."""
 
 import dataclasses
-from typing import Any
 
-from analysis.measured_claims import MeasuredClaim
-from experiments.measurements import MEASUREMENTS, measured
-from experiments.running import Options
-from experiments.runs import Records
 from experiments.scales import CPU
-from experiments.schema import Scale, System, WordsFigure
+from experiments.schema import Scale
 from mhmoe.packing import PackingConfig
 
 MINI = dataclasses.replace(
@@ -39,24 +34,3 @@ MINI = dataclasses.replace(
 def at_rate(scale: Scale, rate: float) -> Scale:
     """The scale with this one learning rate, so that nothing needs tuning."""
     return dataclasses.replace(scale, learning_rates=(rate,))
-
-
-def of_one_system(figure: WordsFigure, label: str, system: System) -> WordsFigure:
-    """The figure and the claims of `label`, of another system, which may have fewer heads for its size."""
-    claims = [
-        dataclasses.replace(
-            claim,
-            higher=dataclasses.replace(claim.higher, system=system.name),
-            lower=dataclasses.replace(claim.lower, system=system.name),
-        )
-        for claim in figure.claims
-        if isinstance(claim, MeasuredClaim) and claim.statement.startswith(f"{label}: ")
-    ]
-    return dataclasses.replace(figure, systems={label: system}, claims=claims)
-
-
-def measured_by_seed(name: str, scale: Scale, options: Options) -> dict[int, dict[str, Any]]:
-    """The values of a measurement, of the one system that was run."""
-    records = Records(scale, options.results).by_name.values()
-    found = {r.seed: measured(MEASUREMENTS[name], r, options.results) for r in records}
-    return {seed: m.values for seed, m in found.items() if m is not None}

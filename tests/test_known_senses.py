@@ -21,7 +21,8 @@ from experiments.schema import Text
 from mhmoe.generated import GeneratedCorpus
 from mhmoe.packing import PackedText, PackingConfig, pack
 from tests import tiny
-from tests.mini import MINI, at_rate, measured_by_seed, of_one_system
+from tests.mini import MINI, at_rate
+from tests.words_figures import measured_by_seed, of_one_system
 
 CORPUS = GeneratedCorpus(languages=2, topics=6, heads=320, documents_per_split=300, sentences=1)
 PACKING = PackingConfig(vocab_size=320, max_train_tokens=20_000)

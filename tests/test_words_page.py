@@ -15,9 +15,10 @@ from experiments.recipes import mhmoe
 from experiments.rendering import render, verdicts
 from experiments.running import Options, measure_missing, run_missing
 from mhmoe.records import UserError
-from tests.mini import MINI, at_rate, measured_by_seed, of_one_system
+from tests.mini import MINI, at_rate
 from tests.questions import words, write_manifest
 from tests.tiny import ZipfText
+from tests.words_figures import measured_by_seed, of_one_system
 
 SCALE = dataclasses.replace(
     at_rate(MINI, 0.01), corpus=ZipfText, packing=dataclasses.replace(MINI.packing, max_test_tokens=6000)
