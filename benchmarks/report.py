@@ -210,16 +210,18 @@ def training_markdown(data: Data) -> str:
 def zero_shot_markdown(data: Data) -> str:
     """Every accuracy of lm-eval's command and of ours, whether they are the same number, and what both took."""
     found = data["measured"]
-    rows = [row | {"equal": "yes" if row["ours"] == row["lm_eval"] else "NO"} for row in found["rows"]]
-    equal, seconds = sum(row["equal"] == "yes" for row in rows), found["seconds"]
+    apart = [abs(row["ours"] - row["lm_eval"]) for row in found["rows"]]
+    rows = [row | {"equal": f"NO, by {by:.0e}" if by else "yes"} for row, by in zip(found["rows"], apart, strict=True)]
+    seconds = found["seconds"]
     limit = "" if found["limit"] is None else f" The first {found['limit']} items of each task alone."
     caption = [
         *origin(data),
         f"{found['checkpoint']}, {count_threads(found['threads'])}, {found['max_length']} tokens of context for both, "
         f"more than the model was trained with: lm-eval needs room for the longest answer.{limit}",
-        f"{equal} of {len(rows)} accuracies are the same number. Ours took {seconds['ours']:,.0f} s and lm-eval's own "
-        f"command, with its default of one request at a time, {seconds['lm_eval']:,.0f} s: "
-        f"{seconds['lm_eval'] / seconds['ours']:.1f} times as long. One run of each.",
+        f"{apart.count(0)} of {len(rows)} accuracies are the same number; mc2 is a mean of probabilities, "
+        "which a sum in another order rounds otherwise.",
+        f"Ours took {seconds['ours']:,.0f} s and lm-eval's own command, with its default of one request at a time, "
+        f"{seconds['lm_eval']:,.0f} s: {seconds['lm_eval'] / seconds['ours']:.1f} times as long. One run of each.",
     ]
     return table_markdown(ZERO_SHOT_COLUMNS, rows, title="Zero-shot scores beside lm-eval's command", caption=caption)
 
