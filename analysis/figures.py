@@ -28,7 +28,7 @@ _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#
 _LINES = ("-", "--", "-", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _GREY = "#555555"
-_MOST_COLUMNS = 3  # panels of learning curves in a line
+_MOST_COLUMNS = 3  # panels in a line
 _STYLE: Any = {
     "font.size": 13,
     "axes.titlesize": 14,
@@ -97,9 +97,8 @@ def learning_curves(
     drawn = [p for series in points.values() for line in series.values() for p in line]
     lines = [value for values in (paper_lines or {}).values() for value in values.values()]
     with rc_context(_STYLE):
-        columns, lines_of_panels = min(len(panels), _MOST_COLUMNS), -(-len(panels) // _MOST_COLUMNS)
-        figure = Figure(figsize=(max(8.0, 6.2 * columns), 5.6 * lines_of_panels), layout="constrained")
-        grid = figure.subplots(lines_of_panels, columns, sharey=True, sharex=True, squeeze=False)
+        columns = min(len(panels), _MOST_COLUMNS)
+        figure, grid = _panels(len(panels), columns, width=max(8.0, 6.2 * columns), share=True)
         all_axes = grid.flat[: len(panels)]
         for axes, (panel, series) in zip(all_axes, points.items(), strict=True):
             axes.set_yscale("log")
@@ -112,8 +111,6 @@ def learning_curves(
             for label, value in (paper_lines or {}).get(panel, {}).items():
                 _reference(axes, value, f"paper, {label}: {value:g}", styles[label]["color"])
             axes.legend(title="Perplexity at the end (seeds)", alignment="left", loc="upper right")
-        for axes in grid.flat[len(panels) :]:
-            axes.set_axis_off()
         for axes in grid[:, 0]:
             axes.set_ylabel("validation perplexity (log scale)")
         if drawn:
@@ -152,13 +149,9 @@ def trend_figure(
     styles = _styles(label for panel in panels for label in panel.series)
     places = sorted({p.x for panel in panels for line in panel.series.values() for p in line})
     with rc_context(_STYLE):
-        columns = len(panels) if len(panels) <= 3 else 2
-        lines = -(-len(panels) // columns)
-        figure = Figure(figsize=(max(8.6, 5.2 * columns), 0.9 + 5.4 * lines), layout="constrained")
-        all_axes = list(figure.subplots(lines, columns, squeeze=False).flat)
-        for axes in all_axes[len(panels) :]:
-            axes.axis("off")
-        for axes, panel in zip(all_axes, panels, strict=False):
+        columns = len(panels) if len(panels) <= _MOST_COLUMNS else 2
+        figure, grid = _panels(len(panels), columns, width=max(8.6, 5.2 * columns))
+        for axes, panel in zip(grid.flat[: len(panels)], panels, strict=True):
             axes.set_xlabel(x_label)
             axes.set_ylabel(panel.y_label)
             axes.set_xscale("log" if log_x else "linear")
@@ -216,6 +209,16 @@ def category_figure(
         for p in line
     ]
     write_atomically(path.with_suffix(".csv"), csv_text([["label", x_label, "mean", "low", "high", "n"], *rows]))
+
+
+def _panels(n: int, columns: int, *, width: float, share: bool = False) -> tuple[Figure, Any]:
+    """A figure of that width in inches, and its grid of axes; those beyond the first n stay empty."""
+    lines = -(-n // columns)
+    figure = Figure(figsize=(width, 5.6 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, sharey=share, sharex=share, squeeze=False)
+    for axes in grid.flat[n:]:
+        axes.set_axis_off()
+    return figure, grid
 
 
 def _styles(labels: Any) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ READING_ORDER = (
     "recipes",
     "runs",
     "measurements",
+    "processes",
     "running",
     "errata",
     "sizes",

@@ -24,8 +24,9 @@ from tyro.extras import SubcommandApp
 
 from experiments.dry_run import cost_table
 from experiments.index import render_index
+from experiments.processes import check_device, run_in_jobs
 from experiments.rendering import COMMITTED, render, render_claims
-from experiments.running import Options, check_device, measure_missing, run_in_jobs, run_missing, text_of
+from experiments.running import Options, measure_missing, run_missing, text_of
 from experiments.runs import RESULTS, Records, model_config, not_done, planned, systems_of
 from experiments.scales import SCALES
 from experiments.schema import Experiment, Scale

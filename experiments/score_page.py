@@ -14,20 +14,20 @@ CSV = ("scale", "label", "task", "measure", "seeds", "value", "std", "stderr_ove
 
 
 def score_section(page: ScoreTable, scale: Scale, records: Records, folder: Path) -> tuple[str, str]:
-    text, rows = scores_of(page, scale, records)
+    paragraphs, rows = scores_of(page, scale, records)
     csv_rows = [{"scale": scale.name, **row} for row in rows]
-    return text, table_csv([Column(key, key) for key in CSV], csv_rows) if rows else ""
+    return "\n\n".join(paragraphs), table_csv([Column(key, key) for key in CSV], csv_rows) if rows else ""
 
 
-def scores_of(page: ScoreTable | Table, scale: Scale, records: Records) -> tuple[str, list[Row]]:
-    """Caption and tables, and every number as a row; nothing where no model was scored."""
+def scores_of(page: ScoreTable | Table, scale: Scale, records: Records) -> tuple[list[str], list[Row]]:
+    """Caption and tables as paragraphs, and every number as a row; nothing where no model was scored."""
     found, lines = measured_systems(page, {row.system.label: row.system for row in page.rows}, scale, records)
     if not found:
-        return "", []
+        return [], []
     systems = {row.system.label: found.get(row.system.label, {}) for row in page.rows}
     tables, rows = score_tables(page.scores, systems, {row.system.label: row.paper_scores for row in page.rows})
     lines.append(_how([result for seeds in found.values() for result in seeds.values()]))
-    return "\n\n".join([*lines, tables]), rows
+    return [*lines, tables], rows
 
 
 def _how(results: Sequence[Mapping[str, Any]]) -> str:

@@ -12,6 +12,7 @@ EXPERIMENT = zero_shot_table(
     "english",
     stem="table2_english_zero_shot",
     title="Table 2: zero-shot scores on nine English tasks",
+    where="on nine English tasks",
     source="v1 Table 2",
     printed="v1_table2_english_zero_shot",
     measurement="zero_shot_english",

@@ -13,6 +13,7 @@ EXPERIMENT = zero_shot_table(
     "multilingual",
     stem="table3_xnli_zero_shot",
     title="Table 3: zero-shot scores on XNLI in fourteen languages",
+    where="on XNLI",
     source="v1 Table 3",
     printed="v1_table3_xnli_zero_shot",
     measurement="zero_shot_xnli",

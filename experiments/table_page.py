@@ -49,7 +49,7 @@ def table_section(table: Table, scale: Scale, records: Records, folder: Path) ->
         trends.draw(table, table.trend, scale, records, folder / name, lines[0])
         page += f"\n![{table.title}]({name})\n"
     if table.scores and (scores := scores_of(table, scale, records)[0]):
-        page += f"\n## Zero-shot scores\n\n{scores}"
+        page += "\n\n".join(["\n## Zero-shot scores", *(text for text in scores if text not in lines)])
     if table.task == "multilingual" and table.reference is not None:
         page += _languages(table, table.reference, scale, records, folder, lines[0])
     return page, table_csv(columns, [{"scale": scale.name, **row} for row in rows])

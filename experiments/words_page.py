@@ -41,8 +41,8 @@ CHOICES = (
 )
 _EXPLAINED = (
     "null: the same on the untrained model. change: trained minus untrained. Means over seeds; lowest and highest: the "
-    "lowest lower and the highest upper end of d's 95% interval in any seed, over words (in context, over items); the "
-    f"last column counts seeds whose permutation test has p < {1 - CONFIDENCE:.2f}."
+    "lowest lower and the highest upper end of d's 95% interval in any seed, over the n words or items; the last "
+    f"column counts seeds whose permutation test has p < {1 - CONFIDENCE:.2f}."
 )
 _CHOICES = (
     "Are the senses learned? After an ambiguous word, how often the follower that stands in the text is likelier than "

@@ -25,9 +25,20 @@ PAIRS = (
 
 
 def zero_shot_table(
-    task: str, *, stem: str, title: str, source: str, printed: str, measurement: str, scores: Sequence[Score]
+    task: str,
+    *,
+    stem: str,
+    title: str,
+    where: str,
+    source: str,
+    printed: str,
+    measurement: str,
+    scores: Sequence[Score],
 ) -> ScoreTable:
-    """The table of a pre-training task; `printed` is its key in paper.json, `source` its name in the paper."""
+    """The table of a pre-training task; `printed` is its key in paper.json, `source` its name in the paper.
+
+    where: of the claims, such as "on XNLI".
+    """
     rows = tuple(Row(system=system, paper_scores=_flat((printed, key)) if key else ()) for system, key in compared())
     row_of = {row.system.name: row for row in rows}
 
@@ -41,7 +52,7 @@ def zero_shot_table(
         common: dict[str, Any] = {"stem": stem, "reading": reading, "task": task, "measurement": measurement}
         return (
             MeasuredClaim(
-                statement=f"{labels[0]} has higher mean accuracy than {labels[1]}",
+                statement=f"{labels[0]} has higher mean accuracy than {labels[1]} {where}",
                 source=said_by or source,
                 paper=paper,
                 higher=Side(system=better, quantity=accuracy),
@@ -49,7 +60,7 @@ def zero_shot_table(
                 **common,
             ),
             MeasuredClaim(
-                statement=f"{labels[1]} spends more bits per byte on right answers than {labels[0]}",
+                statement=f"{labels[1]} spends more bits per byte on right answers than {labels[0]} {where}",
                 source="ours: the finer measure",
                 higher=Side(system=worse, quantity=bits),
                 lower=Side(system=better, quantity=bits),

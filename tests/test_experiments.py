@@ -11,8 +11,9 @@ from baselines.xmoe import xmoe as xmoe_config
 from experiments.__main__ import experiments, find
 from experiments.figure4_training_curves import EXPERIMENT as FIGURE4
 from experiments.learning_rates import EXPERIMENT as LEARNING_RATES
+from experiments.processes import claimed
 from experiments.recipes import dense, mhmoe, paper_numbers, xmoe
-from experiments.running import claimed, text_of
+from experiments.running import text_of
 from experiments.runs import (
     Records,
     model_config,

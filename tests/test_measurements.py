@@ -10,8 +10,9 @@ import pytest
 
 from experiments.index import render_index
 from experiments.measurements import MEASUREMENTS, measured, path_of
+from experiments.processes import run_in_jobs
 from experiments.rendering import render
-from experiments.running import Options, measure_missing, run_in_jobs, run_missing
+from experiments.running import Options, measure_missing, run_missing
 from experiments.runs import Records
 from experiments.schema import Scale
 from experiments.table5_head_number import for_heads
