@@ -16,11 +16,12 @@ from analysis.word_in_context import contexts_of_generated
 from experiments.figure7_known_senses import CLAIMED, EXPERIMENT
 from experiments.recipes import mhmoe
 from experiments.rendering import render, verdicts
-from experiments.running import Options, measure_missing, run_missing
+from experiments.running import Options
 from experiments.schema import Text
 from mhmoe.generated import GeneratedCorpus
 from mhmoe.packing import PackedText, PackingConfig, pack
 from tests import tiny
+from tests.finished import finish
 from tests.mini import MINI, at_rate
 from tests.words_figures import measured_by_seed, of_one_system
 
@@ -46,10 +47,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> PackedText:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Options:
-    folder = tmp_path_factory.mktemp("finished")
-    options = Options(seeds=(1, 2), results=folder / "results", cache=folder / "cache")
-    assert run_missing(FIGURE, SCALE, "generated", options) and measure_missing(FIGURE, SCALE, "generated", options)
-    return options
+    return finish(FIGURE, SCALE, tmp_path_factory.mktemp("finished"))
 
 
 def values(options: Options) -> dict[int, dict[str, Any]]:

@@ -12,11 +12,12 @@ from experiments.index import render_index
 from experiments.measurements import MEASUREMENTS, measured, path_of
 from experiments.processes import run_in_jobs
 from experiments.rendering import render
-from experiments.running import Options, measure_missing, run_missing
+from experiments.running import Options, measure_missing
 from experiments.runs import Records
 from experiments.schema import Scale
 from experiments.table5_head_number import for_heads
 from mhmoe.records import UserError
+from tests.finished import finish
 from tests.mini import MINI, at_rate
 from tests.tiny import ZipfText
 
@@ -27,10 +28,7 @@ ACTIVATION = MEASUREMENTS["expert_activation"]
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Options:
-    folder = tmp_path_factory.mktemp("finished")
-    options = Options(seeds=(1,), results=folder / "results", cache=folder / "cache")
-    assert run_missing(HEADS, SCALE, "english", options) and measure_missing(HEADS, SCALE, "english", options)
-    return options
+    return finish(HEADS, SCALE, tmp_path_factory.mktemp("finished"), seeds=(1,))
 
 
 def records(options: Options, scale: Scale = SCALE) -> Records:

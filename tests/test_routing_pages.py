@@ -13,9 +13,10 @@ from experiments.figure5_expert_activation import EXPERIMENT as FIGURE5
 from experiments.finals import current_runs, measured_values
 from experiments.rendering import render, verdicts
 from experiments.routing import EFFECTIVE, REACHED, REACHED_UNTRAINED
-from experiments.running import Options, measure_missing, run_missing
+from experiments.running import Options
 from experiments.runs import Records, systems_of
 from experiments.schema import RoutingFigure
+from tests.finished import finish
 from tests.mini import MINI, at_rate
 from tests.questions import ITEMS, write_questions
 from tests.tiny import ZipfText
@@ -45,12 +46,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Options:
-    folder = tmp_path_factory.mktemp("finished")
-    options = Options(seeds=(1, 2), results=folder / "results", cache=folder / "cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MHMOE_DATA", str(data))
-        assert run_missing(FIGURE, SCALE, "english", options) and measure_missing(FIGURE, SCALE, "english", options)
-    return options
+    return finish(FIGURE, SCALE, tmp_path_factory.mktemp("finished"), data=data)
 
 
 def values(options: Options) -> dict[str, dict[int, dict]]:

@@ -15,11 +15,11 @@ from analysis.ledger import ledger_markdown
 from analysis.measured_claims import MeasuredClaim, Quantity, Side, measure_values
 from analysis.scores import Score, mean_accuracy, mean_bits_per_byte, score_tables
 from experiments.rendering import render, verdicts
-from experiments.running import Options, measure_missing, run_missing
 from experiments.table2_english_zero_shot import EXPERIMENT as TABLE2
 from experiments.table3_xnli_zero_shot import EXPERIMENT as TABLE3
 from experiments.table7_mlp_layers import EXPERIMENT as TABLE7
 from mhmoe.records import UserError
+from tests.finished import finish
 from tests.mini import MINI, at_rate
 from tests.questions import write_questions
 from tests.tiny import ZipfText
@@ -228,13 +228,11 @@ def test_every_claim_of_the_paper_is_judged_by_accuracy_and_by_the_finer_measure
 # ---- from the model to the page -------------------------------------------------------------
 
 
-def test_finished_models_are_scored_and_the_page_has_them(tmp_path, monkeypatch):
+def test_finished_models_are_scored_and_the_page_has_them(tmp_path):
     data, scale = tmp_path / "data", dataclasses.replace(at_rate(MINI, 0.01), corpus=ZipfText)
     write_questions(data)
-    monkeypatch.setenv("MHMOE_DATA", str(data))
     page = dataclasses.replace(TABLE2, rows=[row for row in TABLE2.rows if row.system.name in ("dense", "xmoe_8")])
-    options = Options(seeds=(1, 2), results=tmp_path / "results", cache=tmp_path / "cache")
-    assert run_missing(page, scale, "english", options) and measure_missing(page, scale, "english", options)
+    options = finish(page, scale, tmp_path, data=data)
     text = render(page, (scale,), tmp_path, options.results)[tmp_path / f"{page.stem}.md"]
     assert "lm-eval" in text and "| HellaSwag, normalised " in text and "not run" not in text
     found = {v.claim.statement: v for v in verdicts([page], (scale,), options.results)}
@@ -242,17 +240,14 @@ def test_finished_models_are_scored_and_the_page_has_them(tmp_path, monkeypatch)
     assert sum(v.verdict == "not run" for v in found.values()) == len(page.claims) - 2
 
 
-def test_without_a_data_folder_the_models_are_trained_and_the_scores_left_out(tmp_path, monkeypatch, capsys):
-    monkeypatch.delenv("MHMOE_DATA", raising=False)
+def test_without_a_data_folder_the_models_are_trained_and_the_scores_left_out(tmp_path, capsys):
     scale = dataclasses.replace(at_rate(MINI, 0.01), corpus=ZipfText)
     table = dataclasses.replace(TABLE7, rows=TABLE7.rows[:1], claims=())
-    options = Options(seeds=(1,), results=tmp_path / "results", cache=tmp_path / "cache")
-    assert run_missing(table, scale, "english", options) and measure_missing(table, scale, "english", options)
+    options = finish(table, scale, tmp_path, seeds=(1,))
     assert "zero_shot_mlp_layers is left out: it needs a data folder; set MHMOE_DATA" in capsys.readouterr().out
     assert "Zero-shot" not in render(table, (scale,), tmp_path, options.results)[tmp_path / f"{table.stem}.md"]
     data = tmp_path / "data"
     write_questions(data)
-    monkeypatch.setenv("MHMOE_DATA", str(data))
-    assert measure_missing(table, scale, "english", options)
+    finish(table, scale, tmp_path, seeds=(1,), data=data)
     page = render(table, (scale,), tmp_path, options.results)[tmp_path / f"{table.stem}.md"]
     assert "## Zero-shot scores" in page and "(52.9)" in page  # RTE without MLP layers, in the paper

@@ -13,8 +13,9 @@ from experiments.figure7_polysemous_words import CLAIMED, EXPERIMENT
 from experiments.measurements import MEASUREMENTS
 from experiments.recipes import mhmoe
 from experiments.rendering import render, verdicts
-from experiments.running import Options, measure_missing, run_missing
+from experiments.running import Options, measure_missing
 from mhmoe.records import UserError
+from tests.finished import finish
 from tests.mini import MINI, at_rate
 from tests.questions import words, write_manifest
 from tests.tiny import ZipfText
@@ -60,12 +61,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Options:
-    folder = tmp_path_factory.mktemp("finished")
-    options = Options(seeds=(1, 2), results=folder / "results", cache=folder / "cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MHMOE_DATA", str(data))
-        assert run_missing(FIGURE, SCALE, "english", options) and measure_missing(FIGURE, SCALE, "english", options)
-    return options
+    return finish(FIGURE, SCALE, tmp_path_factory.mktemp("finished"), data=data)
 
 
 def values(options: Options) -> dict[int, dict[str, Any]]:
