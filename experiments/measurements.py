@@ -8,7 +8,7 @@ current as long as run and settings are those that are declared.
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -56,7 +56,7 @@ def folder_of_data(given: Path | None) -> Path | None:
 class Measurement:
     """name: its folder. settings: all that determines its values but the model and its text; smoke: what is
     different there at the smoke scale. measure: gives the values, as JSON. reads: "text" if the packed text is
-    enough, "data" if it needs the folder of all data. within: another measurement, whose values have these too."""
+    enough, "data" if it needs the folder of all data. within: a zero-shot measurement of more tasks."""
 
     name: str
     settings: Mapping[str, Any]
@@ -98,9 +98,18 @@ def path_of(measurement: Measurement, run: Record, results: Path = RESULTS) -> P
 
 
 def measured(measurement: Measurement, run: Record, results: Path = RESULTS) -> Measured | None:
-    """The current measurement of a run, if there is one. Raises UserError if the file is damaged."""
-    if measurement.within and (wider := measured(MEASUREMENTS[measurement.within], run, results)) is not None:
-        return wider
+    """The current measurement of a run, if there is one; or what a wider one found of the same.
+
+    Raises UserError if a file is damaged.
+    """
+    found = _read(measurement, run, results)
+    if found is None and measurement.within:
+        wider = _read(MEASUREMENTS[measurement.within], run, results)
+        return wider and dataclasses.replace(wider, values=_of_tasks(wider.values, measurement.settings["tasks"]))
+    return found
+
+
+def _read(measurement: Measurement, run: Record, results: Path) -> Measured | None:
     path = path_of(measurement, run, results)
     if not path.is_file():
         return None
@@ -152,6 +161,15 @@ def _zero_shot(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     model, tokenizer = load(str(subject.model), device="cpu")
     return evaluate(model, tokenizer, settings["tasks"], subject.folder().path, limit=settings["limit"])
+
+
+def _of_tasks(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """What scoring these tasks alone would have given, but for its costs."""
+    return {
+        "tasks": {name: values["tasks"][name] for name in names},
+        "data": {**values["data"], "tasks": {name: values["data"]["tasks"][name] for name in names}},
+        "settings": values["settings"],
+    }
 
 
 def _question_routing(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from analysis.claims import decide
 from analysis.ledger import ledger_markdown
 from analysis.measured_claims import MeasuredClaim, Quantity, Side, measure_values
 from analysis.scores import Score, mean_accuracy, mean_bits_per_byte, score_tables
+from experiments.measurements import MEASUREMENTS, measured, path_of
 from experiments.rendering import render, verdicts
+from experiments.runs import Records
 from experiments.table2_english_zero_shot import EXPERIMENT as TABLE2
 from experiments.table3_xnli_zero_shot import EXPERIMENT as TABLE3
 from experiments.table7_mlp_layers import EXPERIMENT as TABLE7
@@ -72,12 +74,12 @@ CLAIM = MeasuredClaim(
 )
 
 
-def measured(strong: Any = STRONG, weak: Any = WEAK) -> dict[tuple[str, str], Mapping[int, Any]]:
+def scored(strong: Any = STRONG, weak: Any = WEAK) -> dict[tuple[str, str], Mapping[int, Any]]:
     return {("scores", "strong"): strong, ("scores", "weak"): weak}
 
 
 def verdict(claim: MeasuredClaim = CLAIM, **sides: Any) -> str:
-    (found,) = decide([measure_values(claim, measured(**sides), "cpu")])
+    (found,) = decide([measure_values(claim, scored(**sides), "cpu")])
     return found.verdict
 
 
@@ -91,7 +93,7 @@ def test_what_was_measured_decides_and_the_other_way_round_it_contradicts():
 
 
 def test_the_difference_and_its_interval_are_those_of_a_paired_t_test():
-    found = measure_values(CLAIM, measured(), "cpu")
+    found = measure_values(CLAIM, scored(), "cpu")
     quantity = mean_accuracy(LINES)
     ours, others = ([quantity.of(side[seed]) for seed in (1, 2, 3)] for side in (STRONG, WEAK))
     test = stats.ttest_rel(ours, others)
@@ -102,7 +104,7 @@ def test_the_difference_and_its_interval_are_those_of_a_paired_t_test():
 
 
 def test_the_interval_over_items_knows_that_two_scores_of_a_task_are_of_the_same_items():
-    found = measure_values(CLAIM, measured(), "cpu").documents
+    found = measure_values(CLAIM, scored(), "cpu").documents
     quantity = mean_accuracy(LINES)
     assert quantity.items is not None
     sides = [[[group.values for group in quantity.items(side[s])] for s in (1, 2, 3)] for side in (STRONG, WEAK)]
@@ -112,12 +114,12 @@ def test_the_interval_over_items_knows_that_two_scores_of_a_task_are_of_the_same
     mean = np.mean([gap.mean() for gap in gaps])
     assert found.n == 200 + 100
     assert (found.mean, found.low, found.high) == pytest.approx((mean, mean - 1.95996 * error, mean + 1.95996 * error))
-    assert found.mean == pytest.approx(measure_values(CLAIM, measured(), "cpu").difference.mean)
+    assert found.mean == pytest.approx(measure_values(CLAIM, scored(), "cpu").difference.mean)
 
 
 def test_seeds_that_one_side_lacks_do_not_count():
     two = {seed: STRONG[seed] for seed in (1, 2)}
-    assert measure_values(CLAIM, measured(strong=two), "cpu").n == 2
+    assert measure_values(CLAIM, scored(strong=two), "cpu").n == 2
     assert verdict(strong={1: STRONG[1]}) == "not run"
     assert verdict(strong={}) == "not run"
 
@@ -164,7 +166,7 @@ def test_one_system_can_be_compared_with_itself_by_two_quantities():
 
 
 def test_the_ledger_shows_the_difference_in_its_unit():
-    page = ledger_markdown(decide([measure_values(CLAIM, measured(), "cpu")]))
+    page = ledger_markdown(decide([measure_values(CLAIM, scored(), "cpu")]))
     line = next(line for line in page.splitlines() if "strong is better" in line)
     assert " points [+" in line and "**holds**" in line and line.count("[") == 2
 
@@ -238,6 +240,24 @@ def test_finished_models_are_scored_and_the_page_has_them(tmp_path):
     found = {v.claim.statement: v for v in verdicts([page], (scale,), options.results)}
     assert found["X-MoE, 8 experts has higher mean accuracy than Dense on nine English tasks"].n == 2
     assert sum(v.verdict == "not run" for v in found.values()) == len(page.claims) - 2
+
+
+def test_scores_of_all_tasks_have_those_of_a_few_as_if_scored_alone(tmp_path):
+    data, scale = tmp_path / "data", dataclasses.replace(at_rate(MINI, 0.01), corpus=ZipfText)
+    write_questions(data)
+    table = dataclasses.replace(TABLE7, rows=TABLE7.rows[:1], claims=())
+    options = finish(table, scale, tmp_path, seeds=(1,), data=data)
+    finish(dataclasses.replace(table, measurements=("zero_shot_english",)), scale, tmp_path, seeds=(1,), data=data)
+    measurement = MEASUREMENTS["zero_shot_mlp_layers"]
+    (record,) = Records(scale, options.results).by_name.values()
+    alone = measured(measurement, record, options.results)
+    path_of(measurement, record, options.results).unlink()
+    among = measured(measurement, record, options.results)
+    assert alone is not None and among is not None and among.measurement == "zero_shot_english"
+    assert list(among.values["tasks"]) == list(alone.values["tasks"]) == ["rte", "piqa", "winogrande"]
+    assert (among.values["data"], among.values["settings"]) == (alone.values["data"], alone.values["settings"])
+    for task, found in among.values["tasks"].items():
+        assert found["acc"] == alone.values["tasks"][task]["acc"]
 
 
 def test_without_a_data_folder_the_models_are_trained_and_the_scores_left_out(tmp_path, capsys):
