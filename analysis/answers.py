@@ -2,16 +2,23 @@
 
 Accuracy is lm-eval's. It moves in steps of one item and says little while a model is near chance, so beside it
 
-    bits per byte of the right answer    -log2 p(answer | question) / bytes          lower is better
-    margin                               best wrong answer's bits per byte - right one's      higher is better
+    bits per byte of the right answer    -log2 p(answer | question) / bytes                    lower is better
+    margin                               best wrong answer's bits per byte - right one's       higher is better
+    advantage                            mean wrong answer's bits per byte - mean right one's  higher is better
 
-averaged over items. Bytes are the UTF-8 bytes of what is scored: the answer with the space before it. Where
-several answers are right (TruthfulQA mc2), the best of them counts. A margin above zero is an item that is right
-when answers are compared by bits per byte.
+averaged over items. Bytes are the UTF-8 bytes of what is scored: the answer with the space before it, which for
+XNLI is the whole text. Bits per byte follow how well a model knows the language, whatever it knows of the answer; a
+margin is below zero for a model that knows nothing, the lower the more its answers differ. The advantage of such a
+model is zero but for what right and wrong answers have in their form (length), and that is why it is the one to
+judge. Where several answers are right (TruthfulQA mc2), the best of them counts for the first two.
 
-A model without knowledge has accuracy 1 / choices, and where the choices are the same words in every item (RTE,
-BoolQ) it can also always say the more frequent one. Both are tested, two-sided: exactly (binomial) where an item
-is right or wrong, by the normal interval of the mean where it is a share (mc2).
+Where the choices are the same words in every item (RTE, BoolQ), answers are classes: each class then has the same
+weight in the advantage, so that liking one of the words is worth nothing.
+
+A model that guesses has accuracy 1 / choices, and where answers are classes it can also always say the more frequent
+one. Both are tested, two-sided: exactly (binomial) where an item is right or wrong, by the normal interval of the
+mean where it is a share (mc2). A model that knows nothing need not guess evenly: accuracy that is not normalised
+prefers short answers, which are right less often than others in some of the tasks.
 """
 
 import base64
@@ -27,10 +34,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from analysis.statistics import CONFIDENCE, Documents, Interval, document_bootstrap, paired_difference
+from analysis.statistics import CONFIDENCE
 
 ACCURACIES = ("acc", "acc_norm")
-FINER = ("bits_per_byte", "margin")
+FINER = ("bits_per_byte", "margin", "advantage")
 Values = NDArray[np.float64]
 
 
@@ -57,13 +64,18 @@ class Item:
         wrong = self.bits_per_byte()[[not right for right in self.right]]
         return float(wrong.min()) - self.of_right() if wrong.size else math.nan
 
+    def advantage(self) -> float:
+        """nan where no answer is wrong."""
+        bits, right = self.bits_per_byte(), np.array(self.right)
+        return math.nan if right.all() else float(bits[~right].mean() - bits[right].mean())
+
     def chance(self) -> float:
         return sum(self.right) / len(self.right)
 
 
 def summarise(items: Sequence[Item]) -> dict[str, Any]:
-    """A task's numbers, ready for JSON: n, chance, majority (None unless all items have the same choices), per
-    measure its value, standard error, 95% interval and p-values, and the items' own values, packed.
+    """A task's numbers, ready for JSON: n, chance, majority (None unless answers are classes), per measure its value,
+    standard error, 95% interval and p-values, and the items' own values of what is compared between models, packed.
 
     ValueError without items.
     """
@@ -75,9 +87,10 @@ def summarise(items: Sequence[Item]) -> dict[str, Any]:
         name: np.array([item.scores[name] for item in items]) for name in ACCURACIES if name in items[0].scores
     }
     measures = {name: _accuracy(values, chance, majority) for name, values in columns.items()}
-    columns["bits_per_byte"] = np.array([item.of_right() for item in items])
-    columns["margin"] = np.array([item.margin() for item in items])
-    measures |= {name: _mean(columns[name]) for name in FINER}
+    columns["advantage"] = _class_weights(items) * np.array([item.advantage() for item in items])
+    measures["bits_per_byte"] = _mean(np.array([item.of_right() for item in items]))
+    measures["margin"] = _mean(np.array([item.margin() for item in items]))
+    measures["advantage"] = _mean(columns["advantage"])
     return {
         "n": len(items),
         "chance": chance,
@@ -90,11 +103,30 @@ def summarise(items: Sequence[Item]) -> dict[str, Any]:
     }
 
 
+def best_guess(task: Mapping[str, Any], measure: str) -> tuple[float, float | None]:
+    """Of a task's summary: the most that a model without knowledge reaches by guessing, and the p-value of being
+    there."""
+    if task["majority"] is not None and task["majority"] > task["chance"]:
+        return task["majority"], task[measure]["p_majority"]
+    return task["chance"], task[measure]["p_chance"]
+
+
+def _classes(items: Sequence[Item]) -> Counter[tuple[bool, ...]]:
+    """How often each answer is right where answers are classes, the same choices everywhere; else empty."""
+    same = len({item.choices for item in items}) == 1
+    return Counter(item.right for item in items if same)
+
+
 def _majority(items: Sequence[Item]) -> float | None:
-    """The share of the most frequent answer where answers are classes: the same choices everywhere."""
-    if len({item.choices for item in items}) > 1:
-        return None
-    return max(Counter(item.right for item in items).values()) / len(items)
+    classes = _classes(items)
+    return max(classes.values()) / len(items) if classes else None
+
+
+def _class_weights(items: Sequence[Item]) -> Values:
+    """Of mean 1, and of equal sum for each class."""
+    classes = _classes(items)
+    weights = {right: len(items) / (len(classes) * count) for right, count in classes.items()}
+    return np.array([weights.get(item.right, 1.0) for item in items])
 
 
 def _mean(values: Values) -> dict[str, Any]:
@@ -159,40 +191,3 @@ def unpack(packed: Mapping[str, Any]) -> Values:
     if values.size != n:
         raise ValueError(f"{values.size} items are packed where n={n}")
     return values.astype(np.float64)
-
-
-# ---- two systems -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The mean of a - b. over_seeds: would other trainings differ? over_items: would other questions, for these
-    very models?"""
-
-    over_seeds: Interval
-    over_items: Interval
-
-
-def compare(
-    a: Mapping[int, Mapping[str, Any]], b: Mapping[int, Mapping[str, Any]], measure: str, samples: int = 10_000
-) -> Comparison:
-    """Two systems on the same items of one task; `a` and `b` have a task's summary for each seed.
-
-    measure: acc, acc_norm, bits_per_byte or margin. Only seeds that both have count. Items without a value in one of
-    the summaries (no wrong answer, hence no margin) are left out. Raises ValueError if a measure is missing or the
-    items are not the same.
-    """
-    seeds = sorted(a.keys() & b.keys())
-    summaries = [side[seed] for side in (a, b) for seed in seeds]
-    if missing := [s for s in summaries if measure not in s]:
-        raise ValueError(f"measure={measure!r} is not in a summary, which has {', '.join(missing[0]['items'])}")
-    if len({s["items"]["sha256"] for s in summaries}) > 1:
-        raise ValueError("the two systems were scored on different items; use the same data and limit")
-
-    values = {id(s): unpack(s["items"][measure]) for s in summaries}
-    known = np.logical_and.reduce([np.isfinite(v) for v in values.values()]) if values else np.array([], bool)
-    sides = [
-        {seed: Documents(values[id(side[seed])][known], np.ones(int(known.sum()))) for seed in seeds} for side in (a, b)
-    ]
-    over_seeds = paired_difference(*({seed: side[seed][measure]["value"] for seed in seeds} for side in (a, b)))
-    return Comparison(over_seeds, document_bootstrap(*sides, samples=samples))

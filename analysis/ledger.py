@@ -25,7 +25,7 @@ what the favourite spends until its validation loss is at or below the other's f
 the other spent in all: the judged cost with its interval over seeds, then the other costs. Where no seed
 reaches that loss, although it spent as much, the claim is contradicted if the final validation losses differ
 by the same rule; where some seeds reach it and some do not, it is "cannot tell". For claims about measured
-values "ours" is the difference in the unit that is named, positive where the claim's favourite is higher, and
+values "ours" is the difference in the unit that is named, positive where the side named first is higher, and
 "documents" its interval over the questions with the same models, where it is a mean of such.
 """
 

@@ -80,7 +80,7 @@ class MeasuredClaim(Statement):
 def measure_values(claim: MeasuredClaim, measurements: Measurements, scale: str) -> Verdict:
     """Everything but the decision, as `claims.measure`; `tested` is below zero where the claim is right.
 
-    UserError if the two sides were measured on different data or items.
+    UserError if the two sides were measured on different data or items, or by different settings.
     """
     sides: list[dict[int, float]] = []
     for side in (claim.higher, claim.lower):
@@ -91,12 +91,12 @@ def measure_values(claim: MeasuredClaim, measurements: Measurements, scale: str)
     if len(seeds) < 2:
         nothing = dataclasses.replace(_UNKNOWN, n=len(seeds))
         return Verdict(claim=claim, scale=scale, verdict="not run", difference=nothing, tested=nothing)
-    read = {json.dumps(v.get("data"), sort_keys=True) for v in _both(claim, measurements, seeds)}
-    if len(read) > 1:
-        raise UserError(
-            f"{claim.measurement}: {claim.higher.system} and {claim.lower.system} were measured on different data; "
-            "remove the older files and measure again"
-        )
+    for what in ("data", "settings"):
+        if len({json.dumps(v.get(what), sort_keys=True) for v in _both(claim, measurements, seeds)}) > 1:
+            raise UserError(
+                f"{claim.measurement}: {claim.higher.system} and {claim.lower.system} were measured on different "
+                f"{what}; remove the older files and measure again"
+            )
     difference = paired_difference(*sides)
     return Verdict(
         claim=claim,

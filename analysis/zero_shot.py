@@ -22,7 +22,7 @@ import tyro
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tyro.conf import Positional
 
-from analysis.answers import summarise
+from analysis.answers import ACCURACIES, FINER, best_guess, summarise
 from analysis.checkpoints import load
 from analysis.harness import HUB, load_tasks, quiet, to_item
 from analysis.render import Column, table_markdown
@@ -39,16 +39,18 @@ COLUMNS = (
     Column("n", "n", ","),
     Column("acc", "acc %", ".1f", 100),
     Column("acc_stderr", "s.e.", ".1f", 100),
+    Column("acc_verdict", "to guessing"),
     Column("acc_norm", "acc_norm %", ".1f", 100),
     Column("acc_norm_stderr", "s.e.", ".1f", 100),
+    Column("acc_norm_verdict", "to guessing"),
     Column("chance", "chance %", ".1f", 100),
     Column("majority", "majority %", ".1f", 100),
-    Column("verdict", "acc to chance"),
-    Column("p_chance", "p", ".2g"),
     Column("bits_per_byte", "bits per byte", ".4f"),
     Column("bits_per_byte_stderr", "s.e.", ".4f"),
     Column("margin", "margin", "+.4f"),
     Column("margin_stderr", "s.e.", ".4f"),
+    Column("advantage", "advantage", "+.4f"),
+    Column("advantage_stderr", "s.e.", ".4f"),
     Column("cut", "requests cut %", ".0f", 100),
 )
 
@@ -129,21 +131,22 @@ def table(result: Mapping[str, Any]) -> str:
     rows: list[dict[str, Any]] = []
     for name, values in result["tasks"].items():
         row = {"task": name, **{key: values[key] for key in ("n", "chance", "majority", "cut")}}
-        for measure in ("acc", "acc_norm", "bits_per_byte", "margin"):
+        for measure in (*ACCURACIES, *FINER):
             row |= {measure: None, f"{measure}_stderr": None}
             if measure in values:
                 row |= {measure: values[measure]["value"], f"{measure}_stderr": values[measure]["stderr"]}
-        row["p_chance"] = values["acc"]["p_chance"]
-        row["verdict"] = _verdict(values)
+        row |= {f"{measure}_verdict": _verdict(values, measure) for measure in ACCURACIES if measure in values}
         rows.append(row)
     return table_markdown(COLUMNS, rows)
 
 
-def _verdict(values: Mapping[str, Any]) -> str:
-    acc = values["acc"]
-    if acc["p_chance"] is None or acc["p_chance"] >= 1 - CONFIDENCE:
+def _verdict(values: Mapping[str, Any], measure: str) -> str:
+    """Where an accuracy lies to what guessing gives, with its p-value."""
+    guess, p_value = best_guess(values, measure)
+    if p_value is None:
         return "cannot tell"
-    return "above" if acc["value"] > values["chance"] else "below"
+    side = "above" if values[measure]["value"] > guess else "below"
+    return f"{side if p_value < 1 - CONFIDENCE else 'cannot tell'} (p = {p_value:.2g})"
 
 
 @dataclass(frozen=True, kw_only=True)

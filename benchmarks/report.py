@@ -212,14 +212,15 @@ def zero_shot_markdown(data: Data) -> str:
     found = data["measured"]
     apart = [abs(row["ours"] - row["lm_eval"]) for row in found["rows"]]
     rows = [row | {"equal": f"NO, by {by:.0e}" if by else "yes"} for row, by in zip(found["rows"], apart, strict=True)]
-    seconds = found["seconds"]
+    seconds, uneven = found["seconds"], {row["task"] for row, by in zip(found["rows"], apart, strict=True) if by}
+    rounding = "; mc2 is a mean of probabilities, which a sum in another order rounds otherwise"
     limit = "" if found["limit"] is None else f" The first {found['limit']} items of each task alone."
     caption = [
         *origin(data),
         f"{found['checkpoint']}, {count_threads(found['threads'])}, {found['max_length']} tokens of context for both, "
         f"more than the model was trained with: lm-eval needs room for the longest answer.{limit}",
-        f"{apart.count(0)} of {len(rows)} accuracies are the same number; mc2 is a mean of probabilities, "
-        "which a sum in another order rounds otherwise.",
+        f"{apart.count(0)} of {len(rows)} accuracies are the same number"
+        f"{rounding if uneven == {'truthfulqa_mc2'} else ''}.",
         f"Ours took {seconds['ours']:,.0f} s and lm-eval's own command, with its default of one request at a time, "
         f"{seconds['lm_eval']:,.0f} s: {seconds['lm_eval'] / seconds['ours']:.1f} times as long. One run of each.",
     ]

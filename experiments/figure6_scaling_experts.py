@@ -1,9 +1,9 @@
 """Figure 6: perplexity and HellaSwag from 8 to 256 experts.
 
 Paper (v1, Section 5.1, Figure 6): both improve with more experts; X-MoE's accuracy on HellaSwag saturates at 64
-experts and MH-MoE's does not. Here HellaSwag is read in bits per byte of the right ending, which moves where
-accuracy is near chance. MH-MoE stands at X-MoE's sizes: with as many experts (`parameters`), or with as many FLOPs,
-where it has about five times as many (`compute`).
+experts and MH-MoE's does not. Here HellaSwag is read as the advantage of the right ending over the wrong ones, which
+moves where accuracy is near chance. MH-MoE stands at X-MoE's sizes: with as many experts (`parameters`), or with as
+many FLOPs, where it has about five times as many (`compute`).
 Three seeds at 8, 32, 64 and 256 experts and one between; 16 takes the learning rate of 8, more than 32 that of 32.
 Cost: cpu about an hour and a half beyond Table 1 on two cores, and three minutes a model for HellaSwag.
 Run: make figure6 SCALE=cpu
@@ -11,7 +11,7 @@ Run: make figure6 SCALE=cpu
 
 from analysis.claims import Claim
 from analysis.measured_claims import MeasuredClaim, Side
-from analysis.scores import Score, mean_bits_per_byte
+from analysis.scores import Score, mean_advantage
 from experiments.recipes import as_tuned, mhmoe, xmoe
 from experiments.schema import Row, System, Table, Trend
 from mhmoe.matching import Reading
@@ -20,7 +20,7 @@ STEM = "figure6_scaling_experts"
 SEEDS = {8: 3, 16: 1, 32: 3, 64: 3, 128: 1, 256: 3}
 TUNED_AS = {16: 8, 64: 32, 128: 32, 256: 32}
 SOURCE, FOLLOW_UP = "v1 Section 5.1", "v1 Section 5.1, at v2's sizes"
-BITS = mean_bits_per_byte([Score("HellaSwag", "hellaswag")])
+ADVANTAGE = mean_advantage([Score("HellaSwag", "hellaswag")])
 
 
 def _xmoe(experts: int) -> System:
@@ -60,12 +60,12 @@ def _claims(label: str, of: dict[int, System]) -> list[Claim | MeasuredClaim]:
     ]
     saturates = MeasuredClaim(
         stem=STEM,
-        statement=f"{names[64]} spends more bits per byte on HellaSwag's right endings than with 256",
+        statement=f"{names[256]} gives HellaSwag's right endings a greater advantage than with 64",
         source=source if reading else f"the contrary of {source}: X-MoE saturates",
         reading=reading,
         measurement="zero_shot_hellaswag",
-        higher=Side(system=of[64].name, quantity=BITS),
-        lower=Side(system=of[256].name, quantity=BITS),
+        higher=Side(system=of[256].name, quantity=ADVANTAGE),
+        lower=Side(system=of[64].name, quantity=ADVANTAGE),
     )
     return [*lower, saturates]
 

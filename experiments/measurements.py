@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from analysis.answers import FINER
 from analysis.checkpoints import load
 from analysis.expert_activation import measure_activation, measure_groups
 from analysis.harness import questions
@@ -104,9 +105,14 @@ def measured(measurement: Measurement, run: Record, results: Path = RESULTS) -> 
     """
     found = _read(measurement, run, results)
     if found is None and measurement.within:
-        wider = _read(MEASUREMENTS[measurement.within], run, results)
+        other = MEASUREMENTS[measurement.within]
+        wider = _read(other, run, results) if _but_tasks(other, run) == _but_tasks(measurement, run) else None
         return wider and dataclasses.replace(wider, values=_of_tasks(wider.values, measurement.settings["tasks"]))
     return found
+
+
+def _but_tasks(measurement: Measurement, run: Record) -> dict[str, Any]:
+    return {**measurement.settings_at(run.scale), "tasks": None}
 
 
 def _read(measurement: Measurement, run: Record, results: Path) -> Measured | None:
@@ -223,27 +229,27 @@ MEASUREMENTS = {
         ),
         Measurement(
             name="zero_shot_english",  # the tasks of v1 Table 2, all items
-            settings={"tasks": ["english"], "limit": None},
+            settings={"tasks": ["english"], "limit": None, "finer": FINER},
             smoke={"limit": 20},
             measure=_zero_shot,
         ),
         Measurement(
             name="zero_shot_mlp_layers",  # those of v1 Table 7
-            settings={"tasks": ["rte", "piqa", "winogrande"], "limit": None},
+            settings={"tasks": ["rte", "piqa", "winogrande"], "limit": None, "finer": FINER},
             smoke={"limit": 20},
             measure=_zero_shot,
             within="zero_shot_english",
         ),
         Measurement(
             name="zero_shot_hellaswag",  # one of these tasks alone, where many models are compared
-            settings={"tasks": ["hellaswag"], "limit": None},
+            settings={"tasks": ["hellaswag"], "limit": None, "finer": FINER},
             smoke={"limit": 20},
             measure=_zero_shot,
             within="zero_shot_english",
         ),
         Measurement(
             name="zero_shot_xnli",  # the languages of v1 Table 3, all items
-            settings={"tasks": ["xnli"], "limit": None},
+            settings={"tasks": ["xnli"], "limit": None, "finer": FINER},
             smoke={"limit": 20},
             measure=_zero_shot,
         ),

@@ -28,13 +28,13 @@ def _activation(record: Record, results: Path) -> float | None:
 
 def _hellaswag(record: Record, results: Path) -> float | None:
     found = measured(MEASUREMENTS["zero_shot_hellaswag"], record, results)
-    return None if found is None else found.values["tasks"]["hellaswag"]["bits_per_byte"]["value"]
+    return None if found is None else found.values["tasks"]["hellaswag"]["advantage"]["value"]
 
 
 PANELS: dict[str, tuple[str, Of]] = {
     "perplexity": ("test perplexity", _perplexity),
     "activation": ("experts of a layer that a token reaches (%)", _activation),
-    "hellaswag": ("HellaSwag, bits per byte of the right ending", _hellaswag),
+    "hellaswag": ("HellaSwag, advantage of the right ending (bits per byte)", _hellaswag),
 }
 BENCHMARK = RESULTS.parent / "benchmarks" / "results" / "training.json"
 COSTS: dict[str, tuple[str, Callable[[Mapping[str, Any], int], float | None]]] = {

@@ -1,14 +1,14 @@
 """The zero-shot tables: the models of Table 1, scored, and what the paper claims of them.
 
-Each claim is judged twice, by the mean accuracy that the paper prints and by the mean bits per byte of the right
-answers, which moves where accuracy is still near chance.
+Each claim is judged twice, by the mean accuracy that the paper prints and by the mean advantage of right answers
+over wrong ones, which moves where accuracy is still near chance.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 from analysis.measured_claims import MeasuredClaim, Side
-from analysis.scores import Score, mean_accuracy, mean_bits_per_byte
+from analysis.scores import Score, mean_accuracy, mean_advantage
 from experiments.recipes import HEADS, OURS, compared, paper_number
 from experiments.schema import Row, ScoreTable
 
@@ -44,7 +44,7 @@ def zero_shot_table(
 
     def claims(better: str, worse: str, reading: str, said_by: str) -> tuple[MeasuredClaim, MeasuredClaim]:
         ours, others = row_of[better], row_of[worse]
-        accuracy, bits = mean_accuracy(scores), mean_bits_per_byte(scores)
+        accuracy, advantage = mean_accuracy(scores), mean_advantage(scores)
         labels = ours.system.label, others.system.label
         paper = None
         if ours.paper_scores and others.paper_scores:
@@ -60,10 +60,10 @@ def zero_shot_table(
                 **common,
             ),
             MeasuredClaim(
-                statement=f"{labels[1]} spends more bits per byte on right answers than {labels[0]} {where}",
+                statement=f"{labels[0]} gives right answers a greater advantage than {labels[1]} {where}",
                 source="ours: the finer measure",
-                higher=Side(system=worse, quantity=bits),
-                lower=Side(system=better, quantity=bits),
+                higher=Side(system=better, quantity=advantage),
+                lower=Side(system=worse, quantity=advantage),
                 **common,
             ),
         )

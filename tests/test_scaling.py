@@ -46,9 +46,13 @@ def test_every_claim_names_systems_with_seeds_enough_and_the_reading_that_they_h
 def test_a_model_scored_on_all_tasks_is_not_scored_on_one_of_them_again(tmp_path):
     run, whole, part = record("xmoe_8", 1), MEASUREMENTS["zero_shot_english"], MEASUREMENTS["zero_shot_hellaswag"]
     assert measured(part, run, tmp_path) is None
-    save(whole, run, {"tasks": {"hellaswag": 1}}, {}, tmp_path)
+    values = {"tasks": {"rte": 0, "hellaswag": 1}, "data": {"tasks": {"rte": "a", "hellaswag": "b"}}, "settings": {}}
+    save(whole, run, values, {}, tmp_path)
     found = measured(part, run, tmp_path)
-    assert found is not None and found.values["tasks"]["hellaswag"] == 1
+    assert found is not None
+    assert found.values == {"tasks": {"hellaswag": 1}, "data": {"tasks": {"hellaswag": "b"}}, "settings": {}}
+    stricter = dataclasses.replace(part, settings={**part.settings, "limit": 5})
+    assert measured(stricter, run, tmp_path) is None
     other = dataclasses.replace(run, fingerprint="0" * 16)
     assert measured(part, other, tmp_path) is None
     path_of(whole, run, tmp_path).unlink()

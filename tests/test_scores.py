@@ -13,7 +13,7 @@ from analysis.answers import Item, summarise
 from analysis.claims import decide
 from analysis.ledger import ledger_markdown
 from analysis.measured_claims import MeasuredClaim, Quantity, Side, measure_values
-from analysis.scores import Score, mean_accuracy, mean_bits_per_byte, score_tables
+from analysis.scores import Score, mean_accuracy, mean_advantage, score_tables
 from experiments.measurements import MEASUREMENTS, measured, path_of
 from experiments.rendering import render, verdicts
 from experiments.runs import Records
@@ -136,11 +136,17 @@ def test_different_data_are_not_compared():
         verdict(weak=other)
 
 
+def test_what_was_measured_by_other_settings_is_not_compared():
+    other = {seed: {**values, "settings": {"lm_eval": "another"}} for seed, values in WEAK.items()}
+    with pytest.raises(UserError, match="measured on different settings"):
+        verdict(weak=other)
+
+
 def test_a_claim_that_compares_nothing_or_unlike_things_is_refused():
     with pytest.raises(ValueError, match="are both"):
         dataclasses.replace(CLAIM, lower=CLAIM.higher)
     with pytest.raises(ValueError, match="points and bits per byte"):
-        dataclasses.replace(CLAIM, lower=Side(system="weak", quantity=mean_bits_per_byte(LINES)))
+        dataclasses.replace(CLAIM, lower=Side(system="weak", quantity=mean_advantage(LINES)))
 
 
 def test_languages_and_both_scores_of_truthfulqa_are_one_cluster_each():
@@ -178,27 +184,29 @@ def test_means_are_over_lines_for_accuracy_and_over_tasks_for_the_finer_measure(
     values = STRONG[1]["tasks"]
     two, four = 100 * values["two"]["acc"]["value"], 100 * values["four"]["acc"]["value"]
     assert mean_accuracy(LINES).of(STRONG[1]) == pytest.approx((two + four + four) / 3)
-    bits = [values[task]["bits_per_byte"]["value"] for task in ("two", "four")]
-    assert mean_bits_per_byte(LINES).of(STRONG[1]) == pytest.approx(sum(bits) / 2)
+    advantages = [values[task]["advantage"]["value"] for task in ("two", "four")]
+    assert mean_advantage(LINES).of(STRONG[1]) == pytest.approx(sum(advantages) / 2)
 
 
 def test_a_table_has_ours_the_papers_chance_and_where_ours_differs_from_it():
     page, rows = score_tables(LINES, {"strong": STRONG, "weak": WEAK, "later": {}}, {"strong": [71.5, 60.1, 2.0, 44.5]})
     accuracy = page.split("### ")[1].splitlines()
     two = next(line for line in accuracy if line.startswith("| Two"))
-    mean = np.mean([100 * r["tasks"]["two"]["acc"]["value"] for r in STRONG.values()])
-    assert f"{mean:.1f} ↑ (71.5)" in two and "50.0" in two and "not run" in two
+    found = [100 * r["tasks"]["two"]["acc"]["value"] for r in STRONG.values()]
+    mean, std = np.mean(found), np.std(found, ddof=1)
+    assert f"{mean:.1f} ± {std:.1f} ↑ (71.5)" in two and "not run" in two
+    assert [cell.strip() for cell in two.split("|")[2:7]] == ["200", "25", "2.1", "50.0", "-"]
     weak = np.mean([100 * r["tasks"]["two"]["acc"]["value"] for r in WEAK.values()])
-    assert f" {weak:.1f} " in two and f"{weak:.1f} ↑" not in two
+    assert f" {weak:.1f} " in two and two.count("↑") == 1
     assert "(44.5)" in next(line for line in accuracy if line.startswith("| average"))
-    assert len(rows) == 3 * (len(LINES) + 2 * 2)
+    assert len(rows) == 3 * (len(LINES) + 3 * 2)
     (row,) = (r for r in rows if (r["label"], r["task"], r["measure"]) == ("strong", "two", "acc"))
     assert row["value"] == pytest.approx(mean) and row["seeds"] == 3
 
 
 def test_who_always_says_the_more_frequent_answer_is_not_above_guessing():
     classes = [dataclasses.replace(item, choices=("yes", "no")) for item in items(200, 2, 0.8, 1)]
-    found = {"tasks": {"two": summarise(classes)}}
+    found = {"tasks": {"two": {**summarise(classes), "cut": 0.0}}}
     assert found["tasks"]["two"]["majority"] > 0.7 and found["tasks"]["two"]["acc"]["p_chance"] < 1e-6
     page, _ = score_tables(LINES[:1], {"frequent": {1: found, 2: found}}, {})
     assert "↑" not in next(line for line in page.splitlines() if line.startswith("| Two"))
@@ -207,6 +215,23 @@ def test_who_always_says_the_more_frequent_answer_is_not_above_guessing():
 def test_below_chance_has_its_own_arrow():
     page, _ = score_tables(LINES[:1], {"wrong": of_seeds(0.2, 0.2)}, {})
     assert "↓" in next(line for line in page.splitlines() if line.startswith("| Two"))
+
+
+def test_an_arrow_must_stand_among_all_cells():
+    """Two hundred models that guess: by chance alone ten are beyond p < 0.05."""
+    guessing = {str(i): {1: result(0.5, 0.25, 1000 + i)} for i in range(200)}
+    tasks = [values[1]["tasks"]["two"]["acc"] for values in guessing.values()]
+    assert sum(task["p_chance"] < 0.05 for task in tasks) > 2
+    page, _ = score_tables(LINES[:1], guessing, {})
+    assert not {"↑", "↓"} & set(page.split("### ")[1].split("|", 1)[1])
+
+
+def test_knowledge_shows_as_an_advantage_and_guessing_does_not():
+    page, _ = score_tables(LINES, {"strong": STRONG, "weak": WEAK}, {})
+    (table,) = (part for part in page.split("### ") if part.startswith("Advantage"))
+    line = next(line for line in table.splitlines() if line.startswith("| Two"))
+    strong, weak = (cell.strip() for cell in line.split("|")[3:5])
+    assert strong.startswith("+") and strong.endswith("↑") and "↑" not in weak
 
 
 @pytest.mark.parametrize("table", [TABLE2, TABLE3], ids=lambda table: table.stem)
@@ -222,7 +247,7 @@ def test_every_claim_of_the_paper_is_judged_by_accuracy_and_by_the_finer_measure
     for table in (TABLE2, TABLE3):
         names = [(claim.higher.system, claim.lower.system, claim.unit) for claim in table.claims]  # pyright: ignore
         for better, worse, unit in names:
-            assert (worse, better, {"points": "bits per byte", "bits per byte": "points"}[unit]) in names
+            assert (better, worse, {"points": "bits per byte", "bits per byte": "points"}[unit]) in names
         printed = [claim.paper for claim in table.claims if claim.paper]
         assert len(printed) == 3 and all(above > below for above, below in printed)
 

@@ -99,9 +99,8 @@ def test_every_kind_of_task_scores_exactly_as_in_lm_eval(data: Path, ours: tuple
             assert values[measure]["stderr"] == pytest.approx(expected[f"{measure}_stderr,none"], rel=1e-5)
         per_item = [by_hand(sample, name) for sample in theirs["samples"][name]]
         for number, measure in enumerate(("bits_per_byte", "margin")):
-            expected_values = [pair[number] for pair in per_item]
-            assert values[measure]["value"] == pytest.approx(np.mean(expected_values), abs=1e-5)
-            assert np.allclose(unpack(values["items"][measure]), expected_values, rtol=1e-3, atol=1e-4)
+            assert values[measure]["value"] == pytest.approx(np.mean([pair[number] for pair in per_item]), abs=1e-5)
+        assert unpack(values["items"]["advantage"]).mean() == pytest.approx(values["advantage"]["value"], abs=1e-3)
     assert result["tasks"]["truthfulqa_mc1"]["cut"] == 1.0  # its prompt alone is longer than this context
     assert result["tasks"]["xnli_de"]["cut"] == 0.0
     assert result["data"]["tasks"]["rte"] == {"file": TASKS["rte"].file, "sha256": sha256_of(data / TASKS["rte"].file)}

@@ -1,4 +1,4 @@
-"""What log-likelihoods of answers say: chance, the finer measure, values of items in a file, two systems."""
+"""What log-likelihoods of answers say: chance, the finer measures, values of items in a file."""
 
 import dataclasses
 import json
@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.answers import Item, compare, pack, summarise, unpack
-from analysis.statistics import paired_difference
+from analysis.answers import Item, best_guess, pack, summarise, unpack
 
 LN2 = math.log(2)
 
@@ -29,16 +28,42 @@ def item(number: int, bits: list[float], sizes: list[int], right: list[int], **o
     return dataclasses.replace(made, **options)
 
 
-def test_bits_per_byte_and_margin_are_those_of_a_hand_count() -> None:
+def test_the_finer_measures_are_those_of_a_hand_count() -> None:
     one = item(0, bits=[12.0, 10.0, 30.0], sizes=[4, 5, 10], right=[0])
     assert one.of_right() == pytest.approx(12 / 4)
     assert one.margin() == pytest.approx(10 / 5 - 12 / 4)
+    assert one.advantage() == pytest.approx((10 / 5 + 30 / 10) / 2 - 12 / 4)
 
 
 def test_of_several_right_answers_the_best_counts() -> None:
     several = item(0, bits=[12.0, 10.0, 30.0], sizes=[4, 5, 10], right=[0, 1])
     assert several.of_right() == pytest.approx(10 / 5)
     assert several.margin() == pytest.approx(30 / 10 - 10 / 5)
+    assert several.advantage() == pytest.approx(30 / 10 - (12 / 4 + 10 / 5) / 2)
+
+
+def test_without_knowledge_the_advantage_is_zero_and_the_margin_below() -> None:
+    rng = np.random.default_rng(0)
+    items = [item(i, rng.normal(8, 2, 4).clip(1).tolist(), [4] * 4, [int(rng.integers(4))]) for i in range(4000)]
+    summary = summarise(items)
+    assert summary["advantage"]["low"] < 0 < summary["advantage"]["high"]
+    assert summary["margin"]["high"] < -0.3
+
+
+@pytest.mark.parametrize("bits", [[1.0, 3.0], [3.0, 1.0]])
+def test_liking_one_of_two_classes_is_no_advantage_however_unequal_they_are(bits: list[float]) -> None:
+    items = [item(i, bits, [1, 1], [int(i % 4 == 0)], choices=(" no", " yes")) for i in range(100)]
+    assert summarise(items)["advantage"]["value"] == pytest.approx(0, abs=1e-12)
+    told = [item(i, bits if i % 4 else bits[::-1], [1, 1], [int(i % 4 == 0)], choices=("a", "b")) for i in range(8)]
+    assert summarise(told)["advantage"]["value"] == pytest.approx(bits[1] - bits[0])
+
+
+def test_items_without_a_wrong_answer_have_no_margin_and_no_advantage() -> None:
+    items = [item(i, [8.0 + i, 16.0], [8, 8], [0]) for i in range(20)]
+    summary = summarise([*items, item(20, [8.0, 9.0], [8, 8], [0, 1])])
+    for name in ("margin", "advantage"):
+        assert summary[name]["value"] == pytest.approx(np.mean([getattr(one, name)() for one in items]))
+    assert np.isnan(unpack(summary["items"]["advantage"])[20])
 
 
 def test_chance_is_the_mean_share_of_right_choices() -> None:
@@ -59,6 +84,7 @@ def test_always_saying_the_frequent_answer_differs_from_chance_but_not_from_the_
     assert acc["value"] == 0.75
     assert acc["p_chance"] < 1e-6
     assert acc["p_majority"] == 1.0
+    assert best_guess(summarise(items), "acc") == (0.75, 1.0)
 
 
 def test_an_accuracy_is_tested_exactly_and_has_the_standard_error_of_its_mean() -> None:
@@ -99,54 +125,12 @@ def test_packed_values_come_back_to_three_digits_and_flags_exactly() -> None:
     assert gap[0] == 0.5 and math.isnan(gap[1])
 
 
-def test_all_english_items_fit_into_150_kilobytes() -> None:
+def test_all_english_items_fit_into_80_kilobytes() -> None:
     values = np.random.default_rng(0).normal(2.5, 1.5, 22_376)
-    columns = [values, values, values > 2, values > 3]
-    assert len(json.dumps([pack(column) for column in columns])) < 150_000
+    assert len(json.dumps([pack(column) for column in (values, values > 2, values > 3)])) < 80_000
 
 
 @pytest.mark.parametrize("change", [{"type": "<f4"}, {"n": 7}])
 def test_values_packed_otherwise_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="packed"):
         unpack({**pack([1.5, 2.5]), **change})
-
-
-def two_systems(n: int = 300) -> tuple[dict[int, dict], dict[int, dict]]:
-    """The first one's right answers cost half a bit per byte less, give or take."""
-    rng = np.random.default_rng(0)
-    easy = rng.normal(3, 1, n).clip(1)
-
-    def system(shift: float, seed: int) -> dict:
-        draw = np.random.default_rng([seed, int(10 * shift)])
-        bits = easy + shift + draw.normal(0, 0.3, n) + 0.02 * draw.normal()
-        return summarise([item(i, [8 * bits[i], 32.0], [8, 8], [0]) for i in range(n)])
-
-    return {s: system(0.0, s) for s in (1, 2, 3)}, {s: system(0.5, s) for s in (1, 2, 3, 4)}
-
-
-def test_two_systems_are_compared_over_their_common_seeds_and_the_same_items() -> None:
-    better, worse = two_systems()
-    result = compare(better, worse, "bits_per_byte", samples=2000)
-    assert result.over_items.n == 300 and result.over_seeds.n == 3
-    assert -0.6 < result.over_items.low < result.over_items.high < -0.4
-    assert result.over_items.mean == pytest.approx(result.over_seeds.mean, abs=1e-3)
-    means = [{s: system[s]["bits_per_byte"]["value"] for s in (1, 2, 3)} for system in (better, worse)]
-    assert result.over_seeds == paired_difference(*means)
-    assert compare(better, worse, "margin", samples=500).over_items.low > 0
-
-
-def test_items_without_a_margin_are_left_out_of_its_comparison() -> None:
-    items = [item(i, [8.0 + i, 16.0], [8, 8], [0]) for i in range(20)]
-    open_question = item(20, [8.0, 9.0], [8, 8], [0, 1])
-    summary = summarise([*items, open_question])
-    result = compare({1: summary}, {1: summary}, "margin", samples=100)
-    assert result.over_items.n == 20
-    assert summary["margin"]["value"] == pytest.approx(np.mean([one.margin() for one in items]))
-
-
-def test_other_items_or_an_unknown_measure_are_refused() -> None:
-    better, worse = two_systems(20)
-    with pytest.raises(ValueError, match="different items"):
-        compare(better, two_systems(21)[1], "margin")
-    with pytest.raises(ValueError, match="acc_norm"):
-        compare(better, worse, "acc_norm")
