@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from mhmoe.data_folder import DataFolder
+from mhmoe.multilingual import XNLI_LANGUAGES
 from mhmoe.records import UserError, write_atomically
 
-XNLI_LANGUAGES = ("bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh")
 SPLITS = ("validation", "test")
 
 

@@ -6,8 +6,8 @@ Cost beyond that table: cpu about ten minutes a model on one core. Run: make rep
 """
 
 from analysis.scores import Score
-from analysis.zero_shot_tasks import XNLI_LANGUAGES
 from experiments.zero_shot import zero_shot_table
+from mhmoe.multilingual import XNLI_LANGUAGES
 
 EXPERIMENT = zero_shot_table(
     "multilingual",

@@ -98,12 +98,13 @@ def test_figure_4_shows_systems_of_table_1_and_trains_nothing_of_its_own():
 
 
 def test_every_system_of_a_table_or_figure_has_its_learning_rates_in_the_grid_of_the_sweep():
-    swept = {system.name for system in systems_of(LEARNING_RATES)}
-    assert {system.name for system in systems_of(TABLE1)} == swept
-    planned = plan(LEARNING_RATES, CPU, "english", CPU.seeds, Records(CPU, Path("none")))
-    grid = {(run.system.name, run.learning_rate) for run in planned}
-    assert grid == {(name, rate) for name in swept for rate in CPU.learning_rates}
-    assert not any(run.tests for run in planned)
+    for sweep, table in ((LEARNING_RATES, TABLE1), (ALL["learning_rates_multilingual"], ALL["table1_multilingual"])):
+        swept = {system.name for system in systems_of(sweep)}
+        assert {system.name for system in systems_of(table)} == swept
+        planned = plan(sweep, CPU, table.task, CPU.seeds, Records(CPU, Path("none")))
+        grid = {(run.system.name, run.learning_rate) for run in planned}
+        assert grid == {(name, rate) for name in swept for rate in CPU.learning_rates}
+        assert {run.task for run in planned} == {table.task} and not any(run.tests for run in planned)
 
 
 def test_every_claim_compares_two_systems_of_its_own_experiment():

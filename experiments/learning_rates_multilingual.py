@@ -1,0 +1,16 @@
+"""Learning rates of the multilingual models: the same grid, chosen on their own `valid`.
+
+Cost: cpu about an hour and a quarter on two cores.
+Run: python -m experiments run learning_rates --task multilingual --scale cpu
+"""
+
+from experiments.recipes import CHOICE_OF_RATE, compared
+from experiments.schema import Sweep
+
+EXPERIMENT = Sweep(
+    stem="learning_rates_multilingual",
+    title="Learning rates (multilingual): validation perplexity of the grid",
+    task="multilingual",
+    systems=[system for system, _ in compared()],
+    notes=(CHOICE_OF_RATE,),
+)
