@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -61,7 +61,8 @@ def activation_heatmaps(
         "row": "selections per sub-token or token",
         "even": "selections / even share",
     }[per]
-    _heatmaps(grid, path, title=title, note=note, bar=bar, y_label="MoE layer")
+    largest = max(float(panel.values.max()) for line in grid for panel in line)
+    _heatmaps(grid, (largest / 50, largest), path, title=title, note=note, bar=bar, y_label="MoE layer")
     rows = [
         [text, system, str(layer + 1), str(expert), f"{value:.6g}"]
         for text, systems in texts.items()
@@ -77,7 +78,8 @@ def group_heatmaps(
 ) -> None:
     """Write `path` (.png) and its .csv: each group's share of selections per expert; a line of panels a MoE layer.
 
-    systems: system -> group -> counts. A line of a heatmap sums to 1, so systems of different k and h compare.
+    systems: system -> group -> counts. Colours and numbers are relative to experts that all get the same, which is 1
+    for every k, h and number of experts; the CSV file has the shares themselves.
     """
     loads = {
         system: {name: load(counts) for name, counts in groups.items()} for system, groups in systems.items() if groups
@@ -86,13 +88,17 @@ def group_heatmaps(
     grid = [
         [
             Panel(
-                np.stack([value[layer] for value in groups.values()]), tuple(groups), f"{system}\nMoE layer {layer + 1}"
+                np.stack([value[layer] * len(value[layer]) for value in groups.values()]),
+                tuple(groups),
+                f"{system}\nMoE layer {layer + 1}",
             )
             for system, groups in loads.items()
         ]
         for layer in range(layers)
     ]
-    _heatmaps(grid, path, title=title, note=note, bar=f"share of the {group}'s selections", y_label=group)
+    reach = min(max(float(panel.values.max()) for line in grid for panel in line), 16.0)
+    colours = (1 / reach, reach)  # the even share in the middle
+    _heatmaps(grid, colours, path, title=title, note=note, bar=f"the {group}'s selections / even share", y_label=group)
     rows = [
         [system, name, str(layer + 1), str(expert), f"{value:.6g}"]
         for system, groups in loads.items()
@@ -116,11 +122,21 @@ def _effective(counts: Counts) -> str:
     return f"{np.mean(effective_experts(counts)):.3g} of {experts} experts effective"
 
 
-def _heatmaps(grid: Sequence[Sequence[Panel]], path: Path, *, title: str, note: str, bar: str, y_label: str) -> None:
-    """Panels in lines and columns, all in the colours of one bar from 0 to the largest value."""
+def _heatmaps(
+    grid: Sequence[Sequence[Panel]],
+    colours: tuple[float, float],
+    path: Path,
+    *,
+    title: str,
+    note: str,
+    bar: str,
+    y_label: str,
+) -> None:
+    """Panels in lines and columns, all in the colours of one bar, whose steps from lowest to highest are ratios."""
+    lowest, highest = colours
+    norm = LogNorm(lowest, highest, clip=True)
     columns = max(len(line) for line in grid)
     heights = [max(0.45 * max(len(panel.lines) for panel in line), 0.9) for line in grid]
-    norm = Normalize(0, max(float(panel.values.max()) for line in grid for panel in line))
     style = figures._STYLE | {"axes.grid": False, "axes.titlesize": 11.5, "axes.titlepad": 6}
     with rc_context(style):
         size = (1.6 + 3.6 * columns, 1.9 + sum(heights) + 0.95 * len(grid))
@@ -137,7 +153,10 @@ def _heatmaps(grid: Sequence[Sequence[Panel]], path: Path, *, title: str, note: 
             below = [axes for axes in all_axes[:, j] if axes.axison]
             below[-1].set_xlabel("expert")
         drawn = [axes for axes in all_axes.flat if axes.axison]
-        colour_bar = figure.colorbar(drawn[0].collections[0], ax=drawn, label=bar, pad=0.01, aspect=14)
+        aspect = max(14.0, 4 * size[1])
+        colour_bar = figure.colorbar(drawn[0].collections[0], ax=drawn, label=bar, pad=0.01, aspect=aspect)
+        steps = [step * 10.0**decade for decade in range(-6, 3) for step in (1, 2, 5)]
+        figures._ticks(colour_bar.ax.yaxis, [step for step in steps if lowest <= step <= highest])
         colour_bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]  # the stub calls it a method
         figures._finish(figure, title, note)
         figures._save(figure, path)
@@ -157,7 +176,7 @@ def _heatmap(axes: Axes, panel: Panel, norm: Normalize) -> None:
     if experts <= _MOST_NUMBERS:
         for (line, expert), value in np.ndenumerate(panel.values):
             colour = "white" if norm(value) < 0.55 else "black"
-            text = f"{value:.2f}".removeprefix("0") if value < 1 else f"{value:.1f}"
+            text = f"{value:.2f}".removeprefix("0") if value < 0.995 else f"{value:.1f}"
             axes.text(expert + 0.5, line + 0.5, text, ha="center", va="center", color=colour, fontsize=9.5)
 
 
