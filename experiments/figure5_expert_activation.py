@@ -19,7 +19,7 @@ EXPERIMENT = routing_figure(
         f"X-MoE, k = {HEADS}": xmoe(8, top_k=HEADS),
         f"MH-MoE, h = {HEADS}": mhmoe(8, "parameters"),
         f"MH-MoE, h = {HEADS}, equal FLOPs": mhmoe(8, "compute"),
-        f"MH-MoE, h = {MANY}": mhmoe(8, "parameters", MANY, seeds=3),
+        f"MH-MoE, h = {MANY}": mhmoe(8, "parameters", MANY, seeds=5),
     },
     denser=(
         (f"MH-MoE, h = {HEADS}", "X-MoE, k = 1", _PAPER),
