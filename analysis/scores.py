@@ -186,12 +186,17 @@ def _facts(score: Score, systems: Mapping[str, Scores]) -> Row:
 
 def _marks(found: Mapping[Cell, Sequence[Distance]]) -> dict[Cell, str]:
     """An arrow where every seed lies on one side of what is expected, and the least sure of them is sure."""
-    worst = [max((math.nan if p is None else p for _, p in seeds), default=math.nan) for seeds in found.values()]
+    worst = [_least_sure([p for _, p in seeds]) for seeds in found.values()]
     marks: dict[Cell, str] = {}
     for (cell, seeds), p_value in zip(found.items(), holm(worst), strict=True):
         above, below = (all(sign * gap > 0 for gap, _ in seeds) for sign in (1, -1))
         marks[cell] = f" {UP if above else DOWN}" if p_value < 1 - CONFIDENCE and (above or below) else ""
     return marks
+
+
+def _least_sure(p_values: Sequence[float | None]) -> float:
+    known = [p for p in p_values if p is not None]
+    return max(known) if known and len(known) == len(p_values) else math.nan
 
 
 def _cell(values: Sequence[float], spec: str, mark: str, paper: Sequence[float] = ()) -> str:

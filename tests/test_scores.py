@@ -226,6 +226,15 @@ def test_an_arrow_must_stand_among_all_cells():
     assert not {"↑", "↓"} & set(page.split("### ")[1].split("|", 1)[1])
 
 
+@pytest.mark.parametrize("unknown", [1, 3])
+def test_a_seed_of_which_nothing_can_be_said_leaves_its_cell_without_an_arrow(unknown: int):
+    task = STRONG[unknown]["tasks"]["two"]
+    unsure = {**task, "acc": {**task["acc"], "p_chance": None}}
+    seeds = {**STRONG, unknown: {**STRONG[unknown], "tasks": {**STRONG[unknown]["tasks"], "two": unsure}}}
+    line = next(x for x in score_tables(LINES[:1], {"strong": seeds}, {})[0].splitlines() if x.startswith("| Two"))
+    assert "↑" not in line
+
+
 def test_knowledge_shows_as_an_advantage_and_guessing_does_not():
     page, _ = score_tables(LINES, {"strong": STRONG, "weak": WEAK}, {})
     (table,) = (part for part in page.split("### ") if part.startswith("Advantage"))
