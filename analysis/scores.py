@@ -44,27 +44,24 @@ Distance = tuple[float, float | None]  # of a seed's value from what is expected
 
 def mean_accuracy(scores: Sequence[Score]) -> Quantity:
     """The mean of all lines, in percent, as the paper's last column."""
-
-    def of(values: Values) -> float:
-        return float(np.mean([100 * values["tasks"][s.task][s.measure]["value"] for s in scores]))
-
-    def items(values: Values) -> list[Items]:
-        return [_items(values, s.task, s.measure, 100.0) for s in scores]
-
-    return Quantity(name="mean accuracy", unit="points", of=of, items=items)
+    return _mean("mean accuracy", "points", [(s.task, s.measure) for s in scores], 100.0)
 
 
 def mean_advantage(scores: Sequence[Score]) -> Quantity:
     """The advantage of right answers over wrong ones, mean over tasks."""
-    tasks = [s.task for s in _finer(scores)]
+    return _mean("mean advantage", "bits per byte", [(s.task, "advantage") for s in _finer(scores)], 1.0)
+
+
+def _mean(name: str, unit: str, lines: Sequence[tuple[str, str]], factor: float) -> Quantity:
+    """Of measures of tasks, each in units of 1 / factor."""
 
     def of(values: Values) -> float:
-        return float(np.mean([values["tasks"][task]["advantage"]["value"] for task in tasks]))
+        return float(np.mean([factor * values["tasks"][task][measure]["value"] for task, measure in lines]))
 
     def items(values: Values) -> list[Items]:
-        return [_items(values, task, "advantage", 1.0) for task in tasks]
+        return [_items(values, task, measure, factor) for task, measure in lines]
 
-    return Quantity(name="mean advantage", unit="bits per byte", of=of, items=items)
+    return Quantity(name=name, unit=unit, of=of, items=items)
 
 
 def _items(values: Values, task: str, measure: str, factor: float) -> Items:
