@@ -2,7 +2,7 @@
 
 Paper (v1, Figure 5, Section 5.1): with 32 experts, MH-MoE's heatmap is denser than X-MoE's, and denser with 8 heads
 than with 4. Here with 8 experts, the models of Tables 1 and 5, and X-MoE with k = h beside them.
-Cost beyond those tables: a minute a model. Run: make figure5 SCALE=cpu
+Cost beyond those tables: a quarter of a minute a model. Run: make figure5 SCALE=cpu
 """
 
 from experiments.recipes import HEADS, OURS, mhmoe, xmoe

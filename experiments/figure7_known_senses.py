@@ -2,7 +2,7 @@
 
 The text is generated. An ambiguous word and a diverse one have as many topics and followers and are as frequent; only
 of the former does the topic decide which followers. Whether the model learned that is measured too.
-Cost: 10 runs and their grid of rates; 40 minutes on two cores at cpu scale. Run: make figure7 TASK=generated SCALE=cpu
+Cost: 10 runs and their grid of rates; an hour on two cores at cpu scale. Run: make figure7 TASK=generated SCALE=cpu
 """
 
 from experiments.words import EXPERTS, SHARE, WordClaim, words_figure

@@ -16,7 +16,7 @@ EXPERIMENT = table1(
     notes=(
         f"Languages are mixed by XLM's smoothed sampling with alpha = {MultilingualCorpus.alpha:g}; left out is what "
         f"was translated by machine ({', '.join(MultilingualCorpus.excluded_sources)}), and kept are sources of "
-        "single sentences, which are most of the text in bg and hi. All languages share one vocabulary, made of this "
+        "single sentences. All languages share one vocabulary, made of this "
         "text. The test text has the same number of characters of each. Perplexity and bits per byte compare systems "
         "on one language and not languages with each other, whose texts, tokens and bytes a character differ.",
     ),
