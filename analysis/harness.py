@@ -5,6 +5,7 @@ should not wait for them.
 """
 
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -36,6 +37,19 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
         if not bars:
             datasets.enable_progress_bars()
+
+
+@contextlib.contextmanager
+def templates_compiled_once() -> Iterator[None]:
+    """lm-eval compiles the prompt's template for every item anew, which takes as long as tokenizing."""
+    from lm_eval import utils
+
+    environment: Any = utils.env
+    environment.from_string = functools.cache(environment.from_string)
+    try:
+        yield
+    finally:
+        del environment.from_string  # the method is behind it
 
 
 def load_tasks(tasks: Sequence[Task], data: Path | str, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

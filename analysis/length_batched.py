@@ -1,10 +1,11 @@
-"""lm-eval's Hugging Face model, faster where sequences are short and models small.
+"""lm-eval's Hugging Face model, faster where requests begin alike, rows are short and models small.
 
 lm-eval scores a request (context, continuation) as the sum of log p(token | tokens before it) over the
 continuation; what does not fit into `max_length` is cut from the left. The same is computed here, but
-  - a batch holds rows of one length only, as many as a budget of tokens allows: nothing is padded;
+  - a model of this package reads what several requests begin with once (prefix_trees.py);
+  - rows that share nothing are batched by length, as many as a budget of tokens allows: nothing is padded;
   - rows that are equal, such as those of one-word answers to one question, are computed once;
-  - logits and log-softmax are computed at scored positions, not for the whole row.
+  - logits are computed from the first scored position on, log-softmax at scored positions alone.
 
 One departure: a continuation longer than `max_length` stops lm-eval with an assertion. Here it is scored in
 consecutive windows of `max_length` tokens, each with as much before it as fits, which is what lm-eval's
@@ -13,9 +14,11 @@ consecutive windows of `max_length` tokens, each with as much before it as fits,
 
 import inspect
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from lm_eval.models import huggingface
@@ -24,8 +27,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from analysis.prefix_trees import Row, Tree, grow, layout
+from mhmoe.language_model import MHMoEPreTrainedModel
+
 HFLM: Any = huggingface.HFLM  # a decorator hides its type
 _LOGITS = 2**26  # numbers held at once, whatever the vocabulary: 256 MiB in float32
+_TREE = 4  # times max_length: tokens of a tree
 
 Encoded = tuple[Any, list[int], list[int]]  # (what lm-eval calls the request, context, continuation)
 
@@ -38,10 +45,9 @@ class Piece(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Rows of one length, with what is scored at the end of each; `keep` is the longest such end."""
+    """Trees that go through the model together; what is scored lies in the last `keep` places of each."""
 
-    rows: list[tuple[int, ...]]
-    pieces: list[list[Piece]]
+    trees: list[Tree]
     keep: int
 
 
@@ -70,6 +76,10 @@ class LengthBatchedLM(HFLM):
         parameters = inspect.signature(model.forward).parameters
         self.can_keep = "logits_to_keep" in parameters
         self.options = {"use_cache": False} if "use_cache" in parameters else {}
+        # Other models may make something else of such a mask, or nothing.
+        kernel = model.config._attn_implementation  # pyright: ignore[reportPrivateUsage]  # it has no other name
+        self.can_branch = isinstance(model, MHMoEPreTrainedModel) and kernel == "sdpa"
+        self.tok_encode = lru_cache(maxsize=1024)(self.tok_encode)  # a question comes once with every answer
         self.cut, self.windowed, self.tokens = Counter[str](), Counter[str](), 0
         self._lengths = list[tuple[int, int]]()  # of the requests at hand: whole, continuation
 
@@ -88,13 +98,14 @@ class LengthBatchedLM(HFLM):
         self._lengths = [(len(context) + len(continuation), len(continuation)) for _, context, continuation in requests]
         rows = _rows(requests, self.max_length)
         scores, greedy = [0.0] * len(requests), [True] * len(requests)
-        total = sum(map(len, rows))
+        trees = list(grow(rows, _TREE * self.max_length if self.can_branch else 0))
+        total = sum(tree.size for tree in trees)
         with tqdm(total=total, desc="scoring", unit="tokens", unit_scale=True, disable=disable_tqdm or None) as bar:
-            for batch in self._batches(rows):
-                for request, score, best in self._score(batch):
+            for batch in self._batches(trees, rows):
+                for request, score, best in self._score(batch, rows):
                     scores[request] += score
                     greedy[request] &= best
-                bar.update(sum(map(len, batch.rows)))
+                bar.update(sum(tree.size for tree in batch.trees))
         self.tokens += total
         answers = list(zip(scores, greedy, strict=True))
         for (text, _, _), answer in zip(requests, answers, strict=True):
@@ -102,53 +113,63 @@ class LengthBatchedLM(HFLM):
                 self.cache_hook.add_partial("loglikelihood", text, answer)
         return answers
 
-    def _batches(self, rows: dict[tuple[int, ...], list[Piece]]) -> Iterator[Batch]:
-        """The longest first: memory runs out at once or never, and the time left is not underestimated."""
-        ends = {row: max(len(piece.tokens) for piece in pieces) for row, pieces in rows.items()}
-        ordered = sorted(rows, key=lambda row: (-len(row), -ends[row], row))
+    def _batches(self, trees: Sequence[Tree], rows: Mapping[Row, list[Piece]]) -> Iterator[Batch]:
+        """Trees of about one length, or rows of exactly one, the longest first: memory runs out at once or never,
+        and the time left is not underestimated."""
+        keeps = [tree.size - _first_scored(tree, rows) for tree in trees]
+        alone = [len(tree.branches) == 1 for tree in trees]
+        ordered = sorted(range(len(trees)), key=lambda i: (alone[i], -trees[i].size, -keeps[i]))
         start = 0
         while start < len(ordered):
-            length, keep = len(ordered[start]), ends[ordered[start]]
+            first = ordered[start]
+            length = trees[first].size
+            least = length if alone[first] else length - length // 8
+            chosen = ordered[start : start + max(1, self.batch_tokens // length)]
+            chosen = [i for i in chosen if alone[i] == alone[first] and trees[i].size >= least]
+            keep = max(keeps[i] for i in chosen)
             logits = self.vocab_size * (keep if self.can_keep else length)
-            size = max(1, min(self.batch_tokens // length, _LOGITS // logits))
-            chosen = [row for row in ordered[start : start + size] if len(row) == length]
-            yield Batch(chosen, [rows[row] for row in chosen], keep)
+            chosen = chosen[: max(1, _LOGITS // logits)]
+            yield Batch([trees[i] for i in chosen], keep)
             start += len(chosen)
 
     @torch.no_grad()
-    def _score(self, batch: Batch) -> Iterator[tuple[int, float, bool]]:
+    def _score(self, batch: Batch, rows: Mapping[Row, list[Piece]]) -> Iterator[tuple[int, float, bool]]:
         """For each piece its request, log-likelihood and whether every token of it is the likeliest."""
-        logits = self._logits(torch.tensor(batch.rows, device=self.device), batch.keep)
-        ends = [max(len(piece.tokens) for piece in pieces) for pieces in batch.pieces]
-        back = torch.arange(batch.keep, 0, -1, device=logits.device)  # of each kept position, counted from the end
-        scored = logits[back <= torch.tensor(ends, device=logits.device).unsqueeze(1)]  # [positions, vocabulary]
-        log_probs = F.log_softmax(scored, dim=-1, dtype=self.softmax_dtype)
-        likeliest = log_probs.argmax(dim=-1)
-
-        positions, targets, requests, lengths = list[int](), list[int](), list[int](), list[int]()
-        after = 0  # the position behind the row
-        for end, pieces in zip(ends, batch.pieces, strict=True):
-            after += end
-            for request, tokens in pieces:
-                positions += range(after - len(tokens), after)
-                targets += tokens
-                requests.append(request)
-                lengths.append(len(tokens))
-        at, target = (torch.tensor(x, device=log_probs.device) for x in (positions, targets))
-        values = log_probs[at, target].split(lengths)
-        best = (likeliest[at] == target).split(lengths)
+        places, targets, requests, lengths = list[np.ndarray](), list[int](), list[int](), list[int]()
+        for number, tree in enumerate(batch.trees):
+            start = (number + 1) * batch.keep - tree.size  # of the tree among all places kept
+            for row, path, _ in tree.branches:
+                for request, tokens in rows[row]:
+                    places.append(start + path[-len(tokens) :])
+                    targets += tokens
+                    requests.append(request)
+                    lengths.append(len(tokens))
+        scored, at = np.unique(np.concatenate(places), return_inverse=True)
+        logits = self._logits(batch).flatten(0, 1)[torch.from_numpy(scored).to(self.device)]
+        log_probs = F.log_softmax(logits, dim=-1, dtype=self.softmax_dtype)
+        index, target = torch.from_numpy(at).to(self.device), torch.tensor(targets, device=self.device)
+        values = log_probs[index, target].split(lengths)
+        best = (log_probs.argmax(dim=-1)[index] == target).split(lengths)
         for request, value, is_best in zip(requests, values, best, strict=True):
             yield request, float(value.sum()), bool(is_best.all())
 
-    def _logits(self, rows: Tensor, keep: int) -> Float[Tensor, "rows keep vocabulary"]:
+    def _logits(self, batch: Batch) -> Float[Tensor, "trees keep vocabulary"]:
+        tokens, positions, mask = (torch.from_numpy(array).to(self.device) for array in layout(batch.trees))
+        options: dict[str, Any] = dict(self.options)
+        if len(batch.trees[0].branches) > 1:
+            options |= {"position_ids": positions, "attention_mask": mask.unsqueeze(1)}
         if self.can_keep:
-            return self.model(rows, logits_to_keep=keep, **self.options).logits
-        return self.model(rows, **self.options).logits[:, -keep:]
+            options["logits_to_keep"] = batch.keep
+        return self.model(tokens, **options).logits[:, -batch.keep :]
 
 
-def _rows(requests: Sequence[Encoded], max_length: int) -> dict[tuple[int, ...], list[Piece]]:
+def _first_scored(tree: Tree, rows: Mapping[Row, list[Piece]]) -> int:
+    return min(int(path[-len(piece.tokens)]) for row, path, _ in tree.branches for piece in rows[row])
+
+
+def _rows(requests: Sequence[Encoded], max_length: int) -> dict[Row, list[Piece]]:
     """The different rows of input, at most `max_length` tokens each, and what is scored at their ends."""
-    rows: dict[tuple[int, ...], list[Piece]] = {}
+    rows: dict[Row, list[Piece]] = {}
     for number, (_, context, continuation) in enumerate(requests):
         whole = (*context, *continuation)
         for start in range(len(context), len(whole), max_length):

@@ -24,7 +24,7 @@ from tyro.conf import Positional
 
 from analysis.answers import ACCURACIES, FINER, best_guess, summarise
 from analysis.checkpoints import load
-from analysis.harness import HUB, load_tasks, quiet, to_item
+from analysis.harness import HUB, load_tasks, quiet, templates_compiled_once, to_item
 from analysis.render import Column, table_markdown
 from analysis.statistics import CONFIDENCE
 from analysis.zero_shot_tasks import Task, checked_files, find, write_tasks
@@ -84,7 +84,7 @@ def evaluate(
     from analysis.length_batched import LengthBatchedLM
 
     started, was_training = time.perf_counter(), model.training
-    with quiet(), TemporaryDirectory() as folder:
+    with quiet(), templates_compiled_once(), TemporaryDirectory() as folder:
         loaded, source = load_tasks(chosen, data, Path(folder))
         lm = LengthBatchedLM(model, tokenizer, batch_tokens=batch_tokens, max_length=max_length, progress=progress)
         try:

@@ -13,11 +13,12 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.models import huggingface
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
+from lm_eval.utils import apply_template, env
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from analysis.answers import unpack
 from analysis.checkpoints import load
-from analysis.harness import scored_bytes
+from analysis.harness import scored_bytes, templates_compiled_once
 from analysis.length_batched import LengthBatchedLM
 from analysis.zero_shot import evaluate, main
 from analysis.zero_shot_tasks import ENGLISH, TASKS, XNLI, find, stock_file, write_tasks
@@ -161,6 +162,7 @@ def test_a_model_that_is_not_ours_scores_as_in_lm_eval(checkpoint: Path, tmp_pat
     model, tokenizer = load(str(tmp_path), device="cpu")
     reference = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=5)
     batched = LengthBatchedLM(model, tokenizer, batch_tokens=300, progress=False)
+    assert not batched.can_branch
     assert same(batched.loglikelihood(requests()), reference.loglikelihood(requests(), disable_tqdm=True))
 
 
@@ -170,6 +172,25 @@ def test_equal_rows_go_through_the_model_once(ours: tuple[Any, Any]) -> None:
     tokens = batched.tokens
     assert batched.loglikelihood([Request("a b c", " a"), Request("a b c", " a")]) == once * 2
     assert batched.tokens == 2 * tokens
+
+
+def test_what_requests_begin_with_goes_through_our_models_once(ours: tuple[Any, Any]) -> None:
+    sharing = [Request("a b c d e f g", answer) for answer in (" a b", " b a", " c a")]
+    branching, plain = (LengthBatchedLM(*ours, progress=False) for _ in range(2))
+    assert branching.can_branch
+    plain.can_branch = False
+    assert same(branching.loglikelihood(sharing), plain.loglikelihood(sharing))
+    read = [plain.tok_encode("".join(request.args))[:-1] for request in sharing]
+    assert plain.tokens == sum(map(len, read))
+    assert branching.tokens == len({tuple(row[:end]) for row in read for end in range(1, len(row) + 1)})
+
+
+def test_templates_are_compiled_once_and_lm_eval_is_left_as_it_was() -> None:
+    compiler = env.from_string
+    with templates_compiled_once():
+        assert env.from_string("{{x}}") is env.from_string("{{x}}")
+        assert apply_template("{{x}}", {"x": 1}) + apply_template("{{x}}", {"x": 2}) == "12"
+    assert env.from_string == compiler
 
 
 def test_a_continuation_longer_than_the_context_is_scored_as_a_text_is(ours: tuple[Any, Any]) -> None:
