@@ -10,8 +10,8 @@ groups of words; word_in_context: one word in two senses; word_senses: all of th
 the same on a generated text. inspect: a command that shows a text's routing.
 
 Zero-shot. answers: what the likelihoods of choices say; zero_shot_tasks: which tasks, and their files; harness:
-lm-eval's side of them; length_batched: its model, faster; zero_shot: the scores, and a command; scores: tables
-of several systems.
+lm-eval's side of them; prefix_trees: rows that begin alike; length_batched: lm-eval's model, faster; zero_shot: the
+scores, and a command; scores: tables of several systems.
 """
 
 READING_ORDER = (
@@ -38,6 +38,7 @@ READING_ORDER = (
     "answers",
     "zero_shot_tasks",
     "harness",
+    "prefix_trees",
     "length_batched",
     "zero_shot",
     "scores",

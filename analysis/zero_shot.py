@@ -30,6 +30,7 @@ from analysis.statistics import CONFIDENCE
 from analysis.zero_shot_tasks import Task, checked_files, find, write_tasks
 from mhmoe.command_line import exit_code
 from mhmoe.data_folder import DATA_VARIABLE
+from mhmoe.memory import keep_freed_memory
 from mhmoe.records import UserError, provenance, write_atomically
 
 BATCH_TOKENS = 8192
@@ -223,4 +224,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())
