@@ -2,7 +2,7 @@
 
 Paper (v1, Table 2), means of its fourteen numbers: Dense 37.2; X-MoE 38.7 and 39.1; MH-MoE 39.8 and 40.6 with 8
 and 32 experts. The models are those of Table 1.
-Cost beyond Table 1: cpu five to eight minutes a model on one core. Run: make reproduce-table2 SCALE=cpu
+Cost beyond Table 1: cpu three to five minutes a model on one core. Run: make reproduce-table2 SCALE=cpu
 """
 
 from analysis.scores import Score

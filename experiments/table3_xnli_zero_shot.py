@@ -2,7 +2,7 @@
 
 Paper (v1, Table 3), means: Dense 33.5; X-MoE 34.1 and 34.5; MH-MoE 34.7 and 35.3 with 8 and 32 experts. The
 models are those of Table 1 (multilingual).
-Cost beyond that table: cpu ten to twelve minutes a model on one core. Run: make reproduce-table3 SCALE=cpu
+Cost beyond that table: cpu three to five minutes a model on one core. Run: make reproduce-table3 SCALE=cpu
 """
 
 from analysis.scores import Score
