@@ -3,7 +3,7 @@
 lm-eval scores a request (context, continuation) as the sum of log p(token | tokens before it) over the
 continuation; what does not fit into `max_length` is cut from the left. The same is computed here, but
   - a model of this package reads what several requests begin with once (prefix_trees.py);
-  - rows that share nothing are batched by length, as many as a budget of tokens allows: nothing is padded;
+  - all other rows are batched by length, as many as a budget of tokens allows: nothing is padded;
   - rows that are equal, such as those of one-word answers to one question, are computed once;
   - logits are computed from the first scored position on, log-softmax at scored positions alone.
 
@@ -31,8 +31,8 @@ from analysis.prefix_trees import Row, Tree, grow, layout
 from mhmoe.language_model import MHMoEPreTrainedModel
 
 HFLM: Any = huggingface.HFLM  # a decorator hides its type
-_LOGITS = 2**26  # numbers held at once, whatever the vocabulary: 256 MiB in float32
-_TREE = 4  # times max_length: tokens of a tree
+_LOGITS = 2**26  # numbers of a batch of several rows, whatever the vocabulary: 256 MiB in float32
+_TREE = 4  # contexts of tokens that a tree may have; of 2, 4 and 8 the differences were small (CPU, 128 tokens)
 
 Encoded = tuple[Any, list[int], list[int]]  # (what lm-eval calls the request, context, continuation)
 
@@ -56,7 +56,7 @@ class LengthBatchedLM(HFLM):
 
     batch_tokens: tokens of a batch. max_length: in tokens; None takes the model's own. Raises ValueError if
     one of them is below 1. After `loglikelihood`, `cut` and `windowed` count its requests by task, `tokens`
-    what went through the model.
+    what went through the model, without padding.
     """
 
     def __init__(
@@ -77,15 +77,22 @@ class LengthBatchedLM(HFLM):
         self.can_keep = "logits_to_keep" in parameters
         self.options = {"use_cache": False} if "use_cache" in parameters else {}
         # Other models may make something else of such a mask, or nothing.
-        kernel = model.config._attn_implementation  # pyright: ignore[reportPrivateUsage]  # it has no other name
-        self.can_branch = isinstance(model, MHMoEPreTrainedModel) and kernel == "sdpa"
-        self.tok_encode = lru_cache(maxsize=1024)(self.tok_encode)  # a question comes once with every answer
+        self.can_branch = isinstance(model, MHMoEPreTrainedModel) and (
+            model.config._attn_implementation == "sdpa"  # pyright: ignore[reportPrivateUsage]  # it has no other name
+        )
         self.cut, self.windowed, self.tokens = Counter[str](), Counter[str](), 0
         self._lengths = list[tuple[int, int]]()  # of the requests at hand: whole, continuation
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Per request (its log-likelihood in nats, whether greedy decoding would give it)."""
-        answers = super().loglikelihood(requests, disable_tqdm=disable_tqdm or not self.progress)
+        """Per request (its log-likelihood in nats, whether greedy decoding would give it).
+
+        ValueError if an answer has no tokens of its own, or nothing to follow.
+        """
+        self.tok_encode = lru_cache(maxsize=1024)(self.tok_encode)  # a question comes once with every answer
+        try:
+            answers = super().loglikelihood(requests, disable_tqdm=disable_tqdm or not self.progress)
+        finally:
+            del self.tok_encode  # the method is behind it
         for request, (length, continuation) in zip(requests, self._lengths, strict=True):
             self.cut[request.task_name] += length > self.max_length + 1
             self.windowed[request.task_name] += continuation > self.max_length
@@ -98,7 +105,8 @@ class LengthBatchedLM(HFLM):
         self._lengths = [(len(context) + len(continuation), len(continuation)) for _, context, continuation in requests]
         rows = _rows(requests, self.max_length)
         scores, greedy = [0.0] * len(requests), [True] * len(requests)
-        trees = list(grow(rows, _TREE * self.max_length if self.can_branch else 0))
+        most = min(_TREE * self.max_length, self.batch_tokens, _LOGITS // self.vocab_size) if self.can_branch else 0
+        trees = list(grow(rows, most))
         total = sum(tree.size for tree in trees)
         with tqdm(total=total, desc="scoring", unit="tokens", unit_scale=True, disable=disable_tqdm or None) as bar:
             for batch in self._batches(trees, rows):
@@ -114,8 +122,8 @@ class LengthBatchedLM(HFLM):
         return answers
 
     def _batches(self, trees: Sequence[Tree], rows: Mapping[Row, list[Piece]]) -> Iterator[Batch]:
-        """Trees of about one length, or rows of exactly one, the longest first: memory runs out at once or never,
-        and the time left is not underestimated."""
+        """Trees of about one size, then single rows of exactly one, of both the largest first: the time left is not
+        underestimated, and where memory runs out it does so soon."""
         keeps = [tree.size - _first_scored(tree, rows) for tree in trees]
         alone = [len(tree.branches) == 1 for tree in trees]
         ordered = sorted(range(len(trees)), key=lambda i: (alone[i], -trees[i].size, -keeps[i]))
@@ -154,9 +162,11 @@ class LengthBatchedLM(HFLM):
             yield request, float(value.sum()), bool(is_best.all())
 
     def _logits(self, batch: Batch) -> Float[Tensor, "trees keep vocabulary"]:
-        tokens, positions, mask = (torch.from_numpy(array).to(self.device) for array in layout(batch.trees))
         options: dict[str, Any] = dict(self.options)
-        if len(batch.trees[0].branches) > 1:
+        if len(batch.trees[0].branches) == 1:
+            tokens = torch.tensor([tree.branches[0].row for tree in batch.trees], device=self.device)
+        else:
+            tokens, positions, mask = (torch.from_numpy(array).to(self.device) for array in layout(batch.trees))
             options |= {"position_ids": positions, "attention_mask": mask.unsqueeze(1)}
         if self.can_keep:
             options["logits_to_keep"] = batch.keep
@@ -170,7 +180,9 @@ def _first_scored(tree: Tree, rows: Mapping[Row, list[Piece]]) -> int:
 def _rows(requests: Sequence[Encoded], max_length: int) -> dict[Row, list[Piece]]:
     """The different rows of input, at most `max_length` tokens each, and what is scored at their ends."""
     rows: dict[Row, list[Piece]] = {}
-    for number, (_, context, continuation) in enumerate(requests):
+    for number, (text, context, continuation) in enumerate(requests):
+        if not context or not continuation:
+            raise ValueError(f"{text!r} cannot be scored: {len(continuation)} tokens behind {len(context)}")
         whole = (*context, *continuation)
         for start in range(len(context), len(whole), max_length):
             stop = min(start + max_length, len(whole))

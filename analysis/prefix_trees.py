@@ -17,7 +17,7 @@ Row = tuple[int, ...]
 
 
 class Branch(NamedTuple):
-    """A row of a tree: `path` holds the place of each of its tokens, the last `own` of which are not shared."""
+    """A row of a tree: `path` holds the place of each of its tokens, the last `own` of which no row before it has."""
 
     row: Row
     path: Int[ndarray, "tokens"]
@@ -34,25 +34,25 @@ class Tree(NamedTuple):
 def grow(rows: Iterable[Row], most: int) -> Iterator[Tree]:
     """Trees of `most` tokens at the most, a longer row being a tree by itself; in the order of the rows' tokens.
 
-    rows: of one token at least.
+    rows: different ones, of one token at least.
     Rows stay apart if less than a quarter of the second is shared: attention reads the whole tree for every token.
     """
-    tree = Tree([], 0)
-    for row in sorted(set(rows)):
+    branches, size = list[Branch](), 0
+    for row in sorted(rows):
         stem = np.arange(0)
-        if tree.branches:
-            before = tree.branches[-1]  # among all rows before it, this one shares the most
+        if branches:
+            before = branches[-1]  # among all rows before it, this one shares the most
             shared = _shared(before.row, row)
-            if 4 * shared >= len(row) and tree.size + len(row) - shared <= most:
+            if 4 * shared >= len(row) and size + len(row) - shared <= most:
                 stem = before.path[:shared]
             else:
-                yield tree
-                tree = Tree([], 0)
+                yield Tree(branches, size)
+                branches, size = [], 0
         own = len(row) - len(stem)
-        path = np.concatenate([stem, np.arange(tree.size, tree.size + own)])
-        tree = Tree([*tree.branches, Branch(row, path, own)], tree.size + own)
-    if tree.branches:
-        yield tree
+        branches.append(Branch(row, np.concatenate([stem, np.arange(size, size + own)]), own))
+        size += own
+    if branches:
+        yield Tree(branches, size)
 
 
 def _shared(first: Row, second: Row) -> int:

@@ -16,6 +16,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval.utils import apply_template, env
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from analysis import length_batched
 from analysis.answers import unpack
 from analysis.checkpoints import load
 from analysis.harness import scored_bytes, templates_compiled_once
@@ -183,6 +184,28 @@ def test_what_requests_begin_with_goes_through_our_models_once(ours: tuple[Any, 
     read = [plain.tok_encode("".join(request.args))[:-1] for request in sharing]
     assert plain.tokens == sum(map(len, read))
     assert branching.tokens == len({tuple(row[:end]) for row in read for end in range(1, len(row) + 1)})
+
+
+def test_trees_are_for_the_one_kernel_that_takes_their_mask(checkpoint: Path, reference: Any) -> None:
+    model, tokenizer = load(str(checkpoint), device="cpu")
+    model.set_attn_implementation("eager")
+    batched = LengthBatchedLM(model, tokenizer, progress=False)
+    assert not batched.can_branch
+    assert same(batched.loglikelihood(requests()), reference)
+
+
+def test_a_small_budget_of_logits_does_not_change_scores(
+    ours: tuple[Any, Any], reference: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batched = LengthBatchedLM(*ours, progress=False)
+    monkeypatch.setattr(length_batched, "_LOGITS", 60 * batched.vocab_size)
+    assert same(batched.loglikelihood(requests()), reference)
+
+
+@pytest.mark.parametrize("texts", [("a b", ""), ("  ", "a b")])
+def test_an_answer_without_tokens_or_context_is_refused(ours: tuple[Any, Any], texts: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match="cannot be scored"):
+        LengthBatchedLM(*ours, progress=False).loglikelihood([Request(*texts)])
 
 
 def test_templates_are_compiled_once_and_lm_eval_is_left_as_it_was() -> None:
