@@ -34,7 +34,7 @@ def _hellaswag(record: Record, results: Path) -> float | None:
 PANELS: dict[str, tuple[str, Of]] = {
     "perplexity": ("test perplexity", _perplexity),
     "activation": ("experts of a layer that a token reaches (%)", _activation),
-    "hellaswag": ("HellaSwag, advantage of the right ending (bits per byte)", _hellaswag),
+    "hellaswag": ("HellaSwag, advantage (bits per byte)", _hellaswag),
 }
 BENCHMARK = RESULTS.parent / "benchmarks" / "results" / "training.json"
 COSTS: dict[str, tuple[str, Callable[[Mapping[str, Any], int], float | None]]] = {
