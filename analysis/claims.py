@@ -9,7 +9,8 @@ A claim compares two systems that it names. Its rule is fixed before the runs:
     cannot tell   neither
     not run       a side has no records, or they share fewer than two seeds
 
-Two kinds. "Lower perplexity": the difference is of nll per token (the log of perplexity).
+Two kinds. "Lower perplexity": the difference is of nll per token (the log of perplexity); or that
+one gains more than the other, each over a system of its own: the difference of two differences.
 "Learns faster": for each seed, what the better system spends (tokens, training FLOPs or
 seconds) until its validation nll is at or below the worse system's final one, over what the
 worse system spent in all; the difference is the log of that ratio.
@@ -58,12 +59,14 @@ class Statement:
 class Claim(Statement):
     """That `better` has lower perplexity than `worse`, or reaches the final loss of `worse` at a lower cost.
 
+    over: if given, that `better` lowers the perplexity of over[0] by a larger factor than `worse` that of over[1].
     metric: "perplexity", or the cost that is judged: "tokens", "flops", "seconds".
     split: where perplexity is measured; costs are always read off the validation curve.
     """
 
     better: str
     worse: str
+    over: tuple[str, str] | None = None
     metric: Metric = "perplexity"
     split: str = "test"
 
@@ -72,6 +75,19 @@ class Claim(Statement):
             raise ValueError(f"metric={self.metric!r} is unknown; choose perplexity, {', '.join(COSTS)}")
         if self.better == self.worse:
             raise ValueError(f"better and worse are both {self.better!r}; a claim compares two systems")
+        if self.over and self.metric != "perplexity":
+            raise ValueError(f"metric={self.metric!r} with over={self.over}: gains are of perplexity alone")
+
+    @property
+    def sides(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The systems whose nll are added on either side: b - ob < w - ow is b + ow < w + ob."""
+        if self.over is None:
+            return (self.better,), (self.worse,)
+        return (self.better, self.over[1]), (self.worse, self.over[0])
+
+    @property
+    def systems(self) -> set[str]:
+        return {system for side in self.sides for system in side}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,22 +176,21 @@ def judge(
 def measure(claim: Claim, records: Sequence[Record], scale: str) -> Verdict:
     """Everything but the decision: "not run" or, until `decide`, "cannot tell"."""
     of_task = [record for record in records if record.task == claim.task]
-    better, worse = (by_seed([r for r in of_task if r.system == x]) for x in (claim.better, claim.worse))
-    seeds = sorted(better.keys() & worse.keys())
-    better, worse = ({seed: side[seed] for seed in seeds} for side in (better, worse))
+    found = {system: by_seed([r for r in of_task if r.system == system]) for system in claim.systems}
+    seeds = sorted(set.intersection(*(set(of_system) for of_system in found.values())))
     if len(seeds) < 2:
         nothing = dataclasses.replace(_UNKNOWN, n=len(seeds))
         return Verdict(claim=claim, scale=scale, verdict="not run", difference=nothing, tested=nothing)
     for seed in seeds:
-        _check_same_data(better[seed], worse[seed], claim.split)
+        for system in sorted(claim.systems - {claim.worse}):
+            _check_same_data(found[system][seed], found[claim.worse][seed], claim.split)
     if claim.metric == "perplexity":
-        difference = paired_difference(
-            {seed: r.metrics[claim.split]["nll_per_token"] for seed, r in better.items()},
-            {seed: r.metrics[claim.split]["nll_per_token"] for seed, r in worse.items()},
-        )
-        documents = document_bootstrap(_documents(better, claim.split), _documents(worse, claim.split))
+        lower, higher = ({seed: [found[system][seed] for system in side] for seed in seeds} for side in claim.sides)
+        difference = paired_difference(_nll_per_token(lower, claim.split), _nll_per_token(higher, claim.split))
+        documents = document_bootstrap(_documents(lower, claim.split), _documents(higher, claim.split))
         tested, costs = difference, {}
     else:
+        better, worse = ({seed: found[system][seed] for seed in seeds} for system in (claim.better, claim.worse))
         difference = paired_difference(
             {seed: final_point(r)["valid_nll"] for seed, r in better.items()},
             {seed: final_point(r)["valid_nll"] for seed, r in worse.items()},
@@ -232,9 +247,15 @@ def _check_same_data(better: Record, worse: Record, split: str) -> None:
         raise UserError(f"{names} were evaluated on different documents of {split}; run them on the same data")
 
 
-def _documents(side: Mapping[int, Record], split: str) -> dict[int, Documents]:
+def _nll_per_token(side: Mapping[int, Sequence[Record]], split: str) -> dict[int, float]:
+    return {seed: sum(r.metrics[split]["nll_per_token"] for r in records) for seed, records in side.items()}
+
+
+def _documents(side: Mapping[int, Sequence[Record]], split: str) -> dict[int, Documents]:
+    """By seed the documents' losses, added over the records, all of which have the same documents."""
     found: dict[int, Documents] = {}
-    for seed, record in side.items():
-        documents = [d for d in record.metrics[split]["documents"] if d["tokens"] > 0]
-        found[seed] = Documents([d["nll"] for d in documents], [d["tokens"] for d in documents])
+    for seed, records in side.items():
+        of_record = [[d for d in r.metrics[split]["documents"] if d["tokens"] > 0] for r in records]
+        nll = [sum(d["nll"] for d in same) for same in zip(*of_record, strict=True)]
+        found[seed] = Documents(nll, [d["tokens"] for d in of_record[0]])
     return found

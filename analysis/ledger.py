@@ -26,7 +26,9 @@ the other spent in all: the judged cost with its interval over seeds, then the o
 reaches that loss, although it spent as much, the claim is contradicted if the final validation losses differ
 by the same rule; where some seeds reach it and some do not, it is "cannot tell". For claims about measured
 values "ours" is the difference in the unit that is named, positive where the side named first is higher, and
-"documents" its interval over the questions with the same models, where it is a mean of such.
+"documents" its interval over the questions with the same models, where it is a mean of such. Where gains are
+compared, each over a system of its own, "ours" is the difference between the two differences, and of perplexities
+the percent by which one's ratio is below the other's.
 """
 
 

@@ -1,8 +1,9 @@
 """Claims about what was measured on finished models (scores, routing), judged by the ledger's rule.
 
 A claim says that one side is higher than the other. A side is a system and a quantity, so that it can compare
-two systems, or two groups of words in one. Values are compared seed by seed; where a quantity is a mean over
-items that both sides share, such as questions, the interval over items with these very models stands beside.
+two systems, or two groups of words in one, or what two systems gain. Values are compared seed by seed; where a
+quantity is a mean over items that both sides share, such as questions, the interval over items with these very
+models stands beside.
 """
 
 import dataclasses
@@ -59,11 +60,16 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredClaim(Statement):
-    """That `higher` is above `lower`, both in the values of `measurement`."""
+    """That `higher` is above `lower`, both in the values of `measurement`.
+
+    over: if given, the systems that they are counted from: that `higher` gains more over over[0] than `lower` over
+    over[1].
+    """
 
     measurement: str
     higher: Side
     lower: Side
+    over: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.higher == self.lower:
@@ -76,75 +82,80 @@ class MeasuredClaim(Statement):
     def unit(self) -> str:
         return self.higher.quantity.unit
 
+    @property
+    def sides(self) -> tuple[tuple[Side, ...], tuple[Side, ...]]:
+        """What is added on either side: h - oh > l - ol is h + ol > l + oh."""
+        if self.over is None:
+            return (self.higher,), (self.lower,)
+        over_higher = dataclasses.replace(self.higher, system=self.over[0])
+        over_lower = dataclasses.replace(self.lower, system=self.over[1])
+        return (self.higher, over_lower), (self.lower, over_higher)
+
+    @property
+    def systems(self) -> set[str]:
+        return {side.system for sides in self.sides for side in sides}
+
 
 def measure_values(claim: MeasuredClaim, measurements: Measurements, scale: str) -> Verdict:
     """Everything but the decision, as `claims.measure`; `tested` is below zero where the claim is right.
 
     UserError if the two sides were measured on different data or items, or by different settings.
     """
-    sides: list[dict[int, float]] = []
-    for side in (claim.higher, claim.lower):
-        values = measurements.get((claim.measurement, side.system), {})
-        found = {seed: side.quantity.of(of_seed) for seed, of_seed in values.items()}
-        sides.append({seed: value for seed, value in found.items() if value is not None})
-    seeds = sorted(sides[0].keys() & sides[1].keys())
+    of_system = {system: measurements.get((claim.measurement, system), {}) for system in claim.systems}
+    found = [[_by_seed(side, of_system) for side in sides] for sides in claim.sides]
+    seeds = sorted(set.intersection(*(set(values) for sides in found for values in sides)))
     if len(seeds) < 2:
         nothing = dataclasses.replace(_UNKNOWN, n=len(seeds))
         return Verdict(claim=claim, scale=scale, verdict="not run", difference=nothing, tested=nothing)
     for what in ("data", "settings"):
-        if len({json.dumps(v.get(what), sort_keys=True) for v in _both(claim, measurements, seeds)}) > 1:
-            raise UserError(
-                f"{claim.measurement}: {claim.higher.system} and {claim.lower.system} were measured on different "
-                f"{what}; remove the older files and measure again"
-            )
-    difference = paired_difference(*sides)
+        kinds = {json.dumps(of_system[name][s].get(what), sort_keys=True) for name in claim.systems for s in seeds}
+        if len(kinds) > 1:
+            raise _measured_on_different(what, claim)
+    difference = paired_difference(*({s: sum(values[s] for values in sides) for s in seeds} for sides in found))
     return Verdict(
         claim=claim,
         scale=scale,
         verdict="cannot tell",
         difference=difference,
         tested=dataclasses.replace(difference, mean=-difference.mean, low=-difference.high, high=-difference.low),
-        documents=_over_items(claim, measurements, seeds),
+        documents=_over_items(claim, of_system, seeds),
     )
 
 
-def _both(claim: MeasuredClaim, measurements: Measurements, seeds: Sequence[int]) -> list[Values]:
-    """What was measured of both sides, for these seeds."""
-    systems = (claim.higher.system, claim.lower.system)
-    return [measurements[claim.measurement, system][seed] for system in systems for seed in seeds]
+def _by_seed(side: Side, of_system: Mapping[str, Mapping[int, Values]]) -> dict[int, float]:
+    found = {seed: side.quantity.of(values) for seed, values in of_system[side.system].items()}
+    return {seed: value for seed, value in found.items() if value is not None}
 
 
-def _over_items(claim: MeasuredClaim, measurements: Measurements, seeds: Sequence[int]) -> Interval:
+def _measured_on_different(what: str, claim: MeasuredClaim) -> UserError:
+    names = " and ".join(sorted(claim.systems))
+    return UserError(
+        f"{claim.measurement}: {names} were measured on different {what}; remove the older files and measure again"
+    )
+
+
+def _over_items(claim: MeasuredClaim, of_system: Mapping[str, Mapping[int, Values]], seeds: Sequence[int]) -> Interval:
     """The mean over groups of the items' mean difference, averaged over seeds, with its normal interval.
 
     Clusters are independent, the groups of a cluster are not: their differences are added item by item.
     """
-    higher, lower = claim.higher.quantity.items, claim.lower.quantity.items
-    if higher is None or lower is None:
-        return _UNKNOWN
-    pairs = [
-        (
-            higher(measurements[claim.measurement, claim.higher.system][seed]),
-            lower(measurements[claim.measurement, claim.lower.system][seed]),
-        )
-        for seed in seeds
-    ]
-    keys = {tuple(items.key for items in side) for pair in pairs for side in pair}
-    if len(keys) > 1:
-        raise UserError(
-            f"{claim.measurement}: {claim.higher.system} and {claim.lower.system} were measured on different items; "
-            "remove the older files and measure again"
-        )
-    groups = len(keys.pop())
+    signed: list[tuple[int, Sequence[Items]]] = []
+    for sign, sides in zip((1, -1), claim.sides, strict=True):
+        for side in sides:
+            if side.quantity.items is None:
+                return _UNKNOWN
+            signed += [(sign, side.quantity.items(of_system[side.system][seed])) for seed in seeds]
+    if len({tuple(group.key for group in groups) for _, groups in signed}) > 1:
+        raise _measured_on_different("items", claim)
+    _, first = signed[0]
     clusters: dict[str, NDArray[np.float64]] = {}
-    for group in range(groups):
-        gaps = np.mean([above[group].values - below[group].values for above, below in pairs], axis=0)
-        cluster = pairs[0][0][group].cluster
-        clusters[cluster] = clusters[cluster] + gaps if cluster in clusters else gaps
+    for i, group in enumerate(first):
+        gaps = np.sum([sign * groups[i].values for sign, groups in signed], axis=0) / len(seeds)
+        clusters[group.cluster] = clusters.get(group.cluster, 0) + gaps
     if any(gaps.size < 2 or not np.isfinite(gaps).all() for gaps in clusters.values()):
         return _UNKNOWN
-    mean = sum(float(gaps.mean()) for gaps in clusters.values()) / groups
-    error = math.sqrt(sum(float(gaps.var(ddof=1)) / gaps.size for gaps in clusters.values())) / groups
+    mean = sum(float(gaps.mean()) for gaps in clusters.values()) / len(first)
+    error = math.sqrt(sum(float(gaps.var(ddof=1)) / gaps.size for gaps in clusters.values())) / len(first)
     reach = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * error
     p_value = float(2 * stats.norm.sf(abs(mean) / error)) if error else math.nan
     return Interval(mean, mean - reach, mean + reach, sum(gaps.size for gaps in clusters.values()), p_value)

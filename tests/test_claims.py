@@ -4,7 +4,9 @@ import dataclasses
 import math
 from collections.abc import Iterable
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from analysis.claims import Claim, judge
 from analysis.learning_speed import reaches
@@ -97,6 +99,41 @@ def test_more_claims_in_a_table_ask_more_of_each(sign, verdict):
     assert among.adjusted_p == pytest.approx(min(1, 21 * alone.tested.p_value))
 
 
+GAIN = dataclasses.replace(LOWER, statement="A gains more over C than B over D", over=("c", "d"))
+
+
+@pytest.mark.parametrize(
+    ("levels", "verdict"),
+    [
+        ({"a": 4.4, "c": 4.6, "b": 4.3, "d": 4.4}, "holds"),  # -0.2 against -0.1, although a ends above b
+        ({"a": 4.2, "c": 4.25, "b": 4.3, "d": 4.4}, "contradicted"),
+        ({"a": 4.2, "c": 4.3, "b": 4.4, "d": 4.5}, "cannot tell"),
+    ],
+    ids=["holds", "contradicted", "cannot tell"],
+)
+def test_a_gain_is_judged_beside_the_others_gain_and_not_by_who_ends_lower(levels, verdict):
+    noise = np.random.default_rng(3).normal(0, 0.01, (4, 5))
+    records = [
+        r for (name, nll), gaps in zip(levels.items(), noise, strict=True) for r in around(name, *nll + gaps - 4.5)
+    ]
+    found = only(judge([GAIN], records))
+    nll = {(r.system, r.seed): r.metrics["test"]["nll_per_token"] for r in records}
+    gaps = [(nll["a", s] - nll["c", s]) - (nll["b", s] - nll["d", s]) for s in SEEDS]
+    low, high = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
+    assert found.verdict == verdict
+    assert (found.difference.low, found.difference.high) == pytest.approx((low, high))
+    assert found.documents.mean == pytest.approx(np.mean(gaps))
+    assert found.documents.low < found.documents.mean < found.documents.high
+
+
+def test_a_gain_needs_seeds_and_data_that_all_four_share():
+    records = [r for name in "abc" for r in runs(name)]
+    assert only(judge([GAIN], records + runs("d", seeds=[0, 1]))).n == 2
+    assert only(judge([GAIN], records + runs("d", seeds=[9]))).verdict == "not run"
+    with pytest.raises(UserError, match="different data"):
+        judge([GAIN], records + runs("d", data="other"))
+
+
 def test_scales_are_judged_apart():
     records = runs("a", 4.4) + runs("b") + runs("a", 4.6, scale="gpu") + runs("b", scale="gpu")
     assert {v.scale: v.verdict for v in judge([LOWER], records)} == {"cpu": "holds", "gpu": "contradicted"}
@@ -130,6 +167,8 @@ def test_a_claim_that_makes_no_sense_is_refused():
         dataclasses.replace(LOWER, metric="accuracy")
     with pytest.raises(ValueError, match="both 'a'"):
         dataclasses.replace(LOWER, worse="a")
+    with pytest.raises(ValueError, match="gains are of perplexity alone"):
+        dataclasses.replace(FASTER, over=("c", "d"))
 
 
 def test_a_loss_is_reached_between_two_evaluations_in_proportion():

@@ -118,15 +118,14 @@ def test_every_claim_compares_two_systems_of_its_own_experiment():
     }
     for experiment, claim in claims:
         lower = isinstance(claim, Claim)
-        sides = (claim.better, claim.worse) if lower else (claim.higher.system, claim.lower.system)
         assert claim.stem == experiment.stem and claim.task == experiment.task
-        assert set(sides) <= {system.name for system in systems_of(experiment)}
+        assert claim.systems <= {system.name for system in systems_of(experiment)}
         if not lower:
             assert claim.measurement in experiment.measurements
         if claim.paper is not None:  # the paper's favourite has the lower perplexity, or the higher score
             assert claim.paper[0] < claim.paper[1] if lower else claim.paper[0] > claim.paper[1]
         if claim.reading:
-            assert any(f"_{claim.reading}" in side for side in sides)
+            assert any(f"_{claim.reading}" in side for side in claim.systems)
     assert len({(claim.stem, claim.statement) for _, claim in claims}) == len(claims)
 
 

@@ -117,6 +117,24 @@ def test_the_interval_over_items_knows_that_two_scores_of_a_task_are_of_the_same
     assert found.mean == pytest.approx(measure_values(CLAIM, scored(), "cpu").difference.mean)
 
 
+def test_gains_are_compared_with_their_interval_over_items():
+    claim = dataclasses.replace(CLAIM, over=("its base", "the other's base"))
+    sides = {"strong": STRONG, "weak": WEAK, "its base": of_seeds(0.2, 0.1, 200), "the other's base": WEAK}
+    (found,) = decide([measure_values(claim, {("scores", name): side for name, side in sides.items()}, "cpu")])
+    quantity = mean_accuracy(LINES)
+    of = {name: np.array([quantity.of(side[s]) for s in (1, 2, 3)], dtype=float) for name, side in sides.items()}
+    gaps = (of["strong"] - of["its base"]) - (of["weak"] - of["the other's base"])
+    low, high = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
+    assert found.verdict == "holds"
+    assert (found.difference.mean, found.difference.low, found.difference.high) == pytest.approx(
+        (gaps.mean(), low, high)
+    )
+    assert found.documents.mean == pytest.approx(gaps.mean()) and found.documents.n == 300
+    other = {name: WEAK if name == "its base" else side for name, side in sides.items()}
+    del other["the other's base"]
+    assert measure_values(claim, {("scores", name): side for name, side in other.items()}, "cpu").verdict == "not run"
+
+
 def test_seeds_that_one_side_lacks_do_not_count():
     two = {seed: STRONG[seed] for seed in (1, 2)}
     assert measure_values(CLAIM, scored(strong=two), "cpu").n == 2
