@@ -4,7 +4,7 @@ Paper (v1, Section 5.1, Figure 6): both improve with more experts; X-MoE's accur
 experts and MH-MoE's does not. Here HellaSwag is read as the advantage of the right ending over the wrong ones, which
 moves where accuracy is near chance. MH-MoE stands at X-MoE's sizes: with as many experts (`parameters`), or with as
 many FLOPs, where it has about five times as many (`compute`). That one saturates and the other does not is a
-difference between two gains, and judged as one too.
+difference between two gains, and judged as one too. How many of its experts a model uses stands beside.
 Three seeds at 8, 32, 64 and 256 experts and one between; 16 takes the learning rate of 8, more than 32 that of 32.
 Cost: cpu about an hour and a half beyond Table 1 on two cores, and three minutes a model for HellaSwag.
 Run: make figure6 SCALE=cpu
@@ -105,10 +105,10 @@ EXPERIMENT = Table(
     trend=Trend(
         x_label="experts of the X-MoE of equal size",
         series={label: list(series.items()) for label, series in SERIES.items()},
-        panels=("perplexity", "hellaswag", "speed", "memory"),
+        panels=("perplexity", "hellaswag", "effective", "collapsed", "speed", "memory"),
         log_x=True,
     ),
-    measurements=("zero_shot_hellaswag",),
+    measurements=("zero_shot_hellaswag", "expert_activation"),
     claims=[claim for label, series in SERIES.items() for claim in _claims(label, series)],
     notes=("16 experts take the learning rate of 8, and 64 and more that of 32. Whether 8 differ from 32: Table 1.",),
 )

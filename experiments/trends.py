@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.figures import Panel, Point, trend_figure
-from analysis.routing_measures import distinct_share
+from analysis.routing_measures import summary
 from experiments.finals import current_runs
 from experiments.measurements import MEASUREMENTS, measured
 from experiments.runs import RESULTS, Records, systems_of
@@ -21,9 +21,14 @@ def _perplexity(record: Record, results: Path) -> float:
     return record.metrics["test"]["perplexity"]
 
 
-def _activation(record: Record, results: Path) -> float | None:
-    found = measured(MEASUREMENTS["expert_activation"], record, results)
-    return None if found is None else 100 * distinct_share(found.values)
+def _of_activation(measure: str) -> Of:
+    """A share of a layer's experts from `routing_measures.summary`, in percent."""
+
+    def of(record: Record, results: Path) -> float | None:
+        found = measured(MEASUREMENTS["expert_activation"], record, results)
+        return None if found is None else 100 * summary(found.values)[measure]
+
+    return of
 
 
 def _hellaswag(record: Record, results: Path) -> float | None:
@@ -33,7 +38,9 @@ def _hellaswag(record: Record, results: Path) -> float | None:
 
 PANELS: dict[str, tuple[str, Of]] = {
     "perplexity": ("test perplexity", _perplexity),
-    "activation": ("experts of a layer that a token reaches (%)", _activation),
+    "activation": ("experts of a layer that a token reaches (%)", _of_activation("distinct_share")),
+    "effective": ("experts of a layer in effective use (%)", _of_activation("effective_share")),
+    "collapsed": ("experts below a tenth of the even share (%)", _of_activation("collapsed_share")),
     "hellaswag": ("HellaSwag, advantage (bits per byte)", _hellaswag),
 }
 BENCHMARK = RESULTS.parent / "benchmarks" / "results" / "training.json"

@@ -9,6 +9,7 @@ from experiments.figure9_scaling_curves import EXPERIMENT as FIGURE9
 from experiments.measurements import MEASUREMENTS, measured, path_of, save
 from experiments.runs import Records, model_config, plan
 from experiments.scales import CPU
+from experiments.trends import PANELS
 from tests.fake_records import record
 
 
@@ -57,3 +58,13 @@ def test_a_model_scored_on_all_tasks_is_not_scored_on_one_of_them_again(tmp_path
     save(part, run, {"tasks": {"hellaswag": 2}}, {}, tmp_path)
     found = measured(part, run, tmp_path)
     assert found is not None and found.values["tasks"]["hellaswag"] == 2
+
+
+def test_the_panels_of_experts_are_shares_of_a_layers_experts_in_percent(tmp_path):
+    run, one_of_four = record("xmoe_8", 1), {"tokens": 100, "rows_per_token": 1, "top_k": 1}
+    one_of_four |= {"selections": [[100, 0, 0, 0]], "distinct": [[0, 100]], "probability": [[1.0, 0.0, 0.0, 0.0]]}
+    names = ("activation", "effective", "collapsed")
+    assert [PANELS[name][1](run, tmp_path) for name in names] == [None, None, None]
+    save(MEASUREMENTS["expert_activation"], run, one_of_four, {}, tmp_path)
+    assert [PANELS[name][1](run, tmp_path) for name in names] == [25.0, 25.0, 75.0]
+    assert FIGURE6.trend is not None and set(names[1:]) < set(FIGURE6.trend.panels)
