@@ -57,9 +57,9 @@ class Statement:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim(Statement):
-    """That `better` has lower perplexity than `worse`, or reaches the final loss of `worse` at a lower cost.
+    """That `better` has lower perplexity than `worse`, gains more, or reaches its final loss at a lower cost.
 
-    over: if given, that `better` lowers the perplexity of over[0] by a larger factor than `worse` that of over[1].
+    over: for gains, that `better` lowers the perplexity of over[0] by a larger factor than `worse` that of over[1].
     metric: "perplexity", or the cost that is judged: "tokens", "flops", "seconds".
     split: where perplexity is measured; costs are always read off the validation curve.
     """
@@ -77,6 +77,8 @@ class Claim(Statement):
             raise ValueError(f"better and worse are both {self.better!r}; a claim compares two systems")
         if self.over and self.metric != "perplexity":
             raise ValueError(f"metric={self.metric!r} with over={self.over}: gains are of perplexity alone")
+        if self.over and len(self.systems) < 4:
+            raise ValueError(f"over={self.over}: gains are compared of two pairs, so of four systems")
 
     @property
     def sides(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -94,10 +96,10 @@ class Claim(Statement):
 class Verdict:
     """A claim judged at one scale.
 
-    difference: of nll per token, better - worse, over seeds (for a cost: at the end of the curves; for
-    measured values: in their unit). documents: the same over documents or items, with the same models. costs:
-    per seed, what `better` spent over what `worse` spent, None where it never got there. tested: the interval
-    that was judged.
+    difference: of nll per token, better - worse, over seeds (for gains: each less what it is counted from; for a
+    cost: at the end of the curves; for measured values: in their unit). documents: the same over documents or
+    items, with the same models. costs: per seed, what `better` spent over what `worse` spent, None where it never
+    got there. tested: the interval that was judged.
     """
 
     claim: Statement
@@ -115,7 +117,7 @@ class Verdict:
 
     @property
     def percent(self) -> tuple[float, float, float]:
-        """Mean, low, high of the difference as percent of the worse system's perplexity."""
+        """Mean, low, high of the difference as percent of the worse system's perplexity (of its gain's ratio)."""
         return percent_of_perplexity(self.difference)
 
 

@@ -6,7 +6,7 @@ the same for colour-blind readers, and still in order when printed in grey.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,9 @@ from mhmoe.records import write_atomically
 
 _MAP = colormaps["cividis"]
 _MOST_NUMBERS = 12  # experts in a row whose cells still have room for a number
+_ROOM = 1.35  # above the highest bar, for the legend
 _FILLS = (0.38, 0.16)  # of two groups; in grey print their outlines tell them apart
+_NULLS = ((0, (1, 1)), (0, (5, 1, 1, 1)))  # dashes of the thin lines
 _THRESHOLDS = tuple(float(t) for t in np.logspace(-3, 1, 161))
 
 
@@ -41,35 +43,30 @@ def activation_heatmaps(
     *,
     title: str,
     note: str = "",
-    per: Per | Literal["even"] = "token",
+    per: Per = "token",
 ) -> None:
     """Write `path` (.png) and its .csv: how often each layer's experts are chosen.
 
     texts: name of the text -> system -> counts; a line of panels each, with one colour bar for all.
-    per: selections per token, per row, or ("even") relative to a layer whose experts all get the same, which
-    is 1 for every k, h and number of experts.
+    per: selections per token, of which a layer makes h k, or per row, of which it makes k.
     """
     grid = [
         [
-            Panel(_frequencies(counts, per), _layers(counts), f"{system}\n{text}: {_effective(counts)}")
+            Panel(frequencies(counts, per), _layers(counts), f"{system}\n{text}: {_effective(counts)}")
             for system, counts in systems.items()
         ]
         for text, systems in texts.items()
     ]
-    bar = {
-        "token": "selections per token",
-        "row": "selections per sub-token or token",
-        "even": "selections / even share",
-    }[per]
+    bar = {"token": "selections per token", "row": "selections per sub-token or token"}[per]
     largest = max(float(panel.values.max()) for line in grid for panel in line)
     _heatmaps(grid, (largest / 50, largest), path, title=title, note=note, bar=bar, y_label="MoE layer")
     rows = [
         [text, system, str(layer + 1), str(expert), f"{value:.6g}"]
         for text, systems in texts.items()
         for system, counts in systems.items()
-        for (layer, expert), value in np.ndenumerate(_frequencies(counts, per))
+        for (layer, expert), value in np.ndenumerate(frequencies(counts, per))
     ]
-    header = ["text", "system", "moe_layer", "expert", f"selections_per_{per}" + ("_share" if per == "even" else "")]
+    header = ["text", "system", "moe_layer", "expert", f"selections_per_{per}"]
     write_atomically(path.with_suffix(".csv"), csv_text([header, *rows]))
 
 
@@ -107,10 +104,6 @@ def group_heatmaps(
     ]
     header = ["system", group, "moe_layer", "expert", "share_of_selections"]
     write_atomically(path.with_suffix(".csv"), csv_text([header, *rows]))
-
-
-def _frequencies(counts: Counts, per: Per | Literal["even"]) -> npt.NDArray[np.float64]:
-    return load(counts) * np.shape(counts["selections"])[1] if per == "even" else frequencies(counts, per)
 
 
 def _layers(counts: Counts) -> list[str]:
@@ -188,10 +181,12 @@ def activation_curves(
     note: str = "",
     thresholds: Sequence[float] = _THRESHOLDS,
     paper: Mapping[str, float] | None = None,
+    nulls: Mapping[str, Mapping[str, Sequence[Counts]]] | None = None,
 ) -> None:
     """Write `path` (.png) and its .csv: the activation ratio against every threshold, per token and per row.
 
     systems: label -> counts of each seed. Lines are means over seeds, bands go from the lowest to the highest.
+    nulls: name of a null ("untrained") -> the same of it; thin lines in the systems' colours, without bands.
     paper: text -> a printed ratio (0 to 1), drawn as a horizontal line in the first panel.
     """
     styles = figures._styles(systems)
@@ -215,9 +210,19 @@ def activation_curves(
                 axes.plot(thresholds, mean, label=f"{label} (n = {len(curves)})", linewidth=2.2, **line)
                 axes.fill_between(thresholds, low, high, color=line["color"], alpha=0.18, linewidth=0)
                 rows += [
-                    [label, per, f"{t:.6g}", f"{m:.6g}", f"{lo:.6g}", f"{hi:.6g}", str(len(curves))]
+                    [label, "", per, f"{t:.6g}", f"{m:.6g}", f"{lo:.6g}", f"{hi:.6g}", str(len(curves))]
                     for t, m, lo, hi in zip(thresholds, mean, low, high, strict=True)
                 ]
+            for dashes, (null, of_null) in zip(_NULLS, (nulls or {}).items(), strict=False):
+                for label, seeds in of_null.items():
+                    curves = np.array([activation_curve(counts, thresholds, per) for counts in seeds])
+                    mean, low, high = curves.mean(axis=0), curves.min(axis=0), curves.max(axis=0)
+                    axes.plot(thresholds, mean, linewidth=1.2, color=styles[label]["color"], linestyle=dashes)
+                    rows += [
+                        [label, null, per, f"{t:.6g}", f"{m:.6g}", f"{lo:.6g}", f"{hi:.6g}", str(len(curves))]
+                        for t, m, lo, hi in zip(thresholds, mean, low, high, strict=True)
+                    ]
+                axes.plot([], [], linewidth=1.2, color=figures._GREY, linestyle=dashes, label=null)
             axes.set_ylim(-0.02, 1.04)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         for text, height in (paper or {}).items():
@@ -226,7 +231,7 @@ def activation_curves(
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
         figures._finish(figure, title, f"{note} Lines: mean over seeds; bands: lowest to highest seed.".strip())
         figures._save(figure, path)
-    header = ["label", "per", "threshold", "ratio_mean", "ratio_lowest", "ratio_highest", "n"]
+    header = ["label", "null", "per", "threshold", "ratio_mean", "ratio_lowest", "ratio_highest", "n"]
     write_atomically(path.with_suffix(".csv"), csv_text([header, *rows]))
 
 
@@ -266,7 +271,7 @@ def two_group_figure(
                 median = float(np.median(group)) if len(group) else float("nan")
                 label = f"{names[i]}: n = {len(group):,}, median {median:.2f}"
                 axes.stairs(share, edges, color=colour, linewidth=2.0, linestyle=("-", "--")[i], label=label)
-                axes.axvline(median, color=colour, linewidth=1.8, linestyle=("-", "--")[i])
+                axes.axvline(median, ymax=1 / _ROOM, color=colour, linewidth=1.8, linestyle=("-", "--")[i])
                 rows += [
                     [name, names[i], f"{a:.6g}", f"{b:.6g}", f"{s:.6g}", str(len(group))]
                     for a, b, s in zip(edges[:-1], edges[1:], share, strict=True)
@@ -275,7 +280,7 @@ def two_group_figure(
             axes.yaxis.set_major_locator(MaxNLocator(6))
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
             top = max(patch.get_data().values.max() for patch in axes.patches) if axes.patches else 1.0
-            axes.set_ylim(0, max(axes.get_ylim()[1], 1.35 * top))  # room for the legend
+            axes.set_ylim(0, max(axes.get_ylim()[1], _ROOM * top))
         all_axes[0].set_ylabel("share of the group's words")
         figure.align_labels()
         figures._finish(figure, title, f"{x_label[0].upper()}{x_label[1:]}. {note} Vertical lines: medians.")

@@ -5,7 +5,8 @@ one have as many topics and followers and are as frequent; only of the former do
 Everything is read in the second half of a paragraph, where the topic can be known.
 
     words       divergence (sub_tokens.py) of ambiguous against diverse words, and of diverse against general ones,
-                which have fewer followers; matched by frequency, tokens, letters and number of topics
+                which have fewer followers; of false cognates against true ones, words that two languages share;
+                matched by frequency, tokens, letters and number of topics
     in context  share of a word's sub-tokens that change their experts (word_in_context.py) between two paragraphs:
                 of two topics against one; a word is a unit, its mean over pairs of paragraphs its value. The
                 ambiguous words' difference stands beside that of the diverse ones, which is the topic's share
@@ -51,12 +52,13 @@ def measure_known_senses(
     min_count: int,
     per_word: int,
     choices: int,
+    true_cognates: Kind,
 ) -> dict[str, Any]:
     """As JSON. seed: that the model started from. rule, min_count: as in sub_tokens.measure_words. per_word: pairs of
-    paragraphs, of each label. choices: at most so many between two followers.
+    paragraphs, of each label. choices: at most so many between two followers. true_cognates: of this kind.
 
     words: {word: [group, number of topics, occurrences, BPE tokens, divergence, divergence before training]}, where
-    group is 1 for ambiguous, 0 for diverse words. senses, diversity: compare_words. ambiguous_contexts,
+    group is 1 for ambiguous, 0 for diverse words. senses, diversity, cognates: compare_words. ambiguous_contexts,
     diverse_contexts, contexts_beside: comparisons of words. choices: `choice_of_sense`, trained and untrained.
     Raises ValueError if a paragraph is longer than the model's context, or the text too short for the pairs.
     """
@@ -76,6 +78,11 @@ def measure_known_senses(
         return {word: kinds[word] == first for word in ours if kinds[word] in (first, second)}
 
     senses = groups("ambiguous", "diverse")
+    cognates = {
+        word: false
+        for word, false in corpus.cognates().items()
+        if word in ours and (false or kinds[word] == true_cognates)
+    }
     contexts: dict[Kind, dict[str, Pairs]] = {}
     for kind in ("ambiguous", "diverse"):
         items = contexts_of_generated(paragraphs, [word for word in kinds if kinds[word] == kind], per_word)
@@ -88,6 +95,7 @@ def measure_known_senses(
         },
         "senses": compare_words(ours, senses, topics, null=before),
         "diversity": compare_words(ours, groups("diverse", "general"), topics, null=before),
+        "cognates": compare_words(ours, cognates, topics, null=before),
         "ambiguous_contexts": compare_topics(contexts["ambiguous"]),
         "diverse_contexts": compare_topics(contexts["diverse"]),
         "contexts_beside": compare_beside(contexts["ambiguous"], contexts["diverse"]),

@@ -77,6 +77,8 @@ class MeasuredClaim(Statement):
         if self.higher.quantity.unit != self.lower.quantity.unit:
             units = f"{self.higher.quantity.unit} and {self.lower.quantity.unit}"
             raise ValueError(f"the sides are in {units}; a claim compares what has one unit")
+        if self.over and len(self.systems) < 4:
+            raise ValueError(f"over={self.over}: gains are compared of two pairs, so of four systems")
 
     @property
     def unit(self) -> str:

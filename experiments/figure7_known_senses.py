@@ -12,6 +12,13 @@ CLAIMED = (
     WordClaim("senses", "matched", "ambiguous words reach more experts than matched diverse ones", EXPERTS, _SOURCE),
     WordClaim("senses", "change_matched", "training adds more to them than to these", EXPERTS, _SOURCE),
     WordClaim(
+        "cognates",
+        "matched",
+        "false cognates reach more experts than matched true ones",
+        EXPERTS,
+        "v1 Section 5.2, here with senses known",
+    ),
+    WordClaim(
         "ambiguous_contexts",
         "raw",
         "another topic changes an ambiguous word's experts more than a diverse word's",
@@ -28,17 +35,19 @@ EXPERIMENT = words_figure(
     headings={
         "senses": "ambiguous words / diverse words",
         "diversity": "diverse words / general words",
+        "cognates": "false cognates / true cognates",
         "ambiguous_contexts": "an ambiguous word in two topics / in one",
         "diverse_contexts": "a diverse word in two topics / in one",
         "contexts_beside": "two topics less one: ambiguous / diverse words",
     },
     groups=("ambiguous", "diverse"),
-    text="the generated test text, the second half of each paragraph",
+    text="the generated test text, whose words count in the second half of each paragraph",
     explained=(
         "Ambiguous words have another sense in each of their topics, that is other followers; diverse words as many "
-        "followers in every topic; general words fewer. matched: pairs of words alike in frequency, number of tokens, "
-        "letters and number of topics. In topics: the share of a word's sub-tokens that go to another expert in "
-        "another paragraph; a word's mean is its value."
+        "followers in every topic; general words fewer. Cognates are words of both languages, false ones ambiguous, "
+        "and true ones diverse. matched: pairs of words alike in frequency, number of tokens, letters and number of "
+        "topics. In topics: the share of a word's sub-tokens that go to another expert in another paragraph; a word's "
+        "mean is its value."
     ),
     claimed=CLAIMED,
     measurement="known_senses",

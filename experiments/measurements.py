@@ -282,7 +282,14 @@ MEASUREMENTS = {
         ),
         Measurement(
             name="known_senses",  # the same on the generated text, whose truth is known
-            settings={"split": "test", "rule": "mean", "min_count": 5, "per_word": 8, "choices": 2000},
+            settings={
+                "split": "test",
+                "rule": "mean",
+                "min_count": 5,
+                "per_word": 8,
+                "choices": 2000,
+                "true_cognates": "diverse",
+            },
             smoke={"per_word": 2, "choices": 200},
             measure=_known_senses,
             reads="text",

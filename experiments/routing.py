@@ -2,13 +2,17 @@
 
     effective experts                exp of the entropy of a layer's load, over all of them, mean over layers
     experts that a token reaches     different experts of a layer over all of them, mean over tokens and layers
+    bits about the group             mutual information of a choice and the text's group (specialisation)
 
 The paper's activation ratio counts experts above a threshold that it does not print; these two need none. Between
 systems of unequal k and h the second is decided by their arithmetic (X-MoE reaches k of N whatever its router does),
-so systems are compared by the first, and a system with itself before training by the second.
+so systems are compared by the first, and a system with itself before training by the second. The most bits that a
+choice can tell fall with k h too: systems of equal k h and as many experts are compared.
 """
 
 from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from analysis.measured_claims import MeasuredClaim, Quantity, Side, Values
 from analysis.routing_measures import summary, total
@@ -19,12 +23,17 @@ def _quantity(name: str, measure: str, router: str = "trained") -> Quantity:
     def of(values: Values) -> float | None:
         return 100 * summary(total(values[router]["groups"]))[measure] if values else None
 
-    return Quantity(name=name, unit="% of a layer's experts", of=of)
+    return Quantity(name=name, unit="points (% of a layer's experts)", of=of)
+
+
+def _bits(values: Values) -> float | None:
+    return float(np.mean(values["trained"]["specialisation"]["bits"])) if values else None
 
 
 EFFECTIVE = _quantity("experts in effective use", "effective_share")
 REACHED = _quantity("experts that a token reaches", "distinct_share")
 REACHED_UNTRAINED = _quantity("experts that a token reaches before training", "distinct_share", "untrained")
+BITS = Quantity(name="bits about the group", unit="bits", of=_bits)
 
 
 def routing_figure(
@@ -33,6 +42,7 @@ def routing_figure(
     title: str,
     systems: Mapping[str, System],
     denser: Sequence[tuple[str, str, str]],
+    telling: Sequence[tuple[str, str, str]] = (),
     text: str,
     group: str,
     measurement: str,
@@ -41,14 +51,15 @@ def routing_figure(
     notes: Sequence[str] = (),
 ) -> RoutingFigure:
     """The figure and its claims: that each of `denser` (labels of the denser and the sparser system, who says so)
-    has more experts in effective use; and that training makes the tokens of systems with heads reach more."""
+    has more experts in effective use; that the choices of the first of `telling` tell more of the group; and that
+    training makes the tokens of systems with heads reach more."""
 
     def claim(statement: str, source: str, higher: tuple[str, Quantity], lower: tuple[str, Quantity]) -> MeasuredClaim:
         return MeasuredClaim(
             stem=stem,
             statement=statement,
             source=source,
-            reading=systems[higher[0]].reading,
+            reading=systems[higher[0]].reading or systems[lower[0]].reading,
             task=task,
             measurement=measurement,
             higher=Side(system=systems[higher[0]].name, quantity=higher[1]),
@@ -58,6 +69,10 @@ def routing_figure(
     claims = [
         claim(f"{dense}: more {EFFECTIVE.name} than {sparse}", source, (dense, EFFECTIVE), (sparse, EFFECTIVE))
         for dense, sparse, source in denser
+    ]
+    claims += [
+        claim(f"{more}: a choice tells more of the {group} than with {less}", source, (more, BITS), (less, BITS))
+        for more, less, source in telling
     ]
     claims += [
         claim(

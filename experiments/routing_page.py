@@ -19,19 +19,24 @@ COLUMNS = (
     Column("label", "system"),
     Column("router", "router"),
     Column("seeds", "seeds"),
-    Column("distinct_share", "experts that a token reaches", ".1f", 100, "%"),
+    Column("distinct_share", "experts that a token reaches", ".2f", 100, "%"),
     Column("effective_experts", "effective experts", ".2f"),
     Column("collapsed_share", "collapsed", ".1f", 100, "%"),
     Column("largest_load", "largest load", ".3f"),
     Column("bits", "bits about the group", ".3f"),
+    Column("normalised", "of the most possible", ".1f", 100, "%"),
     Column("permuted_bits", "groups dealt out anew", ".3f"),
+    Column("permuted_quantile", "95% of them below", ".3f"),
+    Column("dominant_share", "of an expert, its busiest group", ".1f", 100, "%"),
 )
 _EXPLAINED = (
     "Means over MoE layers and seeds. Experts that a token reaches: different experts of a layer, of all. Effective: "
     "exp of the entropy of the load. Collapsed: experts with less than a tenth of the even share. Largest load: share "
-    "of the busiest expert. Bits about the group: what the choice of an expert tells of the {group}, beside what it "
-    "tells when the texts' groups are dealt out anew. Untrained: the same seed before training. Random: every "
-    "sub-token or token takes experts at random."
+    "of the busiest expert. Bits about the group: what the choice of an expert tells of the {group}; of the most "
+    "possible: log2 of the number of groups or experts, which choices of several experts cannot reach; groups dealt "
+    "out anew: bits when the texts' groups are permuted, mean and 95% quantile. Of an expert, its busiest group: the "
+    "largest share that a {group} has of it, mean over experts, all {group}s counting equally; {even:.1%} if it takes "
+    "no sides. Untrained: the same seed before training. Random: every sub-token or token takes experts at random."
 )
 
 
@@ -50,14 +55,21 @@ def routing_section(page: RoutingFigure, scale: Scale, records: Records, folder:
         {page.text: {label: seeds[first[label]] for label, seeds in counts.items()}},
         folder / f"{stem}.png",
         title=page.title,
-        note=f"{note} One seed.",
+        note=f"{note} One seed. A layer makes h k selections a token, which is most of how systems differ in colour.",
     )
+    nulls = {
+        "untrained": {
+            label: [total(v["untrained"]["groups"]) for v in seeds.values()] for label, seeds in found.items()
+        },
+        "random": {label: [uniform_null(c, seed) for seed, c in seeds.items()] for label, seeds in counts.items()},
+    }
     activation_curves(
         {label: list(seeds.values()) for label, seeds in counts.items()},
         folder / f"{stem}_thresholds.png",
         title="Activation ratio against its threshold",
         note=note,
         paper=page.printed,
+        nulls=nulls,
     )
     group_heatmaps(
         {label: seeds[first[label]]["trained"]["groups"] for label, seeds in found.items()},
@@ -67,7 +79,8 @@ def routing_section(page: RoutingFigure, scale: Scale, records: Records, folder:
         group=page.group,
     )
     rows = [row for label, seeds in found.items() for row in _rows(label, seeds)]
-    lines.append(_EXPLAINED.format(group=page.group))
+    groups = len(next(iter(next(iter(found.values())).values()))["trained"]["groups"])
+    lines.append(_EXPLAINED.format(group=page.group, even=1 / groups))
     pictures = "".join(
         f"![{title}]({stem}{part}.png)\n\n"
         for title, part in ((page.title, ""), ("Thresholds", "_thresholds"), (f"By {page.group}", "_groups"))
@@ -85,8 +98,14 @@ def _rows(label: str, seeds: Mapping[int, Values]) -> list[Row]:
     for router in ("trained", "untrained"):
         measures = [summary(total(values[router]["groups"])) for values in seeds.values()]
         told = {
-            "bits": [values[router]["specialisation"]["bits"] for values in seeds.values()],
-            "permuted_bits": [values[router]["permuted"]["mean_bits"] for values in seeds.values()],
+            name: [values[router][part][measure] for values in seeds.values()]
+            for name, part, measure in (
+                ("bits", "specialisation", "bits"),
+                ("normalised", "specialisation", "normalised"),
+                ("dominant_share", "specialisation", "dominant_share"),
+                ("permuted_bits", "permuted", "mean_bits"),
+                ("permuted_quantile", "permuted", "quantile_95_bits"),
+            )
         }
         rows.append({"label": label, "router": router, "seeds": len(seeds), **_means(measures), **_mean_of(told)})
     random = [summary(uniform_null(total(v["trained"]["groups"]), seed)) for seed, v in seeds.items()]

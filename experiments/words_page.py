@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.group_comparison import WordValue, matched_pairs
+from analysis.group_comparison import WordValue, compare, matched_pairs
 from analysis.heatmaps import TwoGroups, two_group_figure
 from analysis.measured_claims import Values
 from analysis.render import Column, Row, table_csv, table_markdown
@@ -56,11 +56,11 @@ def words_section(page: WordsFigure, scale: Scale, records: Records, folder: Pat
         return "", ""
     picture = f"{page.stem}_{scale.name}.png"
     label, seeds = next(iter(found.items()))
-    seed, values = next(iter(seeds.items()))
+    values = next(iter(seeds.values()))
     two_group_figure(
-        _panels(values),
+        _panels(list(seeds.values())),
         folder / picture,
-        title=f"{page.title}: {label}, seed {seed}",
+        title=f"{page.title}: {label}, every word's mean over {len(seeds)} seeds",
         names=page.groups,
         note=f"{lines[0]} Read: {values['text']['tokens']:,} tokens of {page.text}.",
     )
@@ -74,18 +74,19 @@ def words_section(page: WordsFigure, scale: Scale, records: Records, folder: Pat
     )
 
 
-def _panels(values: Values) -> dict[str, TwoGroups]:
-    """The words raw and in matched pairs, of the trained and of the untrained model."""
-    words: Mapping[str, Sequence[Any]] = values["words"]
+def _panels(seeds: Sequence[Values]) -> dict[str, TwoGroups]:
+    """The words raw and in matched pairs, of the trained and of the untrained models; means over seeds."""
+    words: Mapping[str, Sequence[Any]] = seeds[0]["words"]  # all seeds read the same text
     groups = {word: bool(entry[0]) for word, entry in words.items()}
     of = {word: WordValue(*entry[2:5]) for word, entry in words.items()}
     pairs = matched_pairs(of, groups, {word: entry[1] for word, entry in words.items()})
     panels: dict[str, TwoGroups] = {}
-    for name, column, prefix in (("trained", 4, ""), ("untrained", 5, "null_")):
-        first, second = ([words[word][column] for word in sorted(words) if groups[word] is s] for s in (True, False))
-        panels[f"{name}, all words"] = TwoGroups(first, second, values["senses"][f"{prefix}raw"])
-        first, second = ([words[pair[side]][column] for pair in pairs] for side in (0, 1))
-        panels[f"{name}, matched pairs"] = TwoGroups(first, second, values["senses"][f"{prefix}matched"])
+    for name, column in (("trained", 4), ("untrained", 5)):
+        mean = {word: float(np.mean([values["words"][word][column] for values in seeds])) for word in words}
+        first, second = ([mean[word] for word in sorted(words) if groups[word] is s] for s in (True, False))
+        panels[f"{name}, all words"] = TwoGroups(first, second, compare(first, second))
+        first, second = ([mean[pair[side]] for pair in pairs] for side in (0, 1))
+        panels[f"{name}, matched pairs"] = TwoGroups(first, second, compare(first, second, paired=True))
     return panels
 
 

@@ -169,6 +169,8 @@ def test_a_claim_that_makes_no_sense_is_refused():
         dataclasses.replace(LOWER, worse="a")
     with pytest.raises(ValueError, match="gains are of perplexity alone"):
         dataclasses.replace(FASTER, over=("c", "d"))
+    with pytest.raises(ValueError, match="of two pairs, so of four systems"):
+        dataclasses.replace(LOWER, over=("a", "d"))
 
 
 def test_a_loss_is_reached_between_two_evaluations_in_proportion():

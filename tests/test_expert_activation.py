@@ -269,7 +269,14 @@ def test_figures_are_pictures_with_their_numbers_beside_them(tmp_path: Path) -> 
     activation_heatmaps(texts, tmp_path / "heat.png", title="Heat")
     group_heatmaps({"one": {"en": few, "de": few}, "two": {"en": many}}, tmp_path / "group.png", title="Group")
     curves = {"one": [few, few], "two": [many]}
-    activation_curves(curves, tmp_path / "curve.png", title="Curve", thresholds=(0.1, 0.5, 1.0), paper={"paper": 0.9})
+    activation_curves(
+        curves,
+        tmp_path / "curve.png",
+        title="Curve",
+        thresholds=(0.1, 0.5, 1.0),
+        paper={"paper": 0.9},
+        nulls={"random": {"one": [_counts([[50, 50, 0, 0], [100, 0, 0, 0]])]}},
+    )
     nothing = {"difference": None}
     two_group_figure({"one": TwoGroups([1, 2, 3], [1.5, 2.5], nothing)}, tmp_path / "two.png", title="Two")
     for name in ("heat", "group", "curve", "two"):
@@ -278,4 +285,5 @@ def test_figures_are_pictures_with_their_numbers_beside_them(tmp_path: Path) -> 
     assert heat[0] == "text,system,moe_layer,expert,selections_per_token"
     assert len(heat) == 1 + 3 * 8 and "harness,one,2,0,0.9" in heat
     curve = (tmp_path / "curve.csv").read_text().splitlines()
-    assert len(curve) == 1 + 2 * 2 * 3 and "one,token,0.1,0.625,0.625,0.625,2" in curve
+    assert len(curve) == 1 + (2 + 1) * 2 * 3 and "one,,token,0.1,0.625,0.625,0.625,2" in curve
+    assert "one,random,token,0.1,0.375,0.375,0.375,1" in curve

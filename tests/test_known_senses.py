@@ -127,6 +127,7 @@ def test_experts_that_depend_on_the_sense_are_found_and_those_of_the_topic_cance
 
 def test_a_paragraph_longer_than_the_context_is_refused(text: PackedText):
     options: dict[str, Any] = {"split": "test", "seed": 1, "rule": "mean", "min_count": 5, "per_word": 2, "choices": 9}
+    options["true_cognates"] = "diverse"
     model = tiny.model("mhmoe_parameters", max_position_embeddings=16)
     with pytest.raises(ValueError, match=r"a paragraph of \d+ tokens exceeds the model's context of 16"):
         measure_known_senses(model, text.tokenizer, CORPUS, **options)
@@ -141,6 +142,11 @@ def test_every_head_has_its_group_its_topics_and_its_values_of_both_routers(fini
             assert kinds[word] == ("ambiguous" if several else "diverse") and int(number) == len(topics[word])
             assert count >= 5 and tokens >= 1 and 1 <= trained <= 2 and 1 <= untrained <= 2
         assert of_seed["senses"]["pairs"] > 5 and of_seed["diversity"]["pairs"] > 5
+        shared = [w for w in of_seed["words"] if {CORPUS.language_of(t) for t in topics[w]} == {0, 1}]
+        false = [w for w in shared if of_seed["words"][w][0]]
+        assert of_seed["cognates"]["raw"]["n"] == [len(false), len(shared) - len(false)] and len(false) > 5
+        means = [np.mean([of_seed["words"][w][4] for w in of]) for of in (false, set(shared) - set(false))]
+        assert of_seed["cognates"]["raw"]["mean"] == pytest.approx(means)
         words = of_seed["ambiguous_contexts"]["raw"]["n"][0], of_seed["diverse_contexts"]["raw"]["n"][0]
         assert of_seed["contexts_beside"]["raw"]["n"] == list(words) and min(words) > 10
         assert of_seed["choices"]["trained"]["n"] == of_seed["choices"]["untrained"]["n"] == 200

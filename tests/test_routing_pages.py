@@ -7,15 +7,19 @@ from pathlib import Path
 import pytest
 
 from analysis.harness import questions
+from analysis.measured_claims import MeasuredClaim
 from analysis.routing_measures import summary, total
 from analysis.zero_shot_tasks import find
+from experiments.figure1_expert_activation import EXPERIMENT as FIGURE1
 from experiments.figure5_expert_activation import EXPERIMENT as FIGURE5
 from experiments.finals import current_runs, measured_values
 from experiments.rendering import render, verdicts
-from experiments.routing import EFFECTIVE, REACHED, REACHED_UNTRAINED
+from experiments.routing import BITS, EFFECTIVE, REACHED, REACHED_UNTRAINED
 from experiments.running import Options
 from experiments.runs import Records, systems_of
+from experiments.scales import CPU
 from experiments.schema import RoutingFigure
+from mhmoe import MultiHeadConfig, SparseMoEConfig
 from tests.finished import finish
 from tests.mini import MINI, at_rate
 from tests.questions import ITEMS, write_questions
@@ -107,10 +111,23 @@ def test_the_claims_are_judged_from_the_measurements(finished: Options):
     assert denser.n == 2 and denser.difference.mean == pytest.approx((sum(ours) - sum(others)) / 2)
     assert [EFFECTIVE.of(m) for m in of_seeds["X-MoE, k = 1"].values()] == others
     assert {claim.reading for claim in FIGURE.claims} == {"parameters"}
+    assert {BITS.of(m) for m in of_seeds["X-MoE, k = 4"].values()} == {
+        sum(bits := m["trained"]["specialisation"]["bits"]) / len(bits) for m in of_seeds["X-MoE, k = 4"].values()
+    }
     before = found["MH-MoE, h = 4: more experts that a token reaches than before training"]
     measured = of_seeds["MH-MoE, h = 4"]
     changes = [(REACHED.of(m) or 0) - (REACHED_UNTRAINED.of(m) or 0) for m in measured.values()]
     assert before.difference.mean == pytest.approx(sum(changes) / 2)
+
+
+def test_what_a_choice_tells_is_claimed_of_systems_with_as_many_experts_and_choices():
+    of = {system.name: system for system in FIGURE1.systems.values()}
+    (told,) = [c for c in FIGURE1.claims if isinstance(c, MeasuredClaim) and c.higher.quantity == BITS]
+    layers = [of[side.system].layer(CPU) for side in (told.higher, told.lower)]
+    xmoe, mhmoe = layers[0], layers[1]
+    assert isinstance(xmoe, SparseMoEConfig) and isinstance(mhmoe, MultiHeadConfig)
+    assert isinstance(mhmoe.inner, SparseMoEConfig) and mhmoe.inner.router.num_experts == xmoe.router.num_experts
+    assert xmoe.router.top_k == mhmoe.heads * mhmoe.inner.router.top_k == 4 and told.reading == "parameters"
 
 
 def test_groups_of_different_models_do_not_add_up():

@@ -163,6 +163,8 @@ def test_what_was_measured_by_other_settings_is_not_compared():
 def test_a_claim_that_compares_nothing_or_unlike_things_is_refused():
     with pytest.raises(ValueError, match="are both"):
         dataclasses.replace(CLAIM, lower=CLAIM.higher)
+    with pytest.raises(ValueError, match="of two pairs, so of four systems"):
+        dataclasses.replace(CLAIM, over=("a base", "a base"))
     with pytest.raises(ValueError, match="points and bits per byte"):
         dataclasses.replace(CLAIM, lower=Side(system="weak", quantity=mean_advantage(LINES)))
 
