@@ -7,7 +7,7 @@ with their points. languages: perplexity language by language.
 Routing. routed_text: a text through a model. expert_activation: counts; routing_measures: what follows from
 them; heatmaps: their figures. sub_tokens: words; polysemy: which have several senses; group_comparison: two
 groups of words; word_in_context: one word in two senses; word_senses: all of these of one model; known_senses:
-the same on a generated text. inspect: a command that shows a text's routing.
+the same on a generated text. word_list: a command for any list of words. inspect: one that shows a text's routing.
 
 Zero-shot. answers: what the likelihoods of choices say; zero_shot_tasks: which tasks, and their files; harness:
 lm-eval's side of them; prefix_trees: rows that begin alike; length_batched: lm-eval's model, faster; zero_shot: the
@@ -34,6 +34,7 @@ READING_ORDER = (
     "word_in_context",
     "word_senses",
     "known_senses",
+    "word_list",
     "inspect",
     "answers",
     "zero_shot_tasks",

@@ -31,7 +31,7 @@ from analysis.word_in_context import (
     WordInContext,
     contexts_of_generated,
     in_second_half,
-    measure_contexts,
+    measure_changes,
 )
 from mhmoe.batches import IGNORE
 from mhmoe.evaluation import token_nll
@@ -86,7 +86,7 @@ def measure_known_senses(
     contexts: dict[Kind, dict[str, Pairs]] = {}
     for kind in ("ambiguous", "diverse"):
         items = contexts_of_generated(paragraphs, [word for word in kinds if kinds[word] == kind], per_word)
-        changed = [measure_contexts(of, tokenizer, items)["changed"] for of in (model, fresh)]
+        changed = [measure_changes(of, tokenizer, items) for of in (model, fresh)]
         contexts[kind] = by_word(items, changed[0], changed[1])
     return {
         "text": {name: measured[name] for name in ("texts", "tokens", "occurrences", "distinct_words")},

@@ -7,8 +7,8 @@ form: the first of these endings, replaced in order, that gives a lemma of the l
 senses, and words that are not in the lexicon, are left out. So are the closed classes of English (the, as,
 can, ...): WordNet lists them as letters, units and elements alone, and they are a text's most frequent words.
 
-Lists of words (false friends, or any text file, such as the paper's from GPT-4): the first group is the list
-and the second all other words of the text, which is the paper's comparison.
+Lists of words (false friends; or any text file, such as the paper's from GPT-4, see word_list.py): the first group
+is the list and the second all other words of the text, which is the paper's comparison.
 """
 
 import csv
@@ -138,13 +138,14 @@ def read_word_list(path: Path) -> set[str]:
     Words are found as in texts (see sub_tokens.py), so commas and numbers between them do not matter.
     Raises UserError if the file cannot be read or has no word.
     """
-    lines = [line for line in _read(path).splitlines() if not line.lstrip().startswith("#")]
+    lines = [line for line in read_file(path).splitlines() if not line.lstrip().startswith("#")]
     if not (words := {word for line in lines for word, _, _ in words_of(line)}):
         raise UserError(f"{path} has no words; give a text file with a word on each line")
     return words
 
 
-def _read(path: Path) -> str:
+def read_file(path: Path) -> str:
+    """A text file, perhaps .gz. Raises UserError if it cannot be read."""
     try:
         raw = path.read_bytes()
         return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
@@ -154,7 +155,7 @@ def _read(path: Path) -> str:
 
 def _table(path: Path, columns: tuple[str, ...]) -> Iterable[tuple[int, dict[str, str]]]:
     """Line number and cells of every line of a tab-separated file that has (at least) these columns."""
-    reader = csv.DictReader(io.StringIO(_read(path)), delimiter="\t", quoting=csv.QUOTE_NONE)
+    reader = csv.DictReader(io.StringIO(read_file(path)), delimiter="\t", quoting=csv.QUOTE_NONE)
     if missing := [column for column in columns if column not in (reader.fieldnames or ())]:
         raise UserError(f"{path} has no column {missing[0]}; it needs {', '.join(columns)}, separated by tabs")
     for row in reader:

@@ -21,11 +21,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 from analysis.group_comparison import adjusted_difference, compare
 from analysis.routed_text import encode, route, windows_of_ids
@@ -122,27 +122,24 @@ def measure_contexts(
     (the earlier), tokens (of the longer form), overlap (shared words / all words). Raises ValueError if a span
     has no token.
     """
-    texts = [text for item in items for text in item.texts]
-    encodings = encode(texts, tokenizer)
-    chosen = _chosen_experts(model, encodings, batch_size)
-    offsets = [np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) for encoding in encodings]
+    read = _read(model, tokenizer, items, batch_size)
     result: dict[str, list[Any]] = {name: [] for name in ("same_sense", "changed", "others", *CONTROLS)}
-    for i, item in enumerate(items):
-        a = 2 * i  # its first text; the second follows
-        places = [tokens_of(offsets[a + side], *item.spans[side]) for side in (0, 1)]
-        if not all(places):
-            raise ValueError(f"item {i} has a span without a token: {item.spans} of {item.texts}")
+    for item in items:
+        sides = [read[text] for text in item.texts]
+        places = _places(item, sides)
         forms = [text[slice(*span)].lower() for text, span in zip(item.texts, item.spans, strict=True)]
         words = [_words_once(text, span) for text, span in zip(item.texts, item.spans, strict=True)]
         shared = sorted(words[0].keys() & words[1].keys())
         others = [
-            share_changed(*(chosen[a + side][tokens_of(offsets[a + side], *words[side][word])[-1]] for side in (0, 1)))
+            share_changed(
+                *(side.experts[tokens_of(side.offsets, *of[word])[-1]] for side, of in zip(sides, words, strict=True))
+            )
             for word in shared
         ]
-        before = [encodings[a + side].ids[places[side][0] - 1] if places[side][0] else None for side in (0, 1)]
+        before = [side.ids[place[0] - 1] if place[0] else None for side, place in zip(sides, places, strict=True)]
         values: dict[str, Any] = {
             "same_sense": item.same_sense,
-            "changed": round(share_changed(*(chosen[a + side][places[side][-1]] for side in (0, 1))), 4),
+            "changed": _changed(sides, places),
             "others": round(float(np.mean(others)), 4) if others else None,
             "same_form": forms[0] == forms[1],
             "same_before": before[0] == before[1],
@@ -156,20 +153,54 @@ def measure_contexts(
     return result
 
 
-def _chosen_experts(
-    model: MHMoEForCausalLM, encodings: Sequence[Encoding], batch_size: int
-) -> list[npt.NDArray[np.int64]]:
-    """For each text the experts of every token, [tokens, layers, rows, top_k]."""
+def measure_changes(
+    model: MHMoEForCausalLM, tokenizer: Tokenizer, items: Sequence[WordInContext], *, batch_size: int = 32
+) -> list[float]:
+    """`changed` of every item alone. Raises ValueError if a span has no token."""
+    read = _read(model, tokenizer, items, batch_size)
+    return [_changed(sides, _places(item, sides)) for item in items for sides in [[read[text] for text in item.texts]]]
+
+
+class _Read(NamedTuple):
+    """A text that was read: ids [tokens], offsets [tokens, 2], experts [tokens, layers, rows, top_k]."""
+
+    ids: Sequence[int]
+    offsets: npt.NDArray[np.int64]
+    experts: npt.NDArray[np.int64]
+
+
+def _read(
+    model: MHMoEForCausalLM, tokenizer: Tokenizer, items: Sequence[WordInContext], batch_size: int
+) -> dict[str, _Read]:
+    """Every different text of the items, read once."""
+    texts = list(dict.fromkeys(text for item in items for text in item.texts))
+    encodings = encode(texts, tokenizer)
     windows = windows_of_ids([e.ids for e in encodings], model.config.max_position_embeddings)
-    chosen: list[npt.NDArray[np.int64]] = [np.empty(0, dtype=np.int64)] * len(encodings)
+    experts: list[npt.NDArray[np.int64]] = [np.empty(0, dtype=np.int64)] * len(encodings)
     for batch in route(model, windows, batch_size=batch_size):
         index = np.stack([layer.index.cpu().numpy() for layer in batch.routing], axis=2)
         for row, document in enumerate(batch.document):
-            if not chosen[document].size:
-                chosen[document] = np.full((len(encodings[document]), *index.shape[2:]), -1)
+            if not experts[document].size:
+                experts[document] = np.full((len(encodings[document]), *index.shape[2:]), -1)
             here = batch.token[row] >= 0
-            chosen[document][batch.token[row][here]] = index[row][here]
-    return chosen
+            experts[document][batch.token[row][here]] = index[row][here]
+    return {
+        text: _Read(encoding.ids, np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2), of_text)
+        for text, encoding, of_text in zip(texts, encodings, experts, strict=True)
+    }
+
+
+def _places(item: WordInContext, sides: Sequence[_Read]) -> list[range]:
+    """The tokens of the item's word in its two texts."""
+    places = [tokens_of(side.offsets, *span) for side, span in zip(sides, item.spans, strict=True)]
+    if not all(places):
+        raise ValueError(f"a span is without a token: {item.spans} of {item.texts}")
+    return places
+
+
+def _changed(sides: Sequence[_Read], places: Sequence[range]) -> float:
+    first, second = (side.experts[place[-1]] for side, place in zip(sides, places, strict=True))
+    return round(share_changed(first, second), 4)
 
 
 def share_changed(first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) -> float:

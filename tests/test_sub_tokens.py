@@ -33,6 +33,7 @@ from analysis.word_in_context import (
     WordInContext,
     compare_senses,
     contexts_of_generated,
+    measure_changes,
     measure_contexts,
     read_contexts,
     share_changed,
@@ -295,6 +296,7 @@ def test_the_same_context_changes_nothing_and_others_are_not_the_word(text: Pack
     assert found["changed"][0] == 0 and found["others"][0] == 0 and found["overlap"] == [1.0, 0.25]
     assert found["same_form"] == [True, True] and found["same_before"] == [True, False]
     assert found["distance"][0] == 0 and found["distance"][1] > 0
+    assert measure_changes(model, text.tokenizer, [same, other]) == found["changed"]
     # Against an explicit loop over layers and heads of each word's last token.
     index = []
     for string, (_, end) in zip(other.texts, other.spans, strict=True):
