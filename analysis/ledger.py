@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from analysis.claims import LEVEL, Claim, Statement, Verdict, percent_of_perplexity
 from analysis.learning_speed import COSTS, log_costs
 from analysis.measured_claims import MeasuredClaim
-from analysis.statistics import Interval, summarise
+from analysis.statistics import Interval, deviations_needed, summarise
 
 _HEADER = f"""# The ledger of claims
 
@@ -41,8 +41,20 @@ def ledger_markdown(verdicts: Sequence[Verdict], titles: Mapping[str, str] | Non
         lines += ["|---|---|---|---|---|---|---:|---:|---|"]
         rows = [_cells(v) for v in verdicts if (v.scale, v.claim.stem) == (scale, stem)]
         lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-        lines += [""]
+        lines += ["", *_power([v for v in verdicts if (v.scale, v.claim.stem) == (scale, stem)])]
     return "\n".join(lines)
+
+
+def _power(family: Sequence[Verdict]) -> list[str]:
+    """What "cannot tell" means here: how large a difference would have had to be."""
+    judged = [verdict.n for verdict in family if not math.isnan(verdict.tested.p_value)]
+    if not judged:
+        return []
+    needed = " or ".join(
+        f"{deviations_needed(n, len(judged), LEVEL):.1f} (n = {n})" for n in sorted(set(judged), reverse=True)
+    )
+    claims = f"{len(judged)} claims" if len(judged) > 1 else "one claim"
+    return [f"The clearest of {claims} passes from a mean of {needed} standard deviations over seeds on.", ""]
 
 
 def _cells(verdict: Verdict) -> list[str]:

@@ -90,6 +90,15 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> Interva
     return Interval(mean, mean - reach, mean + reach, n, p_value)
 
 
+def deviations_needed(n: int, claims: int, level: float) -> float:
+    """How many standard deviations over n seeds a mean difference must be from zero for p below `level` after Holm's
+    correction, if it is the clearest of so many claims. ValueError for fewer than two seeds or no claim.
+    """
+    if n < 2 or claims < 1:
+        raise ValueError(f"n={n}, claims={claims}: two seeds and one claim are the least that can be judged")
+    return float(stats.t.ppf(1 - level / (2 * claims), n - 1)) / math.sqrt(n)
+
+
 def document_bootstrap(
     a: Mapping[int, Documents], b: Mapping[int, Documents], samples: int = 10_000, seed: int = 0
 ) -> Interval:

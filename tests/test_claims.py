@@ -243,6 +243,7 @@ def test_the_ledger_shows_every_verdict_with_its_numbers():
     absent = dataclasses.replace(LOWER, statement="A beats D", worse="d", paper=None)
     page = ledger_markdown(judge([LOWER, absent], records), {"table1": "Table 1: perplexity"})
     assert "fixed before the runs" in page
+    assert "The clearest of one claim passes from a mean of 1.2 (n = 5) standard deviations over seeds on." in page
     assert "## Table 1: perplexity, scale cpu" in page
     line = next(line for line in page.splitlines() if "A beats B" in line)
     assert "12 against 15 (-20.0%)" in line

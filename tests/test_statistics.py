@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.statistics import Documents, document_bootstrap, holm, paired_difference, summarise
+from analysis.statistics import Documents, deviations_needed, document_bootstrap, holm, paired_difference, summarise
 
 VALUES = st.floats(-50, 50).map(lambda x: round(x, 3))
 PAIRS = st.dictionaries(st.integers(0, 99), st.tuples(VALUES, VALUES), min_size=3, max_size=12)
@@ -193,3 +193,15 @@ def test_one_value_has_no_standard_deviation():
     assert summarise([2.0])[:2] == (1, 2.0)
     assert math.isnan(summarise([2.0]).std)
     assert summarise([]).n == 0
+
+
+@pytest.mark.parametrize(("n", "claims"), [(5, 1), (3, 4), (4, 13)])
+def test_the_deviations_needed_are_where_holm_begins_to_pass(n: int, claims: int):
+    away = np.arange(n) - (n - 1) / 2
+    away /= away.std(ddof=1)
+    for factor, passes in ((1.001, True), (0.999, False)):
+        mean = factor * deviations_needed(n, claims, 0.05)
+        p = paired_difference(dict(enumerate(mean + away)), dict.fromkeys(range(n), 0.0)).p_value
+        assert (holm([p, *[0.9] * (claims - 1)])[0] < 0.05) is passes
+    with pytest.raises(ValueError, match="two seeds and one claim"):
+        deviations_needed(1, claims, 0.05)
