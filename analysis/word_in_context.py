@@ -158,10 +158,14 @@ def measure_changes(
 ) -> list[float]:
     """`changed` of every item alone. Raises ValueError if a span has no token."""
     read = _read(model, tokenizer, items, batch_size)
-    return [_changed(sides, _places(item, sides)) for item in items for sides in [[read[text] for text in item.texts]]]
+    changes: list[float] = []
+    for item in items:
+        sides = [read[text] for text in item.texts]
+        changes.append(_changed(sides, _places(item, sides)))
+    return changes
 
 
-class _Read(NamedTuple):
+class _RoutedText(NamedTuple):
     """A text that was read: ids [tokens], offsets [tokens, 2], experts [tokens, layers, rows, top_k]."""
 
     ids: Sequence[int]
@@ -171,7 +175,7 @@ class _Read(NamedTuple):
 
 def _read(
     model: MHMoEForCausalLM, tokenizer: Tokenizer, items: Sequence[WordInContext], batch_size: int
-) -> dict[str, _Read]:
+) -> dict[str, _RoutedText]:
     """Every different text of the items, read once."""
     texts = list(dict.fromkeys(text for item in items for text in item.texts))
     encodings = encode(texts, tokenizer)
@@ -185,12 +189,12 @@ def _read(
             here = batch.token[row] >= 0
             experts[document][batch.token[row][here]] = index[row][here]
     return {
-        text: _Read(encoding.ids, np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2), of_text)
+        text: _RoutedText(encoding.ids, np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2), of_text)
         for text, encoding, of_text in zip(texts, encodings, experts, strict=True)
     }
 
 
-def _places(item: WordInContext, sides: Sequence[_Read]) -> list[range]:
+def _places(item: WordInContext, sides: Sequence[_RoutedText]) -> list[range]:
     """The tokens of the item's word in its two texts."""
     places = [tokens_of(side.offsets, *span) for side, span in zip(sides, item.spans, strict=True)]
     if not all(places):
@@ -198,7 +202,7 @@ def _places(item: WordInContext, sides: Sequence[_Read]) -> list[range]:
     return places
 
 
-def _changed(sides: Sequence[_Read], places: Sequence[range]) -> float:
+def _changed(sides: Sequence[_RoutedText], places: Sequence[range]) -> float:
     first, second = (side.experts[place[-1]] for side, place in zip(sides, places, strict=True))
     return round(share_changed(first, second), 4)
 

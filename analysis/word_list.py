@@ -35,8 +35,6 @@ COLUMNS = (
     Column("d_high", "to", "+.3f"),
     Column("p_value", "p", ".4f"),
 )
-
-
 _EXPLAINED = (
     "Different experts that a word's sub-tokens go to, mean over MoE layers. matched: pairs of a listed and another "
     "word, alike in frequency, tokens and letters (and part of speech, with a lexicon). null: the untrained model. "
@@ -54,7 +52,7 @@ def read_texts(path: Path) -> list[str]:
         texts = [whole]
     else:
         try:
-            texts = [str(json.loads(line)["text"]) for line in whole.splitlines()]
+            texts = [str(json.loads(line)["text"]) for line in whole.split("\n") if line.strip()]
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{path}: every line must be a JSON object with a text; check the file") from None
     if not any(text.strip() for text in texts):
