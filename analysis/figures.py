@@ -149,7 +149,7 @@ def trend_figure(
     styles = _styles(label for panel in panels for label in panel.series)
     places = sorted({p.x for panel in panels for line in panel.series.values() for p in line})
     with rc_context(_STYLE):
-        columns = len(panels) if len(panels) <= _MOST_COLUMNS else 2
+        columns = 2 if len(panels) == 4 else min(len(panels), _MOST_COLUMNS)
         figure, grid = _panels(len(panels), columns, width=max(8.6, 5.2 * columns))
         for axes, panel in zip(grid.flat[: len(panels)], panels, strict=True):
             axes.set_xlabel(x_label)

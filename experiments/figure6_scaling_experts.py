@@ -6,7 +6,7 @@ moves where accuracy is near chance. MH-MoE stands at X-MoE's sizes: with as man
 many FLOPs, where it has about five times as many (`compute`). That one saturates and the other does not is a
 difference between two gains, and judged as one too. How many of its experts a model uses stands beside.
 Three seeds at 8, 32, 64 and 256 experts and one between; 16 takes the learning rate of 8, more than 32 that of 32.
-Cost: cpu about an hour and a half beyond Table 1 on two cores, and three minutes a model for HellaSwag.
+Cost: cpu about an hour and a half beyond Table 1 on two cores, and two and a half minutes a model for HellaSwag.
 Run: make figure6 SCALE=cpu
 """
 

@@ -168,7 +168,7 @@ def test_a_figure_of_nothing_is_still_a_figure(tmp_path):
             image.verify()
 
 
-@pytest.mark.parametrize("count", [1, 3, 4, 5])
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 6])
 def test_every_panel_of_a_trend_has_its_lines_and_no_other_place_is_drawn(count: int, tmp_path, monkeypatch):
     drawn: list[Figure] = []
     monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
