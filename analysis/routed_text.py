@@ -124,7 +124,7 @@ class RoutedBatch(NamedTuple):
 
 
 def route(model: MHMoEForCausalLM, windows: Windows, *, batch_size: int = 32) -> Iterator[RoutedBatch]:
-    """Let the model read the windows, the shortest first, in evaluation mode and without gradients.
+    """Let the model read the windows, the longest first, in evaluation mode and without gradients.
 
     Raises ValueError if it has no MoE layer, or if the windows are longer than its context.
     """
@@ -137,7 +137,8 @@ def route(model: MHMoEForCausalLM, windows: Windows, *, batch_size: int = 32) ->
     was_training = model.training
     model.eval()
     try:
-        order = windows.read.sum(axis=1).argsort(kind="stable")  # a batch of like lengths has little padding
+        # Like lengths need little padding; the longest first, as memory that it frees holds all that follow.
+        order = (-windows.read.sum(axis=1)).argsort(kind="stable")
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
             longest = int(windows.read[part].sum(axis=1).max())
