@@ -202,26 +202,18 @@ def activation_curves(
             axes.set_title(name, loc="left")
             axes.set_xlabel(f"threshold: selections of an expert {name.partition(' (')[0]}")
             for label, seeds in systems.items():
-                curves = np.array([activation_curve(counts, thresholds, per) for counts in seeds])
-                if not len(curves):
+                if not seeds:
                     continue
-                mean, low, high = curves.mean(axis=0), curves.min(axis=0), curves.max(axis=0)
+                mean, low, high = _mean_low_high([activation_curve(counts, thresholds, per) for counts in seeds])
                 line = {key: styles[label][key] for key in ("color", "linestyle")}
-                axes.plot(thresholds, mean, label=f"{label} (n = {len(curves)})", linewidth=2.2, **line)
+                axes.plot(thresholds, mean, label=f"{label} (n = {len(seeds)})", linewidth=2.2, **line)
                 axes.fill_between(thresholds, low, high, color=line["color"], alpha=0.18, linewidth=0)
-                rows += [
-                    [label, "", per, f"{t:.6g}", f"{m:.6g}", f"{lo:.6g}", f"{hi:.6g}", str(len(curves))]
-                    for t, m, lo, hi in zip(thresholds, mean, low, high, strict=True)
-                ]
+                rows += _curve_rows([label, "", per], str(len(seeds)), thresholds, mean, low, high)
             for dashes, (null, of_null) in zip(_NULLS, (nulls or {}).items(), strict=False):
                 for label, seeds in of_null.items():
-                    curves = np.array([activation_curve(counts, thresholds, per) for counts in seeds])
-                    mean, low, high = curves.mean(axis=0), curves.min(axis=0), curves.max(axis=0)
+                    mean, low, high = _mean_low_high([activation_curve(counts, thresholds, per) for counts in seeds])
                     axes.plot(thresholds, mean, linewidth=1.2, color=styles[label]["color"], linestyle=dashes)
-                    rows += [
-                        [label, null, per, f"{t:.6g}", f"{m:.6g}", f"{lo:.6g}", f"{hi:.6g}", str(len(curves))]
-                        for t, m, lo, hi in zip(thresholds, mean, low, high, strict=True)
-                    ]
+                    rows += _curve_rows([label, null, per], str(len(seeds)), thresholds, mean, low, high)
                 axes.plot([], [], linewidth=1.2, color=figures._GREY, linestyle=dashes, label=null)
             axes.set_ylim(-0.02, 1.04)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -233,6 +225,16 @@ def activation_curves(
         figures._save(figure, path)
     header = ["label", "null", "per", "threshold", "ratio_mean", "ratio_lowest", "ratio_highest", "n"]
     write_atomically(path.with_suffix(".csv"), csv_text([header, *rows]))
+
+
+def _mean_low_high(curves: Sequence[Sequence[float]]) -> npt.NDArray[np.float64]:
+    """[3, thresholds], over the seeds' curves."""
+    values = np.array(curves)
+    return np.stack([values.mean(axis=0), values.min(axis=0), values.max(axis=0)])
+
+
+def _curve_rows(names: Sequence[str], n: str, *columns: Sequence[float] | npt.NDArray[np.float64]) -> list[list[str]]:
+    return [[*names, *(f"{value:.6g}" for value in row), n] for row in zip(*columns, strict=True)]
 
 
 class TwoGroups(NamedTuple):
