@@ -7,14 +7,15 @@ from torch import Tensor, nn
 from transformers import MixtralConfig
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 
-from mhmoe.dispatch import _product as onednn_product
-from mhmoe.dispatch import combine, gather, loop_linear, sort_by_expert
+from mhmoe.dispatch import combine, gather, sort_by_expert
 from mhmoe.experts import Experts, FeedForward
+from mhmoe.grouped import _product as onednn_product
+from mhmoe.grouped import loop_linear
 from mhmoe.sparse_moe import SparseMoE
 
 
 class OneDNNLinear(torch.autograd.Function):
-    """x W^T with all three products by oneDNN, as in mhmoe.dispatch."""
+    """x W^T with all three products by oneDNN, as in mhmoe.grouped."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:

@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass
 import torch
 
 from benchmarks.timing import seconds_of
-from mhmoe.dispatch import _product as onednn_product
+from mhmoe.grouped import _product as onednn_product
 
 REPETITIONS = 4
 
 
 @dataclass(frozen=True)
 class Machine:
-    """FLOP/s of torch.mm and of the oneDNN product of mhmoe.dispatch, and bytes/s of a copy."""
+    """FLOP/s of torch.mm and of the oneDNN product of mhmoe.grouped, and bytes/s of a copy."""
 
     mm: float
     onednn: float

@@ -59,7 +59,7 @@ EXPERIMENT = Sensitivity(
         _all("balance weight 0", "balance0", model={"balance_weight": 0.0}),
         _all("balance weight 0.001", "balance0.001", model={"balance_weight": 0.001}),
         _all("balance weight 0.1", "balance0.1", model={"balance_weight": 0.1}),
-        _all("capacity 1.0 in training, as released", "capacity1", moe=lambda moe: moe.replace(capacity_factor=1.0)),
+        _all("capacity 1.0 in training alone", "capacity1", moe=lambda moe: moe.replace(capacity_factor=1.0)),
         _all("half the learning rate", "halfrate", rate_factor=0.5),
         _all("twice the learning rate", "doublerate", rate_factor=2.0),
         _heads_alone("rates of the down matrices by width", "downrate", training={"scaled_rates": ("down_proj",)}),
@@ -82,5 +82,7 @@ EXPERIMENT = Sensitivity(
         "Rates by width: a matrix of a feed-forward network learns at the rate times the input width that it has in "
         "v1's network (d, 4d) over its own, as muP asks of Adam. X-MoE's matrices have those widths, so nothing "
         "changes there.",
+        "Capacity: an expert takes its even share of a batch at most, and the rest is dropped. The released scripts do "
+        "so in evaluation too; here evaluation drops nothing.",
     ),
 )

@@ -19,6 +19,7 @@ Glossary (paper symbol | name here | axis in shapes):
 from mhmoe.configs import Config, config_from_dict
 from mhmoe.configuration import MHMoEConfig
 from mhmoe.experts import Experts, ExpertsConfig, FeedForward, FeedForwardConfig, FFNOutput
+from mhmoe.hidden_only import HiddenOnly
 from mhmoe.language_model import MHMoEForCausalLM, MHMoEModel
 from mhmoe.losses import balance_loss
 from mhmoe.matching import match
@@ -33,18 +34,22 @@ from mhmoe.routers import (
 from mhmoe.sparse_moe import ResidualConfig, SparseMoE, SparseMoEConfig
 
 READING_ORDER = (
+    "fields",
     "configs",
     "routers",
+    "grouped",
     "dispatch",
     "experts",
     "losses",
     "sparse_moe",
     "multi_head",
     "matching",
+    "hidden_only",
     "configuration",
     "transformer",
     "records",
     "command_line",
+    "earlier_folders",
     "language_model",
     "data_folder",
     "corpora",
@@ -71,6 +76,7 @@ __all__ = [
     "FeedForward",
     "FeedForwardConfig",
     "FixedTemperatureRouterConfig",
+    "HiddenOnly",
     "MHMoEConfig",
     "MHMoEForCausalLM",
     "MHMoEModel",

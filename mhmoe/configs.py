@@ -5,28 +5,44 @@ checkpoint carries whole configs and loading needs nothing but this package.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 
+from mhmoe.fields import check_fields, check_value, declared_fields, shown
+
 _KINDS: dict[str, type["Config"]] = {}
+_RETIRED: dict[str, str] = {}
 SomeConfig = TypeVar("SomeConfig", bound="Config")  # Self is more than the checks of shapes in tests understand
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Base of every layer config. Subclasses register themselves: `class XConfig(Config, kind="x")`."""
+    """Base of every layer config. Subclasses register themselves: `class XConfig(Config, kind="x")`.
+
+    Every field is held to its annotation, ranges included; `check` says what fields must be to each other.
+    A class whose function changes takes a new kind; `retired` then says of the old one why, and what to do.
+    """
 
     kind: ClassVar[str]
 
-    def __init_subclass__(cls, kind: str | None = None) -> None:
+    def __init_subclass__(cls, kind: str | None = None, retired: Mapping[str, str] | None = None) -> None:
+        _RETIRED.update(retired or {})
         if kind is not None:
             if kind in _KINDS and _KINDS[kind].__qualname__ != cls.__qualname__:
                 raise TypeError(f"kind={kind!r} is taken by {_KINDS[kind].__qualname__}")
             cls.kind = kind
             _KINDS[kind] = cls
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        self.check()
+
+    def check(self) -> None:
+        """Raises ValueError, naming the fields, where they do not fit together."""
 
     def build(self) -> nn.Module:
         """The module this config describes."""
@@ -52,43 +68,33 @@ class Config:
     def replace(self: SomeConfig, **changes: Any) -> SomeConfig:
         return dataclasses.replace(self, **changes)
 
-    def check_at_least(self, minimum: int, *names: str) -> None:
-        for name in names:
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name}={getattr(self, name)} is not allowed; it must be at least {minimum}")
+
+class LayerConfig(Config):
+    """Base of whole feed-forward layers, which all have a `dim` and return an FFNOutput; routers are only parts."""
 
 
 def config_from_dict(raw: Mapping[str, Any]) -> Config:
     """The config that `to_dict` wrote. Raises ValueError, naming the field, where it is not one."""
     kind = raw.get("kind")
-    if kind not in _KINDS:
-        raise ValueError(f"kind={kind!r} is not known; choose one of {', '.join(sorted(_KINDS))}")
+    if isinstance(kind, str) and kind in _RETIRED:
+        raise ValueError(f"kind={kind!r} is no more: {_RETIRED[kind]}")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise ValueError(f"kind={shown(kind)} is not known; choose one of {', '.join(sorted(_KINDS))}")
     cls = _KINDS[kind]
     fields = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = sorted(raw.keys() - fields.keys() - {"kind"})
+    unknown = sorted(raw.keys() - fields.keys() - {"kind"}, key=str)
     if unknown:
         raise ValueError(f"{kind} has no field {unknown[0]!r}; it has {', '.join(fields)}")
     required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
     if missing := sorted(required - raw.keys()):
         raise ValueError(f"{kind} needs the field {missing[0]!r}")
-    nested = {k: config_from_dict(v) if isinstance(v, Mapping) else v for k, v in raw.items() if k != "kind"}
-    for name, value in nested.items():
-        _check_type(f"{kind}.{name}", value, fields[name].type)
-    return cls(**nested)
-
-
-def _check_type(name: str, value: Any, declared: Any) -> None:
-    """Raises ValueError where JSON holds something of another type than the field's."""
-    if isinstance(declared, str) or get_origin(declared) is Literal:  # the config itself knows what is allowed
-        return
-    allowed: tuple[Any, ...] = get_args(declared) or (declared,)
-    if float in allowed:
-        allowed += (int,)
-    if not isinstance(value, allowed):
-        shown = f"of kind {value.kind}" if isinstance(value, Config) else repr(value)
-        names = " or ".join(t.__name__.replace("NoneType", "None") for t in allowed)
-        raise ValueError(f"{name} is {shown}; it must be {names}")
+    try:
+        nested = {k: config_from_dict(v) if isinstance(v, Mapping) else v for k, v in raw.items() if k != "kind"}
+    except RecursionError:
+        raise ValueError(f"{kind} is nested too deeply; give a layer within a few layers") from None
+    return cls(**{k: check_value(f"{kind}.{k}", v, declared_fields(cls)[k]) for k, v in nested.items()})
 
 
 def divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})

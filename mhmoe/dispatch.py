@@ -1,14 +1,11 @@
-"""Rows to their experts and back: sort the selections, multiply group by group, sum with the gates.
+"""Rows to their experts and back: sort the selections, and sum the experts' results with the gates.
 
     order      the selections (row, choice) sorted by expert, so that each expert's rows lie together
-    product    y_i = W_{e(i)} x_i for the sorted rows i; expert p owns rows ends[p-1] to ends[p]
     combine    out_r = sum_j g_rj y_{position(r, j)}
 
-`loop_linear` is the readable reference of the product, `grouped_linear` the fast path; both give the same
-outputs and gradients. What makes it fast on CPU: an expert's share of rows is filled up so that shapes recur; a
-stacked weight's gradient is computed in the weight's own layout (autograd's formula gives a transposed one,
-which is copied whole); gathering and combining are index_select and embedding_bag, whose gradients are again
-gathers, never scatters; wide float32 products go to oneDNN where torch offers it.
+What makes it fast on CPU: an expert's share of rows is filled up so that shapes recur; gathering and combining
+are index_select and embedding_bag, whose gradients are again gathers, never scatters. Gradients of any order,
+and under vmap the batch is so many more rows.
 """
 
 from typing import Any, NamedTuple
@@ -17,6 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+
+from mhmoe.grouped import batch_first, shifted
 
 BLOCK = 32
 """On CPU each expert's share is filled up to a multiple of so many rows. oneDNN builds a kernel for every new
@@ -36,17 +35,24 @@ class Order(NamedTuple):
 def sort_by_expert(index: Int[Tensor, "rows top_k"], num_experts: int) -> Order:
     """The order of these selections; shares are filled up with row 0."""
     expert, source = index.flatten().sort(stable=True)  # stable: the sums' order does not vary
-    ends = torch.searchsorted(expert, torch.arange(num_experts, device=index.device), right=True)
-    place, row = torch.arange(len(expert), device=index.device), source // index.shape[1]
-    if index.device.type == "cpu" and not torch.compiler.is_compiling():  # the filled length varies
+    ends = expert.new_zeros(num_experts).scatter_add(0, expert, torch.ones_like(expert)).cumsum(0)
+    place, row = torch.arange(expert.shape[0], device=index.device), source // index.shape[1]
+    if index.device.type == "cpu" and _numbers_may_be_read():  # the filled length varies
         sizes = ends.diff(prepend=ends.new_zeros(1))
         filled = (sizes + BLOCK - 1) // BLOCK * BLOCK
         place = place + (filled.cumsum(0) - filled - ends + sizes)[expert]
         ends = filled.cumsum(0)
         empty = place.new_zeros(int(ends[-1]))
         expert, row = empty.index_copy(0, place, expert), empty.index_copy(0, place, row)
-    position = torch.empty_like(source).scatter_(0, source, place).view_as(index)
+    position = source.scatter(0, source, place).view_as(index)
     return Order(expert, row, position, ends.to(torch.int32))
+
+
+def _numbers_may_be_read() -> bool:
+    """False where one run stands for others: a graph is being made, or a function transformed."""
+    transformed = torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]  # no other name
+    traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    return not (torch.compiler.is_compiling() or traced or transformed)
 
 
 def gather(x: Float[Tensor, "rows dim"], order: Order) -> Float[Tensor, "selections dim"]:
@@ -61,117 +67,76 @@ def combine(
     return _Combine.apply(y, weight.to(y.dtype), order.row, order.position)  # pyright: ignore
 
 
-def loop_linear(
-    x: Float[Tensor, "selections dim"],
-    weight: Float[Tensor, "experts out dim"],
-    ends: Int[Tensor, " experts"],
-) -> Float[Tensor, "selections out"]:
-    """One matrix product an expert, in their order."""
-    sizes = ends.diff(prepend=ends.new_zeros(1)).tolist()
-    return torch.cat([group @ matrix.mT for group, matrix in zip(x.split(sizes), weight, strict=True)])
-
-
-@torch.library.custom_op("mhmoe::grouped_linear", mutates_args=())
-def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    """`loop_linear`, fast. Shapes [selections, dim], [experts, out, dim], [experts] (int32)."""
-    if _grouped_mm_takes(x, weight):
-        return F.grouped_mm(x, weight.mT, offs=ends)
-    out = x.new_empty(x.shape[0], weight.shape[1])
-    for group, result, matrix in zip(*_groups(ends, x, out), weight, strict=True):
-        if len(group):
-            result.copy_(_product(group, matrix))
-    return out
-
-
-@torch.library.custom_op("mhmoe::grouped_outer", mutates_args=())
-def _grouped_outer(grad: Tensor, x: Tensor, ends: Tensor) -> Tensor:
-    """Gradient of the weight: for each expert grad.T @ x of its rows, 0 where it has none."""
-    weight = grad.new_empty(len(ends), grad.shape[1], x.shape[1])
-    if _grouped_mm_takes(x, weight):
-        return F.grouped_mm(grad.t(), x, offs=ends)
-    for group_grad, group, matrix in zip(*_groups(ends, grad, x), weight, strict=True):
-        if len(group):
-            matrix.copy_(_product(group_grad.t(), group.t()))
-        else:
-            matrix.zero_()
-    return weight
-
-
-@grouped_linear.register_fake
-def _(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[1])
-
-
-@_grouped_outer.register_fake
-def _(grad: Tensor, x: Tensor, ends: Tensor) -> Tensor:
-    return grad.new_empty(ends.shape[0], grad.shape[1], x.shape[1])
-
-
-def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-    x, weight, ends = ctx.saved_tensors
-    grad = grad.contiguous()
-    x_grad = grouped_linear(grad, weight.mT, ends) if ctx.needs_input_grad[0] else None
-    weight_grad = _grouped_outer(grad, x, ends) if ctx.needs_input_grad[1] else None
-    return x_grad, weight_grad, None
-
-
-grouped_linear.register_autograd(_backward, setup_context=_save)
-
-_WIDE = 128 * 128
-"""Weights of one expert from which a call from Python per expert costs less than oneDNN saves."""
-
-
-def _grouped_mm_takes(x: Tensor, weight: Tensor) -> bool:
-    """Its types and alignment; and not where a loop over oneDNN's products is faster."""
-    aligned = all(width * x.element_size() % 16 == 0 for width in weight.shape[1:])
-    wide_on_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and weight[0].numel() >= _WIDE
-    return x.dtype in (torch.float32, torch.bfloat16, torch.float16) and aligned and not wide_on_cpu
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b.T, by oneDNN for float32 on CPU: there MKL, torch's default, can be half as fast."""
-    if a.device.type == "cpu" and a.dtype == torch.float32 and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
-    return a @ b.t()
-
-
-def _groups(ends: Tensor, *rows: Tensor) -> list[tuple[Tensor, ...]]:
-    sizes = ends.diff(prepend=ends.new_zeros(1)).tolist()
-    return [part.split(sizes) for part in rows]
-
-
 class _Gather(torch.autograd.Function):
     """x[row]; backward sums each row's gradients."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, row: Tensor, position: Tensor) -> Tensor:
-        ctx.save_for_backward(position)
+    def forward(x: Tensor, row: Tensor, position: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return x.index_select(0, row)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[2])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         (position,) = ctx.saved_tensors
-        return F.embedding_bag(position, grads[0].contiguous(), mode="sum"), None, None
+        return _Sum.apply(grads[0].contiguous(), position), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, int]:  # pyright: ignore
+        x, row, position = batch_first(info, in_dims, *inputs)
+        flat = _Gather.apply(x.flatten(0, 1), shifted(row, x.shape[1]), shifted(position, row.shape[1]))
+        return flat.view(*row.shape, x.shape[2]), 0
+
+
+class _Sum(torch.autograd.Function):
+    """sum_j y[position[r, j]]: the transpose of `_Gather`."""
+
+    @staticmethod
+    def forward(y: Tensor, position: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return F.embedding_bag(position, y, mode="sum")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+        ctx.selections = inputs[0].shape[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        (position,) = ctx.saved_tensors
+        rows = grads[0].repeat_interleave(position.shape[1], dim=0)
+        return grads[0].new_zeros(ctx.selections, rows.shape[1]).index_copy(0, position.flatten(), rows), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, int]:  # pyright: ignore
+        y, position = batch_first(info, in_dims, *inputs)
+        flat = _Sum.apply(y.flatten(0, 1), shifted(position, y.shape[1]))
+        return flat.view(*position.shape[:2], y.shape[2]), 0
 
 
 class _Combine(torch.autograd.Function):
     """sum_j weight[r, j] y[position[r, j]]."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, weight: Tensor, row: Tensor, position: Tensor) -> Tensor:
-        ctx.save_for_backward(y, weight, row, position)
+    def forward(y: Tensor, weight: Tensor, row: Tensor, position: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return F.embedding_bag(position, y, mode="sum", per_sample_weights=weight)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         y, weight, row, position = ctx.saved_tensors
-        grad = grads[0].index_select(0, row)
+        grad = _Gather.apply(grads[0], row, position)
         weight_grad = torch.linalg.vecdot(grad, y).index_select(0, position.flatten()).view_as(weight)
-        gate = weight.new_zeros(len(y)).index_copy(0, position.flatten(), weight.flatten())
+        gate = weight.new_zeros(y.shape[0]).index_copy(0, position.flatten(), weight.flatten())
         return grad * gate.unsqueeze(-1), weight_grad, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, int]:  # pyright: ignore
+        y, weight, row, position = batch_first(info, in_dims, *inputs)
+        places = shifted(position, y.shape[1])
+        flat = _Combine.apply(y.flatten(0, 1), weight.flatten(0, 1), shifted(row, position.shape[1]), places)
+        return flat.view(*position.shape[:2], y.shape[2]), 0

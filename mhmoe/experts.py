@@ -20,9 +20,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mhmoe.configs import Config
-from mhmoe.dispatch import Order, combine, gather, grouped_linear, sort_by_expert
-from mhmoe.routers import Routing
+from mhmoe.configs import Config, LayerConfig
+from mhmoe.dispatch import Order, combine, gather, sort_by_expert
+from mhmoe.fields import Size
+from mhmoe.grouped import grouped_linear
+from mhmoe.routers import Routing, autocast_type
 
 
 class FFNOutput(NamedTuple):
@@ -55,7 +57,7 @@ ACTIVATIONS = {"gelu": GELU, "swiglu": SwiGLU}
 class _NetworkConfig(Config):
     """One two-layer network of input width `dim`; three matrices when gated."""
 
-    dim: int
+    dim: Size
     activation: Literal["gelu", "swiglu"] = "gelu"
     bias: bool = False
     inner_norm: bool = False
@@ -68,11 +70,6 @@ class _NetworkConfig(Config):
     def inner(self) -> int:
         raise NotImplementedError
 
-    def __post_init__(self) -> None:
-        self.check_at_least(1, "dim", "inner")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation={self.activation!r} is not known; choose one of {', '.join(ACTIVATIONS)}")
-
     def network_parameters(self) -> int:
         matrices = self.dim * (self.up_width + self.inner)
         return matrices + self.bias * (self.up_width + self.dim) + self.inner_norm * 2 * self.inner
@@ -82,10 +79,10 @@ class _NetworkConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeedForwardConfig(_NetworkConfig, kind="feed_forward"):
+class FeedForwardConfig(_NetworkConfig, LayerConfig, kind="feed_forward"):
     """One dense network that every token goes through."""
 
-    inner_dim: int
+    inner_dim: Size
 
     @property
     def inner(self) -> int:
@@ -128,12 +125,8 @@ class FeedForward(nn.Module):
 class ExpertsConfig(_NetworkConfig, kind="experts"):
     """`num_experts` networks of the same shape."""
 
-    num_experts: int
-    expert_dim: int
-
-    def __post_init__(self) -> None:
-        self.check_at_least(1, "num_experts", "expert_dim")
-        super().__post_init__()
+    num_experts: Size
+    expert_dim: Size
 
     @property
     def inner(self) -> int:
@@ -220,7 +213,7 @@ def _add(bias: Tensor | None, rows: Tensor, order: Order) -> Tensor:
 
 def _compute_type(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Under autocast its type, as in torch's own products, which the grouped one would ignore."""
-    device = tensors[0].device.type
+    device = autocast_type(tensors[0])
     if not torch.is_autocast_enabled(device):
         return tensors
     return tuple(tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors)

@@ -19,6 +19,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.utils.generic import ModelOutput
 
+from mhmoe import earlier_folders
 from mhmoe.configuration import MHMoEConfig
 from mhmoe.experts import FFNOutput
 from mhmoe.records import write_atomically
@@ -28,6 +29,7 @@ from mhmoe.transformer import Block, make_norm, rotation
 SHIM = "mhmoe_shim"
 SHIM_CODE = '''"""Lets transformers load this folder by the installed package: pip install mhmoe"""
 
+from mhmoe import earlier_folders
 from mhmoe.configuration import MHMoEConfig
 from mhmoe.language_model import MHMoEForCausalLM
 '''
@@ -231,3 +233,4 @@ class MHMoEForCausalLM(MHMoEPreTrainedModel, GenerationMixin):
 
 AutoConfig.register("mhmoe", MHMoEConfig, exist_ok=True)
 AutoModelForCausalLM.register(MHMoEConfig, MHMoEForCausalLM, exist_ok=True)
+earlier_folders.register()

@@ -5,6 +5,9 @@
 t_p is the fraction of all selections that went to expert p (they sum to 1), G_p the mean of g_p
 over rows, N the number of experts. It is 1 when both are uniform, and N when one expert takes all.
 Rows where `mask` is False (padding) count in neither.
+
+Departures from the released code: it counts first choices alone in t_p, whatever top_k, leaves padding in G_p,
+and adds up the losses of the layers; here every selection counts, and language_model.py takes their mean.
 """
 
 import torch
@@ -50,6 +53,6 @@ def router_z_loss(
 def _mean_over_rows(x: Float[Tensor, "*rows n"], mask: Bool[Tensor, "*rows"] | None) -> Float[Tensor, " n"]:
     rows = x.reshape(-1, x.shape[-1])
     if mask is None:
-        return rows.mean(dim=0) if len(rows) else rows.sum(dim=0)
+        return rows.mean(dim=0) if rows.shape[0] else rows.sum(dim=0)  # len would fix the shape in export
     counted = mask.reshape(-1, 1).to(x.dtype)
     return (rows * counted).sum(dim=0) / counted.sum().clamp(min=1)

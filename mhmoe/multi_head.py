@@ -16,38 +16,38 @@ off unless `inner_residual` (see sparse_moe.py).
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mhmoe.configs import Config, divisors
+from mhmoe.configs import LayerConfig, divisors
 from mhmoe.experts import ExpertsConfig, FFNOutput
+from mhmoe.fields import Range, Size, check_value
 from mhmoe.routers import RouterConfig, XMoERouterConfig
 from mhmoe.sparse_moe import ResidualConfig, SparseMoEConfig
 
 HEAD_GAIN = 1 / math.sqrt(2)
 MERGE_GAIN = 1.0
+Depth = Annotated[int, Range(least=0, most=100)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiHeadConfig(Config, kind="multi_head"):
+class MultiHeadConfig(LayerConfig, kind="multi_head"):
     """`inner` works on sub-tokens of width dim / heads.
 
     `head_layers` and `merge_layers` are the depths of the MLPs before and after, ReLU between their
     layers: 1 is the paper's layer, 0 leaves it out. `heads=1` leaves the splitting out.
     """
 
-    dim: int
-    heads: int
-    inner: Config
-    head_layers: int = 1
-    merge_layers: int = 1
+    dim: Size
+    heads: Size
+    inner: LayerConfig
+    head_layers: Depth = 1
+    merge_layers: Depth = 1
     bias: bool = True
 
-    def __post_init__(self) -> None:
-        self.check_at_least(1, "dim", "heads")
-        self.check_at_least(0, "head_layers", "merge_layers")
+    def check(self) -> None:
         check_heads("heads", self.heads, self.dim)
         width = self.inner.dim  # pyright: ignore[reportAttributeAccessIssue]  # every feed-forward config has it
         if width != self.dim // self.heads:
@@ -90,7 +90,7 @@ class MultiHead(nn.Module):
             )
         subtokens = split(self.head(x), self.heads)
         output: FFNOutput = self.inner(subtokens, expand_mask(mask, self.heads))
-        return output._replace(hidden=self.merge(join(output.hidden)))
+        return FFNOutput(self.merge(join(output.hidden)), output.balance_loss, output.routing)
 
 
 def split(x: Float[Tensor, "*batch dim"], heads: int) -> Float[Tensor, "*batch heads head_dim"]:
@@ -138,7 +138,7 @@ def multi_head_moe(
     num_experts: int,
     expert_dim: int,
     moe_heads: int = 4,
-    top_k: int = 1,
+    top_k: int | None = None,
     activation: str = "gelu",
     bias: bool = False,
     inner_norm: bool = False,
@@ -151,13 +151,20 @@ def multi_head_moe(
     """Config of the paper's layer: `MultiHead` around a `SparseMoE` on sub-tokens.
 
     `expert_dim` is the inner width of one expert; matching.py solves it for an equal size. `bias` and
-    `inner_norm` are the experts'. The default router is the X-MoE paper's; another one works on width
-    dim / moe_heads. Raises ValueError, naming the field, for sizes that do not fit together.
+    `inner_norm` are the experts'. The default router is the X-MoE paper's, with `top_k` of 1; another one works
+    on width dim / moe_heads and has its own. Raises ValueError, naming the field, for sizes that do not fit
+    together.
     """
     check_heads("moe_heads", moe_heads, dim)
     width = dim // moe_heads
-    inner: Config = SparseMoEConfig(
-        router=router or XMoERouterConfig(dim=width, num_experts=num_experts, top_k=top_k),
+    if router is None:
+        router = XMoERouterConfig(dim=width, num_experts=num_experts, top_k=1 if top_k is None else top_k)
+    elif top_k is not None and top_k != router.top_k:
+        raise ValueError(
+            f"top_k={top_k} and router.top_k={router.top_k} differ; give both the same, or the router's alone"
+        )
+    inner: LayerConfig = SparseMoEConfig(
+        router=router,
         experts=ExpertsConfig(
             dim=width,
             num_experts=num_experts,
@@ -188,6 +195,8 @@ class MultiHeadMoE(MultiHead):
 
 def check_heads(name: str, heads: int, dim: int) -> None:
     """Raises ValueError unless `heads` cuts `dim` into equal slices."""
+    check_value("dim", dim, Size)
+    check_value(name, heads, int)
     if heads < 1 or dim % heads:
         choices = ", ".join(map(str, divisors(dim)[:-1]))
         raise ValueError(f"{name}={heads} does not divide dim={dim}; choose one of {choices}")

@@ -6,20 +6,19 @@ A row x in R^dim is a token, or a sub-token inside `MultiHead`. Routers differ i
 
     DotProductRouter        s_p = x . e_p                                                (v1 Eq. 5)
     XMoERouter              s_p = cos(W x, e_p) / t, t learned             (Chi et al. 2022, arXiv 2204.09179)
-    ReleasedRouter          s_p = (W x) . 1.5 e_p / |e_p|          (the code released with X-MoE and MH-MoE)
+    ReleasedRouter          s_p = (W x) . e_p / |e_p|              (the code released with X-MoE and MH-MoE)
     FixedTemperatureRouter  s_p = cos(W x, e_p) / 0.3, W in R^{E/2 x dim}                          (LibMoE)
 
 The gate weight is the softmax value itself: at top_k = 1, renormalising would make it 1 and cut
 the router off from the task's gradient. All router arithmetic is in float32, also under autocast.
 
 Departures from the paper: v1 Table 9 gives MH-MoE a router width of 16/h, which is no integer at
-h = 6 and 12; like the released code we keep 16. The released code rescales its embeddings in
-place before every step; we rescale them inside the forward, which is the same function of x.
+h = 6 and 12; like the released code we keep 16. Further ones stand at each router.
 """
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,10 +26,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mhmoe.configs import Config
+from mhmoe.fields import Range, Size
 
 EMBEDDING_GAIN = 0.32  # of the orthogonal initialisation, as released
 RELEASED_NORM = 1.5
 LARGEST_INVERSE_TEMPERATURE = 100.0
+Temperature = Annotated[float, Range(least=1 / LARGEST_INVERSE_TEMPERATURE, most=10**6)]
 SMALLEST_NORM = 1e-4  # with torch's own 1e-12 the gradient at a row of zeros is beyond all bounds
 
 
@@ -48,13 +49,12 @@ class Routing(NamedTuple):
 class RouterConfig(Config):
     """Sizes that all routers share. `renormalize` makes the chosen weights of a row sum to 1."""
 
-    dim: int
-    num_experts: int
-    top_k: int = 1
+    dim: Size
+    num_experts: Size
+    top_k: Size = 1
     renormalize: bool = False
 
-    def __post_init__(self) -> None:
-        self.check_at_least(1, "dim", "num_experts", "top_k")
+    def check(self) -> None:
         if self.top_k > self.num_experts:
             raise ValueError(
                 f"top_k={self.top_k} exceeds num_experts={self.num_experts}; choose at most {self.num_experts}"
@@ -73,7 +73,7 @@ class Router(nn.Module):
 
     def forward(self, x: Float[Tensor, "*rows dim"], mask: Bool[Tensor, "*rows"] | None = None) -> Routing:
         """Route every row; rows where `mask` is False get weight 0 and are marked as not kept."""
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(autocast_type(x), enabled=False):
             probabilities = self.scores(_wide(x)).softmax(dim=-1)
         weight, index = probabilities.topk(self.config.top_k, dim=-1)
         if self.config.renormalize:
@@ -118,11 +118,7 @@ class DotProductRouter(Router):
 class LowDimensionalRouterConfig(RouterConfig):
     """Routers that score in a space of `router_dim` numbers."""
 
-    router_dim: int = 16
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_at_least(1, "router_dim")
+    router_dim: Size = 16
 
     def parameters(self) -> int:
         return self.router_dim * (self.dim + self.num_experts)
@@ -152,12 +148,7 @@ class LowDimensionalRouter(Router):
 class XMoERouterConfig(LowDimensionalRouterConfig, kind="xmoe_router"):
     """The X-MoE paper's router. `temperature` is where the learned one starts: 0.3 for softmax gating."""
 
-    temperature: float = 0.3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature} is not allowed; it must be above 0")
+    temperature: Temperature = 0.3
 
     def build(self) -> "XMoERouter":
         return XMoERouter(self)
@@ -167,12 +158,18 @@ class XMoERouterConfig(LowDimensionalRouterConfig, kind="xmoe_router"):
 
 
 class XMoERouter(LowDimensionalRouter):
-    """s_p = cos(W x, e_p) / t; log(1/t) is learned, so that t stays positive."""
+    """s_p = cos(W x, e_p) / t; log(1/t) is learned, so that t stays positive.
+
+    Departure: the projection starts normal with variance 1/dim, sqrt(3) times the released code's deviation
+    (uniform within 1/sqrt(dim)). Its scale cancels in the cosine; what it changes is how fast an optimiser
+    turns it.
+    """
 
     def __init__(self, config: XMoERouterConfig) -> None:
         super().__init__(config)
         self.initial_temperature = config.temperature
-        self.log_inverse_temperature = nn.Parameter(torch.empty(()))
+        self.log_inverse_temperature = nn.Parameter(torch.empty(1))  # an axis, as FSDP shards nothing without
+        self.register_load_state_dict_pre_hook(_give_former_temperatures_an_axis)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -184,8 +181,21 @@ class XMoERouter(LowDimensionalRouter):
         return self.cosines(x) * inverse
 
 
+def _give_former_temperatures_an_axis(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """In earlier checkpoints the parameter had none."""
+    if (value := state_dict.get(f"{prefix}log_inverse_temperature")) is not None:
+        state_dict[f"{prefix}log_inverse_temperature"] = value.reshape(1)
+
+
 @dataclass(frozen=True, kw_only=True)
-class ReleasedRouterConfig(LowDimensionalRouterConfig, kind="released_router"):
+class ReleasedRouterConfig(
+    LowDimensionalRouterConfig,
+    kind="unit_embeddings_router",
+    retired={
+        "released_router": "its scores were 1.5 times those of the released code; "
+        "choose unit_embeddings_router and train again"
+    },
+):
     """The router of the released code: only the experts' side is normalised, there is no temperature."""
 
     def build(self) -> "ReleasedRouter":
@@ -193,14 +203,26 @@ class ReleasedRouterConfig(LowDimensionalRouterConfig, kind="released_router"):
 
 
 class ReleasedRouter(LowDimensionalRouter):
-    """s_p = (W x) . 1.5 e_p / |e_p|."""
+    """s_p = (W x) . e_p / |e_p| (torchscale, component/xmoe/routing.py).
+
+    Departure: the released code scales its embeddings in place to norm 1.5 before every forward, and scores
+    with unit vectors all the same. Here they start at that norm and are left to the optimiser; as no gradient
+    points along an embedding, they stay near it.
+    """
 
     def __init__(self, config: ReleasedRouterConfig) -> None:
         super().__init__(config)
         self.reset_parameters()
 
+    def reset_parameters(self) -> None:
+        """The projection as torch's linear layers, uniform within 1/sqrt(dim); orthogonal directions."""
+        super().reset_parameters()
+        nn.init.kaiming_uniform_(self.projection, a=math.sqrt(5))
+        with torch.no_grad():
+            self.expert_embeddings.copy_(RELEASED_NORM * F.normalize(self.expert_embeddings, dim=-1))
+
     def scores(self, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows experts"]:
-        embeddings = RELEASED_NORM * F.normalize(_wide(self.expert_embeddings), dim=-1)
+        embeddings = F.normalize(_wide(self.expert_embeddings), dim=-1)
         return F.linear(F.linear(x, _wide(self.projection)), embeddings)
 
 
@@ -208,12 +230,7 @@ class ReleasedRouter(LowDimensionalRouter):
 class FixedTemperatureRouterConfig(LowDimensionalRouterConfig, kind="fixed_temperature_router"):
     """LibMoE's router; there `router_dim` is half the number of experts."""
 
-    temperature: float = 0.3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature} is not allowed; it must be above 0")
+    temperature: Temperature = 0.3
 
     def build(self) -> "FixedTemperatureRouter":
         return FixedTemperatureRouter(self)
@@ -229,6 +246,11 @@ class FixedTemperatureRouter(LowDimensionalRouter):
 
     def scores(self, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows experts"]:
         return self.cosines(x) / self.temperature
+
+
+def autocast_type(x: Tensor) -> str:
+    """The device type whose autocast holds for `x`; the meta device has none of its own."""
+    return "cpu" if x.device.type == "meta" else x.device.type
 
 
 def _wide(x: Tensor) -> Tensor:

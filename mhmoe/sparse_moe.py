@@ -6,32 +6,34 @@ x is a token, or a sub-token inside `MultiHead`. The optional shared network see
 
 Departures from the paper: Eq. 6's residual x + ... is not here but in `Residual`, which wraps any layer;
 Figure 3, the pseudo-code and the released code leave it out, and so do we by default. No row is dropped
-unless a capacity is set; `capacity_factor=1.0` is what the released code trains with.
+unless a capacity is set; `capacity_factor=1.0` is what the released code trains and evaluates with.
 """
 
-import math
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mhmoe.configs import Config
+from mhmoe.configs import LayerConfig
 from mhmoe.experts import ExpertsConfig, FeedForwardConfig, FFNOutput
+from mhmoe.fields import Range
 from mhmoe.losses import balance_loss
 from mhmoe.routers import RouterConfig, Routing
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseMoEConfig(Config, kind="sparse_moe"):
+class SparseMoEConfig(LayerConfig, kind="sparse_moe"):
     """A router, the experts it chooses from, and optionally a capacity and a shared network."""
 
     router: RouterConfig
     experts: ExpertsConfig
-    capacity_factor: float | None = None
+    capacity_factor: Annotated[float, Range(least=0.01, most=10**6)] | None = None  # below, nearly all is dropped
     shared: FeedForwardConfig | None = None
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for name in ("dim", "num_experts"):
             if getattr(self.router, name) != getattr(self.experts, name):
                 raise ValueError(
@@ -40,8 +42,6 @@ class SparseMoEConfig(Config, kind="sparse_moe"):
                 )
         if self.shared is not None and self.shared.dim != self.dim:
             raise ValueError(f"shared.dim={self.shared.dim} is not the experts' dim={self.dim}; give both the same")
-        if self.capacity_factor is not None and not self.capacity_factor > 0:
-            raise ValueError(f"capacity_factor={self.capacity_factor} is not allowed; it must be above 0, or None")
 
     @property
     def dim(self) -> int:
@@ -90,31 +90,35 @@ class Capacity(nn.Module):
     """In training, an expert takes at most factor * top_k * ceil(rows / experts) selections; the rest count 0.
 
     First choices of all rows come before second choices, and earlier rows before later ones (GShard).
-    Evaluation drops nothing, as released.
+    Departure: evaluation drops nothing. The released scripts evaluate with the capacity of training
+    (`moe-eval-capacity-token-fraction` of -1), so that what a token gets depends on its batch.
     """
 
     def __init__(self, factor: float) -> None:
         super().__init__()
-        self.factor = factor
+        self.factor = Fraction(str(factor)).limit_denominator(10**6)  # 0.29 means 29/100, which no float is
 
     def forward(self, routing: Routing) -> Routing:
         if not self.training:
             return routing
         num_experts, top_k = routing.probabilities.shape[-1], routing.index.shape[-1]
         index = routing.index.reshape(-1, top_k).T.flatten()  # choice-major
-        kept = routing.kept.reshape(-1, top_k).T.flatten()
-        chosen = nn.functional.one_hot(index, num_experts) * kept.unsqueeze(-1)
+        kept = routing.kept.reshape(-1, top_k)
+        rows, kept = kept.shape[0], kept.T.flatten()
+        experts = torch.arange(num_experts, device=index.device)
+        chosen = (index.unsqueeze(-1) == experts) & kept.unsqueeze(-1)
         position = (chosen.cumsum(dim=0) - 1).gather(-1, index.unsqueeze(-1)).squeeze(-1)
-        limit = math.floor(self.factor * top_k * math.ceil(len(index) / top_k / num_experts))
+        share = (rows + num_experts - 1) // num_experts
+        limit = self.factor.numerator * top_k * share // self.factor.denominator  # whole numbers, for torch.export
         kept = (kept & (position < limit)).view(top_k, -1).T.reshape(routing.kept.shape)
-        return routing._replace(kept=kept, weight=torch.where(kept, routing.weight, 0.0))
+        return Routing(routing.index, torch.where(kept, routing.weight, 0.0), routing.probabilities, kept)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResidualConfig(Config, kind="residual"):
+class ResidualConfig(LayerConfig, kind="residual"):
     """Any feed-forward config, with the residual of Eq. 6 around it."""
 
-    inner: Config
+    inner: LayerConfig
 
     @property
     def dim(self) -> int:
@@ -142,4 +146,4 @@ class Residual(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None) -> FFNOutput:
         output: FFNOutput = self.inner(x, mask)
-        return output._replace(hidden=x + output.hidden)
+        return FFNOutput(x + output.hidden, output.balance_loss, output.routing)

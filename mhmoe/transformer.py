@@ -12,7 +12,8 @@ Initialisation, all of it:
     attention                  Xavier-uniform, gain 1/sqrt(2) for queries, keys, values, 1 for the output
     feed-forward and experts   normal, variance 1/(input width) of each matrix
     head and merge layers      Xavier-uniform, gain 1/sqrt(2) and 1 (v1 Appendix E)
-    routers                    projection normal, variance 1/dim; embeddings orthogonal, gain 0.32 (released)
+    routers                    projection normal, variance 1/dim; embeddings orthogonal, gain 0.32 (as released; the
+                               released router starts as its code in all, see routers.py)
     biases 0, norms 1
 """
 

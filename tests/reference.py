@@ -157,14 +157,14 @@ def scores(router: Mapping[str, Any], weights: Weights, row: Tensor) -> list[Ten
     if router["kind"] == "dot_product_router":
         return [dot(row, e) for e in embeddings]
     low = weights["projection"] @ row
-    if router["kind"] == "released_router":
-        return [dot(low, 1.5 * e / norm(e)) for e in embeddings]
+    if router["kind"] == "unit_embeddings_router":  # scaled to norm 1.5, and normalised again for the score
+        return [dot(low, (1.5 * e / norm(e)) / norm(1.5 * e / norm(e))) for e in embeddings]
     length = norm(low) if dot(low, low) > 1e-8 else 1e-4  # the released code's least norm
     cosines = [dot(low, e) / (length * norm(e)) for e in embeddings]
     if router["kind"] == "fixed_temperature_router":
         return [c / router["temperature"] for c in cosines]
     assert router["kind"] == "xmoe_router", router["kind"]
-    temperature = torch.exp(-weights["log_inverse_temperature"])
+    temperature = torch.exp(-weights["log_inverse_temperature"].reshape(()))
     return [c / temperature for c in cosines]
 
 

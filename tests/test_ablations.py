@@ -99,7 +99,7 @@ def test_the_variations_are_the_ones_they_are_called(tmp_path) -> None:
     of = {variation.label: variation.systems for variation in SENSITIVITY.variations}
     for system in of["router of the released code"]:
         assert system is not None and isinstance(moe_of(system.layer(SMOKE)).router, ReleasedRouterConfig)
-    assert {moe_of(s.layer(SMOKE)).capacity_factor for s in of["capacity 1.0 in training, as released"] if s} == {1.0}
+    assert {moe_of(s.layer(SMOKE)).capacity_factor for s in of["capacity 1.0 in training alone"] if s} == {1.0}
     assert [moe_of(s.layer(SMOKE)).router.top_k for s in of["k = 2"] if s] == [2, 2, 2]
     assert of["residual inside (Eq. 6)"][0] is None
     for width in (48, 192):

@@ -1,12 +1,14 @@
 """The multi-head layer: against a float64 loop over tokens, heads and experts, and by its identities."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from mhmoe import dispatch
-from mhmoe.configs import Config, config_from_dict
+from mhmoe.configs import LayerConfig, config_from_dict
 from mhmoe.experts import ExpertsConfig, FeedForwardConfig
 from mhmoe.multi_head import MultiHead, MultiHeadConfig, MultiHeadMoE, join, multi_head_moe, split
 from mhmoe.routers import (
@@ -33,14 +35,14 @@ TOLERANCE = 2e-6
 
 
 @st.composite
-def layers(draw: st.DrawFn) -> Config:
+def layers(draw: st.DrawFn) -> LayerConfig:
     """Any layer around a sparse MoE, with every option."""
     heads, width = draw(st.integers(1, 4)), draw(st.sampled_from([2, 3, 4, 5, 8]))
     num_experts = draw(st.integers(1, 6))
     inner_norm = draw(st.booleans())
     # The norm of a few nearly equal numbers is ill-conditioned in any implementation.
     expert_dim = draw(st.sampled_from([16, 20] if inner_norm else [5, 8, 12]))
-    moe: Config = SparseMoEConfig(
+    moe: LayerConfig = SparseMoEConfig(
         router=draw(st.sampled_from(ROUTERS))(
             dim=width,
             num_experts=num_experts,
@@ -324,12 +326,13 @@ COMPILED = """
 import json, sys
 import torch
 from mhmoe import MultiHeadMoE
+from mhmoe import grouped
 torch.set_num_threads(1)
 worst = 0.0
-for bias, capacity_factor in ((False, None), (True, 1.0)):
+for bias, capacity_factor, grouped.MOST_GROUPS in ((False, None, 1024), (True, 1.0, 1024), (False, None, 3)):
     torch.manual_seed(0)
     layer = MultiHeadMoE(dim=16, num_experts=4, expert_dim=12, moe_heads=2, top_k=2, bias=bias, inner_norm=bias,
-                         capacity_factor=capacity_factor)
+                         capacity_factor=capacity_factor, inner_residual=bias)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     x, mask = torch.randn(3, 7, 16), torch.rand(3, 7) < 0.8
     results = []
@@ -421,6 +424,40 @@ def test_active_parameters_count_the_experts_of_all_heads() -> None:
 def test_sizes_that_make_no_layer_are_refused_by_name(sizes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_config(**sizes)
+
+
+def test_a_router_keeps_its_own_top_k_and_another_one_is_refused() -> None:
+    router = DotProductRouterConfig(dim=4, num_experts=4, top_k=3)
+    for top_k in (None, 3):
+        moe = make_config(router=router, top_k=top_k).inner
+        assert isinstance(moe, SparseMoEConfig) and moe.router == router
+    for top_k in (1, 2):
+        with pytest.raises(
+            ValueError, match=f"top_k={top_k} and router.top_k=3 differ; give both the same, or the router's alone"
+        ):
+            make_config(router=router, top_k=top_k)
+    with pytest.raises(ValueError, match=r"router.num_experts=4 and experts.num_experts=5 differ"):
+        make_config(router=router, num_experts=5)
+
+
+@pytest.mark.parametrize("heads", [3.0, True, "3", None, math.nan, 10**30], ids=str)
+def test_heads_that_are_no_whole_number_of_slices_are_refused_by_name(
+    heads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse other types first, in tests
+    with pytest.raises(ValueError, match=r"^moe_heads=") as caught:
+        make_config(moe_heads=heads)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "part", [XMoERouterConfig(dim=4, num_experts=4), ExpertsConfig(dim=4, num_experts=4, expert_dim=4)]
+)
+def test_a_part_of_a_layer_is_no_inner_layer(part: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for make_outer in (lambda: MultiHeadConfig(dim=12, heads=3, inner=part), lambda: ResidualConfig(inner=part)):
+        with pytest.raises(ValueError, match=f"inner=<{part.kind}> is not allowed; it must be LayerConfig"):
+            make_outer()
 
 
 def test_an_inner_layer_of_another_width_is_refused() -> None:

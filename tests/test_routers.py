@@ -36,7 +36,7 @@ def test_all_four_routers_are_registered() -> None:
     assert KINDS.keys() >= {
         "dot_product_router",
         "xmoe_router",
-        "released_router",
+        "unit_embeddings_router",
         "fixed_temperature_router",
     }
 
@@ -155,7 +155,7 @@ def test_the_x_moe_router_ignores_the_length_of_a_row_and_the_released_one_does_
     for kind in ("xmoe_router", "fixed_temperature_router"):
         router = make(kind)
         assert torch.allclose(router(x).probabilities, router(5 * x).probabilities, atol=1e-5)
-    for kind in ("released_router", "dot_product_router"):
+    for kind in ("unit_embeddings_router", "dot_product_router"):
         router = make(kind)
         assert not torch.allclose(router(x).probabilities, router(5 * x).probabilities, atol=0.05)
 
@@ -171,12 +171,57 @@ def test_a_row_of_zeros_is_routed_and_has_a_gradient_of_ordinary_size(kind: str)
 
 def test_cosine_routers_ignore_the_length_of_an_expert_embedding() -> None:
     x = torch.randn(30, 12)
-    for kind in ("xmoe_router", "fixed_temperature_router", "released_router"):
+    for kind in ("xmoe_router", "fixed_temperature_router", "unit_embeddings_router"):
         router = make(kind)
         before = router(x).probabilities
         with torch.no_grad():
             router.expert_embeddings[2] *= 7  # pyright: ignore
         assert torch.allclose(router(x).probabilities, before, atol=1e-5)
+
+
+def test_the_released_routers_scores_are_of_unit_vectors_whatever_norm_the_embeddings_have() -> None:
+    router, x = make("unit_embeddings_router"), torch.randn(30, 12)
+    low = x @ router.projection.T  # pyright: ignore
+    directions = torch.nn.functional.normalize(router.expert_embeddings, dim=-1)  # pyright: ignore
+    assert torch.allclose(router.scores(x), low @ directions.T, atol=1e-6)
+    assert (router.scores(x).abs() <= low.norm(dim=-1, keepdim=True) * (1 + 1e-6)).all()
+
+
+def test_the_released_router_starts_as_the_released_code() -> None:
+    router = ReleasedRouterConfig(dim=64, num_experts=16).build()
+    assert 0.98 / 8 < router.projection.abs().max() <= 1 / 8  # uniform within 1/sqrt(dim), as nn.Linear
+    assert router.projection.std().item() == pytest.approx(1 / 8 / 3**0.5, rel=0.05)
+    gram = router.expert_embeddings @ router.expert_embeddings.T
+    assert torch.allclose(gram, 1.5**2 * torch.eye(16), atol=1e-5)
+
+
+def test_the_x_moe_router_starts_with_a_projection_of_variance_one_over_dim() -> None:
+    router = XMoERouterConfig(dim=64, num_experts=16).build()
+    assert router.projection.std().item() == pytest.approx(1 / 8, rel=0.05)
+    assert torch.allclose(router.expert_embeddings.norm(dim=-1), torch.full((16,), 0.32), atol=1e-6)
+
+
+def test_the_former_released_router_is_refused_with_the_reason() -> None:
+    raw = ReleasedRouterConfig(dim=8, num_experts=4).to_dict() | {"kind": "released_router"}
+    with pytest.raises(
+        ValueError, match=r"kind='released_router' is no more: its scores were 1.5 times .* train again"
+    ):
+        config_from_dict(raw)
+
+
+def test_no_parameter_of_a_router_is_without_an_axis() -> None:
+    """FSDP shards none that is."""
+    for kind in KINDS:
+        assert all(parameter.ndim > 0 for parameter in make(kind).parameters()), kind
+
+
+def test_a_temperature_saved_without_an_axis_loads_into_the_same_router() -> None:
+    router, again, x = make("xmoe_router"), make("xmoe_router", seed=1), torch.randn(30, 12)
+    state = router.state_dict()
+    state["log_inverse_temperature"] = state["log_inverse_temperature"].reshape(())
+    torch.nn.Sequential(again).load_state_dict({f"0.{name}": value for name, value in state.items()})
+    assert torch.equal(again(x).probabilities, router(x).probabilities)
+    assert state["log_inverse_temperature"].ndim == 0, "the caller's dict is the caller's"
 
 
 def test_the_learned_temperature_starts_where_the_config_says_and_divides_the_cosines() -> None:
@@ -209,11 +254,11 @@ def test_the_temperature_cannot_fall_below_a_hundredth() -> None:
             "top_k=5 exceeds num_experts=4; choose at most 4",
         ),
         (XMoERouterConfig, {"dim": 4, "num_experts": 4, "router_dim": 0}, "router_dim=0 .* at least 1"),
-        (XMoERouterConfig, {"dim": 4, "num_experts": 4, "temperature": 0.0}, "temperature=0.0 .* above 0"),
+        (XMoERouterConfig, {"dim": 4, "num_experts": 4, "temperature": 0.0}, "temperature=0.0 .* at least 0.01"),
         (
             FixedTemperatureRouterConfig,
             {"dim": 4, "num_experts": 4, "temperature": float("nan")},
-            "temperature=nan .* above 0",
+            "temperature=nan .* a finite number, at least 0.01",
         ),
     ],
 )

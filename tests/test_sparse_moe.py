@@ -211,6 +211,12 @@ def test_capacity_by_hand(factor: float, index: list[list[int]], expected: list[
     assert torch.equal(limited.index, given.index)
 
 
+def test_a_capacity_is_what_its_decimal_digits_say() -> None:
+    """0.29 * 100 is 28.999999999999996 in floating point."""
+    given = routing([[0]] * 200, 2)
+    assert Capacity(0.29)(given).kept.sum() == 29
+
+
 def test_padded_rows_take_no_room() -> None:
     given = routing([[0], [0], [0], [0]], 2, kept=[False, True, False, True])
     assert Capacity(1.0)(given).kept.squeeze(-1).tolist() == [False, True, False, True]
@@ -330,7 +336,7 @@ def test_active_parameters_are_those_of_the_chosen_experts() -> None:
             "router.num_experts=4 and .*=3 differ",
         ),
         ({"shared": FeedForwardConfig(dim=4, inner_dim=4)}, "shared.dim=4 is not the experts' dim=8"),
-        ({"capacity_factor": 0.0}, "capacity_factor=0.0 is not allowed; it must be above 0, or None"),
+        ({"capacity_factor": 0.0}, "capacity_factor=0.0 is not allowed; it must be at least 0.01 and .*, or None"),
         ({"capacity_factor": -math.inf}, "capacity_factor=-inf is not allowed"),
     ],
 )
@@ -346,11 +352,15 @@ def test_parts_that_do_not_fit_together_are_refused_by_name(change: dict[str, An
         ("kind", None, "kind=None is not known"),
         ("colour", 1, "sparse_moe has no field 'colour'; it has router, experts, capacity_factor, shared"),
         ("router.tempreature", 1.0, "xmoe_router has no field 'tempreature'; it has dim, .*temperature"),
-        ("router.dim", "8", "xmoe_router.dim is '8'; it must be int"),
+        ("router.dim", "8", "xmoe_router.dim='8' is not allowed; it must be a whole number, at least 1"),
         ("router.top_k", 5, "top_k=5 exceeds num_experts=4"),
-        ("experts", None, "sparse_moe.experts is None; it must be ExpertsConfig"),
-        ("router", SHARED.to_dict(), "sparse_moe.router is of kind feed_forward; it must be RouterConfig"),
-        ("capacity_factor", "1", "sparse_moe.capacity_factor is '1'; it must be float or None or int"),
+        ("experts", None, "sparse_moe.experts=None is not allowed; it must be ExpertsConfig"),
+        ("router", SHARED.to_dict(), "sparse_moe.router=<feed_forward> is not allowed; it must be RouterConfig"),
+        (
+            "capacity_factor",
+            "1",
+            "sparse_moe.capacity_factor='1' is not allowed; it must be a finite number, .*or None",
+        ),
     ],
 )
 def test_bad_json_is_refused_by_name(path: str, value: object, message: str) -> None:

@@ -58,8 +58,10 @@ def case(config: Config, seed: int) -> dict[str, Any]:
     layer, draw = config.build(), np.random.RandomState(seed)
     weights: dict[str, torch.Tensor] = {}
     for name, parameter in sorted(layer.named_parameters()):
-        values = draw.standard_normal(tuple(parameter.shape)) * max(parameter.shape[-1:], default=4) ** -0.5
-        if name.endswith("log_inverse_temperature"):
+        is_temperature = name.endswith("log_inverse_temperature")  # one number, written without an axis
+        shape = () if is_temperature else tuple(parameter.shape)
+        values = draw.standard_normal(shape) * max(shape[-1:], default=4) ** -0.5
+        if is_temperature:
             values = np.log(1 / 0.3) + 0.2 * values
         weights[name] = leaf(values + name.endswith("inner_norm.weight"))
     width: int = config.dim  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,178 @@
+"""One matrix product a group of rows: y_i = W_{e(i)} x_i, where expert p owns rows ends[p-1] to ends[p].
+
+`loop_linear` is the readable reference, `grouped_linear` the fast path; both give the same outputs and
+gradients, of any order. What makes it fast on CPU: a stacked weight's gradient is computed in the weight's own
+layout (autograd's formula gives a transposed one, which is copied whole), and wide float32 products go to
+oneDNN where torch offers it. Under vmap the batch is so many more groups.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+MOST_GROUPS = 1024
+"""That F.grouped_mm takes in one call: the limit of its CUDA kernel. More experts go by in several."""
+
+_WIDE = 128 * 128
+"""Weights of one expert from which a call from Python per expert costs less than oneDNN saves."""
+
+
+def loop_linear(
+    x: Float[Tensor, "selections dim"],
+    weight: Float[Tensor, "experts out dim"],
+    ends: Int[Tensor, " experts"],
+) -> Float[Tensor, "selections out"]:
+    """One matrix product an expert, in their order."""
+    sizes = ends.diff(prepend=ends.new_zeros(1)).tolist()
+    return torch.cat([group @ matrix.mT for group, matrix in zip(x.split(sizes), weight, strict=True)])
+
+
+def grouped_linear(
+    x: Float[Tensor, "selections dim"],
+    weight: Float[Tensor, "experts out dim"],
+    ends: Int[Tensor, " experts"],
+) -> Float[Tensor, "selections out"]:
+    """`loop_linear`, fast; `ends` are int32."""
+    return _Linear.apply(x, weight, ends)  # pyright: ignore[reportReturnType]
+
+
+@torch.library.custom_op("mhmoe::grouped_linear", mutates_args=())
+def _linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    out = x.new_empty(x.shape[0], weight.shape[1])
+    if _grouped_mm_takes(x, weight):
+        if len(ends) <= MOST_GROUPS:
+            return F.grouped_mm(x, weight.mT, offs=ends)
+        for experts, rows, part in _calls(ends):
+            out[rows] = F.grouped_mm(x[rows], weight[experts].mT, offs=part)
+        return out
+    for group, result, matrix in zip(*_groups(ends, x, out), weight, strict=True):
+        if len(group):
+            result.copy_(_product(group, matrix))
+    return out
+
+
+@torch.library.custom_op("mhmoe::grouped_outer", mutates_args=())
+def _outer(grad: Tensor, x: Tensor, ends: Tensor) -> Tensor:
+    """For each expert grad.T @ x of its rows, 0 where it has none."""
+    weight = grad.new_empty(len(ends), grad.shape[1], x.shape[1])
+    if _grouped_mm_takes(x, weight):
+        if len(ends) <= MOST_GROUPS:
+            return F.grouped_mm(grad.t(), x, offs=ends)
+        for experts, rows, part in _calls(ends):
+            weight[experts] = F.grouped_mm(grad[rows].t(), x[rows], offs=part)
+        return weight
+    for group_grad, group, matrix in zip(*_groups(ends, grad, x), weight, strict=True):
+        if len(group):
+            matrix.copy_(_product(group_grad.t(), group.t()))
+        else:
+            matrix.zero_()
+    return weight
+
+
+@_linear.register_fake
+def _(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[1])
+
+
+@_outer.register_fake
+def _(grad: Tensor, x: Tensor, ends: Tensor) -> Tensor:
+    return grad.new_empty(ends.shape[0], grad.shape[1], x.shape[1])
+
+
+class _Linear(torch.autograd.Function):
+    """y_i = W_{e(i)} x_i."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _linear(x, weight, ends)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        x, weight, ends = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        x_grad = _Linear.apply(grad, weight.mT, ends) if ctx.needs_input_grad[0] else None
+        weight_grad = _Outer.apply(grad, x, ends) if ctx.needs_input_grad[1] else None
+        return x_grad, weight_grad, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, int]:  # pyright: ignore
+        x, weight, ends = batch_first(info, in_dims, *inputs)
+        flat = _Linear.apply(x.flatten(0, 1), weight.flatten(0, 1), shifted(ends, x.shape[1]))
+        return flat.view(*x.shape[:2], weight.shape[2]), 0
+
+
+class _Outer(torch.autograd.Function):
+    """Gradient of the weight: sum over the rows i of expert p of grad_i x_i^T."""
+
+    @staticmethod
+    def forward(grad: Tensor, x: Tensor, ends: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _outer(grad, x, ends)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        grad, x, ends = ctx.saved_tensors
+        weight = grads[0].contiguous()
+        grad_grad = _Linear.apply(x, weight, ends) if ctx.needs_input_grad[0] else None
+        x_grad = _Linear.apply(grad, weight.mT, ends) if ctx.needs_input_grad[1] else None
+        return grad_grad, x_grad, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, int]:  # pyright: ignore
+        grad, x, ends = batch_first(info, in_dims, *inputs)
+        flat = _Outer.apply(grad.flatten(0, 1), x.flatten(0, 1), shifted(ends, x.shape[1]))
+        return flat.view(*ends.shape, *flat.shape[1:]), 0
+
+
+def batch_first(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> list[Tensor]:
+    """The inputs of a rule for vmap, each with the batch as its first axis."""
+    return [
+        tensor.expand(info.batch_size, *tensor.shape) if axis is None else tensor.movedim(axis, 0)
+        for tensor, axis in zip(inputs, in_dims, strict=True)
+    ]
+
+
+def shifted(index: Tensor, step: int) -> Tensor:
+    """Indices [batch, n, ...] into `step` rows each become [batch * n, ...] into all rows, one after another."""
+    shift = torch.arange(index.shape[0], dtype=index.dtype, device=index.device) * step
+    return (index + shift.view(-1, *(1,) * (index.ndim - 1))).flatten(0, 1)
+
+
+def _grouped_mm_takes(x: Tensor, weight: Tensor) -> bool:
+    """Its types and alignment; and not where a loop over oneDNN's products is faster."""
+    aligned = all(width * x.element_size() % 16 == 0 for width in weight.shape[1:])
+    wide_on_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and weight[0].numel() >= _WIDE
+    return x.dtype in (torch.float32, torch.bfloat16, torch.float16) and aligned and not wide_on_cpu
+
+
+def _calls(ends: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """(experts, their rows, their ends among those) of every call of F.grouped_mm."""
+    begin = 0
+    for first in range(0, len(ends), MOST_GROUPS):
+        part = ends[first : first + MOST_GROUPS]
+        end = int(part[-1])
+        yield slice(first, first + len(part)), slice(begin, end), part - begin
+        begin = end
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b.T, by oneDNN for float32 on CPU: there MKL, torch's default, can be half as fast."""
+    if a.device.type == "cpu" and a.dtype == torch.float32 and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+    return a @ b.t()
+
+
+def _groups(ends: Tensor, *rows: Tensor) -> list[tuple[Tensor, ...]]:
+    sizes = ends.diff(prepend=ends.new_zeros(1)).tolist()
+    return [part.split(sizes) for part in rows]

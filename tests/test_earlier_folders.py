@@ -1,0 +1,70 @@
+"""What earlier versions saved loads: temperatures without an axis, which FSDP would not take."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch.distributed.fsdp import fully_shard
+
+from mhmoe.language_model import MHMoEForCausalLM
+from mhmoe.training import make_optimizer
+from tests import tiny
+
+IDS = torch.arange(1, 2 * 9 + 1).view(2, 9)
+TEMPERATURE = "log_inverse_temperature"
+
+
+def former(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    assert any(name.endswith(TEMPERATURE) for name in state)
+    return {name: value.reshape(()) if name.endswith(TEMPERATURE) else value for name, value in state.items()}
+
+
+@pytest.mark.parametrize("system", ["xmoe", "full"])
+def test_a_folder_of_an_earlier_version_loads_and_is_saved_as_one_of_this(system: str, tmp_path: Path) -> None:
+    model = tiny.model(system).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter += 0.1 * name.endswith(TEMPERATURE)
+    model.save_pretrained(tmp_path / "former")
+    weights = tmp_path / "former" / "model.safetensors"
+    save_file(former(load_file(weights)), weights, metadata={"format": "pt"})
+
+    loaded = MHMoEForCausalLM.from_pretrained(tmp_path / "former").eval()
+    assert torch.equal(loaded(IDS).logits, model(IDS).logits)
+    loaded.save_pretrained(tmp_path / "again")
+    for name, value in load_file(tmp_path / "again" / "model.safetensors").items():
+        assert torch.equal(value, model.state_dict()[name]), name
+
+
+def test_a_state_dict_of_an_earlier_version_loads() -> None:
+    model, again = tiny.model("mhmoe_compute"), tiny.model("mhmoe_compute", seed=1)
+    again.load_state_dict(former(model.state_dict()))
+    assert torch.equal(again(IDS).logits, model(IDS).logits)
+
+
+def test_the_temperature_is_still_trained_without_weight_decay() -> None:
+    model = tiny.model("xmoe")
+    decays = {
+        id(parameter): group["weight_decay"]
+        for group in make_optimizer(model, tiny.TRAINING).param_groups
+        for parameter in group["params"]
+    }
+    found = [decays[id(p)] for name, p in model.named_parameters() if name.endswith(TEMPERATURE)]
+    assert found == [0.0]
+
+
+def test_fsdp_shards_every_block_and_trains() -> None:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # pyright: ignore
+    try:
+        model, whole = tiny.model("full").train(), tiny.model("full").train()
+        for block in model.model.layers:
+            fully_shard(block)
+        fully_shard(model)
+        for each in (model, whole):
+            each(IDS, labels=IDS).loss.backward()
+        for ours, theirs in zip(model.parameters(), whole.parameters(), strict=True):
+            assert torch.allclose(ours.grad.full_tensor(), theirs.grad, atol=1e-6)  # pyright: ignore
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,130 @@
+"""Every field of a config is held to its type and range, in one line, where the config is made."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+
+from mhmoe import configs
+from mhmoe.experts import FeedForwardConfig
+from mhmoe.fields import Count, Range, check_fields
+from mhmoe.multi_head import multi_head_moe
+from mhmoe.routers import RouterConfig, XMoERouterConfig
+
+
+@pytest.fixture(autouse=True)
+def _without_beartype(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which refuses other types first, in tests alone."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    count: Count = 1
+    rate: Annotated[float, Range(above=0, below=1)] = 0.5
+    limit: Annotated[float, Range(least=0, most=10)] | None = None
+    flag: bool = False
+    manner: Literal["a", "b"] = "a"
+    pair: tuple[float, float] = (0.0, 1.0)
+    names: tuple[str, ...] = ()
+    free: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def str_or_type(value: Any) -> str:
+    return str(value)[:20] if isinstance(value, str | float) else type(value).__name__
+
+
+BIG = 10**5000  # python refuses to write it out
+
+REFUSED: dict[str, list[Any]] = {
+    "count": [0, -1, 1.0, 1.5, math.nan, math.inf, True, "1", None, [1], np.float32(1), np.array([1, 2])],
+    "rate": [0, 1, 1.0, -0.1, math.nan, math.inf, -math.inf, True, "0.5", None, 1j, BIG, torch.tensor(0.5)],
+    "limit": [-1e-9, 10.1, math.inf, math.nan, False, "none", BIG, -BIG],
+    "flag": [0, 1, 2, None, "True", np.True_],
+    "manner": ["c", "A", 0, None, ["a"], b"a"],
+    "pair": [(1.0,), (1.0, 2.0, 3.0), 1.0, "ab", (1.0, "b"), (1.0, math.nan), (True, 1.0), None],
+    "names": ["ab", (1,), None, {"a": 1}],
+    "free": [[], "{}", 1],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(f, v) for f, values in REFUSED.items() for v in values], ids=str_or_type)
+def test_a_wrong_value_is_refused_in_one_short_line_that_names_the_field(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{field}=.* is not allowed; it must be ") as caught:
+        Example(**{field: value})
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 200
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "plain"),
+    [
+        ("count", np.int64(3), 3),
+        ("count", 10**30, 10**30),
+        ("rate", np.float32(0.5), 0.5),
+        ("rate", np.float64(0.25), 0.25),
+        ("rate", Fraction(1, 2), 0.5),
+        ("limit", 3, 3.0),
+        ("limit", np.int8(10), 10.0),
+        ("pair", [0, np.int64(2)], (0.0, 2.0)),
+        ("names", ["x", "y"], ("x", "y")),
+        ("free", {"any": [1]}, {"any": [1]}),
+    ],
+)
+def test_harmless_other_types_become_plain_ones(field: str, value: Any, plain: Any) -> None:
+    found = getattr(Example(**{field: value}), field)
+    assert found == plain and type(found) is type(plain)
+    json.dumps(found)
+
+
+def test_the_range_alone_is_named_where_only_the_range_is_missed() -> None:
+    with pytest.raises(ValueError, match=r"^limit=11 is not allowed; it must be at least 0 and at most 10, or None$"):
+        Example(limit=11)
+    with pytest.raises(
+        ValueError, match=r"^limit='x' .* it must be a finite number, at least 0 and at most 10, or None$"
+    ):
+        Example(limit="x")  # pyright: ignore
+
+
+LAYER = multi_head_moe(dim=8, moe_heads=2, num_experts=4, expert_dim=5, inner_residual=True)
+MOE: Any = LAYER.inner.inner  # pyright: ignore[reportAttributeAccessIssue]
+CONFIGS = (
+    LAYER,
+    LAYER.inner,
+    MOE,
+    MOE.experts,
+    FeedForwardConfig(dim=4, inner_dim=3),
+    *(kind(dim=4, num_experts=4) for kind in configs._KINDS.values() if issubclass(kind, RouterConfig)),
+)
+NEVER = (math.nan, math.inf, -math.inf, 1.5, 10**30, -1, "1", b"", [], {}, object(), torch.tensor(1), np.array([1]))
+
+
+def test_every_field_of_every_layer_config_refuses_what_it_cannot_be() -> None:
+    assert {config.kind for config in CONFIGS} == configs._KINDS.keys()
+    for config in CONFIGS:
+        for field in dataclasses.fields(config):
+            numeric = isinstance(getattr(config, field.name), float) or field.name == "capacity_factor"
+            for value in (*NEVER, *(() if isinstance(getattr(config, field.name), bool) else (True,))):
+                if numeric and value == 1.5:
+                    continue
+                expected = rf"^{config.kind}\.{field.name}=.* is not allowed; it must be "
+                with pytest.raises(ValueError, match=expected) as caught:
+                    config.replace(**{field.name: value})
+                assert "\n" not in str(caught.value)
+
+
+def test_equal_configs_are_equal_in_json_whatever_numbers_they_were_made_of() -> None:
+    plain = XMoERouterConfig(dim=4, num_experts=4, temperature=1.0)
+    foreign = XMoERouterConfig(dim=np.int64(4), num_experts=np.uint8(4), temperature=np.float32(1))  # pyright: ignore
+    assert json.dumps(foreign.to_dict()) == json.dumps(plain.to_dict())
+    assert json.dumps(plain.replace(temperature=1).to_dict()) == json.dumps(plain.to_dict())
