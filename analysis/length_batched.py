@@ -28,7 +28,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.prefix_trees import Row, Tree, grow, layout
-from mhmoe.language_model import MHMoEPreTrainedModel
+from mhmoe.base_model import MHMoEPreTrainedModel
 
 HFLM: Any = huggingface.HFLM  # a decorator hides its type
 _LOGITS = 2**26  # numbers of a batch of several rows, whatever the vocabulary: 256 MiB in float32

@@ -16,11 +16,12 @@ Glossary (paper symbol | name here | axis in shapes):
     alpha    | balance_weight         |
 """
 
+from mhmoe.base_model import MHMoEModel
 from mhmoe.configs import Config, config_from_dict
 from mhmoe.configuration import MHMoEConfig
 from mhmoe.experts import Experts, ExpertsConfig, FeedForward, FeedForwardConfig, FFNOutput
 from mhmoe.hidden_only import HiddenOnly
-from mhmoe.language_model import MHMoEForCausalLM, MHMoEModel
+from mhmoe.language_model import MHMoEForCausalLM
 from mhmoe.losses import balance_loss
 from mhmoe.matching import match
 from mhmoe.multi_head import MultiHead, MultiHeadConfig, MultiHeadMoE, multi_head_moe
@@ -50,6 +51,8 @@ READING_ORDER = (
     "records",
     "command_line",
     "earlier_folders",
+    "outputs",
+    "base_model",
     "language_model",
     "data_folder",
     "corpora",

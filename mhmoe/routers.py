@@ -137,7 +137,7 @@ class LowDimensionalRouter(Router):
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.projection, std=self.projection.shape[1] ** -0.5)
-        nn.init.orthogonal_(self.expert_embeddings, gain=EMBEDDING_GAIN)
+        orthogonal(self.expert_embeddings, gain=EMBEDDING_GAIN)
 
     def cosines(self, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows experts"]:
         row = F.normalize(F.linear(x, _wide(self.projection)), dim=-1, eps=SMALLEST_NORM)
@@ -256,3 +256,11 @@ def autocast_type(x: Tensor) -> str:
 def _wide(x: Tensor) -> Tensor:
     """At least float32: half precision cannot tell close scores apart."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def orthogonal(weight: Tensor, gain: float = 1.0) -> None:
+    """torch's initialisation, also in half precision, for which it has no decomposition."""
+    if weight.dtype.itemsize >= 4:
+        nn.init.orthogonal_(weight, gain)
+    else:
+        weight.data.copy_(nn.init.orthogonal_(_wide(weight.detach()), gain))

@@ -59,7 +59,10 @@ def as_text_only(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def as_transformers(tokenizer: Tokenizer) -> "PreTrainedTokenizerFast":
-    """The tokenizer for `save_pretrained` beside a checkpoint; begins, ends and pads with <|endoftext|>."""
+    """The tokenizer for `save_pretrained` beside a checkpoint; begins, ends and pads with <|endoftext|>.
+
+    It pads on the left, so that a batch is generated from the ends of its prompts.
+    """
     from transformers import PreTrainedTokenizerFast  # slow to import, and packing does not need it
 
     return PreTrainedTokenizerFast(
@@ -67,5 +70,6 @@ def as_transformers(tokenizer: Tokenizer) -> "PreTrainedTokenizerFast":
         bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,
         pad_token=END_OF_TEXT,
+        padding_side="left",
         clean_up_tokenization_spaces=False,
     )

@@ -59,8 +59,6 @@ def seed_parameters(model: MHMoEForCausalLM, seed: int) -> None:
         for name, module in model.named_modules():
             torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7]))
             model._init_weights(module)  # pyright: ignore[reportPrivateUsage]
-            if name == "lm_head" and not model.config.tie_word_embeddings:
-                nn.init.normal_(model.lm_head.weight, std=model.config.hidden_size**-0.5)
     model.tie_weights()
 
 
@@ -124,9 +122,12 @@ def train(
     """Train `model` from its current parameters; returns None when `deadline` (time.monotonic) came first.
 
     With `checkpoint`, state is written there at least every `checkpoint_seconds` and at the deadline; if
-    the file exists, training goes on from it. Raises UserError on a loss that is not finite, on a
-    checkpoint that cannot be read or is another run's, and when one cannot be written.
+    the file exists, training goes on from it. Raises UserError on sequences longer than the model was made
+    for, on a loss that is not finite, on a checkpoint that cannot be read or is another run's, and when one
+    cannot be written.
     """
+    if config.length > (longest := model.config.max_position_embeddings):
+        raise UserError(f"length={config.length} exceeds the model's max_position_embeddings={longest}; lower length")
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = next(model.parameters()).device
     optimizer = make_optimizer(model, config)

@@ -18,6 +18,7 @@ Initialisation, all of it:
 """
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,6 +30,7 @@ from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from mhmoe.configuration import MHMoEConfig
 from mhmoe.experts import FFNOutput
+from mhmoe.routers import Routing
 
 Rotation = tuple[Float[Tensor, "positions width"], Float[Tensor, "positions width"]]
 
@@ -78,23 +80,37 @@ class Attention(nn.Module):
         turn: tuple[Tensor, Tensor],
         mask: Tensor | None = None,
         cache: Cache | None = None,
-    ) -> Float[Tensor, "batch length dim"]:
+        **kernel: Any,
+    ) -> tuple[Float[Tensor, "batch length dim"], Tensor | None]:
+        """The output, and the attention weights if the kernel tells them; `kernel` are its further arguments."""
+        if 0 in x.shape[:2]:  # which not all kernels know
+            return self.o_proj(x), None
         qkv = self.qkv_proj(x).unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
         query, key, value = rotate(qkv[0], *turn), rotate(qkv[1], *turn), qkv[2]
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
-        kernel = str(self.config._attn_implementation)  # pyright: ignore[reportPrivateUsage]  # it has no other name
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(kernel, eager_attention_forward)
-        if x.device.type == "cpu":  # where the backward of attention is three times as slow in bfloat16
+        name = str(self.config._attn_implementation)  # pyright: ignore[reportPrivateUsage]  # it has no other name
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
+        device = "cpu" if x.is_meta else x.device.type  # the meta device has no autocast of its own
+        if device == "cpu":  # where the backward of attention is three times as slow in bfloat16
             wide = torch.promote_types(x.dtype, torch.float32)
             query, key, value = query.to(wide), key.to(wide), value.to(wide)
-        with torch.autocast(x.device.type, enabled=torch.is_autocast_enabled(x.device.type) and x.device.type != "cpu"):
-            out, _ = attend(self, query, key, value, mask, dropout=0.0, scaling=self.head_dim**-0.5)
-        return self.o_proj(out.flatten(-2).to(x.dtype))
+        with torch.autocast(device, enabled=torch.is_autocast_enabled(device) and device != "cpu"):
+            out, weights = attend(self, query, key, value, mask, dropout=0.0, scaling=self.head_dim**-0.5, **kernel)
+        return self.o_proj(out.flatten(-2).to(x.dtype)), weights
+
+
+class BlockOutput(NamedTuple):
+    """What a block's feed-forward layer returned, with the block's own output as hidden, and its attention weights."""
+
+    hidden: Float[Tensor, "batch length dim"]
+    balance_loss: Float[Tensor, ""] | None
+    routing: Routing | None
+    attention: Tensor | None
 
 
 class Block(GradientCheckpointingLayer):
-    """One pre-norm block. Returns what its feed-forward layer returned, with the block's output as hidden."""
+    """One pre-norm block."""
 
     def __init__(self, config: MHMoEConfig, block: int) -> None:
         super().__init__()
@@ -109,12 +125,11 @@ class Block(GradientCheckpointingLayer):
         turn: tuple[Tensor, Tensor],
         mask: Tensor | None = None,
         padding: Bool[Tensor, "batch length"] | None = None,
-        past_key_values: Cache | None = None,
-    ) -> FFNOutput:
-        """`mask` is the attention kernel's; `padding` is False at padded tokens, which are not routed.
-
-        Under gradient checkpointing transformers drops `past_key_values`, which it knows by this name.
-        """
-        x = x + self.attention(self.attention_norm(x), turn, mask, past_key_values)
+        cache: Cache | None = None,
+        **kernel: Any,
+    ) -> BlockOutput:
+        """`mask` is the attention kernel's; `padding` is False at padded tokens, which are not routed."""
+        attended, weights = self.attention(self.attention_norm(x), turn, mask, cache, **kernel)
+        x = x + attended
         output: FFNOutput = self.feed_forward(self.feed_forward_norm(x), padding)
-        return output._replace(hidden=x + output.hidden)
+        return BlockOutput(x + output.hidden, output.balance_loss, output.routing, weights)
