@@ -7,6 +7,9 @@ rendering: records into results/. index: what is in results/. dry_run: what a co
 routing, words: systems and claims of several pages.
 """
 
+import time
+
+BEGUN = time.monotonic()  # a time budget counts from here: the libraries take seconds to import
 READING_ORDER = (
     "schema",
     "scales",

@@ -22,15 +22,16 @@ import tyro
 from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
+from experiments import BEGUN
 from experiments.dry_run import cost_table
 from experiments.index import render_index
 from experiments.processes import check_device, run_in_jobs
 from experiments.rendering import COMMITTED, render, render_claims
-from experiments.running import Options, measure_missing, run_missing, text_of
+from experiments.running import Options, run_all, text_of
 from experiments.runs import RESULTS, Records, model_config, not_done, planned, systems_of
 from experiments.scales import SCALES
 from experiments.schema import Experiment, Scale
-from mhmoe.command_line import exit_code
+from mhmoe.command_line import exit_code, stopped_at
 from mhmoe.memory import keep_freed_memory
 from mhmoe.packing import export
 from mhmoe.records import Record, UserError
@@ -114,6 +115,7 @@ def run(
         time_budget: seconds after which to stop with a checkpoint.
         dry_run: print what would be run and what it would cost.
     """
+    deadline = math.inf if time_budget is None else BEGUN + time_budget
     chosen = scale_of(scale)
     chosen.for_task(task or "english")  # an unknown task is said before an experiment is looked for
     experiment = with_heads(stem, task, heads)
@@ -130,16 +132,16 @@ def run(
         print("nothing to run: every record is current")
     elif jobs > 1:
         check_device(chosen)  # here, so that one line says it and not one of every job
-        text_of(chosen.for_task(task), data)
+        with stopped_at(deadline):
+            text_of(chosen.for_task(task), data)
         arguments = ["run", stem, "--scale", scale, "--task", task, "--seeds", *map(str, seeds)]
         arguments += ["--heads", *map(str, heads)] if heads else []
         arguments += [] if data is None else ["--data", str(data)]
-        arguments += [] if time_budget is None else ["--time-budget", str(time_budget)]
+        arguments += [] if time_budget is None else ["--time-budget", str(max(deadline - time.monotonic(), 0.0))]
         sys.exit(run_in_jobs(jobs, arguments))
     else:
-        deadline = math.inf if time_budget is None else time.monotonic() + time_budget
         options = Options(seeds=seeds, data=data, deadline=deadline)
-        if not (run_missing(experiment, chosen, task, options) and measure_missing(experiment, chosen, task, options)):
+        if not run_all(experiment, chosen, task, options):
             print("stopped at the time budget; the same command goes on from here")
 
 

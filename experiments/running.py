@@ -7,7 +7,6 @@ import dataclasses
 import math
 import os
 import shlex
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -29,9 +28,11 @@ from experiments.runs import (
     training_config,
 )
 from experiments.schema import Experiment, Run, Scale
+from mhmoe.command_line import OutOfTime, stopped_at
 from mhmoe.corpora import EmbeddedCorpus, HubCorpus
 from mhmoe.data_folder import DATA_VARIABLE
 from mhmoe.evaluation import evaluate
+from mhmoe.files import check_sealed_folder, check_writable, new_folder, remove_leftovers, seal_folder
 from mhmoe.generated import GeneratedCorpus
 from mhmoe.language_model import MHMoEForCausalLM
 from mhmoe.memory import peak_memory, reset_peak_memory
@@ -42,6 +43,7 @@ from mhmoe.training import seed_parameters, train
 
 SAME = 0.01  # relatively; other machines and kernels round otherwise, and training amplifies that
 CACHE = Path(__file__).resolve().parent.parent / ".cache"
+LISTING = "run.json"  # of a model's folder: whose it is, and the hash of every file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,11 +81,26 @@ def text_of(scale: Scale, data: Path | None, cache: Path = CACHE) -> PackedText:
     return pack(corpus, scale.packing, cache / "packed")
 
 
+def run_all(experiment: Experiment, scale: Scale, task: str, options: Options) -> bool:
+    """Do what is missing of an experiment, runs and measurements; False when the deadline came first.
+
+    A process of its own is stopped within seconds of the deadline, whatever it is doing. Processes that share a run
+    stop together, after a step.
+    """
+    join_processes(scale)
+    try:
+        with stopped_at(math.inf if dist.is_initialized() else options.deadline):
+            return run_missing(experiment, scale, task, options) and measure_missing(experiment, scale, task, options)
+    except OutOfTime:
+        return False
+
+
 def run_missing(experiment: Experiment, scale: Scale, task: str, options: Options) -> bool:
     """Do every run that has no current record; False when the deadline came first."""
     records = Records(scale, options.results)
     text: PackedText | None = None
     join_processes(scale)
+    _clean(records, options.cache)
     progressed = True
     while todo := not_done(experiment, scale, task, options.seeds, records):
         if not progressed:
@@ -133,8 +150,8 @@ def measure_missing(experiment: Experiment, scale: Scale, task: str, options: Op
                 if is_past(options.deadline):
                     return False
                 text = text or text_of(run.scale, options.data, options.cache)
-                folder = options.cache / "models" / run.scale.name / run.name
-                if not folder.is_dir() and not execute(
+                folder = _model_folder(run, options.cache)
+                if not _holds_model(folder, record) and not execute(
                     run, text, records, options.deadline, options.cache, again=record
                 ):
                     return False
@@ -164,7 +181,8 @@ def execute(
     if device.type == "cuda" and dist.is_initialized():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     source = provenance(_command(), _name(device), torch.get_num_threads())
-    config, training = run_config(run, text.fingerprint), training_config(run)
+    processes = dist.get_world_size() if dist.is_initialized() else 1
+    config, training = run_config(run, text.fingerprint, processes), training_config(run)
     mark = fingerprint(config, run.seed)
     model_settings = model_config(run.scale, run.system)
     model = MHMoEForCausalLM(model_settings)
@@ -172,7 +190,7 @@ def execute(
     model.to(device)  # pyright: ignore[reportArgumentType]  # transformers wraps it in an untyped decorator
     reset_peak_memory(device)
 
-    checkpoint = cache / "checkpoints" / run.scale.name / f"{run.name}-{mark}.pt"
+    checkpoint = _checkpoint(cache, run.scale.name, run.name, mark)
     progress = train(
         model,
         text,
@@ -212,7 +230,7 @@ def execute(
         if abs(ours / theirs - 1) > SAME:
             raise UserError(f"{run.name} trained again has perplexity {ours:.3f}, its record {theirs:.3f}; run it anew")
     if run.tests:  # models that later measurements read
-        save_model(model, text, cache / "models" / run.scale.name / run.name)
+        save_model(model, text, _model_folder(run, cache), mark)
     if again is None:
         record.save(records.path(run))
     checkpoint.unlink(missing_ok=True)
@@ -222,19 +240,49 @@ def execute(
     return True
 
 
-def save_model(model: MHMoEForCausalLM, text: PackedText, folder: Path) -> None:
-    """Model and tokenizer as transformers reads them, in a folder that is whole or not there."""
-    new = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(new, ignore_errors=True)  # of a killed process
+def save_model(model: MHMoEForCausalLM, text: PackedText, folder: Path, mark: str) -> None:
+    """Model and tokenizer as transformers reads them, in a folder that is whole or not there and says whose it is."""
+    with new_folder(folder, replace=True) as new:
+        try:
+            model.save_pretrained(new)
+            as_transformers(text.tokenizer).save_pretrained(new)
+        except Exception as error:  # safetensors and tokenizers have exceptions of their own for a full disk
+            raise UserError(f"cannot write {folder}: {error}; nothing of it was left behind") from None
+        seal_folder(new, LISTING, {"run": mark})
+
+
+def _model_folder(run: Run, cache: Path) -> Path:
+    return cache / "models" / run.scale.name / run.name
+
+
+def _checkpoint(cache: Path, scale: str, name: str, mark: str) -> Path:
+    return cache / "checkpoints" / scale / f"{name}-{mark}.pt"
+
+
+def _holds_model(folder: Path, record: Record) -> bool:
+    """Whether the model of this record is there. One that is another run's, or damaged, is told of and not used."""
+    if not folder.is_dir():
+        return False
     try:
-        model.save_pretrained(new)
-        as_transformers(text.tokenizer).save_pretrained(new)
-        shutil.rmtree(folder, ignore_errors=True)
-        new.rename(folder)
-    except Exception as error:  # safetensors and tokenizers have exceptions of their own for a full disk
-        raise UserError(f"cannot write {folder}: {error}; nothing of it was left behind") from None
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+        check_sealed_folder(folder, LISTING, "it is trained again", run=record.fingerprint)
+    except UserError as error:
+        tqdm.write(f"{record.scale} {record.name}: {error}")
+        return False
+    return True
+
+
+def _clean(records: Records, cache: Path) -> None:
+    """See that results can be written, and remove what killed processes left: half-written files, and the
+    checkpoints of runs that are finished."""
+    scale = records.scale.name
+    models, checkpoints = cache / "models" / scale, cache / "checkpoints" / scale
+    for folder in (cache, records.folder):
+        check_writable(folder)
+    for folder in (records.folder, cache / "packed", models, checkpoints):
+        remove_leftovers(folder)
+    for record in records.by_name.values():
+        if "test" not in record.metrics or (models / record.name).is_dir():  # else it may be trained again just now
+            _checkpoint(cache, scale, record.name, record.fingerprint).unlink(missing_ok=True)
 
 
 def _command() -> str:

@@ -29,7 +29,7 @@ from experiments.schema import (
 from mhmoe.configuration import MHMoEConfig
 from mhmoe.corpora import LocalCorpus
 from mhmoe.records import Record, UserError, fingerprint
-from mhmoe.training_config import TrainingConfig
+from mhmoe.training_config import TrainingConfig, identity
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 TIE = 0.01  # perplexities this close, relatively, count as equal
@@ -58,11 +58,9 @@ def training_config(run: Run) -> TrainingConfig:
     return TrainingConfig(**arguments, learning_rate=run.learning_rate)
 
 
-def run_config(run: Run, data: Mapping[str, Any]) -> dict[str, Any]:
+def run_config(run: Run, data: Mapping[str, Any], processes: int = 1) -> dict[str, Any]:
     """All that determines the run's numbers but its seed; `data` is the packed text's fingerprint."""
-    model = model_config(run.scale, run.system)
-    fields = {name: getattr(model, name) for name in MHMoEConfig.__annotations__}
-    return {"model": fields, "training": training_config(run).to_dict(), "data": dict(data)}
+    return identity(model_config(run.scale, run.system), training_config(run), data, processes)
 
 
 def is_text_of(scale: Scale, data: Mapping[str, Any]) -> bool:
@@ -110,12 +108,13 @@ class Records:
         return "done" if record.fingerprint == self.declared(run) else "stale"
 
     def declared(self, run: Run) -> str:
-        """The fingerprint the run should have on the text that its record names; "" if that is other text."""
+        """The fingerprint the run should have on the text, and by the number of processes where it matters, that its
+        record names; "" if that is other text."""
         record = self.by_name.get(run.name)
         if record is None or run.learning_rate is None:
             return ""
-        data = record.config.get("data", {})
-        return fingerprint(run_config(run, data), run.seed) if is_text_of(run.scale, data) else ""
+        data, processes = record.config.get("data", {}), record.config.get("processes", 1)
+        return fingerprint(run_config(run, data, processes), run.seed) if is_text_of(run.scale, data) else ""
 
     def chosen_rate(self, task: str, system: System) -> float | None:
         """The smallest rate of the grid within TIE of the lowest perplexity on `valid`.

@@ -36,6 +36,7 @@ from mhmoe.sparse_moe import ResidualConfig, SparseMoE, SparseMoEConfig
 
 READING_ORDER = (
     "fields",
+    "files",
     "configs",
     "routers",
     "grouped",
@@ -47,7 +48,9 @@ READING_ORDER = (
     "matching",
     "hidden_only",
     "configuration",
+    "training_config",
     "transformer",
+    "record_checks",
     "records",
     "command_line",
     "earlier_folders",
@@ -63,8 +66,8 @@ READING_ORDER = (
     "packing",
     "evaluation",
     "memory",
-    "training_config",
     "progress",
+    "objective",
     "training",
 )
 

@@ -4,7 +4,8 @@
 
 t_p is the fraction of all selections that went to expert p (they sum to 1), G_p the mean of g_p
 over rows, N the number of experts. It is 1 when both are uniform, and N when one expert takes all.
-Rows where `mask` is False (padding) count in neither.
+Rows where `mask` is False (padding) count in neither. Both are of one batch: where it is computed in parts,
+add up the parts' `selections` and average their G_p, and only then take the product.
 
 Departures from the released code: it counts first choices alone in t_p, whatever top_k, leaves padding in G_p,
 and adds up the losses of the layers; here every selection counts, and language_model.py takes their mean.
@@ -13,6 +14,14 @@ and adds up the losses of the layers; here every selection counts, and language_
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+
+def selections(index: Int[Tensor, "*rows top_k"], num_experts: int) -> Int[Tensor, " experts"]:
+    """How often each expert was selected, before any capacity."""
+    chosen = index.flatten()
+    return torch.zeros(num_experts, dtype=torch.int64, device=index.device).scatter_add(
+        0, chosen, torch.ones_like(chosen)
+    )
 
 
 def load_fractions(
@@ -33,9 +42,13 @@ def balance_loss(
     mask: Bool[Tensor, "*rows"] | None = None,
 ) -> Float[Tensor, ""]:
     """v1 Eq. 10. The gradient flows through the probabilities alone, as the selections are discrete."""
-    num_experts = probabilities.shape[-1]
-    load = load_fractions(index, num_experts, mask).to(probabilities.dtype)
-    return num_experts * (load * _mean_over_rows(probabilities, mask)).sum()
+    load = load_fractions(index, probabilities.shape[-1], mask).to(probabilities.dtype)
+    return balance_of(load, mean_over_rows(probabilities, mask))
+
+
+def balance_of(load: Float[Tensor, " experts"], mean: Float[Tensor, " experts"]) -> Float[Tensor, ""]:
+    """v1 Eq. 10 from t_p and G_p themselves."""
+    return len(load) * (load * mean).sum()
 
 
 def squared_coefficient_of_variation(load: Float[Tensor, " experts"]) -> Float[Tensor, ""]:
@@ -47,10 +60,10 @@ def router_z_loss(
     scores: Float[Tensor, "*rows experts"], mask: Bool[Tensor, "*rows"] | None = None
 ) -> Float[Tensor, ""]:
     """Mean squared log-partition of the scores (Zoph et al. 2022, Eq. 5); keeps them small."""
-    return _mean_over_rows(scores.logsumexp(dim=-1, keepdim=True).square(), mask).squeeze(-1)
+    return mean_over_rows(scores.logsumexp(dim=-1, keepdim=True).square(), mask).squeeze(-1)
 
 
-def _mean_over_rows(x: Float[Tensor, "*rows n"], mask: Bool[Tensor, "*rows"] | None) -> Float[Tensor, " n"]:
+def mean_over_rows(x: Float[Tensor, "*rows n"], mask: Bool[Tensor, "*rows"] | None = None) -> Float[Tensor, " n"]:
     rows = x.reshape(-1, x.shape[-1])
     if mask is None:
         return rows.mean(dim=0) if rows.shape[0] else rows.sum(dim=0)  # len would fix the shape in export

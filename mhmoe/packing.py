@@ -1,7 +1,7 @@
 """Packing: text becomes a folder that needs no corpus any more.
 
 It holds the tokenizer, the train split as one flat array in which <|endoftext|> stands before each
-document, and the valid and test splits document by document; `pack.json` has the hash of every file.
+document, and the valid and test splits document by document; `pack.json` has the hash of every file, and its own.
 How it is read is in `batches`.
 """
 
@@ -10,12 +10,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
 import numpy as np
 import tokenizers
@@ -24,10 +23,21 @@ from tqdm import tqdm
 
 from mhmoe.batches import EvaluationSet, Tokens
 from mhmoe.corpora import Corpus, Document
-from mhmoe.records import UserError, sha256_of, write_atomically
+from mhmoe.fields import Count, Range, check_fields
+from mhmoe.files import (
+    UserError,
+    check_sealed_folder,
+    new_folder,
+    parse_json,
+    remove_leftovers,
+    seal_folder,
+    sha256_of,
+    write_atomically,
+)
 from mhmoe.tokenization import END_OF_TEXT_ID, as_text_only, check_vocab_size, train_tokenizer
 
-FORMAT = 1
+FORMAT = 2
+LISTING = "pack.json"
 _BATCH_CHARACTERS = 500_000  # encoded at once: enough for all cores, little to hold
 
 # ---- what a packed folder holds -------------------------------------------------------------
@@ -58,18 +68,15 @@ class PackingConfig:
     max_valid_tokens, max_test_tokens: whole documents up to so many tokens; None takes all.
     """
 
-    vocab_size: int
-    max_train_tokens: int
-    tokenizer_characters: int = 8_000_000
-    max_valid_tokens: int | None = None
-    max_test_tokens: int | None = None
+    vocab_size: Annotated[int, Range(most=2**32)]
+    max_train_tokens: Count
+    tokenizer_characters: Count = 8_000_000
+    max_valid_tokens: Count | None = None
+    max_test_tokens: Count | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_vocab_size(self.vocab_size)
-        for name in ("max_train_tokens", "tokenizer_characters", "max_valid_tokens", "max_test_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} is not allowed; it must be at least 1")
 
     @property
     def dtype(self) -> Literal["<u2", "<u4"]:
@@ -83,16 +90,20 @@ def pack(corpus: Corpus, config: PackingConfig, cache: Path) -> PackedText:
     """Pack a corpus, or open the folder of `cache` where the same was packed before.
 
     Several processes may call it at once: each packs, the first to finish is kept.
-    Raises UserError if a split is empty, nothing can be written or the cached folder is damaged.
+    Raises UserError if a split is empty, nothing can be written, or the cached folder is damaged or of other text.
     """
     origin = {"corpus": corpus.fingerprint(), "packing": dataclasses.asdict(config)}
     # The library's version is in the key alone: equal bytes from another version are the same data.
     identity = json.dumps(origin | {"format": FORMAT, "tokenizers": tokenizers.__version__}, sort_keys=True)
     folder = cache / hashlib.sha256(identity.encode()).hexdigest()[:16]
     if not folder.exists():
-        with _new_folder(folder) as new:
+        remove_leftovers(cache)
+        with new_folder(folder) as new:
             _write(new, corpus, config, origin)
-    return load_packed(folder)
+    packed = load_packed(folder)
+    if {name: packed.fingerprint[name] for name in origin} != json.loads(json.dumps(origin)):
+        raise UserError(f"{folder} holds other text than was asked for; remove the folder and pack again")
+    return packed
 
 
 def _write(folder: Path, corpus: Corpus, config: PackingConfig, origin: dict[str, Any]) -> None:
@@ -102,14 +113,12 @@ def _write(folder: Path, corpus: Corpus, config: PackingConfig, origin: dict[str
     sizes = {"train": _write_train(folder / "train.bin", corpus, config, tokenizer)}
     for split, limit in (("valid", config.max_valid_tokens), ("test", config.max_test_tokens)):
         sizes[split] = _write_evaluation(folder, split, corpus, config, tokenizer, limit)
-    files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in sorted(folder.iterdir())}
     fingerprint = origin | {
         "dtype": config.dtype,
-        "tokenizer_sha256": files["tokenizer.json"]["sha256"],
-        "splits": {split: size | {"sha256": files[f"{split}.bin"]["sha256"]} for split, size in sizes.items()},
+        "tokenizer_sha256": sha256_of(folder / "tokenizer.json"),
+        "splits": {split: size | {"sha256": sha256_of(folder / f"{split}.bin")} for split, size in sizes.items()},
     }
-    listing = {"format": FORMAT, "fingerprint": fingerprint, "files": files}
-    write_atomically(folder / "pack.json", json.dumps(listing, indent=1, sort_keys=True) + "\n")
+    seal_folder(folder, LISTING, {"format": FORMAT, "fingerprint": fingerprint})
 
 
 def _first_characters(corpus: Corpus, characters: int) -> Iterator[str]:
@@ -157,7 +166,7 @@ def _write_train(path: Path, corpus: Corpus, config: PackingConfig, tokenizer: T
 def _write_evaluation(
     folder: Path, split: str, corpus: Corpus, config: PackingConfig, tokenizer: Tokenizer, limit: int | None
 ) -> dict[str, int]:
-    tokens, documents = 0, list[dict[str, Any]]()
+    tokens, documents, seen = 0, list[dict[str, Any]](), set[str]()
     with (folder / f"{split}.bin").open("wb") as file, _progress(split, limit) as bar:
         for document, ids in _encoded(tokenizer, corpus.documents(split)):
             if not ids:
@@ -166,7 +175,11 @@ def _write_evaluation(
                 break
             file.write(np.array(ids, config.dtype).tobytes())
             size = len(document.text.encode())
-            documents.append({"id": document.id, "source": document.source, "tokens": len(ids), "bytes": size})
+            name = document.id if document.id not in seen else f"{document.source}/{document.id}"
+            if name in seen:
+                raise UserError(f"the {split} split has two documents with id {document.id!r} of {document.source!r}")
+            seen.add(name)
+            documents.append({"id": name, "source": document.source, "tokens": len(ids), "bytes": size})
             tokens += len(ids)
             bar.update(len(ids))
         _flush(file)
@@ -181,26 +194,6 @@ def _flush(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-@contextmanager
-def _new_folder(folder: Path) -> Generator[Path]:
-    """A temporary folder that becomes `folder` in one step when all went well, else vanishes."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had our number
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.rename(folder)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not (folder / "pack.json").exists():  # else another process was faster with the same
-            raise UserError(
-                f"cannot write {folder}: {error.strerror or error}; nothing of it was left behind"
-            ) from None
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
 def export(packed: PackedText, folder: Path) -> None:
     """Copy a packed folder to where `load_packed` opens it, with no corpus at hand.
 
@@ -208,7 +201,7 @@ def export(packed: PackedText, folder: Path) -> None:
     """
     if folder.exists():
         raise UserError(f"{folder} exists already; remove it or name another folder")
-    with _new_folder(folder) as new:
+    with new_folder(folder) as new:
         for path in packed.folder.iterdir():
             with path.open("rb") as source, (new / path.name).open("wb") as target:
                 shutil.copyfileobj(source, target)
@@ -221,25 +214,26 @@ def export(packed: PackedText, folder: Path) -> None:
 def load_packed(folder: Path) -> PackedText:
     """Open what `pack` or `export` wrote, after checking the hash of every file.
 
-    Raises UserError if the folder or a file is missing, cut short or changed.
+    Raises UserError if the folder or a file is missing, cut short or changed, or its files do not fit together.
     """
+    advice = "remove the folder and pack again"
+    if not (folder / LISTING).is_file():
+        raise UserError(f"{folder} is not a packed folder: it has no {LISTING}; pack the corpus again")
+    listing = check_sealed_folder(folder, LISTING, advice, format=FORMAT)
     try:
-        listing = json.loads((folder / "pack.json").read_bytes())
-        version, fingerprint, files = (listing[name] for name in ("format", "fingerprint", "files"))
-    except FileNotFoundError:
-        raise UserError(f"{folder} is not a packed folder: it has no pack.json; pack the corpus again") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'pack.json'} is damaged ({error!r}); remove the folder and pack again") from None
-    if version != FORMAT:
-        raise UserError(f"{folder} has format {version}, this version reads {FORMAT}; remove it and pack again")
-    for name, expected in files.items():
-        _check_file(folder / name, expected["bytes"], expected["sha256"])
+        packed = _open(folder, listing["fingerprint"])
+        _check_consistent(packed)
+    except Exception as error:  # the tokenizers library has exceptions of its own
+        raise UserError(f"{folder} is damaged ({' '.join(str(error).split()) or repr(error)}); {advice}") from None
+    return packed
 
+
+def _open(folder: Path, fingerprint: dict[str, Any]) -> PackedText:
     def tokens(split: str) -> Tokens:
         return np.memmap(folder / f"{split}.bin", dtype=fingerprint["dtype"], mode="r")
 
     def evaluation(split: str) -> EvaluationSet:
-        documents = json.loads((folder / f"{split}.json").read_bytes())
+        documents = parse_json((folder / f"{split}.json").read_bytes())
         return EvaluationSet(
             tokens=tokens(split),
             offsets=np.cumsum([0, *(d["tokens"] for d in documents)]),
@@ -258,10 +252,17 @@ def load_packed(folder: Path) -> PackedText:
     )
 
 
-def _check_file(path: Path, size: int, sha256: str) -> None:
-    if not path.is_file():
-        raise UserError(f"{path} is missing; remove the folder and pack again")
-    if (actual := path.stat().st_size) != size:
-        raise UserError(f"{path} has {actual} bytes instead of {size}; remove the folder and pack again")
-    if sha256_of(path) != sha256:
-        raise UserError(f"{path} was changed, its sha256 is not the recorded one; remove the folder and pack again")
+def _check_consistent(packed: PackedText) -> None:
+    """Raises ValueError where files that are each what was written do not belong together."""
+    splits = packed.fingerprint["splits"]
+    for name, text in (("valid", packed.valid), ("test", packed.test)):
+        found = {"documents": len(text), "tokens": len(text.tokens), "bytes": int(text.num_bytes.sum())}
+        if any(splits[name][key] != value for key, value in found.items()) or text.offsets[-1] != len(text.tokens):
+            raise ValueError(f"the documents of {name} do not add up to its text")
+        if np.diff(text.offsets).min() < 1 or text.num_bytes.min() < 1 or len(set(text.ids)) < len(text):
+            raise ValueError(f"a document of {name} is empty, or two have one id")
+    if splits["train"]["tokens"] != len(packed.train):
+        raise ValueError("train has another number of tokens than it should")
+    size = packed.tokenizer.get_vocab_size()
+    if max(int(tokens.max()) for tokens in (packed.train, packed.valid.tokens, packed.test.tokens)) >= size:
+        raise ValueError(f"a token is not one of the tokenizer's {size}")

@@ -1,12 +1,10 @@
-"""The one training loop.
+"""The one training loop, over the losses of `objective`.
 
-    L = sum over the global batch of nll / its number of tokens
-        + balance_weight * mean over its micro-batches of L_balance                        (v1 Eq. 11)
-
-Both terms are normalised once per global batch, whatever the number of micro-batches and processes:
-accumulation and data parallelism change the arithmetic's order and nothing else. Which tokens a step
-sees, and where a parameter starts, are pure functions of the seed, so a run resumed from its last
-checkpoint ends with the weights of one never interrupted.
+Which tokens a step sees, and where a parameter starts, are pure functions of the seed, so a run resumed from
+its last checkpoint ends with the weights of one never interrupted, to the bit. Another number of micro-batches
+or processes changes the order of sums and nothing else, unless experts have a capacity, whose drops depend on
+how the batch is cut: the runs then have different fingerprints. (Micro-batches are part of the config, and so of
+the fingerprint, in any case.)
 """
 
 import hashlib
@@ -19,38 +17,21 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mhmoe.batches import EvaluationSet, TrainingBatches
+from mhmoe.batches import TrainingBatches
+from mhmoe.command_line import OutOfTime
 from mhmoe.configuration import MHMoEConfig
-from mhmoe.evaluation import evaluate, token_nll
+from mhmoe.evaluation import evaluate
+from mhmoe.files import remove_leftovers
 from mhmoe.language_model import MHMoEForCausalLM
 from mhmoe.memory import KeptMemory
+from mhmoe.objective import Objective, accumulate_gradients
 from mhmoe.packing import PackedText
 from mhmoe.progress import Progress, load_checkpoint, save_checkpoint
-from mhmoe.records import UserError, fingerprint, remove_leftovers
-from mhmoe.training_config import TrainingConfig
-
-
-class Objective(nn.Module):
-    """Both losses of one micro-batch: the summed nll in nats, and the balance loss (0 without routing).
-
-    A module of its own so that compilation and data parallelism wrap the losses and not the model.
-    """
-
-    def __init__(self, model: MHMoEForCausalLM, precision: str) -> None:
-        super().__init__()
-        self.model, self.low_precision = model, precision == "bfloat16"
-
-    def forward(
-        self, inputs: Int[Tensor, "batch length"], targets: Int[Tensor, "batch length"]
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.low_precision):
-            output = self.model(inputs)
-        nll = token_nll(output.logits, targets).sum()
-        return nll, output.balance_loss if output.balance_loss is not None else nll.new_zeros(())
+from mhmoe.records import UserError, fingerprint
+from mhmoe.training_config import TrainingConfig, identity
 
 
 def seed_parameters(model: MHMoEForCausalLM, seed: int) -> None:
@@ -83,31 +64,6 @@ def _rate_factor(name: str, matrix: Tensor, dim: int, config: TrainingConfig) ->
     return 1.0
 
 
-def accumulate_gradients(
-    objective: nn.Module,
-    tokens: Int[Tensor, "sequences length_plus_1"],
-    config: TrainingConfig,
-    balance_weight: float,
-) -> tuple[float, float]:
-    """Gradients of L for this process's share `tokens` of a global batch, added to `.grad`.
-
-    Under DDP, whose all-reduce is a mean, the gradient of L results on every process.
-    Returns this process's mean nll per token, and mean balance loss.
-    """
-    parts = tokens.chunk(config.micro_batches)
-    count = tokens.shape[0] * (tokens.shape[1] - 1)
-    total_nll = total_balance = 0.0
-    for i, part in enumerate(parts):
-        last = i == len(parts) - 1
-        if isinstance(objective, nn.parallel.DistributedDataParallel):
-            objective.require_backward_grad_sync = last
-        nll, balance = objective(part[:, :-1], part[:, 1:])
-        (nll / count + balance_weight * balance / len(parts)).backward()
-        total_nll += nll.item()
-        total_balance += balance.item()
-    return total_nll / count, total_balance / len(parts)
-
-
 def train(
     model: MHMoEForCausalLM,
     text: PackedText,
@@ -122,30 +78,23 @@ def train(
     """Train `model` from its current parameters; returns None when `deadline` (time.monotonic) came first.
 
     With `checkpoint`, state is written there at least every `checkpoint_seconds` and at the deadline; if
-    the file exists, training goes on from it. Raises UserError on sequences longer than the model was made
-    for, on a loss that is not finite, on a checkpoint that cannot be read or is another run's, and when one
-    cannot be written.
+    the file exists, training goes on from it. The deadline is looked at after every step and evaluation, of which
+    one is always done; within `command_line.stopped_at`, a long one is stopped too, and repeated the next time.
+    Raises UserError on text that the model cannot read, a loss that is not finite, on a checkpoint that is damaged
+    or another run's, and when one cannot be written.
     """
-    if config.length > (longest := model.config.max_position_embeddings):
-        raise UserError(f"length={config.length} exceeds the model's max_position_embeddings={longest}; lower length")
+    _check_readable(model.config, text, config)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = next(model.parameters()).device
     optimizer = make_optimizer(model, config)
     batches = TrainingBatches(text.train, config.length, config.batch_sequences, seed)
-    run = fingerprint(
-        {
-            "model": {name: getattr(model.config, name) for name in MHMoEConfig.__annotations__},
-            "training": config.to_dict(),
-            "data": text.fingerprint,
-        },
-        seed,
-    )
+    run = fingerprint(identity(model.config, config, text.fingerprint, world), seed)
     progress = Progress()
     if checkpoint is not None:
         if rank == 0:
-            remove_leftovers(checkpoint)
+            remove_leftovers(checkpoint.parent)
         if checkpoint.exists():
-            progress = load_checkpoint(checkpoint, model, optimizer, run)
+            progress = load_checkpoint(checkpoint, model, optimizer, config, run)
 
     objective: nn.Module = Objective(model, config.precision)
     if world > 1:
@@ -179,29 +128,39 @@ def train(
     saved = begun = time.monotonic()
     earlier = progress.seconds
     with bar:
-        while progress.step < config.steps:
-            tokens = torch.from_numpy(batches.batch(progress.step, rank, world)).to(device)
-            task_loss, balance = accumulate_gradients(objective, tokens, config, model.config.balance_weight)
-            stop_unless_finite(task_loss, "task loss")
-            stop_unless_finite(balance, "balance loss")
-            norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            stop_unless_finite(float(norm), "gradient's norm")
-            for group in optimizer.param_groups:
-                group["lr"] = config.rate(progress.step) * group["rate_factor"]
-            optimizer.step()
-            optimizer.zero_grad()
-            kept.bound()
-            progress.step += 1
-            bar.update(config.tokens_per_step)
-            progress.seconds = earlier + time.monotonic() - begun
-            if config.evaluates_after(progress.step):
-                begun_evaluation = time.monotonic()
-                task_loss, balance = _means_over_processes(device, task_loss, balance)
-                point = _curve_point(model, text.valid, config, progress, task_loss, balance)
-                stop_unless_finite(point["valid_nll"], "loss on valid")
-                progress.curve.append(point)
-                bar.set_postfix(valid_ppl=f"{math.exp(min(point['valid_nll'], 700.0)):.2f}")
-                begun += time.monotonic() - begun_evaluation  # training time alone
+        while progress.step < config.steps or progress.due is not None:
+            begun_work, evaluation, losses = time.monotonic(), dict[str, Any](), (0.0, 0.0)
+            try:  # what takes long, and changes neither weights nor progress
+                if progress.due is not None:
+                    evaluation = evaluate(model, text.valid, config.length, max_windows=config.evaluation_windows)
+                else:
+                    tokens = torch.from_numpy(batches.batch(progress.step, rank, world)).to(device)
+                    losses = accumulate_gradients(objective, tokens, config, model.config.balance_weight)
+            except OutOfTime:
+                save()
+                return None
+            if progress.due is not None:
+                stop_unless_finite(evaluation["nll_per_token"], "loss on valid")
+                progress.curve.append(progress.due | _on_valid(evaluation))
+                progress.due = None
+                bar.set_postfix(valid_ppl=f"{evaluation['perplexity']:.2f}")
+                begun += time.monotonic() - begun_work  # training time alone
+            else:
+                stop_unless_finite(losses[0], "task loss")
+                stop_unless_finite(losses[1], "balance loss")
+                norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+                stop_unless_finite(float(norm), "gradient's norm")
+                for group in optimizer.param_groups:
+                    group["lr"] = config.rate(progress.step) * group["rate_factor"]
+                optimizer.step()
+                optimizer.zero_grad()
+                kept.bound()
+                progress.step += 1
+                bar.update(config.tokens_per_step)
+                progress.seconds = earlier + time.monotonic() - begun
+                if config.evaluates_after(progress.step):
+                    progress.due = _curve_point(config, progress, _means_over_processes(device, *losses))
+                    continue
             # Agreed on by all processes: one that went on alone would wait for the others for ever.
             late = deadline < math.inf and any(_means_over_processes(device, float(time.monotonic() >= deadline)))
             if late and progress.step < config.steps:
@@ -214,6 +173,20 @@ def train(
     return progress
 
 
+def _check_readable(model: MHMoEConfig, text: PackedText, config: TrainingConfig) -> None:
+    if config.length > model.max_position_embeddings:
+        raise UserError(
+            f"length={config.length} exceeds the model's max_position_embeddings={model.max_position_embeddings}; "
+            "train on shorter sequences, or make a model that reads longer ones"
+        )
+    largest = max(int(tokens.max()) for tokens in (text.train, text.valid.tokens, text.test.tokens))
+    if largest >= model.vocab_size:
+        raise UserError(
+            f"the text has token {largest}, the model vocab_size={model.vocab_size}; "
+            f"make a model with a vocabulary of at least {largest + 1}, or pack the text with a smaller one"
+        )
+
+
 def _means_over_processes(device: torch.device, *values: float) -> list[float]:
     if not dist.is_initialized():
         return list(values)
@@ -222,21 +195,16 @@ def _means_over_processes(device: torch.device, *values: float) -> list[float]:
     return (means / dist.get_world_size()).tolist()
 
 
-def _curve_point(
-    model: MHMoEForCausalLM,
-    valid: EvaluationSet,
-    config: TrainingConfig,
-    progress: Progress,
-    task_loss: float,
-    balance: float,
-) -> dict[str, Any]:
-    evaluation = evaluate(model, valid, config.length, max_windows=config.evaluation_windows)
+def _curve_point(config: TrainingConfig, progress: Progress, losses: list[float]) -> dict[str, Any]:
+    """The point of the curve after this step, but for what its evaluation says."""
     return {
         "step": progress.step,
         "tokens": progress.step * config.tokens_per_step,
         "seconds": round(progress.seconds, 3),
-        "task_loss": task_loss,
-        "balance_loss": balance,
-        "valid_nll": evaluation["nll_per_token"],
-        "valid_bits_per_byte": evaluation["bits_per_byte"],
+        "task_loss": losses[0],
+        "balance_loss": losses[1],
     }
+
+
+def _on_valid(evaluation: dict[str, Any]) -> dict[str, float]:
+    return {"valid_nll": evaluation["nll_per_token"], "valid_bits_per_byte": evaluation["bits_per_byte"]}

@@ -1,8 +1,14 @@
 """What a training run is told: the optimiser and schedule of v1, the batch, and how it is computed."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from mhmoe.configuration import MHMoEConfig
+from mhmoe.fields import Count, Range, check_fields
+
+Beta = Annotated[float, Range(least=0, below=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,50 +24,29 @@ class TrainingConfig:
     (Yang et al. 2022, arXiv 2203.03466, Table 3): experts of unequal width then learn alike.
     """
 
-    steps: int
-    batch_sequences: int
-    length: int
-    learning_rate: float
-    warmup: float = 0.04
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
-    weight_decay: float = 0.01
-    clip_norm: float = 2.0
-    micro_batches: int = 1
+    steps: Count
+    batch_sequences: Count
+    length: Count
+    learning_rate: Annotated[float, Range(above=0)]
+    warmup: Annotated[float, Range(least=0, most=1)] = 0.04
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
+    eps: Annotated[float, Range(above=0)] = 1e-6
+    weight_decay: Annotated[float, Range(least=0)] = 0.01
+    clip_norm: Annotated[float, Range(above=0)] = 2.0
+    micro_batches: Count = 1
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
-    evaluations: int = 10
-    evaluation_windows: int = 256
-    scaled_rates: tuple[str, ...] = ()
+    evaluations: Count = 10
+    evaluation_windows: Count = 256
+    scaled_rates: tuple[Literal["up_proj", "down_proj"], ...] = ()
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch_sequences",
-            "length",
-            "micro_batches",
-            "evaluations",
-            "evaluation_windows",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not allowed; it must be at least 1")
-        for name in ("learning_rate", "eps", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} is not allowed; it must be above 0")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay={self.weight_decay} is not allowed; it must be at least 0")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas={self.betas} are not allowed; they must be at least 0 and below 1")
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup={self.warmup} is not allowed; it is a fraction of the steps, from 0 to 1")
+        check_fields(self)
         if self.batch_sequences % self.micro_batches:
             raise ValueError(
-                f"micro_batches={self.micro_batches} does not divide batch_sequences={self.batch_sequences}"
+                f"micro_batches={self.micro_batches} does not divide batch_sequences={self.batch_sequences}; "
+                "choose one that does"
             )
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision={self.precision!r} is not known; choose float32 or bfloat16")
-        if set(self.scaled_rates) - {"up_proj", "down_proj"}:
-            raise ValueError(f"scaled_rates={self.scaled_rates} is not allowed; choose from up_proj, down_proj")
 
     def to_dict(self) -> dict[str, Any]:
         """As records have it: without fields that came later, where they are at their defaults."""
@@ -82,3 +67,27 @@ class TrainingConfig:
     def evaluates_after(self, done: int) -> bool:
         """Whether the curve has a point after `done` steps: evenly spaced, the last step included."""
         return done * self.evaluations // self.steps > (done - 1) * self.evaluations // self.steps
+
+
+def identity(
+    model: MHMoEConfig, training: TrainingConfig, data: Mapping[str, Any], processes: int = 1
+) -> dict[str, Any]:
+    """All that determines a run's numbers but its seed; `data` is the packed text's fingerprint.
+
+    The number of processes is part of it where experts have a capacity: what is dropped depends on each process's
+    share of the batch. Elsewhere it changes the order of sums and nothing else.
+    """
+    fields = {name: getattr(model, name) for name in MHMoEConfig.__annotations__}
+    whole = {"model": fields, "training": training.to_dict(), "data": dict(data)}
+    return whole | {"processes": processes} if processes > 1 and has_capacity(model) else whole
+
+
+def has_capacity(model: MHMoEConfig) -> bool:
+    """Whether any layer drops selections in training."""
+    found: list[Any] = [model.moe, model.feed_forward]
+    for part in found:
+        if isinstance(part, Mapping):
+            if part.get("capacity_factor") is not None:
+                return True
+            found += part.values()
+    return False

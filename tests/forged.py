@@ -2,33 +2,96 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.runs import model_config, run_config
+import numpy as np
+
+from experiments.runs import model_config, run_config, training_config
 from experiments.schema import Run
 from mhmoe.records import Record, fingerprint, summarise_documents
+from mhmoe.training_config import TrainingConfig
 from tests import fake_records
 
+PROVENANCE = {
+    "command": "none",
+    "commit": "0" * 40,
+    "dirty": False,
+    "versions": {},
+    "device": "cpu",
+    "threads": 1,
+    "started": "2026-01-01T00:00:00Z",
+}
 
-def forged(run: Run, nll: float = 4.5, **more: Any) -> Record:
+
+def forged(run: Run, nll: float = 4.5, *, curve: Sequence[float] = (6.0, 5.0, 4.6), **more: Any) -> Record:
     """The record that `run` would write, with a perplexity of one's choosing; `more` as in fake_records."""
     record = fake_records.record(run.system.name, run.seed, nll, scale=run.scale.name, documents=6, **more)
     names = [f"english/{name}-{split}" for name in ("wikipedia", "books") for split in ("train", "valid", "test")]
-    data = {
-        "corpus": {"kind": "local", "order_seed": 0, "files": {f"{name}.jsonl.gz": "0" for name in names}},
-        "packing": dataclasses.asdict(run.scale.packing),
-    }
-    config, model = run_config(run, data), model_config(run.scale, run.system)
+    corpus = {"kind": "local", "order_seed": 0, "files": {f"{name}.jsonl.gz": "0" for name in names}}
+    metrics = record.metrics if run.tests else {"valid": record.metrics["valid"]}
+    return of_text(record, run, corpus, metrics, curve)
+
+
+def of_text(
+    record: Record, run: Run, corpus: dict[str, Any], metrics: dict[str, Any], curve: Sequence[float] = (6.0, 5.0)
+) -> Record:
+    """The record with all that follows from the run, the text and these metrics of it."""
+    data = text_fingerprint(metrics, corpus, dataclasses.asdict(run.scale.packing))
+    config, model, training = run_config(run, data), model_config(run.scale, run.system), training_config(run)
     return dataclasses.replace(
         record,
         name=run.name,
+        task=run.task,
         config=config,
         fingerprint=fingerprint(config, run.seed),
+        provenance=PROVENANCE,
+        steps=training.steps,
+        tokens=training.steps * training.tokens_per_step,
         parameters=model.parameters(),
         active_parameters=model.active_parameters(),
-        metrics=record.metrics if run.tests else {"valid": record.metrics["valid"]},
+        flops_per_token=model.flops_per_token(training.length),
+        metrics=metrics,
+        curve=curve_points(training, curve, record.wall_seconds),
     )
+
+
+def text_fingerprint(
+    metrics: Mapping[str, Mapping[str, Any]], corpus: Mapping[str, Any], packing: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Of a packed text whose documents are those of an evaluation."""
+    splits = {
+        split: {"documents": len(found["documents"]), "sha256": "0", **{n: found[n] for n in ("tokens", "bytes")}}
+        for split, found in {"test": metrics["valid"], **metrics}.items()
+    }
+    return {
+        "corpus": dict(corpus),
+        "packing": dict(packing),
+        "dtype": "<u2",
+        "tokenizer_sha256": "0",
+        "splits": {"train": {"tokens": fake_records.TOKENS, "sha256": "0"}, **splits},
+    }
+
+
+def curve_points(training: TrainingConfig, curve: Sequence[float], seconds: float) -> list[dict[str, Any]]:
+    """A point wherever the config evaluates; its loss is that of `curve`, spread evenly from the first to the last."""
+    steps = [done for done in range(1, training.steps + 1) if training.evaluates_after(done)]
+    losses = np.interp(np.linspace(0, 1, len(steps)), np.linspace(0, 1, len(curve)), curve)
+    if len(steps) == 1:
+        losses = curve[-1:]
+    return [
+        {
+            "step": step,
+            "tokens": step * training.tokens_per_step,
+            "seconds": round(seconds * step / training.steps, 3),
+            "task_loss": float(loss),
+            "balance_loss": 1.0,
+            "valid_nll": float(loss),
+            "valid_bits_per_byte": float(loss) / 4,
+        }
+        for step, loss in zip(steps, losses, strict=True)
+    ]
 
 
 def worsened(record: Record, factor: float) -> Record:

@@ -11,7 +11,7 @@ from scipy import stats
 from analysis.claims import Claim, judge
 from analysis.learning_speed import reaches
 from analysis.ledger import ledger_markdown
-from mhmoe.records import Record, UserError
+from mhmoe.records import UserError
 from tests.fake_records import TOKENS, record
 
 SEEDS = range(5)
@@ -39,11 +39,6 @@ def curves(system, *finals, start=6.0, **more):
 def only(verdicts):
     assert len(verdicts) == 1
     return verdicts[0]
-
-
-def test_fake_records_are_valid_records():
-    fake = record("a", 0)
-    assert Record.from_dict(dataclasses.asdict(fake)) == fake
 
 
 @pytest.mark.parametrize(("gap", "verdict"), [(-0.05, "holds"), (0.05, "contradicted")], ids=str)

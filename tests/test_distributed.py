@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,11 +15,15 @@ import torch.distributed as dist
 from torch import nn
 
 from mhmoe.batches import TrainingBatches
+from mhmoe.files import UserError
+from mhmoe.language_model import MHMoEForCausalLM
+from mhmoe.objective import Objective, accumulate_gradients
 from mhmoe.packing import PackedText, load_packed
-from mhmoe.training import Objective, accumulate_gradients, train
+from mhmoe.progress import read_checkpoint
+from mhmoe.training import train
 from tests import tiny
 
-SYSTEMS = ("dense", "mhmoe_compute", "mhmoe_parameters")
+SYSTEMS = ("dense", "xmoe", "mhmoe_compute", "mhmoe_parameters")
 MICRO_BATCHES = (1, 2)
 WEIGHTS = (0.0, 0.5)
 CONFIG = dataclasses.replace(tiny.TRAINING, steps=10, length=16, evaluations=5)
@@ -71,22 +76,26 @@ def work(packed: str, folder: str) -> None:
                 losses = accumulate_gradients(objective, tokens, config, weight)
                 found[f"{system} {micro_batches} {weight}"] = (tiny.gradients(model), losses)
 
-    model = tiny.model("mhmoe_compute", balance_weight=0.0)
+    model = tiny.model("mhmoe_compute", balance_weight=0.1).double()
     progress = train(model, text, CONFIG, seed=0)
     assert progress is not None
     found["trained"] = (model.state_dict(), progress.curve)
 
+    path = Path(folder) / "capacity.pt"
+    assert train(with_capacity(), text, CONFIG, seed=0, checkpoint=path, deadline=0.0) is None
+
     # The second process believes to have more time.
     path, pieces = Path(folder) / "run.pt", list[int]()
-    model = tiny.model("mhmoe_compute", balance_weight=0.0)
+    model = tiny.model("mhmoe_compute", balance_weight=0.1).double()
     deadline = time.monotonic() + (0.0 if rank == 0 else 3600.0)
     assert train(model, text, CONFIG, seed=0, checkpoint=path, deadline=deadline) is None
     dist.barrier()
-    pieces.append(torch.load(path)["progress"]["step"])
-    model = tiny.model("mhmoe_compute", seed=9, balance_weight=0.0)
+    pieces.append(read_checkpoint(path)["progress"]["step"])
+    model = tiny.model("mhmoe_compute", seed=9, balance_weight=0.1).double()
     progress = train(model, text, CONFIG, seed=0, checkpoint=path)
     assert progress is not None
     found["in pieces"] = (model.state_dict(), progress.curve, pieces)
+    found["folder"] = folder
     torch.save(found, Path(folder) / f"rank{rank}")
     dist.destroy_process_group()
 
@@ -109,28 +118,27 @@ def test_two_processes_give_the_task_gradient_of_one(
 
 @pytest.mark.parametrize("micro_batches", MICRO_BATCHES)
 @pytest.mark.parametrize("system", [s for s in SYSTEMS if s != "dense"])
-def test_two_processes_count_the_balance_loss_once(
+def test_two_processes_give_the_balance_loss_and_gradient_of_one(
     text: PackedText, two: list[dict[str, Any]], system: str, micro_batches: int
 ) -> None:
-    """Its gradient is that of the mean over all micro-batches of all processes, computed here one by one."""
+    """Of the whole global batch at once, computed here by the model itself."""
     model = tiny.model(system)
     tokens = torch.from_numpy(TrainingBatches(text.train, CONFIG.length, 8, seed=0).batch(0))
-    parts = tokens.chunk(2 * micro_batches)
-    mean = torch.stack([model(part[:, :-1]).balance_loss for part in parts]).mean()
-    mean.backward()
+    loss = model(tokens[:, :-1]).balance_loss
+    loss.backward()
     expected = {name: 0.5 * gradient for name, gradient in tiny.gradients(model).items()}
     for rank in two:
         task, _ = rank[f"{system} {micro_batches} 0.0"]
         both, _ = rank[f"{system} {micro_batches} 0.5"]
         assert tiny.difference({name: both[name] - task[name] for name in expected}, expected) < 1e-5
     balances = [rank[f"{system} {micro_batches} 0.5"][1][1] for rank in two]
-    assert sum(balances) / 2 == pytest.approx(mean.item(), rel=1e-6)
+    assert sum(balances) / 2 == pytest.approx(loss.item(), rel=1e-6)
 
 
 def test_training_on_two_processes_gives_the_weights_and_the_curve_of_one(
     text: PackedText, two: list[dict[str, Any]]
 ) -> None:
-    model = tiny.model("mhmoe_compute", balance_weight=0.0)
+    model = tiny.model("mhmoe_compute", balance_weight=0.1).double()
     start = {name: value.clone() for name, value in model.state_dict().items()}
     progress = train(model, text, CONFIG, seed=0)
     assert progress is not None
@@ -138,9 +146,26 @@ def test_training_on_two_processes_gives_the_weights_and_the_curve_of_one(
         assert tiny.difference(weights, model.state_dict()) < 1e-5
         assert tiny.difference(start, model.state_dict()) > 0.01
         for ours, expected in zip(curve, progress.curve, strict=True):
-            for name in ("step", "tokens", "task_loss", "valid_nll"):
+            for name in ("step", "tokens", "task_loss", "balance_loss", "valid_nll"):
                 assert ours[name] == pytest.approx(expected[name], rel=1e-5)
     assert all(torch.equal(value, two[1]["trained"][0][name]) for name, value in two[0]["trained"][0].items())
+
+
+def with_capacity() -> MHMoEForCausalLM:
+    moe = tiny.config("xmoe").moe
+    assert moe is not None
+    return tiny.model("xmoe", moe=moe | {"capacity_factor": 1.0})
+
+
+def test_with_a_capacity_another_number_of_processes_is_another_run(
+    text: PackedText, two: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """What is dropped depends on each process's share; without a capacity the run is the same, and goes on."""
+    folder = Path(two[0]["folder"])
+    with pytest.raises(UserError, match="belongs to another run"):
+        train(with_capacity(), text, CONFIG, seed=0, checkpoint=Path(shutil.copy(folder / "capacity.pt", tmp_path)))
+    model = tiny.model("mhmoe_compute", seed=9, balance_weight=0.1).double()
+    assert train(model, text, CONFIG, seed=0, checkpoint=Path(shutil.copy(folder / "run.pt", tmp_path))) is not None
 
 
 def test_two_processes_stop_together_at_the_earlier_deadline_and_go_on_as_if_they_had_not(

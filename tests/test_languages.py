@@ -14,15 +14,15 @@ from experiments.__main__ import find
 from experiments.recipes import xmoe
 from experiments.rendering import render
 from experiments.running import Options, run_missing
-from experiments.runs import Records, is_text_of, plan, planned, run_config
+from experiments.runs import Records, is_text_of, plan, planned
 from experiments.scales import CPU, SCALES
 from experiments.schema import Run, Text
 from experiments.table1_multilingual import EXPERIMENT as MULTILINGUAL
 from experiments.table1_perplexity import EXPERIMENT as ENGLISH
 from mhmoe.evaluation import by_group
 from mhmoe.multilingual import MultilingualCorpus
-from mhmoe.records import Record, UserError, fingerprint, sha256_of, summarise_documents
-from tests.forged import forged, save
+from mhmoe.records import Record, UserError, sha256_of, summarise_documents
+from tests.forged import forged, of_text, save
 from tests.mini import MINI, at_rate
 
 LANGUAGES = ("de", "th")
@@ -39,28 +39,18 @@ def multilingual(run: Run, losses: dict[str, float]) -> Record:
         for language in LANGUAGES
     ]
     corpus = MultilingualCorpus()
-    data: dict[str, Any] = {
-        "corpus": {
-            "kind": "multilingual",
-            "languages": list(corpus.languages),
-            "excluded_sources": list(corpus.excluded_sources),
-            "alpha": corpus.alpha,
-            "piece_characters": corpus.piece_characters,
-            "word_pattern": corpus.word_pattern,
-            "order_seed": corpus.order_seed,
-            "files": {"multilingual/de-train.jsonl.gz": "0"},
-        },
-        "packing": dataclasses.asdict(run.scale.packing),
+    text: dict[str, Any] = {
+        "kind": "multilingual",
+        "languages": list(corpus.languages),
+        "excluded_sources": list(corpus.excluded_sources),
+        "alpha": corpus.alpha,
+        "piece_characters": corpus.piece_characters,
+        "word_pattern": corpus.word_pattern,
+        "order_seed": corpus.order_seed,
+        "files": {"multilingual/de-train.jsonl.gz": "0"},
     }
-    config = run_config(run, data)
     evaluation = summarise_documents(rows) | {"documents": rows}
-    return dataclasses.replace(
-        record,
-        task="multilingual",
-        config=config,
-        fingerprint=fingerprint(config, run.seed),
-        metrics={"valid": evaluation, "test": evaluation},
-    )
+    return of_text(record, run, text, {"valid": evaluation, "test": evaluation})
 
 
 def fill(results: Path) -> None:

@@ -1,12 +1,16 @@
 """Every token is predicted exactly once, the order is a function of seed and step, half a folder is none."""
 
+import json
+import math
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,6 +19,7 @@ from numpy.typing import NDArray
 
 from mhmoe.batches import IGNORE, EvaluationSet, TrainingBatches
 from mhmoe.corpora import Document
+from mhmoe.files import seal_folder
 from mhmoe.packing import PackedText, PackingConfig, export, load_packed, pack
 from mhmoe.records import UserError
 from mhmoe.tokenization import END_OF_TEXT, END_OF_TEXT_ID, WORDS_WITH_MARKS, as_transformers, train_tokenizer
@@ -233,6 +238,97 @@ def test_a_packed_file_changed_or_missing_is_one_clear_line(packed: PackedText, 
         load_packed(tmp_path / "carried")
     with pytest.raises(UserError, match=r"is not a packed folder"):
         load_packed(tmp_path)
+
+
+def relisted(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """The folder after a change of its listing, with hashes that are right."""
+    listing = json.loads((folder / "pack.json").read_bytes())
+    change(listing)
+    (folder / "pack.json").unlink()
+    seal_folder(folder, "pack.json", {name: listing[name] for name in ("format", "fingerprint")})
+
+
+def test_a_changed_listing_is_one_clear_line(packed: PackedText, tmp_path: Path):
+    export(packed, tmp_path / "carried")
+    path = tmp_path / "carried" / "pack.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(UserError, match=r"pack.json was changed, its sha256 is not its own; remove the folder"):
+        load_packed(tmp_path / "carried")
+    relisted(tmp_path / "carried", lambda listing: listing["fingerprint"]["corpus"].update(seed=0))
+    assert load_packed(tmp_path / "carried").fingerprint == packed.fingerprint
+    (tmp_path / "carried" / "added").touch()
+    with pytest.raises(UserError, match=r"added does not belong there; remove the folder"):
+        load_packed(tmp_path / "carried")
+    relisted(tmp_path / "carried", lambda listing: listing.update(format=1))
+    with pytest.raises(UserError, match=r"carried has format 1, not 2; remove the folder and pack again"):
+        load_packed(tmp_path / "carried")
+
+
+def test_a_folder_of_other_text_is_not_taken_for_what_was_asked_for(tmp_path: Path):
+    ours, other = (pack(Babble(seed=seed), CONFIG, tmp_path).folder for seed in (0, 1))
+    shutil.rmtree(ours)
+    other.rename(ours)
+    with pytest.raises(UserError, match=r"holds other text than was asked for; remove the folder"):
+        pack(Babble(seed=0), CONFIG, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("split", "key", "message"),
+    [
+        ("train", "tokens", "train has another number of tokens"),
+        ("valid", "tokens", "the documents of valid do not add up"),
+        ("test", "documents", "the documents of test do not add up"),
+        ("test", "bytes", "the documents of test do not add up"),
+    ],
+)
+def test_sizes_that_are_not_those_of_the_files_are_refused(
+    packed: PackedText, tmp_path: Path, split: str, key: str, message: str
+):
+    export(packed, tmp_path / "carried")
+
+    def change(listing: dict[str, Any]) -> None:
+        listing["fingerprint"]["splits"][split][key] += 1
+
+    relisted(tmp_path / "carried", change)
+    with pytest.raises(UserError, match=rf"carried is damaged \({message}.*\); remove") as caught:
+        load_packed(tmp_path / "carried")
+    assert "\n" not in str(caught.value)
+
+
+def test_documents_of_two_sources_may_have_one_id_and_get_two(tmp_path: Path):
+    class Twins(Babble):
+        def documents(self, split: str) -> Iterator[Document]:
+            for source in ("one", "two"):
+                yield from (Document(d.text, source, d.id) for d in super().documents(split))
+
+    ids = pack(Twins(), CONFIG, tmp_path).test.ids
+    assert len(set(ids)) == len(ids) and "test3" in ids and "two/test3" in ids
+
+
+def test_a_killed_packing_leaves_nothing_after_the_next(tmp_path: Path):
+    code = (
+        "import os, signal, sys; from pathlib import Path; from mhmoe.packing import pack;"
+        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL);"
+        "from tests.test_packing import CONFIG, Babble; pack(Babble(), CONFIG, Path(sys.argv[1]))"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path], cwd=Path(__file__).parent.parent)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".")
+    folder = pack(Babble(seed=1), CONFIG, tmp_path).folder
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize(
+    "field", ["vocab_size", "max_train_tokens", "tokenizer_characters", "max_valid_tokens", "max_test_tokens"]
+)
+@pytest.mark.parametrize("value", [0, -1, 2.5, math.nan, True, "300", 10**400])
+def test_a_packing_that_cannot_be_is_refused_by_name(field: str, value: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users run without the type checks
+    if value == 10**400 and field != "vocab_size":
+        return
+    with pytest.raises(ValueError, match=rf"^{field}=") as caught:
+        PackingConfig(**vars(CONFIG) | {field: value})
+    assert "\n" not in str(caught.value)
 
 
 def test_an_empty_split_is_refused_and_leaves_nothing(tmp_path: Path):

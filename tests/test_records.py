@@ -1,6 +1,7 @@
 """A record says the same after a trip to disk, and a file is written whole or not at all."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -13,47 +14,50 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 
-from mhmoe import records
-from mhmoe.records import (
-    Record,
-    UserError,
-    fingerprint,
-    provenance,
-    remove_leftovers,
-    sha256_of,
-    summarise_documents,
-    write_atomically,
-)
+from experiments.recipes import mhmoe
+from experiments.runs import Records, final_runs
+from mhmoe import files, records
+from mhmoe.files import UserError, remove_leftovers, sha256_of, write_atomically
+from mhmoe.records import Record, fingerprint, provenance, summarise_documents
 from tests import tiny
-from tests.fake_records import record as fake_record
+from tests.forged import forged
+from tests.mini import MINI, at_rate
 
-RECORDS = Path(records.__file__)
+FILES, RECORDS = Path(files.__file__), Path(records.__file__)
+
+
+@functools.cache
+def fake_record() -> Record:
+    scale = at_rate(MINI, 0.01)
+    (run,) = final_runs(scale, "english", mhmoe(8, "compute"), (1,), Records(scale, Path("none")))
+    return forged(run)
 
 
 def raw_record() -> dict[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(fake_record("dense", 1))))
+    return json.loads(json.dumps(dataclasses.asdict(fake_record())))
 
 
 # ---- records --------------------------------------------------------------------------------
 
 
 def test_a_record_survives_the_trip_to_disk(tmp_path: Path) -> None:
-    made = fake_record("dense", 1)
+    made = Record.from_dict(raw_record())
     made.save(tmp_path / "deep" / "down" / "dense.json")
     assert Record.load(tmp_path / "deep" / "down" / "dense.json") == made
 
 
 def test_a_record_of_a_real_config_survives_though_json_has_no_tuples(tmp_path: Path) -> None:
-    config = {"training": dataclasses.asdict(tiny.TRAINING), "model": tiny.config("full").to_dict()}
-    made = dataclasses.replace(fake_record("dense", 1), config=config, fingerprint=fingerprint(config, 1))
+    made = fake_record()
+    assert isinstance(made.config["training"]["betas"], tuple)
     made.save(tmp_path / "r.json")
     assert Record.load(tmp_path / "r.json").fingerprint == made.fingerprint
 
 
 def test_the_fingerprint_depends_on_config_and_seed_and_nothing_else() -> None:
-    record = fake_record("dense", 1)
+    record = fake_record()
     config = json.loads(json.dumps(record.config))
     assert fingerprint(config, 1) == record.fingerprint
     assert fingerprint(dict(reversed(config.items())), 1) == record.fingerprint  # order is no difference
@@ -66,7 +70,7 @@ def test_the_fingerprint_depends_on_config_and_seed_and_nothing_else() -> None:
     assert len({record.fingerprint, *others}) == 5
     # Everything but config and seed may differ, and the record is still the declared one.
     elsewhere = raw_record() | {
-        "provenance": {"commit": "x", "device": "y"},
+        "provenance": record.provenance | {"commit": "x", "device": "y"},
         "wall_seconds": 1e9,
         "scale": "gpu",
     }
@@ -98,12 +102,12 @@ NOT_ALLOWED = {
     "unknown field": (change("surprise", 1), r"unknown fields \['surprise'\]"),
     "missing field": (change("seed", ...), r"missing fields \['seed'\]"),
     "missing curve": (change("curve", ...), r"missing fields \['curve'\]"),
-    "text for a number": (change("steps", "many"), r"steps='many' is not of type int"),
-    "fraction of a step": (change("steps", 1.5), r"steps=1.5 is not of type int"),
-    "truth for a number": (change("tokens", True), r"tokens=True is not of type int"),
-    "number for text": (change("system", 3), r"system=3 is not of type str"),
-    "list for a mapping": (change("config", []), r"config=\[\] is not of type dict"),
-    "nothing": (change("wall_seconds", None), r"wall_seconds=None is not of type float"),
+    "text for a number": (change("steps", "many"), r"steps='many' is not allowed; it must be a whole number"),
+    "fraction of a step": (change("steps", 1.5), r"steps=1.5 is not allowed; it must be a whole number"),
+    "truth for a number": (change("tokens", True), r"tokens=True is not allowed; it must be a whole number"),
+    "number for text": (change("system", 3), r"system=3 is not allowed; it must be text"),
+    "list for a mapping": (change("config", []), r"config=\[\] is not allowed; it must be dict"),
+    "nothing": (change("wall_seconds", None), r"wall_seconds=None is not allowed; it must be a finite number"),
     "later version": (change("schema_version", 2), r"schema_version=2, this version reads 1"),
     "no version": (change("schema_version", ...), r"schema_version=None, this version reads 1"),
     "tampered seed": (change("seed", 2), r"fingerprint [0-9a-f]{16} does not belong to its config"),
@@ -131,15 +135,18 @@ NOT_ALLOWED = {
         r"metrics.valid.perplexity=.* does not follow",
     ),
     "no documents": (change("metrics.test.documents", []), r"metrics.test has no documents"),
-    "documents that are none": (change("metrics.test.documents", [1]), r"metrics.test has no documents"),
-    "document without nll": (change("metrics.test.documents.0.nll", ...), r"a document has no finite nll"),
+    "documents that are none": (
+        change("metrics.test.documents", [1]),
+        r"metrics.test.documents.0 is a int; it must have id, nll",
+    ),
+    "document without nll": (change("metrics.test.documents.0.nll", ...), r"metrics.test.documents.0.nll is missing"),
     "nll not a number": (
         change("metrics.test.documents.0.nll", float("nan")),
-        r"a document has no finite nll",
+        r"metrics.test.documents.0.nll=nan is not allowed; it must be a finite number",
     ),
     "no token": (
         change("metrics.test.documents", [{"id": "a", "nll": 0.0, "tokens": 0, "bytes": 1}]),
-        r"metrics.test: its documents have no tokens",
+        r"metrics.test.documents.0.tokens=0 is not allowed; it must be at least 1",
     ),
     "metric of text": (
         change("metrics.test.perplexity", "low"),
@@ -152,6 +159,84 @@ NOT_ALLOWED = {
     "evaluation missing": (change("metrics.test", None), r"metrics.test has no documents"),
     "no evaluation": (change("metrics", {}), r"metrics is empty"),
 }
+
+
+# Their fingerprint is made to fit, as whoever forges a record would.
+FORGED = {
+    "name": (change("name", "english-dense-seed1"), r"name='english-dense-seed1' is not that of its task, system"),
+    "system": (change("system", "dense"), r"name=.* is not that of its task, system and seed"),
+    "scale": (change("scale", 5), r"scale=5 is not allowed"),
+    "seed": (change("seed", -1), r"seed=-1 is not allowed; it must be at least 0"),
+    "tokens": (change("tokens", -4), r"tokens=-4 is not allowed; it must be at least 1"),
+    "more tokens": (change("tokens", 129), r"tokens=129 is not what its config gives \(128\)"),
+    "more steps": (change("steps", 3), r"steps=3 is not what its config gives \(2\)"),
+    "other steps": (change("config.training.steps", 3), r"steps=2 is not what its config gives \(3\)"),
+    "no time": (change("wall_seconds", 0.0), r"wall_seconds=0.0 is not allowed; it must be above 0"),
+    "endless time": (change("wall_seconds", float("inf")), r"wall_seconds=inf is not allowed"),
+    "no memory": (change("peak_memory_bytes", 0), r"peak_memory_bytes=0 is not allowed"),
+    "parameters": (change("parameters", 7), r"parameters=7 is not what its config gives \(\d+\)"),
+    "active": (change("active_parameters", 7), r"active_parameters=7 is not what its config gives"),
+    "flops": (change("flops_per_token", 7), r"flops_per_token=7 is not what its config gives"),
+    "curve of text": (change("curve", ["x"]), r"curve.0 is a str; it must have step, tokens"),
+    "no curve": (change("curve", []), r"curve has 0 points, not one after each"),
+    "curve cut": (change("curve.1", ...), r"curve has 1 points, not one after each"),
+    "curve's step": (change("curve.0.step", 2), r"curve has 2 points, not one after each"),
+    "curve's tokens": (change("curve.0.tokens", 5), r"curve has 5 tokens after step 1, which its config denies"),
+    "curve's loss": (change("curve.0.valid_nll", float("nan")), r"curve.0.valid_nll=nan is not allowed"),
+    "curve's seconds": (change("curve.0.seconds", 1e6), r"curve has seconds that do not rise to wall_seconds"),
+    "learning rate": (change("config.training.learning_rate", float("inf")), r"config.training: learning_rate=inf"),
+    "training of text": (change("config.training", ["x"]), r"config.training: "),
+    "model of text": (change("config.model", "dense"), r"config.model is not one of this version's"),
+    "model": (change("config.model.moe.heads", 3), r"config.model is not one of this version's: .*heads=3"),
+    "length": (change("config.training.length", 32), r"length=32 exceeds config.model.max_position_embeddings=16"),
+    "no text": (change("config.data", {}), r"data must have corpus, packing"),
+    "text's size": (change("config.data.splits.test.tokens", 5), r"metrics.test has \d+ tokens, its text \(5\)"),
+    "two of one id": (change("metrics.test.documents.1.id", "document-0"), r"metrics.test has two documents of one"),
+    "nll below 0": (change("metrics.test.documents.1.nll", -1.0), r"documents.1.nll=-1.0 is not allowed"),
+    "half a token": (change("metrics.test.documents.1.tokens", 1.5), r"documents.1.tokens=1.5 is not allowed"),
+    "commit": (change("provenance.commit", ...), r"provenance.commit is missing"),
+    "dirty": (change("provenance.dirty", "no"), r"provenance.dirty='no' is not allowed; it must be True or False"),
+    "an int beyond all floats": (change("wall_seconds", 10**400), r"wall_seconds=1000.* is not allowed"),
+    "a sum beyond all floats": (change("metrics.test.documents.1.tokens", 10**400), r""),
+}
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_a_record_is_held_against_its_own_config_and_text_field_by_field(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users run without the type checks
+    spoil, message = FORGED[case]
+    raw = raw_record()
+    spoil(raw)
+    raw["fingerprint"] = fingerprint(raw["config"], raw["seed"])
+    with pytest.raises(UserError, match=f"^here.json: .*{message}") as caught:
+        Record.from_dict(raw, where="here.json")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
+
+
+def test_a_change_by_hand_is_found_by_the_digest_though_all_else_fits(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    fake_record().save(path)
+    raw = json.loads(path.read_bytes())
+    documents = raw["metrics"]["test"]["documents"]
+    documents[0]["nll"] *= 0.5
+    raw["metrics"]["test"] |= summarise_documents(documents)
+    path.write_text(json.dumps(raw))
+    with pytest.raises(UserError, match=r"r.json was changed after it was written: digest") as caught:
+        Record.load(path)
+    assert "\n" not in str(caught.value)
+    del raw["digest"]  # as in records from before there was one
+    path.write_text(json.dumps(raw))
+    assert Record.load(path).metrics["test"]["documents"][0]["nll"] == documents[0]["nll"]
+
+
+def test_all_committed_records_are_valid() -> None:
+    paths = sorted((tiny.ROOT / "results" / "runs").glob("*/*.json"))
+    assert len(paths) >= 390
+    for path in paths:
+        record = Record.load(path)
+        assert (path.parent.name, path.stem) == (record.scale, record.name)
 
 
 @pytest.mark.parametrize("case", NOT_ALLOWED)
@@ -171,6 +256,14 @@ def test_a_record_that_cannot_be_true_is_refused_in_one_line(case: str) -> None:
         (b"", "is not readable JSON"),
         (b'{"name": "dense", "fin', "is not readable JSON"),
         (b"\xff\xfe\x00", "is not readable JSON"),
+        ("{}".encode("utf-16"), "is not readable JSON"),
+        (b"[" * 100_000, r"is not readable JSON \(maximum recursion depth"),
+        (b'{"name":' * 100_000, r"is not readable JSON \(maximum recursion depth"),
+        (b'{"name": "\\ud800"}', r"is not readable JSON .*surrogates not allowed"),
+        (b'{"steps": NaN}', "NaN is no number"),
+        (b'{"steps": -Infinity}', "-Infinity is no number"),
+        (b'{"steps": 1, "steps": 2}', "the key 'steps' is there twice"),
+        (b'{"steps": ' + b"9" * 5000 + b"}", "is not readable JSON"),
         (b"[1, 2]", "a record is a JSON object, this is a list"),
         (b"{}", "schema_version=None"),
     ],
@@ -238,18 +331,18 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 
 
-# records.py is loaded by its path here: importing the package would take seconds.
+# files.py is loaded by its path here: importing the package would take seconds.
 WRITER = f"""
 import importlib.util, os, signal, sys
 from pathlib import Path
-spec = importlib.util.spec_from_file_location("records", {str(RECORDS)!r})
-records = sys.modules["records"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(records)
+spec = importlib.util.spec_from_file_location("files", {str(FILES)!r})
+files = sys.modules["files"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(files)
 moment, path = sys.argv[1], Path(sys.argv[2])
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 if moment != "never":
     setattr(os, moment, die)
-records.write_atomically(path, b"new" * 100_000)
+files.write_atomically(path, b"new" * 100_000)
 """
 
 
@@ -262,7 +355,7 @@ def test_a_writer_killed_at_any_moment_leaves_the_old_file(tmp_path: Path, momen
     assert done.returncode == (0 if moment == "never" else -signal.SIGKILL)
     assert path.read_bytes() == (b"new" * 100_000 if moment == "never" else b"old")
     assert len(list(tmp_path.iterdir())) == (2 if moment == "never" else 3)  # nobody could clean up yet
-    remove_leftovers(path)
+    remove_leftovers(tmp_path)
     assert sorted(tmp_path.iterdir()) == [neighbour, path]
 
 
@@ -308,9 +401,9 @@ def test_new_records_do_not_make_a_tree_dirty_and_changed_code_does(tmp_path: Pa
     shutil.rmtree(tmp_path / "mhmoe" / "__pycache__", ignore_errors=True)
     clean = copied.git_state()
     assert clean["dirty"] is False and re.fullmatch("[0-9a-f]{40}", clean["commit"])
-    copied.write_atomically(tmp_path / "results" / "runs" / "r.json", "{}")
+    write_atomically(tmp_path / "results" / "runs" / "r.json", "{}")
     assert copied.git_state() == clean
-    copied.write_atomically(tmp_path / "mhmoe" / "records.py", "changed")
+    write_atomically(tmp_path / "mhmoe" / "records.py", "changed")
     assert copied.git_state() == clean | {"dirty": True}
 
 

@@ -1,6 +1,7 @@
 """Killed at any moment and started again, a run ends as if nothing had happened; nothing is lost."""
 
 import dataclasses
+import io
 import math
 import random
 import signal
@@ -11,16 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 
+from mhmoe.command_line import stopped_at
+from mhmoe.files import UserError, write_sealed
 from mhmoe.language_model import MHMoEForCausalLM
 from mhmoe.packing import PackedText
-from mhmoe.progress import Progress, load_checkpoint
-from mhmoe.records import UserError
+from mhmoe.progress import Progress, load_checkpoint, read_checkpoint
 from mhmoe.training import make_optimizer, train
 from mhmoe.training_config import TrainingConfig
 from tests import tiny
+from tests.integrity import flipped, zeroed
 
 SHORT = dataclasses.replace(tiny.TRAINING, steps=6, length=16)
 
@@ -75,7 +79,7 @@ def finish(packed: Path, folder: Path) -> dict[str, Any]:
 
 
 def steps_saved(folder: Path) -> int:
-    return torch.load(folder / "run.pt")["progress"]["step"]
+    return read_checkpoint(folder / "run.pt")["progress"]["step"]
 
 
 def test_a_run_killed_three_times_ends_with_the_weights_of_one_never_killed(text: PackedText, tmp_path: Path) -> None:
@@ -145,11 +149,11 @@ def test_a_run_cut_into_pieces_by_deadlines_ends_bit_identical(
         if progress is not None:
             break
         pieces += 1
-        assert torch.load(path)["progress"]["step"] == pieces  # at least one step, whatever the deadline
+        assert read_checkpoint(path)["progress"]["step"] == pieces  # at least one step, whatever the deadline
     assert pieces == config.steps - 1
     assert_identical(model.state_dict(), whole.state_dict())
     assert expected is not None and without_seconds(progress.curve) == without_seconds(expected.curve)
-    assert torch.load(path)["progress"]["step"] == config.steps
+    assert read_checkpoint(path)["progress"]["step"] == config.steps
 
 
 def test_a_finished_run_is_not_trained_again(text: PackedText, tmp_path: Path) -> None:
@@ -158,7 +162,7 @@ def test_a_finished_run_is_not_trained_again(text: PackedText, tmp_path: Path) -
     model = tiny.model("xmoe", seed=9)
     model.register_forward_pre_hook(lambda *_: pytest.fail("it trained"))
     assert train(model, text, SHORT, seed=0, checkpoint=path, deadline=time.monotonic()) == first
-    assert_identical(model.state_dict(), torch.load(path)["model"])
+    assert_identical(model.state_dict(), read_checkpoint(path)["model"])
 
 
 def test_a_deadline_without_a_checkpoint_leaves_no_file(text: PackedText, tmp_path: Path) -> None:
@@ -173,7 +177,7 @@ def test_checkpoints_come_as_often_as_asked(text: PackedText, tmp_path: Path) ->
 
     def note(module: torch.nn.Module, _: Any) -> None:
         if module.training:
-            seen.append(torch.load(path)["progress"]["step"] if path.exists() else 0)
+            seen.append(read_checkpoint(path)["progress"]["step"] if path.exists() else 0)
 
     model.register_forward_pre_hook(note)
     train(model, text, SHORT, seed=0, checkpoint=path, checkpoint_seconds=0.0)
@@ -181,15 +185,54 @@ def test_checkpoints_come_as_often_as_asked(text: PackedText, tmp_path: Path) ->
     path.unlink()
     seen.clear()
     train(model, text, SHORT, seed=0, checkpoint=path, checkpoint_seconds=math.inf)
-    assert seen == [0] * 6 and torch.load(path)["progress"]["step"] == 6
+    assert seen == [0] * 6 and read_checkpoint(path)["progress"]["step"] == 6
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["in a step", "in an evaluation"])
+def test_a_deadline_stops_long_work_at_once_with_a_checkpoint(text: PackedText, tmp_path: Path, training: bool) -> None:
+    """The second step, or the evaluation after it, takes a minute; nothing of what was done before is lost."""
+    path, model, calls = tmp_path / "run.pt", tiny.model("mhmoe_compute"), list[bool]()
+
+    def dawdle(module: torch.nn.Module, _: Any) -> None:
+        calls.append(module.training)
+        if calls.count(training) == (2 if training else 1) and module.training is training:
+            time.sleep(60)
+
+    hook = model.register_forward_pre_hook(dawdle)
+    begun = time.monotonic()
+    with stopped_at(begun + 0.5):
+        assert train(model, text, SHORT, seed=0, checkpoint=path, deadline=begun + 0.5) is None
+    assert time.monotonic() - begun < 5
+    hook.remove()
+    assert read_checkpoint(path)["progress"]["step"] == (1 if training else 2)
+    resumed, whole = tiny.model("mhmoe_compute", seed=9), tiny.model("mhmoe_compute")
+    progress, expected = train(resumed, text, SHORT, seed=0, checkpoint=path), train(whole, text, SHORT, seed=0)
+    assert_identical(resumed.state_dict(), whole.state_dict())
+    assert progress is not None and expected is not None
+    assert without_seconds(progress.curve) == without_seconds(expected.curve)
+
+
+def test_without_a_deadline_nothing_rings() -> None:
+    with stopped_at(math.inf):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0.0
+    with stopped_at(time.monotonic() + 100):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 99
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0.0
 
 
 # ---- bad checkpoints ------------------------------------------------------------------------
 
 
 def load(path: Path) -> Progress:
-    model = tiny.model("mhmoe_compute")
-    return load_checkpoint(path, model, make_optimizer(model, SHORT), torch.load(path.parent / "good.pt")["run"])
+    model, run = tiny.model("mhmoe_compute"), read_checkpoint(path.parent / "good.pt")["run"]
+    return load_checkpoint(path, model, make_optimizer(model, SHORT), SHORT, run)
+
+
+def write(path: Path, state: Any) -> None:
+    """As `save_checkpoint` writes, with a hash that is right."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_sealed(path, buffer.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -227,12 +270,15 @@ def test_a_checkpoint_cut_short_anywhere_is_one_clear_line(good: Path) -> None:
 def test_a_file_that_is_no_checkpoint_is_one_clear_line(good: Path) -> None:
     path = good.with_name("other.pt")
     contents: list[Any] = [b"hello\n", b"\n\n", bytes(3000), b"\x80\x04.", b"PK\x03\x04"]
-    contents += [[1], {"weights": 1}, {"run": torch.load(good)["run"]}, torch.load(good) | {"model": None}]
+    state = read_checkpoint(good)
+    contents += [[1], {"weights": 1}, {"run": state["run"]}, state | {"model": None}]
+    torch.save(state, path)
+    contents.append(path.read_bytes())  # of a version that wrote no hash
     for content in contents:
         if isinstance(content, bytes):
             path.write_bytes(content)
         else:
-            torch.save(content, path)
+            write(path, content)
         with pytest.raises(UserError, match=r"^checkpoint .*/other.pt cannot be read \(.+\)") as caught:
             load(path)
         assert "\n" not in str(caught.value)
@@ -248,10 +294,70 @@ def test_a_checkpoint_cannot_run_code(good: Path) -> None:
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (good.with_name("owned"),)
 
-    torch.save(torch.load(good) | {"progress": Evil()}, good.with_name("evil.pt"))
+    write(good.with_name("evil.pt"), read_checkpoint(good) | {"progress": Evil()})
     with pytest.raises(UserError, match=r"evil.pt cannot be read"):
         load(good.with_name("evil.pt"))
     assert not good.with_name("owned").exists()
+
+
+def test_any_bit_flipped_or_block_zeroed_in_a_checkpoint_is_one_clear_line(good: Path) -> None:
+    path, draw = good.with_name("flipped.pt"), random.Random(1)
+    whole = good.read_bytes()
+    for damaged in [*(flipped(whole, draw) for _ in range(40)), *(zeroed(whole, draw) for _ in range(10))]:
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"^checkpoint .*/flipped.pt cannot be read \(.+\); remove it to") as caught:
+            load(path)
+        assert "\n" not in str(caught.value)
+
+
+def edited(state: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """The state with `value` where the path leads."""
+    *parents, last = path.split("/")
+    place: Any = state
+    for key in parents:
+        place = place[int(key) if key.isdigit() else key]
+    place[int(last) if last.isdigit() else last] = value
+    return state
+
+
+NO_STATE_OF_THIS_RUN = {
+    "a step before": ("progress/step", 0, "the optimiser has state for"),
+    "a step later": ("progress/step", 2, "its curve is not that of its steps"),
+    "a step beyond the end": ("progress/step", 7, "step=7 is not one of this run's 6"),
+    "half a step": ("progress/step", 0.5, "step=0.5 is not one of this run's 6"),
+    "no time": ("progress/seconds", math.nan, "seconds=nan is no duration"),
+    "a point too many": ("progress/curve", [{"step": 1}], "its curve is not that of its steps"),
+    "no curve": ("progress/curve", None, ""),
+    "an unknown field": ("progress/other", 1, ""),
+    "no moments": ("optimizer/state", {}, "the optimiser has state for 0 of"),
+    "moments of another step": ("optimizer/state/3/step", torch.tensor(9.0), "of parameter 3 is not that of step 1"),
+    "moments of another shape": ("optimizer/state/3/exp_avg", torch.zeros(2), "exp_avg of parameter 3 is not a tensor"),
+    "moments that are none": ("optimizer/state/3/exp_avg_sq", None, "exp_avg_sq of parameter 3 is not a tensor"),
+    "another decay": ("optimizer/param_groups/0/weight_decay", 0.5, "groups are not this run's"),
+    "weights of another shape": ("model/model.norm.weight", torch.zeros(3), "model.model.norm.weight is not a tensor"),
+    "weights of another type": ("model/model.norm.weight", torch.zeros(32, dtype=torch.half), "is not a tensor of"),
+    "weights that are none": ("model/model.norm.weight", [1.0], "model.model.norm.weight is not a tensor"),
+    "one weight too many": ("model/model.other", torch.zeros(3), "differ in model.other"),
+}
+
+
+@pytest.mark.parametrize("case", NO_STATE_OF_THIS_RUN)
+def test_a_checkpoint_that_is_no_state_of_the_run_is_refused_though_its_hash_is_right(
+    good: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users run without the type checks
+    path, value, message = NO_STATE_OF_THIS_RUN[case]
+    write(good.with_name("edited.pt"), edited(read_checkpoint(good), path, value))
+    model = tiny.model("mhmoe_compute")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    optimizer, run = make_optimizer(model, SHORT), read_checkpoint(good)["run"]
+    with pytest.raises(
+        UserError, match=rf"^checkpoint .*/edited.pt cannot be read \(.*{message}.*\); remove"
+    ) as caught:
+        load_checkpoint(good.with_name("edited.pt"), model, optimizer, SHORT, run)
+    assert "\n" not in str(caught.value)
+    assert_identical(model.state_dict(), before)
+    assert not optimizer.state_dict()["state"]
 
 
 ANOTHER: dict[str, tuple[Callable[[], MHMoEForCausalLM], TrainingConfig, int]] = {
@@ -314,5 +420,5 @@ def test_a_loss_that_is_not_finite_leaves_the_checkpoint_before_it(text: PackedT
     for _ in range(2):  # the second time from the checkpoint, with the same end
         with pytest.raises(UserError, match=r"the .* is not finite at step 1"):
             train(tiny.model("xmoe"), text, config, seed=0, checkpoint=path, checkpoint_seconds=0.0)
-        assert torch.load(path)["progress"]["step"] == 1
+        assert read_checkpoint(path)["progress"]["step"] == 1
         assert list(tmp_path.iterdir()) == [path]

@@ -20,10 +20,11 @@ from mhmoe.batches import TrainingBatches
 from mhmoe.evaluation import evaluate
 from mhmoe.language_model import MHMoEForCausalLM
 from mhmoe.memory import peak_memory, reset_peak_memory
+from mhmoe.objective import Objective, accumulate_gradients
 from mhmoe.packing import PackedText
 from mhmoe.progress import Progress
 from mhmoe.records import UserError
-from mhmoe.training import Objective, accumulate_gradients, make_optimizer, seed_parameters, train
+from mhmoe.training import make_optimizer, seed_parameters, train
 from mhmoe.training_config import TrainingConfig
 from tests import tiny
 
@@ -72,23 +73,64 @@ def test_the_task_gradient_is_that_of_the_mean_nll_over_the_batch(text: PackedTe
     assert tiny.worst_tensor(ours, tiny.gradients(model)) < 1e-5
 
 
-@pytest.mark.parametrize("micro_batches", [1, 2, 4, 8])
-@pytest.mark.parametrize("system", ["xmoe", "mhmoe_compute"])
-def test_the_balance_loss_counts_once_whatever_the_number_of_micro_batches(
+MIXED = {"moe_every": 1, "num_hidden_layers": 2}  # both blocks route
+
+
+def in_float64(
+    system: str, tokens: torch.Tensor, micro_batches: int, weight: float, **options: Any
+) -> tuple[dict[str, torch.Tensor], tuple[float, float]]:
+    model = tiny.model(system, **options).double()
+    config = with_(micro_batches=micro_batches)
+    losses = accumulate_gradients(Objective(model, "float32"), tokens, config, weight)
+    return tiny.gradients(model), losses
+
+
+@pytest.mark.parametrize("micro_batches", [2, 4, 8])
+@pytest.mark.parametrize("system", ["xmoe", "mhmoe_compute", "mhmoe_parameters"])
+def test_micro_batches_give_the_balance_gradient_of_one_batch(
     text: PackedText, system: str, micro_batches: int
 ) -> None:
-    """Its share of the gradient is that of the mean over the micro-batches, computed here one by one."""
-    config, weight = with_(micro_batches=micro_batches), 0.5
-    both, (_, balance) = gradients_of(text, system, config, weight)
-    task, _ = gradients_of(text, system, config, 0.0)
-    model = tiny.model(system)
-    losses = [model(part[:, :-1]).balance_loss for part in batch(text).split(8 // micro_batches)]
-    mean = torch.stack(losses).mean()
-    mean.backward()
-    assert balance == pytest.approx(mean.item(), rel=1e-6)
-    expected = {name: gradient * weight for name, gradient in tiny.gradients(model).items()}
-    ours = {name: both[name] - task[name] for name in expected}
-    assert tiny.difference(ours, expected) < 1e-5
+    """In float64, so that what is left is not the order of sums; t itself is in float32."""
+    tokens = batch(text)
+    one, (nll, balance) = in_float64(system, tokens, 1, 0.5, **MIXED)
+    task, _ = in_float64(system, tokens, 1, 0.0, **MIXED)
+    ours, losses = in_float64(system, tokens, micro_batches, 0.5, **MIXED)
+    assert losses == pytest.approx((nll, balance), rel=1e-6)
+    wanted = {name: one[name] - task[name] for name in one}
+    assert tiny.difference({name: ours[name] - task[name] for name in one}, wanted) < 1e-5
+    assert tiny.worst_tensor(ours, one) < 1e-5
+
+
+def test_one_batch_has_the_models_own_balance_loss_and_its_gradient(text: PackedText) -> None:
+    both, (_, balance) = gradients_of(text, "mhmoe_compute", tiny.TRAINING, 0.5)
+    task, _ = gradients_of(text, "mhmoe_compute", tiny.TRAINING, 0.0)
+    model = tiny.model("mhmoe_compute")
+    loss = model(batch(text)[:, :-1]).balance_loss
+    loss.backward()
+    assert balance == pytest.approx(loss.item(), rel=1e-6)
+    expected = {name: gradient * 0.5 for name, gradient in tiny.gradients(model).items()}
+    assert tiny.difference({name: both[name] - task[name] for name in expected}, expected) < 1e-5
+
+
+def test_micro_batches_of_unequal_size_count_by_their_sequences(text: PackedText) -> None:
+    """Five sequences, as the share of one of several processes may be, fall into 2, 2 and 1."""
+    tokens = batch(text)[:5]
+    one, losses = in_float64("xmoe", tokens, 1, 0.5)
+    ours, of_parts = in_float64("xmoe", tokens, 4, 0.5)
+    assert of_parts == pytest.approx(losses, rel=1e-6)
+    assert tiny.worst_tensor(ours, one) < 1e-5
+
+
+@pytest.mark.parametrize("micro_batches", [1, 4])
+def test_training_is_that_of_one_batch_after_many_steps_too(text: PackedText, micro_batches: int) -> None:
+    """Routing is cut sharply, so float32 noise could grow; in float64 nothing does."""
+    config, losses = with_(steps=10, evaluations=1), dict[int, float]()
+    for parts in (1, micro_batches):
+        model = tiny.model("mhmoe_compute").double()
+        progress = train(model, text, dataclasses.replace(config, micro_batches=parts), seed=0)
+        assert progress is not None
+        losses[parts] = progress.curve[-1]["valid_nll"]
+    assert losses[micro_batches] == pytest.approx(losses[1], rel=1e-6)
 
 
 def test_four_copies_of_a_micro_batch_are_one_batch_of_it(text: PackedText) -> None:
@@ -190,6 +232,24 @@ def test_more_evaluations_than_steps_are_one_a_step() -> None:
         ("betas", (0.9, 1.0)),
         ("precision", "float16"),
         ("scaled_rates", ("head",)),
+        ("steps", 2.5),
+        ("steps", math.nan),
+        ("steps", True),
+        ("steps", "60"),
+        ("length", None),
+        ("micro_batches", 1.0),
+        ("learning_rate", math.inf),
+        ("learning_rate", True),
+        ("learning_rate", "0.1"),
+        ("betas", [0.9, 0.98, 0.99]),
+        ("betas", (0.9, "x")),
+        ("betas", 0.9),
+        ("eps", math.inf),
+        ("weight_decay", math.nan),
+        ("clip_norm", math.inf),
+        ("compile", 1),
+        ("precision", 32),
+        ("scaled_rates", "up_proj"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -481,11 +541,12 @@ text = load_packed(Path(sys.argv[1]))
 config = dataclasses.replace(tiny.TRAINING, steps=4, evaluations=2, batch_sequences=2, length=16)
 runs = []
 for compiled in (False, True):
-    model = tiny.model("mhmoe_compute", num_hidden_layers=1, moe_every=1)
-    progress = train(model, text, dataclasses.replace(config, compile=compiled), seed=0)
-    runs.append((progress.curve, model.state_dict()))
+    for parts in (1, 2):
+        model = tiny.model("mhmoe_compute", num_hidden_layers=1, moe_every=1)
+        progress = train(model, text, dataclasses.replace(config, compile=compiled, micro_batches=parts), seed=0)
+        runs.append((progress.curve, model.state_dict()))
 graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-torch.save({"eager": runs[0], "compiled": runs[1], "graphs": graphs}, sys.argv[2])
+torch.save({"eager": runs[:2], "compiled": runs[2:], "graphs": graphs}, sys.argv[2])
 """
 
 
@@ -497,14 +558,30 @@ def test_compiled_losses_and_weights_are_those_of_eager(text: PackedText, tmp_pa
     assert done.returncode == 0, done.stderr
     out = torch.load(tmp_path / "out")
     assert out["graphs"] >= 1
-    (eager_curve, eager), (compiled_curve, compiled) = out["eager"], out["compiled"]
-    for one, other in zip(compiled_curve, eager_curve, strict=True):
-        for name in ("task_loss", "balance_loss", "valid_nll"):
-            assert one[name] == pytest.approx(other[name], rel=1e-4)
-    assert tiny.worst_tensor(compiled, eager) < 1e-3
+    for (eager_curve, eager), (compiled_curve, compiled) in zip(out["eager"], out["compiled"], strict=True):
+        for one, other in zip(compiled_curve, eager_curve, strict=True):
+            for name in ("task_loss", "balance_loss", "valid_nll"):
+                assert one[name] == pytest.approx(other[name], rel=1e-4)
+        assert tiny.worst_tensor(compiled, eager) < 1e-3
 
 
 # ---- what stops it --------------------------------------------------------------------------
+
+
+def test_sequences_longer_than_the_model_reads_are_refused_before_training(text: PackedText) -> None:
+    model = tiny.model("dense", max_position_embeddings=31)
+    with pytest.raises(UserError, match=r"^length=32 exceeds the model's max_position_embeddings=31; "):
+        train(model, text, tiny.TRAINING, seed=0)
+
+
+def test_text_with_tokens_that_the_model_has_not_is_refused_before_training(text: PackedText) -> None:
+    largest = int(text.train.max())
+    model = tiny.model("dense", vocab_size=largest)
+    with pytest.raises(UserError, match=rf"^the text has token {largest}, the model vocab_size={largest}; "):
+        train(model, text, tiny.TRAINING, seed=0)
+    odd = dataclasses.replace(text, valid=dataclasses.replace(text.valid, tokens=text.valid.tokens + 400))
+    with pytest.raises(UserError, match=r"^the text has token \d+, the model vocab_size=320; "):
+        train(tiny.model("dense"), odd, tiny.TRAINING, seed=0)
 
 
 def broken_weights(model: MHMoEForCausalLM) -> None:
@@ -560,4 +637,4 @@ def test_peak_memory_counts_anew_after_a_reset() -> None:
 
 
 def test_progress_starts_at_nothing() -> None:
-    assert dataclasses.asdict(Progress()) == {"step": 0, "seconds": 0.0, "curve": []}
+    assert dataclasses.asdict(Progress()) == {"step": 0, "seconds": 0.0, "curve": [], "due": None}
