@@ -12,6 +12,7 @@ TASK ?=
 # Small models gain nothing from a second thread: on a CPU two processes with half of the cores each.
 JOBS ?= $(if $(filter gpu paper,$(SCALE)),1,2)
 TIME_BUDGET ?=
+AGAIN ?=
 HEADS ?= 2 4 6 8 12
 
 PYTHON ?= python3
@@ -21,7 +22,8 @@ PIP := -m pip --disable-pip-version-check -qq
 
 TASK_OPTION = $(if $(strip $(TASK)),--task $(TASK))
 RUN_OPTIONS = --scale $(SCALE) $(TASK_OPTION) --jobs $(JOBS) \
-	$(if $(strip $(SEEDS)),--seeds $(SEEDS)) $(if $(strip $(TIME_BUDGET)),--time-budget $(TIME_BUDGET))
+	$(if $(strip $(SEEDS)),--seeds $(SEEDS)) $(if $(strip $(TIME_BUDGET)),--time-budget $(TIME_BUDGET)) \
+	$(if $(strip $(AGAIN)),--again)
 
 # A file experiments/table1_perplexity.py is reproduced by `make reproduce-table1`, figure4_*.py by `make figure4`.
 TABLES = $(sort $(foreach file,$(notdir $(wildcard experiments/table[0-9]*_*.py)),$(firstword $(subst _, ,$(file)))))
@@ -32,7 +34,7 @@ FIGURES = $(sort $(foreach file,$(notdir $(wildcard experiments/figure[0-9]*_*.p
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { name = $$1; sub("%", "<n>", name); printf "  make %-20s %s\n", name, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo '  experiments: SCALE=smoke|cpu|gpu|paper ($(SCALE))  SEEDS="0 1 2"  TASK=multilingual|generated  JOBS=$(JOBS)  TIME_BUDGET=seconds  HEADS="$(HEADS)"'
+	@echo '  experiments: SCALE=smoke|cpu|gpu|paper ($(SCALE))  SEEDS="0 1 2"  TASK=multilingual|generated  JOBS=$(JOBS)  TIME_BUDGET=seconds  AGAIN=1  HEADS="$(HEADS)"'
 	@echo '  tables here: $(TABLES)   figures here: $(FIGURES)'
 
 setup: $(INSTALLED) ## make .venv with the packages of requirements.lock (again only when they changed)
@@ -83,27 +85,27 @@ check: lint test ## lint, test, and see that the committed tables are what the c
 bench: setup ## time the layer and the training against their peers
 	@$(BIN)/python -m benchmarks
 
-reproduce-table%: setup ## run what is missing of table <n> at SCALE, then render it
+reproduce-table%: setup ## run what is missing of table <n> at SCALE, then render it (AGAIN=1: train anew, compare)
 	@$(BIN)/python -m experiments run table$* $(RUN_OPTIONS)
-	@$(BIN)/python -m experiments render table$* --scale $(SCALE) $(TASK_OPTION)
+	@$(if $(strip $(AGAIN)),,$(BIN)/python -m experiments render table$* --scale $(SCALE) $(TASK_OPTION))
 
 ablate-heads: setup ## Table 5 for any numbers of heads: make ablate-heads HEADS="2 3 4"
 	@$(BIN)/python -m experiments run table5 --heads $(HEADS) $(RUN_OPTIONS)
-	@$(BIN)/python -m experiments render table5 --heads $(HEADS) --scale $(SCALE)
+	@$(if $(strip $(AGAIN)),,$(BIN)/python -m experiments render table5 --heads $(HEADS) --scale $(SCALE))
 
 figure%: setup ## run what is missing of figure <n> at SCALE, then render it
 	@$(BIN)/python -m experiments run figure$* $(RUN_OPTIONS)
-	@$(BIN)/python -m experiments render figure$* --scale $(SCALE) $(TASK_OPTION)
+	@$(if $(strip $(AGAIN)),,$(BIN)/python -m experiments render figure$* --scale $(SCALE) $(TASK_OPTION))
 
 tables: $(addprefix reproduce-,$(TABLES)) ## every table
 
 figures: $(FIGURES) ## every figure
 
 claims: setup ## the ledger of claims, from the committed records
-	@$(BIN)/python -m experiments render claims
+	@$(BIN)/python -m experiments render claims --scale $(SCALE)
 
-report: setup ## render everything in results/ again from the committed records
-	@$(BIN)/python -m experiments render
+report: setup ## render everything in results/ again from the committed records (SCALE=smoke: results/smoke)
+	@$(BIN)/python -m experiments render --scale $(SCALE)
 
 status: setup ## which runs are done, stale or missing
-	@$(BIN)/python -m experiments status
+	@$(BIN)/python -m experiments status --scale $(SCALE)

@@ -17,6 +17,7 @@ from typing import Any
 from analysis.answers import Item
 from analysis.checkpoints import first_line
 from analysis.zero_shot_tasks import Task, checked_files, stock_file, write_tasks
+from mhmoe.data_folder import DataFolder
 from mhmoe.records import UserError
 
 HUB = "hub"
@@ -86,7 +87,7 @@ def load_tasks(tasks: Sequence[Task], data: Path | str, folder: Path) -> tuple[d
             }
             for name, task in loaded.items()
         }
-    return loaded, {"kind": HUB if data == HUB else "local", "tasks": files}
+    return loaded, {"kind": HUB if data == HUB else DataFolder.at(Path(data)).kind, "tasks": files}
 
 
 def questions(tasks: Sequence[Task], data: Path | str, items: int) -> tuple[dict[str, list[str]], dict[str, Any]]:

@@ -21,6 +21,7 @@ from tyro.conf import Positional
 
 from analysis.routed_text import encode, load_checkpoint, route, windows_of_ids
 from mhmoe.command_line import exit_code
+from mhmoe.files import check_writable
 from mhmoe.language_model import MHMoEForCausalLM
 from mhmoe.records import UserError, write_atomically
 
@@ -181,6 +182,8 @@ def run(
         html: write a page to this file instead of printing.
         layer: only this MoE layer, counted from 1; all if left out.
     """
+    if html is not None:
+        check_writable(html.parent)
     model, tokenizer = load_checkpoint(checkpoint)
     tokens = routed_tokens(model, tokenizer, text)
     blocks = [block + 1 for block in range(model.config.num_hidden_layers) if model.config.is_moe_block(block)]

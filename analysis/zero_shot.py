@@ -30,6 +30,7 @@ from analysis.statistics import CONFIDENCE
 from analysis.zero_shot_tasks import Task, checked_files, find, write_tasks
 from mhmoe.command_line import exit_code
 from mhmoe.data_folder import DATA_VARIABLE
+from mhmoe.files import check_writable
 from mhmoe.memory import keep_freed_memory
 from mhmoe.records import UserError, provenance, write_atomically
 
@@ -196,6 +197,8 @@ def run(arguments: Arguments) -> None:
         raise UserError("no checkpoint is given; name a folder written by save_pretrained")
     if arguments.output is not None and arguments.output.is_dir():
         raise UserError(f"output {arguments.output} is a folder; name a file")
+    if arguments.output is not None:
+        check_writable(arguments.output.parent)
     if data != HUB:
         checked_files(tasks, Path(data))
     model, tokenizer = load(

@@ -21,8 +21,10 @@ from benchmarks.timing import ROOT
 from benchmarks.training_speed import measure_training
 from benchmarks.zero_shot_speed import measure_zero_shot
 from experiments.measurements import folder_of_data
+from experiments.scales import CPU
 from mhmoe.command_line import exit_code
 from mhmoe.data_folder import DATA_VARIABLE
+from mhmoe.files import check_writable
 from mhmoe.records import UserError, provenance
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -61,9 +63,10 @@ def benchmark(
     if checkpoint is not None or (render and (output / "zero_shot.json").exists()):
         asked.append("zero_shot")
     names = [only] if only else asked
-    questions = folder_of_data(data)
+    questions = folder_of_data(data, CPU, output)
     if "zero_shot" in names and not render and (checkpoint is None or questions is None):
         raise UserError(f"zero_shot needs --checkpoint, and questions: name their folder by --data or {DATA_VARIABLE}")
+    check_writable(output)
     begun, common = time.monotonic(), facts(quick)
 
     def measure(name: str) -> dict[str, Any]:

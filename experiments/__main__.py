@@ -1,4 +1,4 @@
-"""python -m experiments list | run | render | status | validate | pack
+"""python -m experiments list | run | render | status | validate | register | pack
 
 Every command works for every table and figure alike; `--help` says what each takes. A wrong argument or a
 file that cannot be used ends in one line and exit code 2.
@@ -9,77 +9,39 @@ import os
 # torch reads it before its first allocation: large pages spare CPU training a third of its time.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-import importlib
-import math
+import signal
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+from transformers.utils import logging as transformers_logging
 from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
 from experiments import BEGUN
-from experiments.dry_run import cost_table
+from experiments.declared import experiments, scale_of, with_heads
 from experiments.index import render_index
-from experiments.processes import check_device, run_in_jobs
-from experiments.rendering import COMMITTED, render, render_claims
-from experiments.running import Options, run_all, text_of
-from experiments.runs import RESULTS, Records, model_config, not_done, planned, systems_of
+from experiments.manifest import differences
+from experiments.rendering import render, render_claims
+from experiments.run_command import Arguments, execute_command
+from experiments.runs import COMMITTED, RESULTS, Records, model_config, planned, systems_of
 from experiments.scales import SCALES
 from experiments.schema import Experiment, Scale
-from mhmoe.command_line import exit_code, stopped_at
+from experiments.texts import CACHE, results_of, text_of
+from experiments.validation import judge, order, take_in
+from mhmoe.command_line import exit_code
+from mhmoe.files import check_writable
 from mhmoe.memory import keep_freed_memory
 from mhmoe.packing import export
-from mhmoe.records import Record, UserError
+from mhmoe.records import UserError
 
 app = SubcommandApp()
 Stem = Annotated[Positional[str], tyro.conf.arg(help="a table or figure, or the unique beginning of its name")]
 ScaleName = Annotated[str, tyro.conf.arg(help="smoke, cpu, gpu or paper")]
 TEXTS = (".md", ".csv")  # what `render --check` compares: pictures differ with the version of a font library
-
-
-def experiments() -> dict[str, Experiment]:
-    """Every file of this folder that declares an EXPERIMENT, by its stem."""
-    stems = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
-    modules = {stem: importlib.import_module(f"experiments.{stem}") for stem in stems}
-    return {stem: module.EXPERIMENT for stem, module in modules.items() if hasattr(module, "EXPERIMENT")}
-
-
-def find(name: str, task: str = "") -> Experiment:
-    """The experiment whose stem is `name`, or begins with it and is the only one; table1 is not table11.
-
-    Where several begin so, that of the task, or the English one if none is given.
-    """
-    known = experiments()
-    whole_words = [stem for stem in known if stem == name or stem.startswith(f"{name}_")]
-    matching = whole_words or [stem for stem in known if stem.startswith(name)]
-    if len(matching) > 1:
-        matching = [stem for stem in matching if known[stem].task == (task or "english")] or matching
-    if len(matching) != 1:
-        problem = "not unique" if matching else "not an experiment"
-        raise UserError(f"{name!r} is {problem}; choose one of {', '.join(matching or known)}")
-    return known[matching[0]]
-
-
-def with_heads(stem: str, task: str, heads: Sequence[int]) -> Experiment:
-    """The experiment, for these numbers of heads instead of its own if any are given."""
-    experiment = find(stem, task)
-    if not heads:
-        return experiment
-    module = importlib.import_module(f"experiments.{experiment.stem}")
-    if not hasattr(module, "for_heads"):
-        raise UserError(f"{experiment.stem} does not vary the number of heads; leave out --heads, or choose table5")
-    return module.for_heads(heads)
-
-
-def scale_of(name: str) -> Scale:
-    if name not in SCALES:
-        raise UserError(f"scale={name!r} is not known; choose one of {', '.join(SCALES)}")
-    return SCALES[name]
 
 
 @app.command(name="list")
@@ -99,9 +61,12 @@ def run(
     task: str = "",
     seeds: tuple[int, ...] = (),
     data: Path | None = None,
+    results: Path | None = None,
     jobs: int = 1,
     heads: tuple[int, ...] = (),
     time_budget: float | None = None,
+    train_only: bool = False,
+    again: bool = False,
     dry_run: bool = False,
 ) -> None:
     """Train and measure what has no current record yet. Interrupted runs go on where they stopped.
@@ -110,39 +75,35 @@ def run(
         task: of a table that exists for several, such as table1; else its own.
         seeds: of the final runs; the scale's own if none are given.
         data: a folder of corpora, or one made by `pack`; else MHMOE_DATA, where the scale reads local text.
+        results: the folder for the records; else results, or one in results-own for text that those are not of.
         jobs: processes that share the runs and the cores.
         heads: for table5, these numbers of heads instead of the paper's.
         time_budget: seconds after which to stop with a checkpoint.
+        train_only: measure nothing, which needs no folder of questions; the same command without it goes on.
+        again: train the runs that have current records once more, at their learning rates, in a folder of their
+            own, and compare; exit code 1 if one differs by more than is to be expected.
         dry_run: print what would be run and what it would cost.
     """
-    deadline = math.inf if time_budget is None else BEGUN + time_budget
+    arguments = Arguments(
+        stem=stem,
+        seeds=seeds,
+        data=data,
+        results=results,
+        jobs=jobs,
+        heads=heads,
+        time_budget=time_budget,
+        train_only=train_only,
+        again=again,
+        started=BEGUN,
+    )
+    arguments.check()
     chosen = scale_of(scale)
     chosen.for_task(task or "english")  # an unknown task is said before an experiment is looked for
     experiment = with_heads(stem, task, heads)
     task = task or experiment.task
-    seeds = seeds or tuple(chosen.for_task(task).seeds)
-    records = Records(chosen)
     for system in systems_of(experiment):
         model_config(chosen.for_task(task), system)  # what cannot be built is said before anything is trained
-    if jobs < 1:
-        raise UserError(f"jobs={jobs} is not allowed; it must be at least 1")
-    if dry_run:
-        print(cost_table(experiment, chosen, task, seeds, records))
-    elif not not_done(experiment, chosen, task, seeds, records) and not experiment.measurements:
-        print("nothing to run: every record is current")
-    elif jobs > 1:
-        check_device(chosen)  # here, so that one line says it and not one of every job
-        with stopped_at(deadline):
-            text_of(chosen.for_task(task), data)
-        arguments = ["run", stem, "--scale", scale, "--task", task, "--seeds", *map(str, seeds)]
-        arguments += ["--heads", *map(str, heads)] if heads else []
-        arguments += [] if data is None else ["--data", str(data)]
-        arguments += [] if time_budget is None else ["--time-budget", str(max(deadline - time.monotonic(), 0.0))]
-        sys.exit(run_in_jobs(jobs, arguments))
-    else:
-        options = Options(seeds=seeds, data=data, deadline=deadline)
-        if not run_all(experiment, chosen, task, options):
-            print("stopped at the time budget; the same command goes on from here")
+    sys.exit(execute_command(experiment, chosen, task, arguments, dry_run))
 
 
 @app.command(name="render")
@@ -151,69 +112,106 @@ def render_(
     scale: ScaleName = "cpu",
     task: str = "",
     heads: tuple[int, ...] = (),
+    data: Path | None = None,
+    results: Path | None = None,
     check: bool = False,
 ) -> None:
-    """Tables and figures from the committed records.
+    """Tables and figures from the records.
 
     Args:
         task: of a table that exists for several, such as table1.
         heads: for table5, the page of these numbers of heads, results/ablate_heads.md.
         scale: smoke renders that scale alone, into results/smoke; all others are rendered together.
-        check: change nothing, and fail if a text file would differ (pictures are not compared).
+        data: the text whose records are rendered, as for run; else MHMOE_DATA.
+        results: the folder of records and pages; else the one that run took for this text.
+        check: change nothing, and fail if a text file would differ (pictures are not compared), or a committed record
+            is not the one that its manifest lists.
     """
-    smoke = scale_of(scale).name == "smoke"
-    scales, target = ((SCALES["smoke"],), RESULTS / "smoke") if smoke else (COMMITTED, RESULTS)
-    if heads:
-        files = render(with_heads(stem, task, heads), scales, target)
-        print(next(text for path, text in files.items() if path.suffix == ".md"))
-        return
+    chosen = scale_of(scale)
+    experiment = None if stem in ("", "claims") else with_heads(stem, task, heads)
+    if results is None and not check:
+        results = _results_of(chosen, experiment.task if experiment else task or "english", data)
+    results = (results or RESULTS).absolute()
+    smoke = chosen.name == "smoke"
+    scales, target = ((SCALES["smoke"],), results / "smoke") if smoke else (COMMITTED, results)
     if check:
         with tempfile.TemporaryDirectory() as folder:
-            _render(stem, task, scales, Path(folder))
-            _compare(stem, task, Path(folder), target)
+            _render(stem, experiment, scales, Path(folder), results)
+            _compare(stem, experiment, Path(folder), target, _edited(scales, results))
         return
-    files = _render(stem, task, scales, target)
+    files = _render(stem, experiment, scales, target, results)
     if stem:
         print(next(text for path, text in files.items() if path.suffix == ".md"))
     else:
-        print("\n".join(str(path.relative_to(RESULTS.parent)) for path in files))
+        print("\n".join(os.path.relpath(path) for path in files))
 
 
-def _render(stem: str, task: str, scales: Sequence[Scale], folder: Path) -> dict[Path, str]:
+def _results_of(scale: Scale, task: str, data: Path | None) -> Path | None:
+    """The folder that `run` takes for a text, told if it is not the committed one."""
+    if scale.name not in {committed.name for committed in COMMITTED}:
+        return None
+    try:
+        results, _ = results_of(scale, task, data)
+    except UserError:
+        if data is not None:
+            raise
+        return None  # MHMOE_DATA has no such text, and the committed records need none
+    if results != RESULTS:
+        print(f"these are the records of {os.path.relpath(results)}, not the committed ones", file=sys.stderr)
+    return results
+
+
+def _render(
+    stem: str, experiment: Experiment | None, scales: Sequence[Scale], folder: Path, results: Path
+) -> dict[Path, str]:
     """The pages of one experiment, or the ledger ("claims"), or ("") everything, into a folder."""
+    if experiment is not None:
+        return render(experiment, scales, folder, results)
     known = list(experiments().values())
+    files = render_claims(known, scales, folder, results)
     if stem == "claims":
-        return render_claims(known, scales, folder)
-    if stem:
-        return render(find(stem, task), scales, folder)
-    files = render_claims(known, scales, folder) | render_index(known, scales, folder)
-    for experiment in known:
-        files |= render(experiment, scales, folder)
+        return files
+    files |= render_index(known, scales, folder, results)
+    for each in known:
+        files |= render(each, scales, folder, results)
     return files
 
 
-def _compare(stem: str, task: str, ours: Path, committed: Path) -> None:
-    """Raises UserError if a committed text differs from ours, or is a page that no record gives any more."""
+def _edited(scales: Sequence[Scale], results: Path) -> list[str]:
+    """What differs from the manifests, shortened."""
+    folders = [results / kind / scale.name for kind in ("runs", "measurements") for scale in scales]
+    found = [difference for folder in folders if folder.is_dir() for difference in differences(folder)]
+    return [*found[:3], f"and {len(found) - 3} others"] if len(found) > 3 else found
+
+
+def _compare(stem: str, experiment: Experiment | None, ours: Path, committed: Path, edited: Sequence[str]) -> None:
+    """Raises UserError if a committed text differs from ours, is a page that no record gives any more, or if a
+    record was edited."""
 
     def texts(folder: Path) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in folder.glob("*") if path.suffix in TEXTS}
 
     wanted, found = texts(ours), texts(committed)
-    stems = () if stem == "claims" else (find(stem, task).stem,) if stem else tuple(experiments())
+    stems = () if stem == "claims" else (experiment.stem,) if experiment else tuple(experiments())
     differing = sorted(name for name, text in wanted.items() if found.get(name) != text)
     left = sorted(name for name in found.keys() - wanted.keys() if name.startswith(stems))
     problems = [f"{', '.join(differing)} differ from what the records give; render again"] if differing else []
     problems += [f"{', '.join(left)} come from no record; remove them"] if left else []
+    problems += [f"{', '.join(edited)}; restore it, or see `register`"] if edited else []
     if problems:
         raise UserError(f"in {committed}: {'; '.join(problems)}")
     print(f"{len(wanted)} files are what the records give")
 
 
 @app.command
-def status(scale: ScaleName = "cpu") -> None:
-    """How many runs of every table and figure are done, stale or missing."""
+def status(scale: ScaleName = "cpu", results: Path = RESULTS) -> None:
+    """How many runs of every table and figure are done, stale or missing.
+
+    Args:
+        results: the folder of records.
+    """
     chosen = scale_of(scale)
-    records = Records(chosen)
+    records = Records(chosen, results)
     for stem, experiment in experiments().items():
         runs = planned(experiment, chosen, records)
         states = [records.state(run) for run in runs]
@@ -223,15 +221,29 @@ def status(scale: ScaleName = "cpu") -> None:
 
 @app.command
 def validate(files: Positional[tuple[Path, ...]]) -> None:
-    """Check records that somebody sends.
+    """Check records and measurements that somebody sends.
 
-    Fields and types, the fingerprint, and that the figures follow from the documents.
+    Fields and types, the fingerprint, that the figures follow from the documents, and whether the run is one that
+    is declared.
     """
     if not files:
         raise UserError("validate needs at least one file")
+    known = list(experiments().values())
     for path in files:
-        record = Record.load(path)
-        print(f"{path}: valid; {record.scale} {record.name}, fingerprint {record.fingerprint}")
+        judged = judge(path, known)
+        print(f"{path}: valid; {judged.name}; {judged.verdict}")
+
+
+@app.command
+def register(files: Positional[tuple[Path, ...]]) -> None:
+    """Take in valid and current records and measurements: copy them into results and list them in SHA256SUMS."""
+    if not files:
+        raise UserError("register needs at least one file")
+    known = list(experiments().values())
+    for path in sorted(files, key=order):
+        judged = judge(path, known)
+        take_in(path, judged)
+        print(f"{path}: registered; {judged.name}")
 
 
 @app.command
@@ -239,17 +251,29 @@ def pack(folder: Positional[Path], scale: ScaleName = "cpu", task: str = "englis
     """Pack a scale's text into a folder, for a machine without corpora (`run --data FOLDER`)."""
     if folder.exists():  # said before the packing, which may take long
         raise UserError(f"{folder} exists already; remove it or name another folder")
+    check_writable(folder.absolute().parent)
+    check_writable(CACHE)
     export(text_of(scale_of(scale).for_task(task), data), folder)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: {size / 2**20:.1f} MiB for scale {scale}")
 
 
+def _end(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _command() -> None:
+    transformers_logging.disable_progress_bar()  # of writing a model, which takes no time
+    for argument in sys.argv:
+        if argument != argument.encode(errors="replace").decode():
+            raise UserError(f"the argument {argument.encode(errors='replace').decode()!r} is not UTF-8; rename it")
+    app.cli(prog="python -m experiments")
+
+
 def main() -> int:
+    signal.signal(signal.SIGTERM, _end)  # as Ctrl-C: nothing half-written stays, and jobs end too
     keep_freed_memory()
-    return exit_code(
-        lambda: app.cli(prog="python -m experiments"),
-        interrupted="interrupted; the same command goes on from the last checkpoint",
-    )
+    return exit_code(_command, interrupted="interrupted; the same command goes on from the last checkpoint")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 from analysis.render import Column, Row, table_markdown
-from experiments.runs import Records, model_config, plan
-from experiments.schema import Experiment, Run, Scale
+from experiments.outlook import seconds_of, tokens_of
+from experiments.runs import Records, model_config
+from experiments.schema import Run
+from mhmoe.records import Record
 
 COLUMNS = (
     Column("name", "run"),
@@ -19,13 +21,14 @@ COLUMNS = (
 )
 
 
-def cost_table(experiment: Experiment, scale: Scale, task: str, seeds: Sequence[int], records: Records) -> str:
+def cost_table(runs: Sequence[Run], records: Records, elsewhere: Sequence[Record] = ()) -> str:
     """A table of the runs.
 
-    Seconds and memory are those of a finished run of the same system, if there is one; else memory is the
-    weights with their gradients and both Adam moments, and seconds are unknown.
+    Seconds and memory are those of a finished run of the same system, here or else `elsewhere`; without one, memory
+    is the weights with their gradients and both Adam moments, and seconds are unknown.
     """
-    rows = [_row(run, records) for run in plan(experiment, scale, task, seeds, records)]
+    finished = [*records.by_name.values(), *elsewhere]
+    rows = [_row(run, records.state(run), finished) for run in runs]
     missing = [row for row in rows if row["state"] != "done"]
     known = [row["seconds"] for row in missing if row["seconds"] is not None]
     total = sum(row["training_flops"] for row in missing) / 1e15
@@ -36,20 +39,19 @@ def cost_table(experiment: Experiment, scale: Scale, task: str, seeds: Sequence[
     return table_markdown(COLUMNS, rows, caption=[caption])
 
 
-def _row(run: Run, records: Records) -> Row:
+def _row(run: Run, state: str, finished: Sequence[Record]) -> Row:
     model = model_config(run.scale, run.system)
-    steps = round(run.scale.training["steps"] * run.steps_share)
-    tokens = steps * run.scale.training["batch_sequences"] * run.scale.training["length"]
+    tokens = tokens_of(run)
     flops = model.flops_per_token(run.scale.training["length"])
-    alike = [r for r in records.by_name.values() if r.system == run.system.name]
+    alike = [record for record in finished if record.system == run.system.name]
     return {
         "name": run.name + ("" if run.learning_rate is None else f" (rate {run.learning_rate:g})"),
-        "state": records.state(run),
+        "state": state,
         "parameters": model.parameters(),
         "active": model.active_parameters(),
         "flops": flops,
         "tokens": tokens,
         "training_flops": 3 * flops * tokens,
-        "seconds": tokens * alike[0].wall_seconds / alike[0].tokens if alike else None,
+        "seconds": seconds_of(run, finished),
         "memory": alike[0].peak_memory_bytes if alike else 16 * model.parameters(),
     }

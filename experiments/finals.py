@@ -1,14 +1,15 @@
 """The records of an experiment's final runs, and what every page says above them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from analysis.render import caption
-from experiments.measurements import MEASUREMENTS, measured
+from experiments.measurements import MEASUREMENTS, data_of, measured
 from experiments.recipes import HEADS
 from experiments.runs import RESULTS, Records, final_name, final_runs
 from experiments.schema import Page, Scale, System
+from mhmoe.data_folder import GENERATED
 from mhmoe.records import Record
 
 READINGS = (
@@ -55,7 +56,15 @@ def measured_systems(
     measured = measured_values([name], current, records.results)
     found = {label: dict(of) for label, system in systems.items() if (of := measured[name, system.name])}
     runs = [r for label, of in found.items() for r in current[systems[label].name] if r.seed in of]
-    return found, caption(runs, reading=readings(runs), sources=sources(runs)) if runs else []
+    lines = caption(runs, reading=readings(runs), sources=sources(runs)) if runs else []
+    lines[:1] = [line + generated_note(v for of in found.values() for v in of.values()) for line in lines[:1]]
+    return found, lines
+
+
+def generated_note(measured: Iterable[Mapping[str, Any]]) -> str:
+    """What a caption adds where the data that some values were measured with are no natural ones."""
+    generated = any(data_of(values)[0] == GENERATED for values in measured)
+    return " Questions and lexicons are generated, with known answers, about the generated text." if generated else ""
 
 
 def declared_marks(systems: Sequence[System], scale: Scale, records: Records, task: str) -> dict[tuple[str, str], str]:
@@ -76,5 +85,6 @@ def sources(records: Sequence[Record]) -> list[str]:
     for record in records:
         corpus = record.config["data"]["corpus"]
         names = {Path(name).name.rsplit("-", 1)[0] for name in corpus.get("files", {})}
-        found.add(f"{corpus['kind']} ({', '.join(sorted(names))})" if names else str(corpus["kind"]))
+        kind = f"{corpus['folder']} {corpus['kind']}" if "folder" in corpus else str(corpus["kind"])
+        found.add(f"{kind} ({', '.join(sorted(names))})" if names else kind)
     return sorted(found)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from analysis.answers import FINER
 from analysis.checkpoints import load
@@ -21,12 +21,15 @@ from analysis.known_senses import measure_known_senses
 from analysis.routed_text import load_checkpoint, untrained, windows_of, windows_of_texts
 from analysis.sub_tokens import texts_of
 from analysis.word_senses import measure_senses
-from analysis.zero_shot_tasks import find
+from analysis.zero_shot_tasks import find, stock_file
+from experiments.generated_folder import CONTEXTS, FALSE_FRIENDS, LEXICON
+from experiments.manifest import write_listed
 from experiments.runs import RESULTS
-from mhmoe.data_folder import DATA_VARIABLE, DataFolder
+from experiments.schema import Scale
+from mhmoe.data_folder import DATA_VARIABLE, LOCAL, DataFolder
 from mhmoe.generated import GeneratedCorpus
 from mhmoe.packing import PackedText
-from mhmoe.records import Record, UserError, fingerprint, write_atomically
+from mhmoe.records import Record, UserError, fingerprint
 
 SCHEMA_VERSION = 1
 
@@ -34,40 +37,61 @@ SCHEMA_VERSION = 1
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """What a measurement may look at: the model's folder and the seed it started from, the packed text, and the
-    folder of all data, or None."""
+    folder of all data, where it reads files of that."""
 
     model: Path
     seed: int
     text: PackedText
-    data: Path | None
+    folder: DataFolder | None
 
-    def folder(self) -> DataFolder:
-        """Raises UserError if there is none, or its manifest is missing or damaged."""
-        return DataFolder.at(self.data)
+    @property
+    def data(self) -> DataFolder:
+        assert self.folder is not None  # whoever calls a measurement that reads files gives it
+        return self.folder
 
 
-def folder_of_data(given: Path | None) -> Path | None:
-    """The folder that `--data` names, unless it holds packed text alone; else MHMOE_DATA; None if it is not set."""
+def folder_of_data(given: Path | None, scale: Scale, cache: Path) -> Path | None:
+    """The folder that `--data` names, unless it holds packed text alone; else MHMOE_DATA; else what stands in for them
+    at the scale, written into `cache`; None if nothing does."""
     if given is not None and not (given / "pack.json").exists():
         return given
-    return Path(named) if (named := os.environ.get(DATA_VARIABLE)) else None
+    if named := os.environ.get(DATA_VARIABLE):
+        return Path(named)
+    return None if scale.stand_in is None else scale.stand_in.at(cache / "generated")
+
+
+def _of_tasks_read(settings: Mapping[str, Any]) -> list[str]:
+    """Also sees that the tasks are known to lm-eval, and lm-eval is there."""
+    tasks = find(settings["tasks"])
+    for task in tasks:
+        stock_file(task)
+    return list(dict.fromkeys(task.file for task in tasks))
+
+
+def _of_words(settings: Mapping[str, Any]) -> list[str]:
+    return [settings[name] for name in ("lexicon", "false_friends", "contexts")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """name: its folder. settings: all that determines its values but the model and its text; smoke: what is
-    different there at the smoke scale. measure: gives the values, as JSON. reads: "text" if the packed text is
-    enough, "data" if it needs the folder of all data. within: a zero-shot measurement of more tasks."""
+    different there at the smoke scale. measure: gives the values, as JSON. files: what it reads of the folder of all
+    data with these settings, None if the packed text is enough; raises UserError where a package for it is missing.
+    within: a zero-shot measurement of more tasks."""
 
     name: str
     settings: Mapping[str, Any]
     measure: Callable[[Subject, Mapping[str, Any]], dict[str, Any]]
     smoke: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    reads: Literal["text", "data"] = "data"
+    files: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
     within: str = ""
 
     def settings_at(self, scale: str) -> dict[str, Any]:
         return {**self.settings, **(self.smoke if scale == "smoke" else {})}
+
+    def files_at(self, scale: str) -> Sequence[str]:
+        """Raises UserError where a package for reading them is missing."""
+        return () if self.files is None else self.files(self.settings_at(scale))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,15 +143,38 @@ def _read(measurement: Measurement, run: Record, results: Path) -> Measured | No
     path = path_of(measurement, run, results)
     if not path.is_file():
         return None
+    found = read_measured(path)
+    return found if found.fingerprint == mark(measurement, run) else None
+
+
+def read_measured(path: Path) -> Measured:
+    """Raises UserError if the file is damaged."""
     try:
         raw = json.loads(path.read_bytes())
         fields = {field.name for field in dataclasses.fields(Measured)}
         if raw["schema_version"] != SCHEMA_VERSION or raw.keys() != fields:
             raise ValueError(f"fields or schema_version are not those of version {SCHEMA_VERSION}")
-        found = Measured(**raw)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return Measured(**raw)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"measurement {path} is damaged ({error}); remove it and measure again") from None
-    return found if found.fingerprint == mark(measurement, run) else None
+
+
+def data_of(values: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """Of a measurement's values: the kind of data that it read beside the text, and the files with their sha256."""
+    data = dict(values.get("data", {}))
+    kind = data.pop("kind", LOCAL)
+    tasks = data.get("tasks")
+    return kind, data if tasks is None else {t["file"]: t["sha256"] for t in tasks.values() if "file" in t}
+
+
+def is_measured(measurement: Measurement, run: Record, folder: DataFolder | None, results: Path = RESULTS) -> bool:
+    """Whether there is a current measurement of a run, and none of its files differs in the folder that is given.
+
+    Raises UserError if a file is damaged.
+    """
+    found = measured(measurement, run, results)
+    given = {} if folder is None else folder.sha256
+    return found is not None and all(given.get(file, mark) == mark for file, mark in data_of(found.values)[1].items())
 
 
 def save(
@@ -147,7 +194,7 @@ def save(
         values=values,
     )
     text = json.dumps(dataclasses.asdict(record), separators=(",", ":")) + "\n"
-    write_atomically(path_of(measurement, run, results), text)
+    write_listed(path_of(measurement, run, results), text, results / "measurements" / run.scale)
 
 
 # ---- the measurements -----------------------------------------------------------------------
@@ -166,7 +213,7 @@ def _zero_shot(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any]:
     from analysis.zero_shot import evaluate  # slow to import, with transformers' and torch's side of it
 
     model, tokenizer = load(str(subject.model), device="cpu")
-    return evaluate(model, tokenizer, settings["tasks"], subject.folder().path, limit=settings["limit"])
+    return evaluate(model, tokenizer, settings["tasks"], subject.data.path, limit=settings["limit"])
 
 
 def _of_tasks(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -184,7 +231,7 @@ def _question_routing(subject: Subject, settings: Mapping[str, Any]) -> dict[str
     if model.config.moe is None:
         return {}
     tasks = {task.folder: task for task in find(settings["tasks"])}  # the same questions once
-    texts, source = questions([*tasks.values()], subject.folder().path, settings["items"])
+    texts, source = questions([*tasks.values()], subject.data.path, settings["items"])
     groups = [name for name, several in zip(tasks, texts.values(), strict=True) for _ in several]
     length = model.config.max_position_embeddings
     windows = windows_of_texts([text for several in texts.values() for text in several], tokenizer, length)
@@ -197,8 +244,8 @@ def _word_senses(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any
     if model.config.moe is None:
         return {}
     files = {name: settings[name] for name in ("lexicon", "false_friends", "contexts")}
-    folder = subject.folder()
-    source = {file: folder.hash_of(file) for file in files.values()}
+    folder = subject.data
+    source = {"kind": folder.kind} | {file: folder.hash_of(file) for file in files.values()}
     measured = measure_senses(
         model,
         tokenizer,
@@ -225,19 +272,20 @@ MEASUREMENTS = {
             name="expert_activation",  # how often each expert is chosen on the test text; nothing for dense models
             settings={"split": "test", "max_windows": 1024},
             measure=_activation,
-            reads="text",
         ),
         Measurement(
             name="zero_shot_english",  # the tasks of v1 Table 2, all items
             settings={"tasks": ["english"], "limit": None, "finer": FINER},
             smoke={"limit": 20},
             measure=_zero_shot,
+            files=_of_tasks_read,
         ),
         Measurement(
             name="zero_shot_mlp_layers",  # those of v1 Table 7
             settings={"tasks": ["rte", "piqa", "winogrande"], "limit": None, "finer": FINER},
             smoke={"limit": 20},
             measure=_zero_shot,
+            files=_of_tasks_read,
             within="zero_shot_english",
         ),
         Measurement(
@@ -245,6 +293,7 @@ MEASUREMENTS = {
             settings={"tasks": ["hellaswag"], "limit": None, "finer": FINER},
             smoke={"limit": 20},
             measure=_zero_shot,
+            files=_of_tasks_read,
             within="zero_shot_english",
         ),
         Measurement(
@@ -252,26 +301,29 @@ MEASUREMENTS = {
             settings={"tasks": ["xnli"], "limit": None, "finer": FINER},
             smoke={"limit": 20},
             measure=_zero_shot,
+            files=_of_tasks_read,
         ),
         Measurement(
             name="routing_english",  # which experts the questions of the English tasks go to
             settings={"tasks": ["english"], "items": 250},
             smoke={"items": 20},
             measure=_question_routing,
+            files=_of_tasks_read,
         ),
         Measurement(
             name="routing_xnli",  # the same for XNLI, by language
             settings={"tasks": ["xnli"], "items": 250},
             smoke={"items": 20},
             measure=_question_routing,
+            files=_of_tasks_read,
         ),
         Measurement(
             name="word_senses",  # do words of several senses reach more experts?
             settings={
                 "split": "test",
-                "lexicon": "lexicons/wordnet_sense_counts.tsv.gz",
-                "false_friends": "lexicons/false_friends.tsv",
-                "contexts": "harness/wic/validation.jsonl.gz",
+                "lexicon": LEXICON,
+                "false_friends": FALSE_FRIENDS,
+                "contexts": CONTEXTS,
                 "language": "en",
                 "many": 3,
                 "rule": "mean",
@@ -279,6 +331,7 @@ MEASUREMENTS = {
                 "max_words": 4000,
             },
             measure=_word_senses,
+            files=_of_words,
         ),
         Measurement(
             name="known_senses",  # the same on the generated text, whose truth is known
@@ -292,7 +345,6 @@ MEASUREMENTS = {
             },
             smoke={"per_word": 2, "choices": 200},
             measure=_known_senses,
-            reads="text",
         ),
     )
 }

@@ -5,9 +5,6 @@ Each run or measurement is claimed by a lock on a file, so that none is done twi
 
 import fcntl
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +12,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
 
 from experiments.schema import Scale
 from mhmoe.records import UserError
@@ -64,31 +60,3 @@ def claimed(name: str, scale: Scale, cache: Path) -> Iterator[bool]:
             yield False
             return
         yield True
-
-
-def run_in_jobs(jobs: int, arguments: list[str]) -> int:
-    """`python -m experiments` with these arguments in so many processes that share the runs and the cores.
-
-    Returns the worst exit code. A process that was killed is told of at once; the others go on.
-    """
-    threads = max((os.cpu_count() or jobs) // jobs, 1)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "experiments", *arguments]
-    children = [subprocess.Popen(command, env=environment) for _ in range(jobs)]
-    killed: set[int] = set()
-    try:
-        while any(child.poll() is None for child in children):
-            time.sleep(0.2)
-            for child in children:
-                if (child.poll() or 0) < 0 and child.pid not in killed:
-                    killed.add(child.pid)
-                    why = ", perhaps because memory ran out" if child.returncode == -signal.SIGKILL else ""
-                    tqdm.write(
-                        f"one of {jobs} processes was stopped by signal {-child.returncode}{why}; the others go on",
-                        file=sys.stderr,
-                    )
-        return max(abs(child.returncode) for child in children)
-    finally:
-        for child in children:
-            if child.poll() is None:
-                child.terminate()

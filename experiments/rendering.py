@@ -21,7 +21,6 @@ from experiments.pages import (
 )
 from experiments.routing_page import routing_section
 from experiments.runs import RESULTS, Records, systems_of
-from experiments.scales import SCALES
 from experiments.schema import (
     Curves,
     Experiment,
@@ -41,7 +40,6 @@ from experiments.table_page import table_section
 from experiments.words_page import words_section
 from mhmoe.records import write_atomically
 
-COMMITTED = tuple(scale for scale in SCALES.values() if scale.name != "smoke")
 SECTIONS: dict[type[Page], Callable[..., tuple[str, str]]] = {
     Table: table_section,
     Curves: curves_section,

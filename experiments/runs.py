@@ -2,7 +2,7 @@
 
 A record is current when its fingerprint is the one that today's declaration gives, with the text's hashes
 taken from the record itself: judging a record needs no data, only running does. Which text the scale
-declares (source, files' names, packing) is compared all the same.
+declares (source, files' names, packing) is compared all the same, and the text itself where one is named.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.recipes import dense_layer
+from experiments.scales import SCALES
 from experiments.schema import (
     Curves,
     Experiment,
@@ -32,6 +33,7 @@ from mhmoe.records import Record, UserError, fingerprint
 from mhmoe.training_config import TrainingConfig, identity
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
+COMMITTED = tuple(scale for scale in SCALES.values() if scale.name != "smoke")
 TIE = 0.01  # perplexities this close, relatively, count as equal
 State = Literal["done", "stale", "missing"]
 
@@ -72,20 +74,35 @@ def is_text_of(scale: Scale, data: Mapping[str, Any]) -> bool:
         corpus = scale.corpus()
     except ValueError:  # the hub's revision is not pinned here, so that of the record stands
         return found.get("kind") == "hub"
-    declared = {field.name: getattr(corpus, field.name) for field in dataclasses.fields(corpus) if field.name in found}
-    declared = {name: list(value) if isinstance(value, tuple) else value for name, value in declared.items()}  # JSON
-    same = all(found[name] == value for name, value in declared.items())
+    same = _declares(corpus, found)
     if isinstance(corpus, LocalCorpus):
         sets = {name.rpartition("-")[0] for name in found.get("files", ())}
         same = same and sets == {f"{corpus.subfolder}/{name}" for name in corpus.sets}
     return same and found.get("kind") == corpus.kind
 
 
-class Records:
-    """All records of a scale under results/runs, by name."""
+def _declares(corpus: Any, found: Mapping[str, Any]) -> bool:
+    """Whether a corpus has the values of its fields that a fingerprint names."""
+    for name in (field.name for field in dataclasses.fields(corpus) if field.name in found):
+        value = getattr(corpus, name)
+        if dataclasses.is_dataclass(value):
+            same = isinstance(found[name], Mapping) and _declares(value, found[name])
+        else:
+            same = found[name] == (list(value) if isinstance(value, tuple) else value)  # as JSON has it
+        if not same:
+            return False
+    return True
 
-    def __init__(self, scale: Scale, results: Path = RESULTS) -> None:
+
+class Records:
+    """All records of a scale under results/runs, by name.
+
+    corpus: the fingerprint of the corpus that a current record must be of; any if None.
+    """
+
+    def __init__(self, scale: Scale, results: Path = RESULTS, corpus: Mapping[str, Any] | None = None) -> None:
         self.scale, self.results, self.folder = scale, results, results / "runs" / scale.name
+        self.corpus = corpus
         self.reload()
 
     def reload(self) -> None:
@@ -114,7 +131,8 @@ class Records:
         if record is None or run.learning_rate is None:
             return ""
         data, processes = record.config.get("data", {}), record.config.get("processes", 1)
-        return fingerprint(run_config(run, data, processes), run.seed) if is_text_of(run.scale, data) else ""
+        same = self.corpus is None or self.corpus == data.get("corpus")
+        return fingerprint(run_config(run, data, processes), run.seed) if same and is_text_of(run.scale, data) else ""
 
     def chosen_rate(self, task: str, system: System) -> float | None:
         """The smallest rate of the grid within TIE of the lowest perplexity on `valid`.

@@ -6,11 +6,13 @@ config of their MoE blocks alone (recipes.py).
 
 import os
 
+from experiments.generated_folder import GeneratedFolder
 from experiments.schema import Scale, Style, Text
 from mhmoe.corpora import SLIMPAJAMA, EmbeddedCorpus, HubCorpus, LocalCorpus
 from mhmoe.generated import GeneratedCorpus
-from mhmoe.multilingual import MultilingualCorpus
+from mhmoe.multilingual import XNLI_LANGUAGES, MultilingualCorpus
 from mhmoe.packing import PackingConfig
+from mhmoe.partly_generated import PartlyGeneratedCorpus
 
 
 def hub_revision() -> str:
@@ -18,9 +20,17 @@ def hub_revision() -> str:
     return os.environ.get("MHMOE_HUB_REVISION", "")
 
 
+# Of the smoke scale, where nothing needs a download: what questions are asked about.
+_ENGLISH = GeneratedCorpus(
+    languages=2, topics=10, heads=200, most_senses=8, documents_per_split=400, train_factor=6, sentences=1
+)
+_LANGUAGES = GeneratedCorpus(
+    languages=len(XNLI_LANGUAGES), topics=28, heads=280, documents_per_split=280, train_factor=6, sentences=2
+)
+
 SMOKE = Scale(
     name="smoke",
-    purpose="CI and first contact: minutes on two cores, text from the environment's own documentation",
+    purpose="CI and first contact: minutes on two cores, the environment's own documentation and generated text",
     model={
         "vocab_size": 512,
         "hidden_size": 48,
@@ -29,7 +39,7 @@ SMOKE = Scale(
         "max_position_embeddings": 64,
     },
     style=Style(),
-    corpus=lambda: EmbeddedCorpus(max_characters=2_000_000),
+    corpus=lambda: PartlyGeneratedCorpus(embedded=EmbeddedCorpus(max_characters=2_000_000), generated=_ENGLISH),
     packing=PackingConfig(
         vocab_size=512,
         max_train_tokens=130_000,
@@ -42,7 +52,7 @@ SMOKE = Scale(
     seeds=(1,),
     texts={
         "multilingual": Text(
-            corpus=MultilingualCorpus,  # no generated text stands for fourteen languages: it wants MHMOE_DATA
+            corpus=MultilingualCorpus,  # of `stand_in`, unless a folder is given
             packing=PackingConfig(
                 vocab_size=1024,
                 max_train_tokens=130_000,
@@ -58,6 +68,7 @@ SMOKE = Scale(
             seeds=(1,),
         ),
     },
+    stand_in=GeneratedFolder(english=_ENGLISH, multilingual=_LANGUAGES),
 )
 
 CPU = Scale(

@@ -8,14 +8,18 @@ from typing import Any
 from analysis.claims import Claim
 from analysis.measured_claims import MeasuredClaim
 from analysis.scores import Score
+from experiments.generated_folder import GeneratedFolder
 from mhmoe.configs import Config
 from mhmoe.corpora import EmbeddedCorpus, HubCorpus, LocalCorpus
 from mhmoe.generated import GeneratedCorpus
 from mhmoe.multilingual import MultilingualCorpus
 from mhmoe.packing import PackingConfig
+from mhmoe.partly_generated import PartlyGeneratedCorpus
 from mhmoe.records import UserError
 
-Corpora = Callable[[], EmbeddedCorpus | LocalCorpus | HubCorpus | MultilingualCorpus | GeneratedCorpus]
+Corpora = Callable[
+    [], EmbeddedCorpus | LocalCorpus | HubCorpus | MultilingualCorpus | GeneratedCorpus | PartlyGeneratedCorpus
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +47,8 @@ class Scale:
     model: arguments of MHMoEConfig other than the layers. training: arguments of TrainingConfig other than
     the learning rate. learning_rates: the grid that every system gets, tried with `tuning_seed` on
     `tuning_share` of the steps; a grid of one is taken as it is. seeds: of the final runs. multiple_of:
-    inner widths are multiples of it. texts: what other tasks than English read.
+    inner widths are multiples of it. texts: what other tasks than English read. stand_in: what takes the place of
+    the data folder where none is given; None where one must be.
     """
 
     name: str
@@ -60,6 +65,7 @@ class Scale:
     multiple_of: int = 8
     device: str = "cpu"
     texts: Mapping[str, Text] = field(default_factory=dict[str, Text])
+    stand_in: GeneratedFolder | None = None
 
     def reads(self, task: str) -> bool:
         """Whether the scale has text for a task."""

@@ -46,8 +46,8 @@ def table_section(table: Table, scale: Scale, records: Records, folder: Path) ->
     page = table_markdown(PERPLEXITY_COLUMNS, rows, caption=lines)
     if table.trend is not None:
         name = f"{table.stem}_{scale.name}.png"
-        trends.draw(table, table.trend, scale, records, folder / name, lines[0])
-        page += f"\n![{table.title}]({name})\n"
+        if trends.draw(table, table.trend, scale, records, folder / name, lines[0]):
+            page += f"\n![{table.title}]({name})\n"
     if table.scores and (scores := scores_of(table, scale, records)[0]):
         page += "\n\n".join(["\n## Zero-shot scores", *(text for text in scores if text not in lines)])
     if table.task == "multilingual" and table.reference is not None:

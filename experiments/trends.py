@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.figures import Panel, Point, trend_figure
 from analysis.routing_measures import summary
-from experiments.finals import current_runs
+from experiments.finals import current_runs, generated_note
 from experiments.measurements import MEASUREMENTS, measured
 from experiments.runs import RESULTS, Records, systems_of
 from experiments.schema import Scale, Table, Trend
@@ -31,8 +31,11 @@ def _of_activation(measure: str) -> Of:
     return of
 
 
+_HELLASWAG = MEASUREMENTS["zero_shot_hellaswag"]
+
+
 def _hellaswag(record: Record, results: Path) -> float | None:
-    found = measured(MEASUREMENTS["zero_shot_hellaswag"], record, results)
+    found = measured(_HELLASWAG, record, results)
     return None if found is None else found.values["tasks"]["hellaswag"]["advantage"]["value"]
 
 
@@ -50,8 +53,8 @@ COSTS: dict[str, tuple[str, Callable[[Mapping[str, Any], int], float | None]]] =
 }
 
 
-def draw(table: Table, trend: Trend, scale: Scale, records: Records, path: Path, note: str) -> None:
-    """A panel for each quantity that the trend names and that is known of a system."""
+def draw(table: Table, trend: Trend, scale: Scale, records: Records, path: Path, note: str) -> bool:
+    """A panel for each quantity that the trend names and that is known of a system. False if none is: no figure."""
     current = current_runs(systems_of(table), scale, records, table.task)
 
     def of_runs(of: Of) -> dict[str, list[Point]]:
@@ -77,10 +80,16 @@ def draw(table: Table, trend: Trend, scale: Scale, records: Records, path: Path,
         for name in trend.panels
     ]
     shown = [panel for panel in panels if any(panel.series.values())]
+    if not shown:
+        return False
     timed = any(panel.y_label in {label for label, _ in COSTS.values()} for panel in shown)
     text = f"{note} Bars: lowest to highest seed."
+    if "hellaswag" in trend.panels:
+        asked = (measured(_HELLASWAG, r, records.results) for of_system in current.values() for r in of_system)
+        text += generated_note(found.values for found in asked if found is not None)
     text += " Speed and memory: one measurement, benchmarks/results/training.md." if timed else ""
     trend_figure(shown, path, title=table.title, x_label=trend.x_label, note=text, log_x=trend.log_x)
+    return True
 
 
 def measured_costs(name: str, scale: Scale) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 manifest.json is {"files": [{"file": path inside the folder, "sha256": hex}, ...]}. A file is
 gzip of lines, each a JSON object with at least a `text`. Nothing is read that the manifest does
-not vouch for, and damage is named by file and line.
+not vouch for, and damage is named by file and line. A manifest may also say of which "kind" the
+data are: "generated" where a program made them up.
 """
 
 import gzip
@@ -17,14 +18,17 @@ from typing import Any
 from mhmoe.records import UserError, sha256_of
 
 DATA_VARIABLE = "MHMOE_DATA"
+LOCAL, GENERATED = "local", "generated"
 
 
 @dataclass(frozen=True)
 class DataFolder:
-    """A folder, and the sha256 of every file that its manifest lists. Make it with `DataFolder.at`."""
+    """A folder, the sha256 of every file that its manifest lists, and of which kind it says they are. Make it with
+    `DataFolder.at`."""
 
     path: Path
     sha256: Mapping[str, str]
+    kind: str = LOCAL
 
     @classmethod
     def at(cls, path: Path | None) -> "DataFolder":
@@ -39,9 +43,10 @@ class DataFolder:
         if not manifest.is_file():
             raise UserError(f"data folder {folder} has no manifest.json; set {DATA_VARIABLE} to one that has")
         try:
-            entries = json.loads(manifest.read_bytes())["files"]
-            return cls(folder, {entry["file"]: entry["sha256"] for entry in entries})
-        except (ValueError, KeyError, TypeError) as error:
+            listing = json.loads(manifest.read_bytes())
+            sha256 = {entry["file"]: entry["sha256"] for entry in listing["files"]}
+            return cls(folder, sha256, str(listing.get("kind", LOCAL)))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{manifest} is not a manifest ({error!r}); fetch it again") from None
 
     def checked(self, names: Iterable[str]) -> dict[str, str]:

@@ -102,7 +102,7 @@ class GeneratedCorpus:
             language = int(draw.randint(self.languages))
             text, occurrences = "", list[Occurrence]()
             for paragraph in range(self.paragraphs):
-                topic = int(draw.choice(np.arange(language, self.topics, self.languages)))
+                topic = int(draw.choice(np.array(self.topics_in(language))))
                 text += "\n" if paragraph else ""
                 for sentence in range(self.sentences):
                     text += " " if sentence else ""
@@ -142,6 +142,17 @@ class GeneratedCorpus:
     def followers(self) -> dict[str, tuple[tuple[str, ...], ...]]:
         """The words that may follow every head, of each of its senses."""
         return {head.word: head.followers for head in _world(self).heads}
+
+    def followers_in(self, topic: int) -> dict[str, tuple[str, ...]]:
+        """The heads of a topic, the most frequent first, each with the words that may follow it there."""
+        world = _world(self)
+        return {
+            head.word: head.followers[head.topics.index(topic) if head.kind == "ambiguous" else 0]
+            for head in (world.heads[i] for i in world.by_topic[topic])
+        }
+
+    def topics_in(self, language: int) -> range:
+        return range(language, self.topics, self.languages)
 
     def language_of(self, topic: int) -> int:
         return topic % self.languages

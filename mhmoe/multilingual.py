@@ -14,13 +14,13 @@ from the beginning of the same stream, with the same alpha.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mhmoe.corpora import SPLITS, Document, check_split, order_key
-from mhmoe.data_folder import DataFolder
+from mhmoe.data_folder import LOCAL, DataFolder
 from mhmoe.records import UserError
 from mhmoe.tokenization import WORDS_WITH_MARKS
 
@@ -117,7 +117,7 @@ class MultilingualCorpus:
             yield from _mixture(texts, smoothed(_characters(texts), self.alpha), self.order_seed)
         else:
             pieces = {language: self._pieces(documents) for language, documents in texts.items()}
-            yield from _balanced(pieces)
+            yield from in_turn(pieces)
 
     def statistics(self) -> dict[str, LanguageStatistics]:
         """What each language has of training text, and its share of the stream. Raises as `documents`."""
@@ -139,8 +139,10 @@ class MultilingualCorpus:
         return found
 
     def fingerprint(self) -> dict[str, Any]:
-        """The files with their hashes, checked, and what is read of them in which proportions."""
+        """The files with their hashes, checked, and what is read of them in which proportions; and the kind of the
+        folder, where it is none of natural text."""
         names = [self._name(language, split) for split in SPLITS for language in self.languages]
+        folder = DataFolder.at(self.path)
         return {
             "kind": self.kind,
             "languages": list(self.languages),
@@ -149,7 +151,8 @@ class MultilingualCorpus:
             "piece_characters": self.piece_characters,
             "word_pattern": self.word_pattern,
             "order_seed": self.order_seed,
-            "files": DataFolder.at(self.path).checked(names),
+            "files": folder.checked(names),
+            **({} if folder.kind == LOCAL else {"folder": folder.kind}),
         }
 
     def _name(self, language: str, split: str) -> str:
@@ -221,8 +224,9 @@ def _mixture(texts: Mapping[str, Sequence[Document]], shares: Mapping[str, float
         yield document
 
 
-def _balanced(texts: Mapping[str, Sequence[Document]]) -> Iterator[Document]:
-    """The language that has given the fewest characters gives a document, until it has none."""
+def in_turn(texts: Mapping[str, Iterable[Document]]) -> Iterator[Document]:
+    """Equally many characters of each, up to a document: the language that has given the fewest characters gives a
+    document, until it has none."""
     given = dict.fromkeys(texts, 0)
     left = {language: iter(documents) for language, documents in texts.items()}
     while True:

@@ -19,10 +19,10 @@ from typing import Annotated, Any, BinaryIO, Literal
 import numpy as np
 import tokenizers
 from tokenizers import Tokenizer
-from tqdm import tqdm
 
 from mhmoe.batches import EvaluationSet, Tokens
 from mhmoe.corpora import Corpus, Document
+from mhmoe.display import display
 from mhmoe.fields import Count, Range, check_fields
 from mhmoe.files import (
     UserError,
@@ -143,13 +143,9 @@ def _encoded(tokenizer: Tokenizer, documents: Iterable[Document]) -> Iterator[tu
             batch, characters = [], 0
 
 
-def _progress(split: str, total: int | None) -> "tqdm[Any]":
-    return tqdm(total=total, desc=f"packing {split}", unit="tokens", unit_scale=True, disable=None)
-
-
 def _write_train(path: Path, corpus: Corpus, config: PackingConfig, tokenizer: Tokenizer) -> dict[str, int]:
     tokens = 0
-    with path.open("wb") as file, _progress("train", config.max_train_tokens) as bar:
+    with path.open("wb") as file, display("packing train", config.max_train_tokens, brief=True) as bar:
         for _, ids in _encoded(tokenizer, corpus.documents("train")):
             piece = np.array([END_OF_TEXT_ID, *ids][: config.max_train_tokens - tokens], config.dtype)
             file.write(piece.tobytes())
@@ -167,7 +163,7 @@ def _write_evaluation(
     folder: Path, split: str, corpus: Corpus, config: PackingConfig, tokenizer: Tokenizer, limit: int | None
 ) -> dict[str, int]:
     tokens, documents, seen = 0, list[dict[str, Any]](), set[str]()
-    with (folder / f"{split}.bin").open("wb") as file, _progress(split, limit) as bar:
+    with (folder / f"{split}.bin").open("wb") as file, display(f"packing {split}", limit, brief=True) as bar:
         for document, ids in _encoded(tokenizer, corpus.documents(split)):
             if not ids:
                 continue  # nothing to predict

@@ -10,7 +10,6 @@ the fingerprint, in any case.)
 import hashlib
 import math
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from mhmoe.batches import TrainingBatches
 from mhmoe.command_line import OutOfTime
 from mhmoe.configuration import MHMoEConfig
+from mhmoe.display import display
 from mhmoe.evaluation import evaluate
 from mhmoe.files import remove_leftovers
 from mhmoe.language_model import MHMoEForCausalLM
@@ -115,14 +114,11 @@ def train(
             )
 
     model.train()
-    bar = tqdm(
-        total=config.steps * config.tokens_per_step,
-        initial=progress.step * config.tokens_per_step,
-        desc=label,
-        unit="tok",
-        unit_scale=True,
-        disable=rank != 0,
-        mininterval=0.5 if sys.stderr.isatty() else 30.0,
+    bar = display(
+        label or "training",
+        config.steps * config.tokens_per_step,
+        done=progress.step * config.tokens_per_step,
+        quiet=rank != 0,
     )
     kept = KeptMemory()
     saved = begun = time.monotonic()
@@ -143,7 +139,7 @@ def train(
                 stop_unless_finite(evaluation["nll_per_token"], "loss on valid")
                 progress.curve.append(progress.due | _on_valid(evaluation))
                 progress.due = None
-                bar.set_postfix(valid_ppl=f"{evaluation['perplexity']:.2f}")
+                bar.note(f"valid perplexity {evaluation['perplexity']:.2f}")
                 begun += time.monotonic() - begun_work  # training time alone
             else:
                 stop_unless_finite(losses[0], "task loss")

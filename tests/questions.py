@@ -1,4 +1,4 @@
-"""Made-up questions for every task of the zero-shot tables, in a data folder."""
+"""Questions for every task of the zero-shot tables, in a data folder: made up of any words, or with known answers."""
 
 import gzip
 import json
@@ -8,11 +8,20 @@ from typing import Any
 import numpy as np
 
 from analysis.zero_shot_tasks import ENGLISH, TASKS
+from experiments.generated_folder import GeneratedFolder
+from mhmoe.generated import GeneratedCorpus
 from mhmoe.records import sha256_of
 from tests import tiny
 
 KINDS = [*(task.name for task in ENGLISH), "xnli_de"]
 ITEMS = 6
+
+_SIZES: dict[str, Any] = {"documents_per_split": 60, "train_factor": 2, "sentences": 1}
+MADE = GeneratedFolder(
+    english=GeneratedCorpus(languages=2, topics=6, heads=80, most_senses=5, **_SIZES),
+    multilingual=GeneratedCorpus(languages=14, topics=28, heads=200, **_SIZES),
+    items=24,
+)
 
 
 def sentence(draw: np.random.RandomState, words: list[str], low: int, high: int) -> str:

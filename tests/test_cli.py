@@ -37,24 +37,23 @@ EXPERIMENT = Table(
 NAMES = [system.name for system in systems_of(TABLE1)]
 
 
-def write_corpus(folder: Path) -> None:
+def write_corpus(folder: Path, documents: int = 20) -> None:
     """A folder of generated text that `LocalCorpus` reads."""
     listing: list[dict[str, str]] = []
     for name in ("wikipedia", "books"):
         for split in ("train", "valid", "test"):
             path = folder / "english" / f"{name}-{split}.jsonl.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
-            texts = [document.text for document in ZipfText(20).documents(f"{name}-{split}")]
+            texts = [document.text for document in ZipfText(documents).documents(f"{name}-{split}")]
             lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
             path.write_bytes(gzip.compress(lines.encode(), mtime=0))
             listing.append({"file": str(path.relative_to(folder)), "sha256": sha256_of(path)})
     (folder / "manifest.json").write_text(json.dumps({"files": listing}))
 
 
-@pytest.fixture(scope="module")
-def new(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def new_project(root: Path) -> Project:
     """Nothing was run here yet."""
-    project = Project.new(tmp_path_factory.mktemp("new") / "project")
+    project = Project.new(root)
     (project.root / "tests").mkdir()
     shutil.copy(ROOT / "tests" / "mini.py", project.root / "tests")
     with (project.root / "experiments" / "scales.py").open("a") as scales:
@@ -62,6 +61,11 @@ def new(tmp_path_factory: pytest.TempPathFactory) -> Project:
     (project.root / "experiments" / "table98_two.py").write_text(TWO_SYSTEMS)
     write_corpus(project.root / "data")
     return project
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return new_project(tmp_path_factory.mktemp("new") / "project")
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +81,12 @@ def finished(new: Project, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pr
 def lines_of_runs(finished: Finished) -> list[str]:
     """The names of the runs that a command reports as done."""
     return [line.split()[1].rstrip(":") for line in finished.out.splitlines() if ": perplexity " in line]
+
+
+def stopped_at_once(project: Project, *command: str) -> Finished:
+    """The command under a budget that is over before it trains, which leaves the checkpoint of one step."""
+    project.run("pack", ".cache/of-long", "--scale", "long", "--data", "data")  # else packing may take the grace
+    return project.run(*command, "--time-budget", "0.001")
 
 
 def numbers(project: Project, scale: str) -> dict[str, Any]:
@@ -101,8 +111,19 @@ def test_table_1_trains_every_run_once_the_learning_rates_first(finished):
     assert set(numbers(project, "mini")) == set(names)
     before = project.files()
     again = project.run("run", "table1", "--scale", "mini")  # without data: there is nothing to train
-    assert (again.code, again.out) == (0, "nothing to run: every record is current\n")
+    assert again.code == 0 and again.out.startswith("nothing to run: all 24 records are current. They are those of")
+    assert "device cpu; commit unknown" in again.out and "add --again" in again.out
     assert project.files() == before
+
+
+def test_what_cannot_be_asked_is_said_before_the_training_unless_that_is_all_that_is_wanted(new, finished):
+    for project in (new, finished[0]):  # nothing is trained, and everything
+        said = refusal(project, "run", "table2", "--scale", "mini", "--data", "data", "--jobs", "2")
+        assert "harness/arc_challenge/test.jsonl.gz is missing" in said
+        said = refusal(project, "run", "table2", "--scale", "mini")
+        assert "needs a data folder; set MHMOE_DATA or give --data, or say --train-only" in said
+    trained = finished[0].run("run", "table2", "--scale", "mini", "--train-only")
+    assert trained.code == 0 and trained.out.startswith("nothing to run: all ")
 
 
 def test_records_say_where_they_come_from_and_models_are_kept_and_checkpoints_not(finished):
@@ -180,6 +201,8 @@ def test_render_check_passes_until_a_record_or_a_page_is_changed(finished, tmp_p
     assert refused.code == 2 and refused.err.count("\n") == 1
     assert "table1_perplexity.csv, table1_perplexity.md" in refused.err
     assert "figure4_training_curves_mini.csv" not in refused.err  # the curve did not change
+    assert project.run("render").code == 0  # and the record is still found
+    assert "runs/mini/english-dense-seed1.json was changed" in project.run("render", "--check").err
 
 
 # ---- interrupted, shared --------------------------------------------------------------------
@@ -192,7 +215,7 @@ def test_runs_that_are_stopped_and_killed_end_with_the_numbers_of_uninterrupted_
         cut.results / "runs" / "long" / f"english-{name}-seed1.json" for name in ("dense", "mhmoe_8_compute")
     )
 
-    stopped = cut.run(*command, "--time-budget", "0")
+    stopped = stopped_at_once(cut, *command)
     assert stopped.code == 0 and "the same command goes on from here" in stopped.out
     assert not first.exists() and len(list(cut.root.glob(".cache/checkpoints/long/*.pt"))) == 1
 
@@ -285,7 +308,23 @@ def refusal(project: Project, *arguments: str, **environment: str) -> str:
             "scale mini has no text for task 'french'; it has english, multilingual",
         ),
         ("run table1 --scale mini --seeds 1000", "seed 1000 chooses the learning rates"),
+        ("run table1 --scale mini --seeds -1", "seeds=-1 is not allowed; a seed is 0 or more"),
+        ("run table1 --scale mini --seeds 2 1 2", "seeds=2 is given twice"),
+        ("run table5 --scale mini --heads 0", "heads=0 is not allowed; it must be at least 1"),
+        ("run table5 --scale mini --heads 2 -2", "heads=-2 is not allowed; it must be at least 1"),
+        ("render table5 --heads -2", "heads=-2 is not allowed; it must be at least 1"),
         ("run table1 --scale mini --jobs 0", "jobs=0 is not allowed"),
+        ("run table1 --scale mini --jobs -1", "jobs=-1 is not allowed"),
+        *(
+            (
+                f"run table1 --scale mini --time-budget {budget}",
+                f"time_budget={float(budget)} is not allowed; give seco",
+            )
+            for budget in ("nan", "inf", "0", "-1")
+        ),
+        ("run table1 --scale mini --again", "no run of table1_perplexity at scale mini has a current record"),
+        ("render table1 --scale mini --data nowhere", "data folder nowhere has no manifest.json"),
+        ("register", "register needs at least one file"),
         ("run table1 --scale mini", "no data folder is given; set MHMOE_DATA"),
         ("run table1 --scale mini --jobs 2", "no data folder is given; set MHMOE_DATA"),
         ("run table1 --scale mini --data nowhere", "data folder nowhere has no manifest.json"),
@@ -353,7 +392,7 @@ def test_a_packed_folder_of_another_scale_or_cut_short_is_refused(finished, tmp_
 def test_a_checkpoint_cut_short_is_named_and_left_for_the_user_to_remove(new, tmp_path):
     project = new.copied(tmp_path / "project")
     command = ("run", "table98", "--scale", "long", "--data", "data")
-    assert project.run(*command, "--time-budget", "0").code == 0
+    assert stopped_at_once(project, *command).code == 0
     (checkpoint,) = project.root.glob(".cache/checkpoints/long/*.pt")
     checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
     assert f"{checkpoint.name} cannot be read" in refusal(project, *command)
@@ -363,7 +402,7 @@ def test_records_that_were_tampered_with_are_refused(finished, tmp_path):
     project = finished[0].copied(tmp_path / "project")
     path = project.results / "runs" / "mini" / "english-dense-seed1.json"
     here = str(path.relative_to(project.root))
-    assert "valid; mini english-dense-seed1, fingerprint" in project.run("validate", here).out
+    assert project.run("validate", here).out == f"{here}: valid; mini english-dense-seed1; current\n"
     raw = json.loads(path.read_text())
 
     def tampered(**changes: Any) -> str:

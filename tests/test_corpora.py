@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from mhmoe.corpora import SPLITS, Corpus, Document, EmbeddedCorpus, HubCorpus, LocalCorpus
+from mhmoe.generated import GeneratedCorpus
+from mhmoe.partly_generated import PartlyGeneratedCorpus
 from mhmoe.records import UserError
 
 SETS = {"letters": 12, "numbers": 30}
@@ -96,6 +98,19 @@ def test_embedded_modules_are_nine_tenths_train(embedded: EmbeddedCorpus):
 def test_too_little_embedded_text_for_three_splits_is_refused():
     with pytest.raises(UserError, match=r"max_characters=1000 leaves the .* split empty"):
         EmbeddedCorpus(max_characters=1000).fingerprint()
+
+
+def test_prose_and_generated_text_have_equal_parts(embedded: EmbeddedCorpus):
+    generated = GeneratedCorpus(languages=2, documents_per_split=40, train_factor=2)
+    corpus = PartlyGeneratedCorpus(embedded=embedded, generated=generated)
+    of_prose, of_made = ([d for d in c.documents("train") if d.source != "language1"] for c in (embedded, generated))
+    documents = list(corpus.documents("train"))
+    made = [d for d in documents if d.source == "language0"]
+    prose = [d for d in documents if d.source != "language0"]
+    assert made == of_made[: len(made)] and prose == of_prose[: len(prose)] and (len(made), len(prose)) > (9, 9)
+    characters = [sum(len(d.text) for d in part) for part in (made, prose)]
+    assert abs(characters[0] - characters[1]) <= max(len(d.text) for d in documents)
+    assert corpus.fingerprint()["generated"] == generated.fingerprint()
 
 
 # ---- local ----------------------------------------------------------------------------------

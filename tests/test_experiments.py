@@ -8,12 +8,11 @@ import pytest
 
 from analysis.claims import Claim
 from baselines.xmoe import xmoe as xmoe_config
-from experiments.__main__ import experiments, find
+from experiments.declared import experiments, find
 from experiments.figure4_training_curves import EXPERIMENT as FIGURE4
 from experiments.learning_rates import EXPERIMENT as LEARNING_RATES
 from experiments.processes import claimed
 from experiments.recipes import dense, mhmoe, paper_numbers, xmoe
-from experiments.running import text_of
 from experiments.runs import (
     Records,
     model_config,
@@ -26,6 +25,7 @@ from experiments.runs import (
 from experiments.scales import CPU, PAPER, SCALES, SMOKE
 from experiments.schema import PrintedSizes, Run, Scale, Sizes, System
 from experiments.table1_perplexity import EXPERIMENT as TABLE1
+from experiments.texts import text_of
 from mhmoe.configs import Config
 from mhmoe.corpora import EmbeddedCorpus, LocalCorpus
 from mhmoe.multi_head import MultiHeadConfig
@@ -66,7 +66,7 @@ def test_an_experiment_is_found_by_the_unique_beginning_of_its_name():
 @pytest.mark.parametrize("name", ["table", "table99", "", "perplexity", "table1_perplexity_"])
 def test_what_is_no_name_of_an_experiment_is_refused_in_one_line(name, monkeypatch):
     several = {"table1_perplexity": TABLE1, "table11_parameters": TABLE1}
-    monkeypatch.setattr("experiments.__main__.experiments", lambda: several)
+    monkeypatch.setattr("experiments.declared.experiments", lambda: several)
     assert find("table1") is TABLE1  # not table11
     with pytest.raises(UserError, match=r"choose one of .*table11_parameters") as refused:
         find(name)

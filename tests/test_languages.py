@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from experiments.__main__ import find
+from experiments.declared import find
 from experiments.recipes import xmoe
 from experiments.rendering import render
 from experiments.running import Options, run_missing

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from experiments.index import render_index
+from experiments.jobs import run_in_jobs
 from experiments.measurements import MEASUREMENTS, measured, path_of
-from experiments.processes import run_in_jobs
 from experiments.rendering import render
 from experiments.running import Options, measure_missing
 from experiments.runs import Records

@@ -158,3 +158,12 @@ def test_make_alone_explains_every_target() -> None:
     assert [name.replace("<n>", "%") for name in listed] == re.findall(
         r"^([a-z%-]+):(?!=)", makefile, flags=re.MULTILINE
     )
+
+
+@pytest.mark.parametrize("target", ["claims", "report", "status", "reproduce-table2", "figure7", "ablate-heads"])
+def test_every_command_of_a_make_target_takes_its_scale(target):
+    planned = subprocess.run(
+        ["make", "-n", "-o", "setup", target, "SCALE=smoke"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    commands = [line for line in planned.stdout.splitlines() if "-m experiments" in line]
+    assert commands and all("--scale smoke" in command for command in commands)

@@ -11,11 +11,12 @@ from analysis.claims import Claim
 from experiments.figure4_training_curves import EXPERIMENT as FIGURE4
 from experiments.index import render_index
 from experiments.learning_rates import EXPERIMENT as LEARNING_RATES
-from experiments.rendering import COMMITTED, render, render_claims, verdicts
-from experiments.runs import Records, final_runs, plan, systems_of, tuning_runs
+from experiments.rendering import render, render_claims, verdicts
+from experiments.runs import COMMITTED, Records, final_runs, plan, systems_of, tuning_runs
 from experiments.scales import SMOKE
 from experiments.schema import Experiment, Scale
 from experiments.table1_perplexity import EXPERIMENT as TABLE1
+from experiments.table5_head_number import for_heads
 from mhmoe.records import Record, UserError, fingerprint
 from tests.forged import forged, save, worsened
 from tests.mini import MINI, at_rate
@@ -108,6 +109,16 @@ def test_after_a_change_of_the_scale_no_number_of_before_is_left(experiment, tmp
     for text in files.values():
         assert text.count("stale") >= 8 and not any(loss in text for loss in losses)
     assert all(row.endswith("| 0 | - | not run |") for row in ledger_rows(ledger[tmp_path / "claims.md"]))
+
+
+def test_a_page_whose_records_are_all_stale_has_no_figure(tmp_path):
+    experiment = for_heads((2,))  # of which no benchmark has timed anything either
+    runs = plan(experiment, THREE_SEEDS, "english", (1, 2, 3), Records(THREE_SEEDS, tmp_path))
+    for run in runs:
+        save(forged(run), tmp_path)
+    assert "![" in page_and_table(experiment, tmp_path)[0]
+    page, table = page_and_table(experiment, tmp_path, longer(THREE_SEEDS))
+    assert "![" not in page and {line["perplexity"] for line in table.values()} == {"stale"}
 
 
 def test_a_seed_that_was_run_beside_the_declared_ones_counts(tmp_path):

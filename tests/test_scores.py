@@ -16,6 +16,7 @@ from analysis.measured_claims import MeasuredClaim, Quantity, Side, measure_valu
 from analysis.scores import Score, mean_accuracy, mean_advantage, score_tables
 from experiments.measurements import MEASUREMENTS, measured, path_of
 from experiments.rendering import render, verdicts
+from experiments.running import Options, run_missing
 from experiments.runs import Records
 from experiments.table2_english_zero_shot import EXPERIMENT as TABLE2
 from experiments.table3_xnli_zero_shot import EXPERIMENT as TABLE3
@@ -314,14 +315,17 @@ def test_scores_of_all_tasks_have_those_of_a_few_as_if_scored_alone(tmp_path):
         assert found["acc"] == alone.values["tasks"][task]["acc"]
 
 
-def test_without_a_data_folder_the_models_are_trained_and_the_scores_left_out(tmp_path, capsys):
+def test_models_that_were_trained_alone_are_scored_once_there_is_a_data_folder(tmp_path):
     scale = dataclasses.replace(at_rate(MINI, 0.01), corpus=ZipfText)
     table = dataclasses.replace(TABLE7, rows=TABLE7.rows[:1], claims=())
-    options = finish(table, scale, tmp_path, seeds=(1,))
-    assert "zero_shot_mlp_layers is left out: it needs a data folder; set MHMOE_DATA" in capsys.readouterr().out
+    options = Options(seeds=(1,), results=tmp_path / "results", cache=tmp_path / "cache")
+    assert run_missing(table, scale, "english", options)
     assert "Zero-shot" not in render(table, (scale,), tmp_path, options.results)[tmp_path / f"{table.stem}.md"]
+    with pytest.raises(UserError, match=r"measures zero_shot_mlp_layers, which .* set MHMOE_DATA .* --train-only"):
+        finish(table, scale, tmp_path, seeds=(1,))
     data = tmp_path / "data"
     write_questions(data)
     finish(table, scale, tmp_path, seeds=(1,), data=data)
     page = render(table, (scale,), tmp_path, options.results)[tmp_path / f"{table.stem}.md"]
     assert "## Zero-shot scores" in page and "(52.9)" in page  # RTE without MLP layers, in the paper
+    assert "generated" not in page

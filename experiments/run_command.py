@@ -1,0 +1,147 @@
+"""What `python -m experiments run` does with its arguments: check them, find the records, work, tell."""
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.again import comparison
+from experiments.dry_run import cost_table
+from experiments.jobs import is_spoken_for, run_in_jobs, useful_jobs
+from experiments.processes import check_device
+from experiments.running import Options, check_data, planned_runs, run_all, unmeasured
+from experiments.runs import COMMITTED, RESULTS, Records
+from experiments.schema import Experiment, Run, Scale
+from experiments.texts import CACHE, OWN, results_of, work_folder
+from mhmoe.command_line import stopped_at
+from mhmoe.files import check_writable
+from mhmoe.records import UserError, git_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Those of the command, which says what they mean; `time_budget` counts from `started` (time.monotonic)."""
+
+    stem: str
+    seeds: tuple[int, ...]
+    data: Path | None
+    results: Path | None
+    jobs: int
+    heads: tuple[int, ...]
+    time_budget: float | None
+    train_only: bool
+    again: bool
+    started: float
+
+    def check(self) -> None:
+        """Raises UserError on a value that cannot be meant."""
+        if self.jobs < 1:
+            raise UserError(f"jobs={self.jobs} is not allowed; it must be at least 1")
+        if wrong := [seed for seed in self.seeds if seed < 0]:
+            raise UserError(f"seeds={wrong[0]} is not allowed; a seed is 0 or more")
+        if twice := [seed for seed in self.seeds if self.seeds.count(seed) > 1]:
+            raise UserError(f"seeds={twice[0]} is given twice; give each seed once")
+        if self.time_budget is not None and not 0 < self.time_budget < math.inf:
+            raise UserError(f"time_budget={self.time_budget} is not allowed; give seconds above 0, or leave it out")
+
+    def for_jobs(self, scale: Scale, task: str, options: Options) -> list[str]:
+        """The command line of one of several processes that do the same."""
+        line = ["run", self.stem, "--scale", scale.name, "--task", task, "--seeds", *map(str, options.seeds)]
+        line += ["--heads", *map(str, self.heads)] if self.heads else []
+        line += [] if self.data is None else ["--data", str(self.data)]
+        line += [] if options.results == RESULTS else ["--results", str(options.results)]
+        line += ["--train-only"] if self.train_only else []
+        line += ["--again"] if self.again else []
+        left = options.deadline - time.monotonic()
+        return line if left == math.inf else [*line, "--time-budget", str(max(left, 1e-3))]
+
+
+def execute_command(experiment: Experiment, scale: Scale, task: str, arguments: Arguments, dry_run: bool) -> int:
+    """Returns the exit code. Raises UserError before the work where that is possible."""
+    options = _options(scale, task, arguments)
+    records = options.records(scale)
+    runs = planned_runs(experiment, scale, task, options, records)
+    if arguments.again and not runs:
+        raise UserError(f"no run of {experiment.stem} at scale {scale.name} has a current record to be repeated")
+    todo = [run for run in runs if records.state(run) != "done"]
+    to_measure = unmeasured(experiment, scale, task, options, records)
+    code = 0
+    if dry_run:
+        print(cost_table(runs, records, options.elsewhere(scale)))
+    elif todo or to_measure:
+        check_data(experiment, scale, to_measure, options)
+        for folder in (options.results, options.cache, CACHE):
+            check_writable(folder)
+        code = _work(experiment, scale, task, options, arguments, useful_jobs(arguments.jobs, len(todo + to_measure)))
+    elif not arguments.again:
+        print(_nothing_to_run(experiment, runs, records))
+    if arguments.again and not dry_run and not is_spoken_for() and code == 0:
+        code = _compare(runs, options.records(scale), Records(scale))
+    return code
+
+
+def _options(scale: Scale, task: str, arguments: Arguments) -> Options:
+    results, corpus = results_of(scale, task, arguments.data)
+    if arguments.again:
+        if results != RESULTS:
+            raise UserError("--again repeats the committed runs, and those are of other text; leave it out")
+        results = OWN / f"again-{git_state()['commit'][:8]}"
+    results = (arguments.results or results).absolute()
+    budget = arguments.time_budget
+    return Options(
+        seeds=arguments.seeds or tuple(scale.for_task(task).seeds),
+        data=arguments.data,
+        deadline=math.inf if budget is None else arguments.started + budget,
+        results=results,
+        cache=work_folder(results),
+        packed=CACHE,
+        corpus=corpus,
+        again=RESULTS if arguments.again else None,
+        train_only=arguments.train_only,
+    )
+
+
+def _work(experiment: Experiment, scale: Scale, task: str, options: Options, arguments: Arguments, jobs: int) -> int:
+    if options.results != RESULTS and not is_spoken_for():
+        why = "" if arguments.results or arguments.again else "; the committed ones are of other text"
+        print(f"records go to {_shown(options.results)}{why}")
+    if jobs > 1:
+        check_device(scale)  # here, so that it is said before the jobs start; the text is packed once, too
+        with stopped_at(options.deadline):
+            options.text(scale.for_task(task))
+        return run_in_jobs(jobs, arguments.for_jobs(scale, task, options))
+    if not run_all(experiment, scale, task, options):
+        print("stopped at the time budget; the same command goes on from here")
+    return 0
+
+
+def _compare(runs: Sequence[Run], ours: Records, theirs: Records) -> int:
+    done = [run for run in runs if ours.state(run) == "done"]
+    if len(done) < len(runs):
+        return 0  # the time budget came first, and was told of
+    table, same = comparison(runs, ours, theirs)
+    print(table)
+    return 0 if same else 1
+
+
+def _nothing_to_run(experiment: Experiment, runs: Sequence[Run], records: Records) -> str:
+    """Whose records are current, and how to train all the same."""
+    if not runs:
+        return f"nothing to run: {experiment.stem} trains nothing"
+    found = [records.by_name[run.name].provenance for run in runs]
+    devices = sorted({str(source.get("device", "unknown")) for source in found})
+    commits = sorted({str(source.get("commit", "unknown"))[:7] for source in found})
+    where = f"device {', '.join(devices)}; commit {', '.join(commits[:3])}"
+    where += f" and {len(commits) - 3} others" if len(commits) > 3 else ""
+    if records.results == RESULTS and records.scale.name in {scale.name for scale in COMMITTED}:
+        return (
+            f"nothing to run: all {len(runs)} records are current. They are those of this repository ({where}); "
+            "to train anew on this machine and compare, add --again (make: AGAIN=1)"
+        )
+    return f"nothing to run: all {len(runs)} records in {_shown(records.folder)} are current ({where})"
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(RESULTS.parent) else str(path)
