@@ -15,6 +15,9 @@ TIME_BUDGET ?=
 AGAIN ?=
 HEADS ?= 2 4 6 8 12
 
+# What `make check-wheel` installs: both ends of what pyproject.toml allows, and a torch between them that broke once.
+VERSIONS ?= lowest torch==2.11.0 newest
+
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -29,19 +32,21 @@ RUN_OPTIONS = --scale $(SCALE) $(TASK_OPTION) --jobs $(JOBS) \
 TABLES = $(sort $(foreach file,$(notdir $(wildcard experiments/table[0-9]*_*.py)),$(firstword $(subst _, ,$(file)))))
 FIGURES = $(sort $(foreach file,$(notdir $(wildcard experiments/figure[0-9]*_*.py)),$(firstword $(subst _, ,$(file)))))
 
-.PHONY: help setup lock format lint test check bench ablate-heads tables figures claims report status
+.PHONY: help setup lock format lint test check check-wheel bench ablate-heads tables figures claims report status
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { name = $$1; sub("%", "<n>", name); printf "  make %-20s %s\n", name, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  experiments: SCALE=smoke|cpu|gpu|paper ($(SCALE))  SEEDS="0 1 2"  TASK=multilingual|generated  JOBS=$(JOBS)  TIME_BUDGET=seconds  AGAIN=1  HEADS="$(HEADS)"'
+	@echo '  check-wheel: VERSIONS="$(VERSIONS)"'
 	@echo '  tables here: $(TABLES)   figures here: $(FIGURES)'
 
 setup: $(INSTALLED) ## make .venv with the packages of requirements.lock (again only when they changed)
 
 $(INSTALLED): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mhmoe needs Python 3.11 or newer, and \
-	'$(PYTHON)' is $$($(PYTHON) --version 2>&1); name another one: make setup PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "mhmoe needs Python 3.11 or \
+	newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo 'not there'); name another one: make setup \
+	PYTHON=python3.11" >&2; exit 1; }
 	@echo "setup: $$(grep -c == requirements.lock) packages of requirements.lock into .venv (a few minutes the first time)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python $(PIP) install -r requirements.lock
@@ -79,8 +84,12 @@ lint: setup ## ruff, ruff format and pyright, changing nothing
 test: setup ## all tests
 	@$(BIN)/python -m pytest
 
-check: lint test ## lint, test, and see that the committed tables are what the committed records give
+check: lint test ## lint, test, the wheel with the newest packages, and the committed tables against the records
+	@$(BIN)/python -m tests.fresh_install --skip-offline locked-torch
 	@$(BIN)/python -m experiments render --check
+
+check-wheel: setup ## install the wheel afresh with the lowest and the newest allowed packages, and use it
+	@$(BIN)/python -m tests.fresh_install $(VERSIONS)
 
 bench: setup ## time the layer and the training against their peers
 	@$(BIN)/python -m benchmarks

@@ -76,7 +76,8 @@ def run_all(experiment: Experiment, scale: Scale, task: str, options: Options) -
     join_processes(scale)
     try:
         with stopped_at(math.inf if dist.is_initialized() else options.deadline):
-            return run_missing(experiment, scale, task, options) and measure_missing(experiment, scale, task, options)
+            done = run_missing(experiment, scale, task, options)
+            return done and (options.train_only or measure_missing(experiment, scale, task, options))
     except OutOfTime:
         return False
 

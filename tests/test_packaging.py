@@ -2,7 +2,6 @@
 
 import ast
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,6 +13,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.fresh_install import build_wheel, pins
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -48,6 +49,17 @@ def test_the_locked_version_is_one_that_pyproject_allows(requirement: Requiremen
     version = lock().get(canonicalize_name(requirement.name))
     assert version is not None, f"requirements.lock lacks {requirement.name}; run make lock"
     assert requirement.specifier.contains(version), f"{requirement} does not allow the locked {version}"
+
+
+def test_the_lowest_versions_that_the_wheel_is_tried_with_are_the_bounds() -> None:
+    pinned = [Requirement(pin) for pin in pins("lowest")[1]]
+    bounds = {f"{pin.name}>={str(pin.specifier).removeprefix('==')}" for pin in pinned}
+    declared = [requirement for requirement in LIBRARY if ">" in str(requirement.specifier)]
+    assert {f"{r.name}{s}" for r in declared for s in r.specifier if s.operator != "<"} == bounds != set()
+
+
+def test_the_wheel_is_tried_on_the_locked_torch_and_whatever_else_is_newest() -> None:
+    assert pins("locked-torch")[1] == [f"torch=={lock()['torch']}"]
 
 
 def test_the_build_backend_is_locked() -> None:
@@ -100,14 +112,8 @@ def test_a_folder_imports_only_packages_that_are_declared_for_it(folder: str) ->
 
 
 def test_the_wheel_ships_the_whole_library_and_nothing_else(tmp_path: Path) -> None:
-    source = tmp_path / "source"  # a copy: building leaves folders beside the source
-    unwanted = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "results")
-    shutil.copytree(ROOT, source, ignore=unwanted)
-    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
-    command = [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", str(tmp_path), str(source)]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    (wheel,) = tmp_path.glob("*.whl")
+    wheel = build_wheel(tmp_path)
+    source = tmp_path / "source"
     shipped = set(zipfile.ZipFile(wheel).namelist())
     library = {path.relative_to(source).as_posix() for path in (source / "mhmoe").rglob("*.py")}
     assert library
