@@ -81,9 +81,8 @@ class GeneratedFolder:
     def _files(self) -> Iterator[tuple[str, bytes]]:
         """Name and content of every file but the manifest."""
         asked = generated_questions.english(self.english, LANGUAGE, self.items)
-        yield from (
-            (name, _lines(asked[folder])) for name, folder in {task.file: task.folder for task in ENGLISH}.items()
-        )
+        for name, of_task in {task.file: task.folder for task in ENGLISH}.items():  # two tasks share TruthfulQA's file
+            yield name, _lines(asked[of_task])
         for language, task in enumerate(XNLI):
             yield task.file, _lines(generated_questions.xnli(self.multilingual, language, self.items))
         yield CONTEXTS, _lines(self._contexts())
@@ -94,9 +93,8 @@ class GeneratedFolder:
             for document in self.multilingual.documents(split):
                 language = XNLI_LANGUAGES[int(document.source.removeprefix("language"))]
                 texts[language].append({"text": document.text, "source": GENERATED, "id": document.id})
-            yield from (
-                (f"multilingual/{language}-{split}.jsonl.gz", _lines(found)) for language, found in texts.items()
-            )
+            for language, found in texts.items():
+                yield f"multilingual/{language}-{split}.jsonl.gz", _lines(found)
 
     def _contexts(self) -> Iterator[Mapping[str, Any]]:
         """An ambiguous word in two English paragraphs."""
