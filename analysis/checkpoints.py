@@ -3,11 +3,15 @@
 What cannot be used is a UserError of one line, where transformers gives a traceback or goes on with random weights.
 """
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from mhmoe.language_model import MHMoEForCausalLM  # its import registers our checkpoints with transformers
 from mhmoe.records import UserError
@@ -22,31 +26,51 @@ def load(
     not those that its config asks for (transformers would go on with random ones).
     """
     folder = Path(checkpoint).expanduser()
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    is_folder = os.path.isdir(folder)  # False, unlike Path's, for names that no folder can have
+    if is_folder and not (folder / "config.json").is_file():
         raise UserError(f"checkpoint {checkpoint} has no config.json; name a folder written by save_pretrained")
-    name = str(folder) if folder.is_dir() else checkpoint
+    name = str(folder) if is_folder else checkpoint
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype="auto", trust_remote_code=trust_remote_code, output_loading_info=True
-        )
+        with _without_reports():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                name,
+                dtype="auto",
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+            )
         model, info = loaded
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever transformers, the hub and the file formats raise
         reason = first_line(error)
-        if not folder.is_dir():
+        if not is_folder:
             raise UserError(f"checkpoint {checkpoint} is no folder and no model on the hub ({reason})") from None
         raise UserError(f"checkpoint {checkpoint} cannot be loaded: {reason}") from error
     ours = isinstance(loaded[0], MHMoEForCausalLM)  # other models may come with heads of other uses
-    for kind in ("missing", "mismatched", "unexpected") if ours else ("missing", "mismatched"):
-        if keys := sorted(map(str, info[f"{kind}_keys"])):
+    for kind in ("mismatched", "missing", "unexpected") if ours else ("mismatched", "missing"):
+        if keys := sorted(str(key[0]) if isinstance(key, tuple) else str(key) for key in info[f"{kind}_keys"]):
             raise UserError(
                 f"checkpoint {checkpoint} does not fit its config: {len(keys)} {kind} weights, such as {keys[0]}; "
                 "use the version of this package that wrote it"
             )
     try:
-        return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if place.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        return model.to(place), tokenizer  # pyright: ignore[reportArgumentType]  # its stub knows no devices
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={device!r} cannot be used: {first_line(error)}") from None
+
+
+@contextlib.contextmanager
+def _without_reports() -> Iterator[None]:
+    """Without transformers' tables of weights that do not fit, which come before an error of one line."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def first_line(error: Exception) -> str:

@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import regex
 from scipy import stats
 
 from analysis.statistics import CONFIDENCE
 
 _BATCH = 200  # resamples held at once
+_LETTER = regex.compile(r"\X")  # as a reader counts them: a letter with its marks is one
 Floats = npt.NDArray[np.float64]
 
 
@@ -143,7 +145,7 @@ def _finite(value: float) -> float | None:
 
 def matching_key(word: str, measured: WordValue, part: str) -> tuple[int, int, int, str]:
     """What two matched words share: floor(log2 occurrences), BPE tokens (rounded), letters, part of speech."""
-    return int(math.log2(measured.count)), round(measured.tokens), len(word), part
+    return int(math.log2(measured.count)), round(measured.tokens), len(_LETTER.findall(word)), part
 
 
 def matched_pairs(

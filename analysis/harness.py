@@ -9,6 +9,7 @@ import functools
 import io
 import json
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,15 +26,18 @@ HUB = "hub"
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without lm-eval's remarks on what is meant so (a model given as an object, metrics left to defaults)."""
+    """Without lm-eval's remarks on what is meant so (a model given as an object, metrics left to defaults), and
+    where no terminal shows them, without its bars."""
     import datasets
 
     logger = logging.getLogger("lm_eval")
     level, bars = logger.level, datasets.are_progress_bars_disabled()
     logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
+    unseen = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
     try:
-        yield
+        with unseen:
+            yield
     finally:
         logger.setLevel(level)
         if not bars:

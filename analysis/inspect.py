@@ -9,19 +9,21 @@ pointing at a cell shows the gate weights and the router's favourites.
 import html
 import os
 import sys
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+from unicodedata import east_asian_width
 
 import numpy as np
 import tyro
 from tokenizers import Tokenizer
 from tyro.conf import Positional
 
-from analysis.routed_text import encode, load_checkpoint, route, windows_of_ids
+from analysis.outputs import check_output
+from analysis.routed_text import check_unicode, encode, load_checkpoint, route, windows_of_ids
 from mhmoe.command_line import exit_code
-from mhmoe.files import check_writable
 from mhmoe.language_model import MHMoEForCausalLM
 from mhmoe.records import UserError, write_atomically
 
@@ -85,7 +87,14 @@ def _piece(tokenizer: Tokenizer, token: int) -> str:
 
 
 def _visible(piece: str) -> str:
-    return piece.replace(" ", "·").replace("\n", "↵").replace("\t", "→").replace("\r", "↵")
+    """Blanks by signs; what would command the terminal, or turn the line around, by its number."""
+    signs = piece.replace(" ", "·").replace("\n", "↵").replace("\t", "→").replace("\r", "↵")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in signs)
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal: none for a mark on the letter before it, two for a wide sign."""
+    return sum(0 if unicodedata.category(c) in ("Mn", "Me") else 1 + (east_asian_width(c) in "WF") for c in text)
 
 
 def colour(expert: int) -> str:
@@ -95,7 +104,7 @@ def colour(expert: int) -> str:
 
 def terminal(tokens: Sequence[RoutedToken], layers: Sequence[int], blocks: Sequence[int], *, coloured: bool) -> str:
     """Lines for a terminal. layers: which MoE layers, from 0; blocks: the block of each, from 1."""
-    widest = min(max(len(_visible(token.text)) for token in tokens), 24)
+    widest = min(max(_width(_visible(token.text)) for token in tokens), 24)
     digits = len(str(tokens[0].probabilities.shape[-1] - 1))
     rows, top_k = tokens[0].index.shape[1:]
     cell = top_k * (digits + 1) - 1
@@ -103,7 +112,8 @@ def terminal(tokens: Sequence[RoutedToken], layers: Sequence[int], blocks: Seque
     heads = [f"layer {layer + 1} (block {block})" for layer, block in zip(layers, blocks, strict=True)]
     lines = [" " * widest + "".join(f"  {head:{width}}" for head in heads).rstrip()]
     for token in tokens:
-        parts = [f"{_visible(token.text):>{widest}}"]
+        piece = _visible(token.text)
+        parts = [" " * (widest - _width(piece)) + piece]
         for layer, head in zip(layers, heads, strict=True):
             cells = [
                 _paint(",".join(f"{expert:{digits}}" for expert in chosen), int(chosen[0]), coloured)
@@ -182,13 +192,14 @@ def run(
         html: write a page to this file instead of printing.
         layer: only this MoE layer, counted from 1; all if left out.
     """
+    check_unicode(text, "the text")
     if html is not None:
-        check_writable(html.parent)
+        check_output(html)
     model, tokenizer = load_checkpoint(checkpoint)
-    tokens = routed_tokens(model, tokenizer, text)
     blocks = [block + 1 for block in range(model.config.num_hidden_layers) if model.config.is_moe_block(block)]
     if layer is not None and not 1 <= layer <= len(blocks):
         raise UserError(f"--layer {layer} does not exist; the model has MoE layers 1 to {len(blocks)}")
+    tokens = routed_tokens(model, tokenizer, text)
     layers = range(len(blocks)) if layer is None else [layer - 1]
     shown = [blocks[i] for i in layers]
     if html is None:

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from analysis.claims import by_seed
-from analysis.figures import Panel, Point, category_figure
+from analysis.figures import Panel, category_figure
+from analysis.plotting import Look, Point
 from analysis.render import Column, Row, table_markdown
 from analysis.statistics import paired_difference, summarise
 from mhmoe.evaluation import by_group
@@ -51,18 +52,20 @@ def language_markdown(records: Mapping[str, Sequence[Record]], *, split: str = "
 
 
 def language_figure(
+    panels: Sequence[Sequence[str]],
     records: Mapping[str, Sequence[Record]],
-    reference: Sequence[Record],
+    reference: str,
     path: Path,
     *,
     title: str,
-    reference_label: str,
     note: str = "",
     split: str = "test",
+    looks: Mapping[str, Look] | None = None,
 ) -> None:
     """Write `path` (.png) and its .csv: each system's change of perplexity to the reference's, by language.
 
-    In percent, mean over the common seeds with the 95% interval of the paired difference (claims.py).
+    In percent, mean over the common seeds with the 95% interval of the paired difference (claims.py). panels: labels
+    of the systems in each panel. records: by label, the reference's too. looks: of the labels.
     """
 
     def nll(several: Sequence[Record]) -> dict[int, dict[str, float]]:
@@ -72,11 +75,11 @@ def language_figure(
             for seed, r in found.items()
         }
 
-    base = nll(reference)
+    base = nll(records[reference])
     languages = list(next(iter(base.values()), {}))
     series: dict[str, list[Point]] = {}
-    for label, several in records.items():
-        ours = nll(several)
+    for label in (label for panel in panels for label in panel if label != reference):
+        ours = nll(records[label])
         points: list[Point] = []
         for i, language in enumerate(languages):
             difference = paired_difference(
@@ -87,5 +90,12 @@ def language_figure(
             if difference.n:
                 points.append(Point(i, mean, low, high, difference.n))
         series[label] = points
-    panel = Panel(f"perplexity, change to {reference_label} (%)", series, reference={reference_label: 0.0})
-    category_figure(panel, languages, path, title=title, x_label="language", note=note)
+    drawn = [
+        Panel(
+            f"perplexity, change to {reference} (%)",
+            {label: series[label] for label in panel if label != reference},
+            reference={reference: 0.0},
+        )
+        for panel in panels
+    ]
+    category_figure(drawn, languages, path, title=title, x_label="language", note=note, looks=looks)

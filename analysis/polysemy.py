@@ -14,11 +14,12 @@ is the list and the second all other words of the text, which is the paper's com
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.sub_tokens import words_of
+from analysis.sub_tokens import word_form, words_of
 from mhmoe.records import UserError
 
 PARTS = ("noun", "verb", "adj", "adv")
@@ -71,7 +72,7 @@ def read_senses(path: Path) -> dict[str, Senses]:
             counts = [int(row[column]) for column in columns]
         except ValueError:
             raise UserError(f"{path}, line {number}: sense counts must be whole numbers; fetch it again") from None
-        entry = sums.setdefault(row["lemma"].lower(), [0, 0, 0, 0])
+        entry = sums.setdefault(word_form(row["lemma"]), [0, 0, 0, 0])
         entry[:] = [a + b for a, b in zip(entry, counts, strict=True)]
     return {lemma: Senses((n, v, a, r)) for lemma, (n, v, a, r) in sums.items()}
 
@@ -101,8 +102,8 @@ def sense_groups(words: Iterable[str], lexicon: Mapping[str, Senses], *, many: i
 
 def listed_groups(words: Iterable[str], listed: Iterable[str], others: Iterable[str] | None = None) -> dict[str, bool]:
     """Word -> True if it is listed, False if it is one of `others` (None: every other word)."""
-    first = {word.lower() for word in listed}
-    second = None if others is None else {word.lower() for word in others}
+    first = {word_form(word) for word in listed}
+    second = None if others is None else {word_form(word) for word in others}
     return {word: word in first for word in words if word in first or second is None or word in second}
 
 
@@ -126,7 +127,7 @@ def read_false_friends(
         for here, there in (("a", "b"), ("b", "a")):
             pair = row[f"lang_{here}"] == language and other in (None, row[f"lang_{there}"])
             if pair and row["relation"] == relation:
-                found.add(row[f"word_{here}"].lower())
+                found.add(word_form(row[f"word_{here}"]))
     if not found:
         raise UserError(f"{path} has no {relation} of {language}{f' and {other}' if other else ''}; name another")
     return found
@@ -149,7 +150,7 @@ def read_file(path: Path) -> str:
     try:
         raw = path.read_bytes()
         return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; check the path") from None
 
 
@@ -158,7 +159,10 @@ def _table(path: Path, columns: tuple[str, ...]) -> Iterable[tuple[int, dict[str
     reader = csv.DictReader(io.StringIO(read_file(path)), delimiter="\t", quoting=csv.QUOTE_NONE)
     if missing := [column for column in columns if column not in (reader.fieldnames or ())]:
         raise UserError(f"{path} has no column {missing[0]}; it needs {', '.join(columns)}, separated by tabs")
-    for row in reader:
-        if any(row[column] is None for column in columns):
-            raise UserError(f"{path}, line {reader.line_num}, is cut short; fetch it again")
-        yield reader.line_num, row
+    try:
+        for row in reader:
+            if any(row[column] is None for column in columns):
+                raise UserError(f"{path}, line {reader.line_num}, is cut short; fetch it again")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}, is no line of a table ({error}); fetch it again") from None

@@ -7,7 +7,7 @@ records says "not run"; stale records (their fingerprint is not the declared one
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,15 +132,36 @@ def caption(records: Sequence[Record], *, reading: str, sources: Sequence[str]) 
     """What a reader must know before the numbers: scale, text, tokens a run, seeds, reading of equal size."""
     if not records:
         return [f"No current records. Reading of equal size: {reading}."]
+    by_system: dict[str, list[int]] = {}
+    for record in records:
+        by_system.setdefault(record.system, []).append(record.seed)
+    return [
+        f"{setting(records, sources)}; {seeds_text(by_system.values())}.",
+        f"Reading of equal size: {reading}.",
+    ]
+
+
+def setting(records: Sequence[Record], sources: Sequence[str]) -> str:
+    """Scale, text and tokens of runs."""
 
     def each(values: set[Any], spec: str = "") -> str:
         return ", ".join(format(value, spec) for value in sorted(values))
 
-    return [
-        f"Scale {each({r.scale for r in records})}; text: {', '.join(sources)}; "
-        f"{each({r.tokens for r in records}, ',')} tokens a run; seeds {each({r.seed for r in records})}.",
-        f"Reading of equal size: {reading}.",
-    ]
+    scales, tokens = each({r.scale for r in records}), each({r.tokens for r in records}, ",")
+    return f"Scale {scales}; text: {', '.join(sources)}; {tokens} tokens a run"
+
+
+def seeds_text(groups: Iterable[Iterable[int]]) -> str:
+    """Which seeds each of several means is over: once if they are the same, or if fewer are always the first ones."""
+    found = sorted({tuple(sorted(set(seeds))) for seeds in groups} - {()}, key=lambda seeds: (-len(seeds), seeds))
+    if not found:
+        return "no seeds"
+    texts = [", ".join(map(str, seeds)) for seeds in found]
+    if len(found) == 1:
+        return f"seed{'s' if len(found[0]) > 1 else ''} {texts[0]}"
+    if all(seeds == found[0][: len(seeds)] for seeds in found):
+        return f"seeds {texts[0]}, or the first n of them where n is less"
+    return f"seeds {' or '.join(texts)}"
 
 
 def table_markdown(

@@ -7,6 +7,7 @@ padding. Attention is causal, so padding behind a text changes nothing before it
 
 import copy
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +84,24 @@ def windows_of(text: EvaluationSet, length: int) -> Windows:
 
 
 def encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[Encoding]:
-    """Tokens with their character offsets; no special tokens."""
+    """Tokens with their character offsets; no special tokens. Raises UserError for text that is none in Unicode."""
+    for text in texts:
+        check_unicode(text, "the text")
     return tokenizer.encode_batch(list(texts), add_special_tokens=False)
+
+
+def check_unicode(text: str, what: str) -> None:
+    """Raises UserError, beginning with `what` it is, if half of a surrogate pair stands alone in it.
+
+    JSON can spell one, and arguments of a command have them in the place of bytes that are no UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = ascii(text[error.start])
+        raise UserError(
+            f"{what} is no Unicode: character {error.start + 1} is {found}, half of a pair; write it as UTF-8"
+        ) from None
 
 
 def split_of_ids(documents: Sequence[Sequence[int]]) -> EvaluationSet:
@@ -182,11 +199,11 @@ def load_checkpoint(folder: Path) -> tuple[MHMoEForCausalLM, Tokenizer]:
     """
     advice = "give a folder that save_pretrained wrote, of model and tokenizer"
     for name in ("config.json", "tokenizer.json"):
-        if not (folder / name).is_file():
+        if not os.path.isfile(folder / name):
             raise UserError(f"{folder} is not a checkpoint: it has no {name}; {advice}")
     try:
         kind = json.loads((folder / "config.json").read_bytes())["model_type"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{folder / 'config.json'} is damaged: it names no model_type; {advice}") from None
     if kind != MHMoEConfig.model_type:
         raise UserError(f"{folder} holds a model of type {kind!r}, not {MHMoEConfig.model_type!r}; {advice}")

@@ -2,19 +2,23 @@
 
     divergence(token) = mean over MoE layers of |{experts chosen by its h sub-tokens, k choices each}|
 
-between k and h k; v1 Section 5.2 has h = 8, k = 1. A word is a run of letters with no letter, digit,
-underscore or apostrophe-and-letter at either end (so "don't" and "dog's" are left out), in lower case. It
-has the BPE tokens that overlap its characters. The rule for a word of several: "mean", the mean of their
-divergences (the default), or "last", that of the last token, the first with which the model has read the
-whole word.
+between k and h k; v1 Section 5.2 has h = 8, k = 1. A word is a run of letters with the marks and joiners that belong
+to them, and with no letter, digit, underscore or apostrophe-and-letter at either end (so "don't" and "dog's" are left
+out), in lower case and in Unicode's composed form. Letters and marks are Unicode's classes; its rule for word
+boundaries (annex 29) would join "U.S.A" and cut Thai into single letters. Where there are no spaces between words
+(Thai, Chinese), a word is a run of letters between two other signs, mostly a clause.
+
+A word has the BPE tokens that overlap its characters. The rule for one of several: "mean", the mean of their
+divergences (the default), or "last", that of the last token, the first with which the model has read the whole word.
 """
 
-import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import regex
 from tokenizers import Tokenizer
 
 from analysis.group_comparison import WordValue
@@ -22,14 +26,22 @@ from analysis.routed_text import Integers, Windows, distinct_experts, encode, ro
 from mhmoe.batches import EvaluationSet
 from mhmoe.language_model import MHMoEForCausalLM
 
-WORD = re.compile(r"(?<!\w)(?<!\w['’])[^\W\d_]+(?!\w)(?!['’]\w)")
+_BESIDE = r"[\w\p{N}]"  # \w has letters, marks, joiners, decimal digits and the underscore
+WORD = regex.compile(
+    rf"(?<!{_BESIDE})(?<!{_BESIDE}['’])\p{{L}}[\p{{L}}\p{{M}}\p{{Join_Control}}]*+(?!{_BESIDE})(?!['’]{_BESIDE})"
+)
 Rule = Literal["mean", "last"]
 
 
 def words_of(text: str) -> Iterator[tuple[str, int, int]]:
-    """Every word of the text, in lower case, with the characters [start, end) where it stands."""
+    """Every word of the text, as `word_form` writes it, with the characters [start, end) where it stands."""
     for match in WORD.finditer(text):
-        yield match[0].lower(), match.start(), match.end()
+        yield word_form(match[0]), match.start(), match.end()
+
+
+def word_form(word: str) -> str:
+    """The one spelling under which a word is counted and looked up: lower case, accents composed with their letters."""
+    return unicodedata.normalize("NFC", word.lower())
 
 
 def tokens_of(offsets: Integers, start: int, end: int) -> range:

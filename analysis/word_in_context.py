@@ -15,7 +15,6 @@ is larger where the senses differ. Beside the raw comparison stand these control
     untrained       the same items on a model before training, whose routers know no senses
 """
 
-import gzip
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +27,9 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from analysis.group_comparison import adjusted_difference, compare
+from analysis.polysemy import read_file
 from analysis.routed_text import encode, route, windows_of_ids
-from analysis.sub_tokens import tokens_of, words_of
+from analysis.sub_tokens import tokens_of, word_form, words_of
 from mhmoe.generated import Occurrence
 from mhmoe.language_model import MHMoEForCausalLM
 from mhmoe.records import UserError
@@ -52,13 +52,8 @@ def read_contexts(path: Path) -> list[WordInContext]:
 
     Raises UserError, naming the line, on what is not such an item.
     """
-    try:
-        raw = path.read_bytes()
-        lines = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode().splitlines()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; check the path") from None
     items: list[WordInContext] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_file(path).removesuffix("\n").split("\n"), 1):
         try:
             row = json.loads(line)
             items.append(
@@ -68,7 +63,7 @@ def read_contexts(path: Path) -> list[WordInContext]:
                     same_sense=bool(row["label"]),
                 )
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{path}, line {number}, is not a WiC item ({error!r}); fetch the file again") from None
     return items
 
@@ -127,7 +122,7 @@ def measure_contexts(
     for item in items:
         sides = [read[text] for text in item.texts]
         places = _places(item, sides)
-        forms = [text[slice(*span)].lower() for text, span in zip(item.texts, item.spans, strict=True)]
+        forms = [word_form(text[slice(*span)]) for text, span in zip(item.texts, item.spans, strict=True)]
         words = [_words_once(text, span) for text, span in zip(item.texts, item.spans, strict=True)]
         shared = sorted(words[0].keys() & words[1].keys())
         others = [
@@ -214,7 +209,7 @@ def share_changed(first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) -
 
 def _words_once(text: str, target: Span) -> dict[str, Span]:
     """The words that stand once in a text, without the target's place and form."""
-    form = text[slice(*target)].lower()
+    form = word_form(text[slice(*target)])
     found: dict[str, list[Span]] = {}
     for word, start, end in words_of(text):
         found.setdefault(word, []).append((start, end))

@@ -18,7 +18,7 @@ from tyro.conf import Positional
 from analysis.group_comparison import WordValue, compare_words
 from analysis.polysemy import Senses, listed_groups, parts_of_speech, read_file, read_senses, read_word_list
 from analysis.render import Column, Row, table_markdown
-from analysis.routed_text import load_checkpoint, untrained
+from analysis.routed_text import check_unicode, load_checkpoint, untrained
 from analysis.sub_tokens import Rule, measure_words, read_words
 from mhmoe.command_line import exit_code
 from mhmoe.language_model import MHMoEForCausalLM
@@ -48,13 +48,18 @@ def read_texts(path: Path) -> list[str]:
     Raises UserError if the file cannot be read or has no text.
     """
     whole = read_file(path)
-    if ".jsonl" not in path.suffixes:
-        texts = [whole]
-    else:
+    texts = [whole] if ".jsonl" not in path.suffixes else list[str]()
+    for number, line in enumerate(whole.split("\n") if not texts else (), 1):
+        if not line.strip():
+            continue
         try:
-            texts = [str(json.loads(line)["text"]) for line in whole.split("\n") if line.strip()]
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}: every line must be a JSON object with a text; check the file") from None
+            text = json.loads(line)["text"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            text = None
+        if not isinstance(text, str):
+            raise UserError(f"{path}, line {number}: every line must be a JSON object with a text; check the file")
+        check_unicode(text, f"{path}, line {number}: the text")
+        texts.append(text)
     if not any(text.strip() for text in texts):
         raise UserError(f"{path} has no text; give a file with some")
     return texts
@@ -111,11 +116,14 @@ def run(
         rule: of a word of several tokens: the mean of them, or the last.
         min_count: words that stand in the text less often are left out.
     """
+    for option, value, least in (("min_count", min_count, 1), ("seed", seed, 0)):
+        if value is not None and value < least:
+            raise UserError(f"{option}={value} is not allowed; it must be at least {least}")
+    senses = {} if lexicon is None else read_senses(lexicon)
+    listed, texts = read_word_list(words), read_texts(text)
     model, tokenizer = load_checkpoint(checkpoint)
     if model.config.moe is None:
         raise UserError("the checkpoint is a dense model: it has no experts; give one with a MoE layer")
-    senses = {} if lexicon is None else read_senses(lexicon)
-    listed, texts = read_word_list(words), read_texts(text)
     found = compare_list(model, tokenizer, texts, listed, senses, seed=seed, rule=rule, min_count=min_count)
     rows = [_row(view, compared) for view, compared in found.items() if view != "pairs"]
     sys.stdout.write(table_markdown(COLUMNS, rows, caption=[_EXPLAINED]))

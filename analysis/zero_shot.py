@@ -25,12 +25,12 @@ from tyro.conf import Positional
 from analysis.answers import ACCURACIES, FINER, best_guess, summarise
 from analysis.checkpoints import load
 from analysis.harness import HUB, load_tasks, quiet, templates_compiled_once, to_item
+from analysis.outputs import check_output
 from analysis.render import Column, table_markdown
 from analysis.statistics import CONFIDENCE
 from analysis.zero_shot_tasks import Task, checked_files, find, write_tasks
 from mhmoe.command_line import exit_code
 from mhmoe.data_folder import DATA_VARIABLE
-from mhmoe.files import check_writable
 from mhmoe.memory import keep_freed_memory
 from mhmoe.records import UserError, provenance, write_atomically
 
@@ -195,10 +195,8 @@ def run(arguments: Arguments) -> None:
         return
     if not arguments.checkpoint:
         raise UserError("no checkpoint is given; name a folder written by save_pretrained")
-    if arguments.output is not None and arguments.output.is_dir():
-        raise UserError(f"output {arguments.output} is a folder; name a file")
     if arguments.output is not None:
-        check_writable(arguments.output.parent)
+        check_output(arguments.output)
     if data != HUB:
         checked_files(tasks, Path(data))
     model, tokenizer = load(

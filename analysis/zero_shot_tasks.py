@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from analysis.outputs import check_output
 from mhmoe.data_folder import DataFolder
 from mhmoe.multilingual import XNLI_LANGUAGES
 from mhmoe.records import UserError, write_atomically
@@ -109,6 +110,8 @@ def write_tasks(folder: Path, tasks: Sequence[Task], data: Path, cache: Path | N
 
     cache: where `datasets` keeps its copies; its usual place if None. Raises UserError as `checked_files` does.
     """
+    for task in tasks:
+        check_output(folder / f"{task.name}.yaml")
     checked_files(tasks, data)
     paths: list[Path] = []
     for task in tasks:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import tyro
 
+from analysis.outputs import check_output
 from benchmarks.layer_speed import measure_layers, sizes_dict
 from benchmarks.report import write_layer, write_training, write_zero_shot
 from benchmarks.timing import ROOT
@@ -24,7 +25,6 @@ from experiments.measurements import folder_of_data
 from experiments.scales import CPU
 from mhmoe.command_line import exit_code
 from mhmoe.data_folder import DATA_VARIABLE
-from mhmoe.files import check_writable
 from mhmoe.records import UserError, provenance
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -66,7 +66,9 @@ def benchmark(
     questions = folder_of_data(data, CPU, output)
     if "zero_shot" in names and not render and (checkpoint is None or questions is None):
         raise UserError(f"zero_shot needs --checkpoint, and questions: name their folder by --data or {DATA_VARIABLE}")
-    check_writable(output)
+    for name in names:
+        for suffix in ("json", "md"):
+            check_output(output / f"{name}.{suffix}")
     begun, common = time.monotonic(), facts(quick)
 
     def measure(name: str) -> dict[str, Any]:
@@ -83,7 +85,12 @@ def benchmark(
     writers = {"training": write_training, "layer": write_layer, "zero_shot": write_zero_shot}
     for name in names:
         values = load(output / f"{name}.json") if render else {**common, **measure(name)}
-        print(writers[name](values, output))
+        try:
+            print(writers[name](values, output))
+        except (KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
+            if not render:
+                raise
+            raise UserError(f"{output / name}.json is no measurement of {name} ({error!r}); measure again") from None
     print(f"written to {output}")
 
 
@@ -105,7 +112,7 @@ def cpu_model() -> str:
 def load(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); measure first, without --render") from None
 
 

@@ -4,10 +4,11 @@ generated_questions, generated_folder: data about generated texts, where no othe
 experiment is made of. scales: the four sizes. recipes: the systems. runs: records on disk, what is done, stale or
 missing. manifest: the records' hashes. measurements: what is measured on finished models. texts: which text, and
 whose results. execution: one run. running: training and measuring what is missing, shared by processes and jobs.
-again: runs done once more beside their records. errata: where v1 contradicts itself. sizes: counts. finals, trends,
-the *_page files, pages, rendering: records into results/. index: what is in results/. dry_run, outlook: what a
-command would cost, and take. validation: records from elsewhere. declared: experiments by their names. run_command:
-what `run` does. table1, zero_shot, routing, words: systems and claims of several pages.
+again: runs done once more beside their records. errata: where v1 contradicts itself. sizes: counts. looks: how
+systems look in figures. finals, trends, the *_page files, pages, rendering: records into results/. index: what is in
+results/. dry_run, outlook: what a command would cost, and take. validation: records from elsewhere. declared:
+experiments by their names. run_command: what `run` does. table1, zero_shot, routing, words: systems and claims of
+several pages.
 """
 
 import time
@@ -31,6 +32,7 @@ READING_ORDER = (
     "running",
     "errata",
     "sizes",
+    "looks",
     "finals",
     "trends",
     "score_page",

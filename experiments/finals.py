@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.render import caption
+from analysis.render import caption, setting
 from experiments.measurements import MEASUREMENTS, data_of, measured
 from experiments.recipes import HEADS
 from experiments.runs import RESULTS, Records, final_name, final_runs
@@ -48,23 +48,36 @@ def measured_values(
 
 def measured_systems(
     page: Page, systems: Mapping[str, System], scale: Scale, records: Records
-) -> tuple[dict[str, dict[int, Mapping[str, Any]]], list[str]]:
-    """Label -> seed -> values of the page's first measurement, for the labelled systems that have any; and what
-    stands above them, from the records of the models that were measured."""
+) -> tuple[dict[str, dict[int, Mapping[str, Any]]], list[Record]]:
+    """Label -> seed -> values of the page's first measurement, for the labelled systems that have any; and the
+    records of the models that were measured."""
     name = page.measurements[0]
     current = current_runs([*systems.values()], scale, records, page.task)
     measured = measured_values([name], current, records.results)
     found = {label: dict(of) for label, system in systems.items() if (of := measured[name, system.name])}
-    runs = [r for label, of in found.items() for r in current[systems[label].name] if r.seed in of]
-    lines = caption(runs, reading=readings(runs), sources=sources(runs)) if runs else []
-    lines[:1] = [line + generated_note(v for of in found.values() for v in of.values()) for line in lines[:1]]
-    return found, lines
+    return found, [r for label, of in found.items() for r in current[systems[label].name] if r.seed in of]
+
+
+def caption_of(records: Sequence[Record], measured: Iterable[Mapping[str, Any]] = ()) -> list[str]:
+    """What stands above a page's numbers, of runs and of values that were measured on their models."""
+    lines = caption(records, reading=readings(records), sources=sources(records))
+    return [lines[0] + generated_note(measured), *lines[1:]]
+
+
+def setting_of(records: Sequence[Record]) -> str:
+    """What stands below a figure, beside the seeds of what it shows."""
+    return setting(records, sources(records))
 
 
 def generated_note(measured: Iterable[Mapping[str, Any]]) -> str:
     """What a caption adds where the data that some values were measured with are no natural ones."""
     generated = any(data_of(values)[0] == GENERATED for values in measured)
     return " Questions and lexicons are generated, with known answers, about the generated text." if generated else ""
+
+
+def of_all(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
+    """The values of all labels and seeds of `measured_systems`."""
+    return [values for seeds in found.values() for values in seeds.values()]
 
 
 def declared_marks(systems: Sequence[System], scale: Scale, records: Records, task: str) -> dict[tuple[str, str], str]:

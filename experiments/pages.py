@@ -7,8 +7,9 @@ from typing import Any
 
 from analysis.figures import learning_curves
 from analysis.learning_speed import final_point
-from analysis.render import NOT_RUN, STALE, Column, caption, table_csv, table_markdown
-from experiments.finals import all_runs, current_runs, readings, sources
+from analysis.render import NOT_RUN, STALE, Column, table_csv, table_markdown
+from experiments.finals import all_runs, caption_of, current_runs, sources
+from experiments.looks import looks
 from experiments.recipes import paper_number
 from experiments.runs import Records, final_runs, systems_of, tuning_runs
 from experiments.scales import SCALES
@@ -41,8 +42,9 @@ def curves_section(curves: Curves, scale: Scale, records: Records, folder: Path)
         for title, panel in curves.panels.items()
     }
     name = f"{curves.stem}_{scale.name}.png"
-    lines = caption(found, reading=readings(found), sources=sources(found))
-    learning_curves(panels, folder / name, title=curves.title, note=lines[0])
+    lines = caption_of(found)
+    labelled = {label: system for panel in curves.panels.values() for label, system in panel.items()}
+    learning_curves(panels, folder / name, title=curves.title, note=lines[0], looks=looks(labelled))
     rows = [{"scale": scale.name, "label": s.label, **_end(current[s.name], of_systems[s.name])} for s in systems]
     columns = (
         Column("label", "system"),
@@ -146,7 +148,7 @@ def sensitivity_section(sensitivity: Sensitivity, scale: Scale, records: Records
         *(Column(column, column, ".2f") for column in sensitivity.systems),
         *(Column(f"{c} to reference", f"{c}, to {first}", "+.1f", suffix="%") for c in [*sensitivity.systems][1:]),
     )
-    lines = caption(current, reading=readings(current), sources=sources(current))
+    lines = caption_of(current)
     lines.append("Perplexity on `test`, one seed: a screening, without intervals.")
     csv_rows = [{"scale": scale.name, **row} for row in rows]
     return table_markdown(columns, rows, caption=lines), table_csv((Column("scale", "scale"), *columns), csv_rows)

@@ -43,14 +43,15 @@ def paper_number(path: Sequence[str | int]) -> Any:
 
 
 def dense() -> System:
-    return System("dense", "Dense", lambda scale: None)
+    return System("dense", "Dense", lambda scale: None, role="dense")
 
 
 def xmoe(num_experts: int, top_k: int = 1, *, seeds: int | None = None, width: int | None = None) -> System:
     """X-MoE; with top_k = h it is the control of MH-MoE's gain. `width` replaces the scale's model width."""
     name = f"xmoe_{num_experts}" + (f"_k{top_k}" if top_k > 1 else "")
     label = f"X-MoE, {num_experts} experts" + (f", k = {top_k} (control)" if top_k > 1 else "")
-    return _system(name, label, lambda scale: reference(scale, num_experts, top_k), seeds, width)
+    system = _system(name, label, lambda scale: reference(scale, num_experts, top_k), seeds, width)
+    return dataclasses.replace(system, role="control" if top_k > 1 else "xmoe")
 
 
 def mhmoe(
@@ -81,7 +82,8 @@ def mhmoe(
             return table11_layer(num_experts)
         return match(reading, base, heads=heads, top_k=top_k, layers=layers, multiple_of=scale.multiple_of)
 
-    return dataclasses.replace(_system(name, f"{label}, `{reading}`", layer, seeds, width), reading=reading)
+    system = _system(name, f"{label}, `{reading}`", layer, seeds, width)
+    return dataclasses.replace(system, reading=reading, role=reading)
 
 
 def compared() -> tuple[tuple[System, str], ...]:

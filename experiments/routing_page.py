@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from analysis.activation_figure import activation_curves
 from analysis.expert_activation import uniform_null
-from analysis.heatmaps import activation_curves, activation_heatmaps, group_heatmaps
+from analysis.heatmaps import activation_heatmaps, group_heatmaps
 from analysis.measured_claims import Values
-from analysis.render import Column, Row, table_csv, table_markdown
+from analysis.render import Column, Row, seeds_text, table_csv, table_markdown
 from analysis.routing_measures import summary, total
-from experiments.finals import measured_systems
+from experiments.finals import caption_of, generated_note, measured_systems, of_all, setting_of
+from experiments.looks import looks
 from experiments.runs import Records
 from experiments.schema import RoutingFigure, Scale
 
@@ -41,7 +43,7 @@ _EXPLAINED = (
 
 
 def routing_section(page: RoutingFigure, scale: Scale, records: Records, folder: Path) -> tuple[str, str]:
-    found, lines = measured_systems(page, page.systems, scale, records)
+    found, runs = measured_systems(page, page.systems, scale, records)
     if not found:
         return "", ""
     counts = {
@@ -49,13 +51,16 @@ def routing_section(page: RoutingFigure, scale: Scale, records: Records, folder:
     }
     first = {label: next(iter(seeds)) for label, seeds in found.items()}
     tokens = next(iter(next(iter(counts.values())).values()))["tokens"]
-    note = f"{lines[0]} Read: questions of {page.text}, {tokens:,} tokens."
+    lines = caption_of(runs, of_all(found))
+    read = f"Read: questions of {page.text}, {tokens:,} tokens.{generated_note(of_all(found))}"
+    note = f"{setting_of(runs)}; {seeds_text(seeds for seeds in found.values())}. {read}"
+    one = f"{setting_of(runs)}. {read} Models of seed {' and '.join(map(str, sorted(set(first.values()))))} alone."
     stem = f"{page.stem}_{scale.name}"
     activation_heatmaps(
         {page.text: {label: seeds[first[label]] for label, seeds in counts.items()}},
         folder / f"{stem}.png",
         title=page.title,
-        note=f"{note} One seed. A layer makes h k selections a token, which is most of how systems differ in colour.",
+        note=f"{one} A layer makes h k selections a token, which is most of how systems differ in colour.",
     )
     nulls = {
         "untrained": {
@@ -70,12 +75,13 @@ def routing_section(page: RoutingFigure, scale: Scale, records: Records, folder:
         note=note,
         paper=page.printed,
         nulls=nulls,
+        looks=looks({label: page.systems[label] for label in found}),
     )
     group_heatmaps(
         {label: seeds[first[label]]["trained"]["groups"] for label, seeds in found.items()},
         folder / f"{stem}_groups.png",
         title=f"Experts by {page.group}",
-        note=f"{note} One seed.",
+        note=f"{one} Any routing has a diagonal in this order; what a choice tells of the {page.group}: see the table.",
         group=page.group,
     )
     rows = [row for label, seeds in found.items() for row in _rows(label, seeds)]

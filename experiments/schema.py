@@ -90,7 +90,8 @@ class System:
     layer: gives the config of the MoE blocks, or None for a dense model. seeds: limits the final runs to
     the first so many of the scale's seeds. model, training: replace arguments of the scale's. tuned_as: the
     system whose learning rate it takes, times `rate_factor`; None for one that is tuned itself. reading: under
-    which reading it is of X-MoE's size; "" for X-MoE itself and for dense models.
+    which reading it is of X-MoE's size; "" for X-MoE itself and for dense models. role: how it looks in figures
+    (looks.py); "" takes what is free there.
     """
 
     name: str
@@ -102,6 +103,7 @@ class System:
     tuned_as: "System | None" = field(default=None, repr=False)
     rate_factor: float = 1.0
     reading: str = ""
+    role: str = ""
 
     def at(self, scale: Scale) -> Scale:
         """The scale with this system's own arguments of model and training."""

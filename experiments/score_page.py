@@ -6,7 +6,7 @@ from typing import Any
 
 from analysis.render import Column, Row, table_csv
 from analysis.scores import score_tables
-from experiments.finals import measured_systems
+from experiments.finals import caption_of, measured_systems, of_all
 from experiments.runs import Records
 from experiments.schema import Scale, ScoreTable, Table
 
@@ -21,9 +21,10 @@ def score_section(page: ScoreTable, scale: Scale, records: Records, folder: Path
 
 def scores_of(page: ScoreTable | Table, scale: Scale, records: Records) -> tuple[list[str], list[Row]]:
     """Caption and tables as paragraphs, and every number as a row; nothing where no model was scored."""
-    found, lines = measured_systems(page, {row.system.label: row.system for row in page.rows}, scale, records)
+    found, runs = measured_systems(page, {row.system.label: row.system for row in page.rows}, scale, records)
     if not found:
         return [], []
+    lines = caption_of(runs, of_all(found))
     systems = {row.system.label: found.get(row.system.label, {}) for row in page.rows}
     tables, rows = score_tables(page.scores, systems, {row.system.label: row.paper_scores for row in page.rows})
     lines.append(_how([result for seeds in found.values() for result in seeds.values()]))

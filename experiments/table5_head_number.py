@@ -73,7 +73,8 @@ def trend(heads: Sequence[int]) -> Trend:
                 f"MH-MoE, {sized}": [(h, mhmoe(EXPERTS, reading, h, seeds=3)) for h in heads]
                 for sized, reading in SIZED.items()
             },
-            "X-MoE, k = h (control)": [(1, xmoe(EXPERTS)), *controls],
+            "X-MoE, k = h (control)": controls,
+            "X-MoE": [(1, xmoe(EXPERTS))],
         },
     )
 

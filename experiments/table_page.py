@@ -9,13 +9,13 @@ from analysis.render import (
     PERPLEXITY_COLUMNS,
     Column,
     RowSpec,
-    caption,
     perplexity_table,
     table_csv,
     table_markdown,
 )
 from experiments import trends
-from experiments.finals import all_runs, current_runs, declared_marks, readings, sources
+from experiments.finals import all_runs, caption_of, current_runs, declared_marks, setting_of
+from experiments.looks import each_role_once, looks
 from experiments.recipes import paper_number
 from experiments.runs import Records, systems_of
 from experiments.schema import Scale, Table
@@ -35,7 +35,7 @@ def table_section(table: Table, scale: Scale, records: Records, folder: Path) ->
     ]
     rows = perplexity_table(specs, of_systems, reference=table.reference, split=table.split, declared=declared)
     current, _ = divide(found, declared)
-    lines = caption(current, reading=readings(current), sources=sources(current))
+    lines = caption_of(current)
     lines.append(
         f"Perplexity on `{table.split}`; ours: mean and standard deviation over seeds. The paper's values "
         "are of models of 162M parameters and more, on other text: compare the changes relative to the "
@@ -46,7 +46,7 @@ def table_section(table: Table, scale: Scale, records: Records, folder: Path) ->
     page = table_markdown(PERPLEXITY_COLUMNS, rows, caption=lines)
     if table.trend is not None:
         name = f"{table.stem}_{scale.name}.png"
-        if trends.draw(table, table.trend, scale, records, folder / name, lines[0]):
+        if trends.draw(table, table.trend, scale, records, folder / name, setting_of(current)):
             page += f"\n![{table.title}]({name})\n"
     if table.scores and (scores := scores_of(table, scale, records)[0]):
         page += "\n\n".join(["\n## Zero-shot scores", *(text for text in scores if text not in lines)])
@@ -58,18 +58,20 @@ def table_section(table: Table, scale: Scale, records: Records, folder: Path) ->
 def _languages(table: Table, reference: str, scale: Scale, records: Records, folder: Path, note: str) -> str:
     """Tables and figure language by language."""
     current = current_runs(systems_of(table), scale, records, table.task)
-    labels = {row.system.name: row.system.label for row in table.rows}
-    by_label = {labels[name]: found for name, found in current.items() if found}
+    systems = {row.system.label: row.system for row in table.rows}
+    by_label = {label: found for label, system in systems.items() if (found := current[system.name])}
     if not current[reference]:
         return ""
     name = f"{table.stem}_{scale.name}_languages.png"
+    parts = each_role_once([*systems.values()])  # X-MoE and MH-MoE of each number of experts
     language_figure(
-        {label: found for label, found in by_label.items() if label != labels[reference]},
-        current[reference],
+        [[system.label for system in part if system.label in by_label] for part in parts],
+        by_label,
+        next(label for label, system in systems.items() if system.name == reference),
         folder / name,
         title="Perplexity by language",
-        reference_label=labels[reference],
         note=f"{note} Bars: 95% interval of the difference paired by seed.",
+        looks={label: look for part in parts for label, look in looks({s.label: s for s in part}).items()},
     )
     return f"\n![Perplexity by language]({name})\n\n" + language_markdown(by_label)
 

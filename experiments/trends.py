@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from analysis.figures import Panel, Point, trend_figure
+from analysis.figures import Panel, trend_figure
+from analysis.plotting import Point
+from analysis.render import seeds_text
 from analysis.routing_measures import summary
 from experiments.finals import current_runs, generated_note
+from experiments.looks import looks
 from experiments.measurements import MEASUREMENTS, measured
 from experiments.runs import RESULTS, Records, systems_of
 from experiments.schema import Scale, Table, Trend
-from mhmoe.records import Record
+from mhmoe.records import Record, UserError
 
 Of = Callable[[Record, Path], float | None]
 
@@ -53,18 +56,21 @@ COSTS: dict[str, tuple[str, Callable[[Mapping[str, Any], int], float | None]]] =
 }
 
 
-def draw(table: Table, trend: Trend, scale: Scale, records: Records, path: Path, note: str) -> bool:
+def draw(table: Table, trend: Trend, scale: Scale, records: Records, path: Path, setting: str) -> bool:
     """A panel for each quantity that the trend names and that is known of a system. False if none is: no figure."""
     current = current_runs(systems_of(table), scale, records, table.task)
+    seeds: list[list[int]] = []
 
     def of_runs(of: Of) -> dict[str, list[Point]]:
         found: dict[str, list[Point]] = {}
         for label, series in trend.series.items():
             of_place = {
-                x: [v for r in current[system.name] if (v := of(r, records.results)) is not None]
+                x: {r.seed: v for r in current[system.name] if (v := of(r, records.results)) is not None}
                 for x, system in series
             }
-            found[label] = [Point(x, sum(v) / len(v), min(v), max(v), len(v)) for x, v in of_place.items() if v]
+            seeds.extend([*of_seeds] for of_seeds in of_place.values())
+            values = {x: [*of_seeds.values()] for x, of_seeds in of_place.items() if of_seeds}
+            found[label] = [Point(x, sum(v) / len(v), min(v), max(v), len(v)) for x, v in values.items()]
         return found
 
     def of_benchmark(costs: Mapping[str, float]) -> dict[str, list[Point]]:
@@ -83,12 +89,14 @@ def draw(table: Table, trend: Trend, scale: Scale, records: Records, path: Path,
     if not shown:
         return False
     timed = any(panel.y_label in {label for label, _ in COSTS.values()} for panel in shown)
-    text = f"{note} Bars: lowest to highest seed."
+    text = f"{setting}. n: number of seeds, of each point from left to right where it differs; {seeds_text(seeds)}."
+    text += " Bars: lowest to highest seed."
     if "hellaswag" in trend.panels:
         asked = (measured(_HELLASWAG, r, records.results) for of_system in current.values() for r in of_system)
         text += generated_note(found.values for found in asked if found is not None)
     text += " Speed and memory: one measurement, benchmarks/results/training.md." if timed else ""
-    trend_figure(shown, path, title=table.title, x_label=trend.x_label, note=text, log_x=trend.log_x)
+    look = looks({label: series[-1][1] for label, series in trend.series.items() if series})
+    trend_figure(shown, path, title=table.title, x_label=trend.x_label, note=text, log_x=trend.log_x, looks=look)
     return True
 
 
@@ -96,9 +104,12 @@ def measured_costs(name: str, scale: Scale) -> dict[str, float]:
     """A cost of training by system, from the committed benchmark, if it is of this scale."""
     if not BENCHMARK.is_file():
         return {}
-    benchmark = json.loads(BENCHMARK.read_bytes())["measured"]
-    if benchmark["scale"] != scale.name:
-        return {}
-    rows = {row["system"]: row for row in benchmark["rows"] if not row["compiled"] and row["seconds"]}
-    costs = {system: COSTS[name][1](row, benchmark["tokens_per_step"]) for system, row in rows.items()}
+    try:
+        benchmark = json.loads(BENCHMARK.read_bytes())["measured"]
+        if benchmark["scale"] != scale.name:
+            return {}
+        rows = {row["system"]: row for row in benchmark["rows"] if not row["compiled"] and row["seconds"]}
+        costs = {system: COSTS[name][1](row, benchmark["tokens_per_step"]) for system, row in rows.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{BENCHMARK} is damaged ({error!r}); run: make bench") from None
     return {system: cost for system, cost in costs.items() if cost is not None}

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from analysis.group_comparison import WordValue, compare, matched_pairs
-from analysis.heatmaps import TwoGroups, two_group_figure
 from analysis.measured_claims import Values
-from analysis.render import Column, Row, table_csv, table_markdown
+from analysis.plotting import LOOKS
+from analysis.render import Column, Row, seeds_text, table_csv, table_markdown
 from analysis.statistics import CONFIDENCE
-from experiments.finals import measured_systems
+from analysis.word_figure import TwoGroups, two_group_figure
+from experiments.finals import caption_of, generated_note, measured_systems, of_all, setting_of
+from experiments.looks import ROLES
 from experiments.runs import Records
 from experiments.schema import Scale, WordsFigure
 
@@ -51,10 +53,10 @@ _CHOICES = (
 
 
 def words_section(page: WordsFigure, scale: Scale, records: Records, folder: Path) -> tuple[str, str]:
-    found, lines = measured_systems(page, page.systems, scale, records)
+    found, runs = measured_systems(page, page.systems, scale, records)
     if not found:
         return "", ""
-    picture = f"{page.stem}_{scale.name}.png"
+    lines, picture = caption_of(runs, of_all(found)), f"{page.stem}_{scale.name}.png"
     label, seeds = next(iter(found.items()))
     values = next(iter(seeds.values()))
     two_group_figure(
@@ -62,7 +64,9 @@ def words_section(page: WordsFigure, scale: Scale, records: Records, folder: Pat
         folder / picture,
         title=f"{page.title}: {label}, every word's mean over {len(seeds)} seeds",
         names=page.groups,
-        note=f"{lines[0]} Read: {values['text']['tokens']:,} tokens of {page.text}.",
+        note=f"{setting_of(runs)}; {seeds_text([seeds])}. Read: {values['text']['tokens']:,} tokens of {page.text}."
+        + generated_note(of_all(found)),
+        look=ROLES.get(page.systems[label].role, LOOKS[-1]),
     )
     rows = [row for label, seeds in found.items() for row in _rows(label, seeds, page.headings)]
     csv_columns = (Column("scale", "scale"), *COLUMNS)

@@ -40,13 +40,13 @@ class DataFolder:
         if folder == Path():
             raise UserError(f"no data folder is given; set {DATA_VARIABLE} to a folder that has a manifest.json")
         manifest = folder / "manifest.json"
-        if not manifest.is_file():
+        if not os.path.isfile(manifest):
             raise UserError(f"data folder {folder} has no manifest.json; set {DATA_VARIABLE} to one that has")
         try:
             listing = json.loads(manifest.read_bytes())
             sha256 = {entry["file"]: entry["sha256"] for entry in listing["files"]}
             return cls(folder, sha256, str(listing.get("kind", LOCAL)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{manifest} is not a manifest ({error!r}); fetch it again") from None
 
     def checked(self, names: Iterable[str]) -> dict[str, str]:
@@ -85,11 +85,14 @@ class DataFolder:
         return lines
 
     def parse(self, line: bytes, name: str, number: int) -> dict[str, Any]:
-        """The object of a line; its `text` is a string that is valid UTF-8. Raises UserError if it is none."""
+        """The object of a line, whose `text` is a string; that and its source and id can be written as UTF-8. Raises
+        UserError if it is none."""
         try:
             record = json.loads(line)
             record["text"].encode()
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            for field in ("source", "id"):
+                str(record.get(field)).encode()
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             reason = "no text field" if isinstance(error, KeyError) else str(error)
             raise UserError(
                 f"{self.path / name}, line {number}, is not a JSON object with a text ({reason}); fetch the file again"

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.activation_figure import activation_curves
 from analysis.expert_activation import count_documents, measure_activation, measure_groups, uniform_null
-from analysis.heatmaps import TwoGroups, activation_curves, activation_heatmaps, group_heatmaps, two_group_figure
+from analysis.heatmaps import activation_heatmaps, group_heatmaps
 from analysis.routed_text import Windows, untrained, windows_of, windows_of_ids, windows_of_texts
 from analysis.routing_measures import (
     activation_curve,
@@ -22,6 +23,7 @@ from analysis.routing_measures import (
     specialisation_of,
     summary,
 )
+from analysis.word_figure import TwoGroups, two_group_figure
 from mhmoe.language_model import MHMoEForCausalLM
 from mhmoe.packing import PackedText
 from mhmoe.routers import XMoERouterConfig

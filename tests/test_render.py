@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from analysis import figures
-from analysis.figures import Panel, Point, learning_curves, over_seeds, trend_figure
+from analysis.figures import Panel, learning_curves, over_seeds, trend_figure
+from analysis.plotting import Point
 from analysis.render import (
     PERPLEXITY_COLUMNS,
     Column,
@@ -115,6 +116,16 @@ def test_the_caption_says_scale_text_tokens_seeds_and_reading():
     assert "No current records" in caption([], reading="parameters", sources=[])[0]
 
 
+def test_the_caption_says_which_seeds_where_systems_have_other_ones():
+    def seeds(**of: list[int]) -> str:
+        runs = [record(system, seed) for system, several in of.items() for seed in several]
+        return caption(runs, reading="r", sources=["s"])[0].partition("a run; ")[2]
+
+    assert seeds(dense=[1], moe=[1]) == "seed 1."
+    assert seeds(dense=[2, 1, 3], moe=[1, 2]) == "seeds 1, 2, 3, or the first n of them where n is less."
+    assert seeds(dense=[1, 2], moe=[2, 3], other=[5]) == "seeds 1, 2 or 2, 3 or 5."
+
+
 def test_a_curve_is_the_mean_and_range_of_its_seeds_where_all_were_evaluated():
     curves = [record("a", 0, curve=[5.0, 4.0]).curve, record("a", 1, curve=[5.2, 4.2]).curve]
     first, last = over_seeds(curves)
@@ -171,7 +182,7 @@ def test_a_figure_of_nothing_is_still_a_figure(tmp_path):
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 6])
 def test_every_panel_of_a_trend_has_its_lines_and_no_other_place_is_drawn(count: int, tmp_path, monkeypatch):
     drawn: list[Figure] = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
     series = {"MoE": [Point(1, 5.9, 4.0, 8.0, 3), Point(2, 6.0, 5.0, 7.0, 3)], "Dense": [Point(1, 6.0, 6.0, 6.0, 1)]}
     trend_figure([Panel(f"y{i}", series) for i in range(count)], tmp_path / "t.png", title="T", x_label="x")
     shown = [axes for axes in drawn[0].axes if axes.axison]

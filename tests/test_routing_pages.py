@@ -5,7 +5,10 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from analysis import activation_figure, heatmaps
 from analysis.harness import questions
 from analysis.measured_claims import MeasuredClaim
 from analysis.routing_measures import summary, total
@@ -97,6 +100,24 @@ def test_the_page_has_pictures_and_every_router_beside_its_nulls(finished: Optio
     heat = list(csv.DictReader((tmp_path / f"{FIGURE.stem}_mini.csv").read_text().splitlines()))
     of = [float(row["selections_per_token"]) for row in heat if row["system"] == "MH-MoE, h = 4"]
     assert sum(of) == pytest.approx(4 * 1)  # h selections a token in its one MoE layer
+
+
+def test_pictures_of_one_seed_say_which_and_those_of_several_name_them_all(
+    finished: Options, tmp_path: Path, monkeypatch
+):
+    notes: dict[str, str] = {}
+
+    def keep(figure: Figure, path: Path) -> None:
+        texts = [text.get_text() for text in figure.findobj(Text) if isinstance(text, Text)]
+        notes[path.stem] = " ".join(next(text for text in texts if text.startswith("Scale mini")).split())
+
+    for module in (heatmaps, activation_figure):
+        monkeypatch.setattr(module, "save", keep)
+    render(FIGURE, (SCALE,), tmp_path, finished.results)
+    stem = f"{FIGURE.stem}_mini"
+    for one in (stem, f"{stem}_groups"):
+        assert "Models of seed 1 alone." in notes[one] and "seeds" not in notes[one]
+    assert "; seeds 1, 2." in notes[f"{stem}_thresholds"] and "alone" not in notes[f"{stem}_thresholds"]
 
 
 def test_the_claims_are_judged_from_the_measurements(finished: Options):

@@ -59,6 +59,45 @@ def test_words_are_runs_of_letters_that_touch_nothing_else() -> None:
     assert all(TEXT[start:end].lower() == word for word, start, end in words_of(TEXT))
 
 
+@pytest.mark.parametrize(
+    ("string", "words"),
+    [
+        ("हिन्दी में, वज्र।", ["हिन्दी", "में", "वज्र"]),
+        ("ภาษาไทย ที่นี่", ["ภาษาไทย", "ที่นี่"]),
+        ("پیش\u200cکش فوراً", ["پیش\u200cکش", "فوراً"]),
+        ("Cafe\u0301 caf\u00e9", ["caf\u00e9", "caf\u00e9"]),
+        ("Tie\u0302\u0301ng Vie\u0323\u0302t", ["ti\u1ebfng", "vi\u1ec7t"]),
+        ("中文词。", ["中文词"]),
+    ],
+    ids=["Hindi", "Thai", "joiner", "accents", "Vietnamese", "Chinese"],
+)
+def test_marks_belong_to_the_letters_of_a_word(string: str, words: list[str]) -> None:
+    assert [word for word, _, _ in words_of(string)] == words
+
+
+@pytest.mark.parametrize(
+    ("string", "words"),
+    [
+        ("Don't, the dog’s well-known U.S.A; 'quoted' rock'n'roll", ["the", "well", "known", "u", "s", "a", "quoted"]),
+        ("x2 2x a_b _c 3rd m² yes", ["yes"]),
+        ("हिन्दी's हिन्दी2 \u0301 अ'हिन्दी", []),
+    ],
+    ids=["apostrophes and hyphens", "digits", "beside marks"],
+)
+def test_what_touches_a_digit_or_an_apostrophe_and_letter_is_no_word(string: str, words: list[str]) -> None:
+    assert [word for word, _, _ in words_of(string)] == words
+
+
+def test_a_listed_word_is_found_in_either_spelling_of_its_accent(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("cafe\u0301\n")
+    assert read_word_list(tmp_path / "list.txt") == {"caf\u00e9"}
+    assert listed_groups(["caf\u00e9", "the"], ["Cafe\u0301"]) == {"caf\u00e9": True, "the": False}
+
+
+def test_matched_words_are_as_long_as_a_reader_counts() -> None:
+    assert matching_key("मेरी", WordValue(4, 2.0, 1.0), "")[2] == matching_key("my", WordValue(4, 2.0, 1.0), "")[2]
+
+
 def test_a_words_tokens_spell_the_word(text: PackedText) -> None:
     (encoding,) = encode([TEXT], text.tokenizer)
     offsets = np.array(encoding.offsets)
