@@ -94,6 +94,18 @@ def _declares(corpus: Any, found: Mapping[str, Any]) -> bool:
     return True
 
 
+_LOADED: dict[Path, tuple[tuple[int, int, int], Record]] = {}
+
+
+def _loaded(path: Path) -> Record:
+    """A record, read and checked once as long as its file stays as it is: checking takes its time."""
+    stat = path.stat()
+    state = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+    if path not in _LOADED or _LOADED[path][0] != state:
+        _LOADED[path] = (state, Record.load(path))
+    return _LOADED[path][1]
+
+
 class Records:
     """All records of a scale under results/runs, by name.
 
@@ -109,7 +121,7 @@ class Records:
         """Read them again. Raises UserError if a file is damaged or holds another run's record."""
         self.by_name: dict[str, Record] = {}
         for path in sorted(self.folder.glob("*.json")):
-            record = Record.load(path)
+            record = _loaded(path)
             if (record.scale, record.name) != (self.scale.name, path.stem):
                 raise UserError(f"{path} is the record of {record.scale} {record.name}; move or remove it")
             self.by_name[path.stem] = record

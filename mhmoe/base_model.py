@@ -118,11 +118,12 @@ class MHMoEModel(MHMoEPreTrainedModel):
         Raises TypeError for anything else, and ValueError unless one of input_ids and inputs_embeds is given.
         """
         cache = others.pop("cache", past_key_values)
-        if unknown := sorted(others.keys() - _FOR_KERNELS - _WITHOUT_EFFECT):
-            raise TypeError(f"forward() got an unexpected keyword argument {unknown[0]!r}")
+        for name in others:
+            if name not in _FOR_KERNELS and name not in _WITHOUT_EFFECT:
+                raise TypeError(f"forward() got an unexpected keyword argument {name!r}")
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
-        x = self.scale * (self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds)
+        x = self.scale * (self._embed(input_ids) if inputs_embeds is None else inputs_embeds)
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and not _traced()
         if use_cache and cache is None:
@@ -179,6 +180,14 @@ class MHMoEModel(MHMoEPreTrainedModel):
             routing=tuple(routing) if output_routing else None,
             **{CACHE: cache},  # pyright: ignore[reportArgumentType]
         )
+
+    def _embed(self, tokens: Any) -> Tensor:
+        try:
+            return self.embed_tokens(tokens)
+        except IndexError:  # on a CPU; other devices could tell only at the cost of waiting for them
+            size = self.config.vocab_size
+            found = f"tokens from {int(tokens.min())} to {int(tokens.max())}"
+            raise ValueError(f"input_ids has {found}; they must be from 0 to {size - 1}") from None
 
     def _checkpoints(self) -> bool:
         training = self.training and torch.is_grad_enabled()

@@ -5,13 +5,15 @@ else; evaluation reads every document on its own, so that each token is predicte
 """
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from mhmoe.fields import Count, Range, check_value
 from mhmoe.tokenization import END_OF_TEXT_ID
 
+Seed = Annotated[int, Range(least=0, below=2**32)]  # what numpy's generator takes
 IGNORE = -100  # the target that torch's cross entropy leaves out
 
 Tokens: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
@@ -81,11 +83,9 @@ class TrainingBatches:
     """
 
     def __init__(self, train: Tokens, length: int, batch_sequences: int, seed: int) -> None:
-        for name, value in (("length", length), ("batch_sequences", batch_sequences)):
-            if value < 1:
-                raise ValueError(f"{name}={value} is not allowed; it must be at least 1")
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"seed={seed} is not allowed; it must be from 0 to 4294967295")
+        check_value("length", length, Count)
+        check_value("batch_sequences", batch_sequences, Count)
+        check_value("seed", seed, Seed)
         self.train, self.length, self.batch_sequences, self.seed = train, length, batch_sequences, seed
         self.num_sequences = (len(train) - 1) // length  # of one epoch
         if self.num_sequences < batch_sequences:

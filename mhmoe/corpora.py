@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from mhmoe.data_folder import DataFolder
+from mhmoe.fields import Count, check_fields
 from mhmoe.records import UserError
 
 SPLITS = ("train", "valid", "test")
@@ -89,7 +90,10 @@ class EmbeddedCorpus:
     """
 
     kind: ClassVar[str] = "embedded"
-    max_characters: int = 4_000_000
+    max_characters: Count = 4_000_000
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def documents(self, split: str) -> Iterator[Document]:
         """Raises ValueError on an unknown split."""
@@ -206,6 +210,7 @@ class LocalCorpus:
     order_seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.sets or len(set(self.sets)) != len(self.sets):
             raise ValueError(f"sets={self.sets} is not allowed; name at least one set, each once")
 
@@ -254,6 +259,7 @@ class HubCorpus:
     test: str = "test"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not re.fullmatch(r"[0-9a-f]{40}", self.revision):
             raise ValueError(
                 f"revision={self.revision!r} does not pin {self.dataset}; "

@@ -22,7 +22,7 @@ from mhmoe.outputs import CACHE, MHMoEModelOutput, MHMoEOutput
 from mhmoe.routers import Routing
 
 IGNORED_LABEL = -100
-_FOR_LOSS = {"num_items_in_batch", "shift_labels"}
+_FOR_LOSS = ("num_items_in_batch", "shift_labels")
 
 
 class MHMoEForCausalLM(MHMoEPreTrainedModel, GenerationMixin):
@@ -66,7 +66,7 @@ class MHMoEForCausalLM(MHMoEPreTrainedModel, GenerationMixin):
         of all micro-batches and processes together: the loss is then this one's part of the loss of all. Its
         balance loss counts in proportion to its labels.
         """
-        counted = {name: others.pop(name) for name in _FOR_LOSS & others.keys()}
+        counted = {name: others.pop(name) for name in _FOR_LOSS if name in others}
         output: MHMoEModelOutput = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.fsdp import fully_shard
 
 from mhmoe.language_model import MHMoEForCausalLM
+from mhmoe.routers import ReleasedRouterConfig
+from mhmoe.sparse_moe import SparseMoEConfig
 from mhmoe.training import make_optimizer
 from tests import tiny
 
@@ -42,6 +44,19 @@ def test_a_state_dict_of_an_earlier_version_loads() -> None:
     model, again = tiny.model("mhmoe_compute"), tiny.model("mhmoe_compute", seed=1)
     again.load_state_dict(former(model.state_dict()))
     assert torch.equal(again(IDS).logits, model(IDS).logits)
+
+
+def test_a_folder_with_the_former_released_router_is_refused_with_the_reason(tmp_path: Path) -> None:
+    router = ReleasedRouterConfig(dim=tiny.DIM, num_experts=4, router_dim=8)
+    moe = tiny.MOE["xmoe"]
+    assert isinstance(moe, SparseMoEConfig)
+    tiny.model("xmoe", moe=moe.replace(router=router).to_dict()).save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    text = config.read_text(encoding="utf-8")
+    assert text.count(router.kind) == 1
+    config.write_text(text.replace(router.kind, "released_router"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"kind='released_router' is no more: .* train again"):
+        MHMoEForCausalLM.from_pretrained(tmp_path)
 
 
 def test_the_temperature_is_still_trained_without_weight_decay() -> None:

@@ -160,6 +160,8 @@ FORWARD: dict[str, Callable[[Any], Any]] = {
     "attention both ways": lambda m: m(IDS, is_causal=False),
     "router's logits": lambda m: m(IDS, output_router_logits=True),
     "longer than the positions": lambda m: m(IDS.repeat(1, 5)),
+    "tokens beyond the vocabulary": lambda m: m(IDS + 60),
+    "tokens below 0": lambda m: m(-IDS),
     "no rows": lambda m: m(IDS[:0]),
     "no tokens": lambda m: m(IDS[:, :0]),
     "double precision": lambda m: copy.deepcopy(m).double()(IDS),
@@ -200,7 +202,7 @@ def answer(call: Callable[[Any], Any], model: Any) -> tuple[Any, Exception | Non
     try:
         with torch.no_grad():
             return call(model), None
-    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+    except (ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
         return None, error
 
 

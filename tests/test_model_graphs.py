@@ -1,5 +1,8 @@
 """The model as a graph: exported or traced from one input, right for inputs of other shapes and routings."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +11,7 @@ from torch import Tensor
 
 from tests.small import make, tokens
 
+ROOT = Path(__file__).parents[1]
 SHAPES = [(2, 9), (4, 12), (3, 5), (7, 2)]
 SYSTEMS = ["dense", "xmoe with biases and norms", "mhmoe compute"]
 
@@ -25,6 +29,26 @@ def test_a_model_exported_with_any_batch_and_length_is_right_for_others(system: 
     shapes = {"input_ids": {0: any_size, 1: any_size}}
     program = torch.export.export(model, (tokens(3, 7),), dynamic_shapes=shapes, strict=False)
     assert_right_for_other_inputs(program.module(), model)
+
+
+COMPILED = """
+import sys, torch
+from tests.small import make, tokens
+for system in sys.argv[1:]:
+    for training in (True, False):
+        model, ids = make(system).train(training), tokens(3, 7)
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        for options in ({}, {"labels": ids, "attention_mask": torch.ones_like(ids)}):
+            ours, plain = compiled(ids, **options), model(ids, **options)
+            assert ours.keys() == plain.keys()
+            assert torch.allclose(ours.logits, plain.logits, atol=1e-5)
+"""
+
+
+def test_the_whole_model_is_one_graph_for_the_compiler() -> None:
+    """In a process of its own, as the checks of shapes in tests are none of the compiler's."""
+    done = subprocess.run([sys.executable, "-c", COMPILED, *SYSTEMS], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 # The tracer reads every attribute of a model, also those that transformers has given up.

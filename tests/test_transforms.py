@@ -8,6 +8,7 @@ import jaxtyping
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, jacrev, stack_module_state, vmap
 
 from mhmoe.experts import FeedForwardConfig
@@ -141,6 +142,14 @@ def test_on_the_meta_device_shapes_go_forward_and_back(style: str) -> None:
     assert output.hidden.shape == (2, 6, 8) and output.hidden.is_meta
     assert output.routing.index.shape == (2, 6, 2, 2)
     assert all(p.grad is not None and p.grad.shape == p.shape for p in layer.parameters())
+
+
+def test_fake_tensors_give_shapes_too() -> None:
+    with FakeTensorMode():
+        layer = multi_head_moe(dim=8, num_experts=3, expert_dim=4, moe_heads=2, top_k=2).build()
+        output = layer(torch.randn(2, 6, 8))
+        (output.hidden.sum() + output.balance_loss).backward()
+    assert output.hidden.shape == (2, 6, 8)
 
 
 @pytest.mark.parametrize("shape", [(0, 6), (2, 0), (0,)], ids=str)
