@@ -15,7 +15,7 @@ from baselines.dense import dense as dense_config
 from baselines.xmoe import xmoe as xmoe_config
 from experiments.scales import PAPER
 from experiments.schema import Scale, System
-from mhmoe.configs import Config
+from mhmoe.configs import LayerConfig
 from mhmoe.matching import Reading, match, with_sizes
 from mhmoe.multi_head import MultiHeadConfig
 from mhmoe.sparse_moe import SparseMoEConfig
@@ -75,7 +75,7 @@ def mhmoe(
     if layers != 1:
         name, label = f"{name}_n{layers}", f"{label}, {layers or 'no'} MLP layers"
 
-    def layer(scale: Scale) -> Config:
+    def layer(scale: Scale) -> LayerConfig:
         base = reference(scale, num_experts)
         printed = reading == "parameters" and (heads, top_k, layers, width) == (HEADS, 1, 1, None)
         if printed and scale.name == PAPER.name:
@@ -106,7 +106,7 @@ def with_layers(system: System) -> System:
     Under "Dense" they go around the feed-forward networks that MoE layers would replace.
     """
 
-    def layer(scale: Scale) -> Config:
+    def layer(scale: Scale) -> LayerConfig:
         inner = system.layer(scale) or dense_layer(scale)
         return MultiHeadConfig(dim=scale.model["hidden_size"], heads=1, inner=inner)
 
@@ -118,7 +118,7 @@ def varied(
     name: str,
     label: str,
     *,
-    moe: Callable[[SparseMoEConfig], Config] | None = None,
+    moe: Callable[[SparseMoEConfig], LayerConfig] | None = None,
     model: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     rate_factor: float = 1.0,
@@ -128,7 +128,7 @@ def varied(
     moe: changes the sparse MoE, inside the heads where there are some. model, training: as in System.
     """
 
-    def layer(scale: Scale) -> Config | None:
+    def layer(scale: Scale) -> LayerConfig | None:
         whole = system.layer(scale)
         if moe is None:
             return whole
@@ -155,7 +155,9 @@ def as_tuned(system: System, other: System, *, seeds: int = 1) -> System:
     return dataclasses.replace(system, seeds=seeds, tuned_as=other)
 
 
-def _system(name: str, label: str, layer: Callable[[Scale], Config], seeds: int | None, width: int | None) -> System:
+def _system(
+    name: str, label: str, layer: Callable[[Scale], LayerConfig], seeds: int | None, width: int | None
+) -> System:
     if width is None:
         return System(name, label, layer, seeds)
     return System(f"{name}_w{width}", f"{label}, width {width}", layer, seeds, {"hidden_size": width})
@@ -174,12 +176,12 @@ def reference(scale: Scale, num_experts: int, top_k: int = 1) -> SparseMoEConfig
     )
 
 
-def dense_layer(scale: Scale) -> Config:
+def dense_layer(scale: Scale) -> LayerConfig:
     """The feed-forward network of ordinary blocks. Its inner norm is left to the experts (v1 Table 11)."""
     return dense_config(scale.model["hidden_size"], scale.style.activation, scale.style.bias)
 
 
-def table11_layer(num_experts: int) -> Config:
+def table11_layer(num_experts: int) -> LayerConfig:
     """MH-MoE as v1 Table 11 prints it (h = 4): the inner width follows from the printed expert parameters."""
     millions = paper_numbers()["v1_table11_parameters_millions"]["english"]["mhmoe"][str(num_experts)][1]
     base = reference(PAPER, num_experts)

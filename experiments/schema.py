@@ -9,7 +9,7 @@ from analysis.claims import Claim
 from analysis.measured_claims import MeasuredClaim
 from analysis.scores import Score
 from experiments.generated_folder import GeneratedFolder
-from mhmoe.configs import Config
+from mhmoe.configs import LayerConfig
 from mhmoe.corpora import EmbeddedCorpus, HubCorpus, LocalCorpus
 from mhmoe.generated import GeneratedCorpus
 from mhmoe.multilingual import MultilingualCorpus
@@ -96,7 +96,7 @@ class System:
 
     name: str
     label: str
-    layer: Callable[[Scale], Config | None] = field(repr=False, hash=False, compare=False)
+    layer: Callable[[Scale], LayerConfig | None] = field(repr=False, hash=False, compare=False)
     seeds: int | None = None
     model: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
     training: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)

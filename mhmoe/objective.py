@@ -85,7 +85,7 @@ def _load_of_all(objective: nn.Module, parts: Sequence[Tensor]) -> Tensors:
         return ()
     with torch.no_grad():
         counts = [objective(part[:, :-1]) for part in parts]
-    return _over_processes(tuple(sum(of_layer) for of_layer in zip(*counts, strict=True)))
+    return _over_processes(tuple(torch.stack(of_layer).sum(dim=0) for of_layer in zip(*counts, strict=True)))
 
 
 def _over_processes(counts: Tensors) -> Tensors:

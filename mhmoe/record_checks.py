@@ -152,17 +152,16 @@ def _check_rows(where: str, rows: Sequence[Any], declared: Mapping[str, Any]) ->
     """The same for many rows of text, counts and numbers that are not negative: only a wrong one is looked at
     closely."""
     for i, row in enumerate(rows):
-        fields = [(row.get(name), kind) for name, kind in declared.items()] if type(row) is dict else [(None, str)]
-        is_right = (
-            type(value) is str
-            if kind is str
-            else type(value) is int and value >= 1
-            if kind is Count
-            else type(value) in (int, float) and 0 <= value < math.inf
-            for value, kind in fields
-        )
-        if not all(is_right):
+        if type(row) is not dict or not all(_is_plainly(row.get(name), kind) for name, kind in declared.items()):
             _check_values(f"{where}.{i}.", row, declared)
+
+
+def _is_plainly(value: Any, kind: Any) -> bool:
+    if kind is str:
+        return type(value) is str
+    if kind is Count:
+        return type(value) is int and value >= 1
+    return (type(value) is int or type(value) is float) and 0 <= value < math.inf
 
 
 def _check_curve(curve: Sequence[Any], training: TrainingConfig, seconds: float) -> None:
