@@ -8,7 +8,7 @@ so the gradient flows through G_p alone; and G_p is a mean of equal parts. With 
 the gradient is therefore exact, however the batch is cut, up to the order of sums. The counts of selections are
 added up over the processes between forward and backward. With several micro-batches they are needed before the
 first backward: the blocks then run once more over all of them, without gradients and without the output layer,
-about a quarter of a step's arithmetic.
+which adds up to a third to a step's arithmetic.
 
 Not so under a `capacity_factor`: which selections are dropped depends on the micro-batch and on the process.
 """
