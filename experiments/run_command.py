@@ -65,7 +65,7 @@ def execute_command(experiment: Experiment, scale: Scale, task: str, arguments: 
     runs = planned_runs(experiment, scale, task, options, records)
     if arguments.again and not runs:
         raise UserError(f"no run of {experiment.stem} at scale {scale.name} has a current record to be repeated")
-    todo = [run for run in runs if records.state(run) != "done"]
+    todo = records.not_done(runs)
     to_measure = unmeasured(experiment, scale, task, options, records)
     code = 0
     if dry_run:
@@ -118,8 +118,7 @@ def _work(experiment: Experiment, scale: Scale, task: str, options: Options, arg
 
 
 def _compare(runs: Sequence[Run], ours: Records, theirs: Records) -> int:
-    done = [run for run in runs if ours.state(run) == "done"]
-    if len(done) < len(runs):
+    if ours.not_done(runs):
         return 0  # the time budget came first, and was told of
     table, same = comparison(runs, ours, theirs)
     print(table)

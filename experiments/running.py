@@ -92,7 +92,7 @@ def run_missing(experiment: Experiment, scale: Scale, task: str, options: Option
     progressed = None
     while True:
         runs = planned_runs(experiment, scale, task, options, records)
-        todo = [run for run in runs if records.state(run) != "done"]
+        todo = records.not_done(runs)
         if not todo or (progressed is not None and is_past(options.deadline)):
             return not todo
         if progressed is False:
@@ -109,9 +109,7 @@ def run_missing(experiment: Experiment, scale: Scale, task: str, options: Option
                     check_device(scale)
                     text = options.text(run.scale)
                     _check_alike(text, [r for r in runs if records.state(r) == "done"], records)
-                left = time_left(
-                    [r for r in todo if records.state(r) != "done"], [*records.by_name.values(), *elsewhere]
-                )
+                left = time_left(records.not_done(todo), [*records.by_name.values(), *elsewhere])
                 number = f"run {runs.index(run) + 1} of {len(runs)}" + (f", {left} left of all" if left else "")
                 if not execute(run, text, records, options.cache, deadline=options.deadline, number=number):
                     return False

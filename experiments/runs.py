@@ -136,6 +136,10 @@ class Records:
             return "missing"
         return "done" if record.fingerprint == self.declared(run) else "stale"
 
+    def not_done(self, runs: Iterable[Run]) -> list[Run]:
+        """Those without a current record."""
+        return [run for run in runs if self.state(run) != "done"]
+
     def declared(self, run: Run) -> str:
         """The fingerprint the run should have on the text, and by the number of processes where it matters, that its
         record names; "" if that is other text."""
@@ -260,8 +264,3 @@ def planned(experiment: Experiment, scale: Scale, records: Records) -> list[Run]
     if not scale.reads(experiment.task):
         return []
     return plan(experiment, scale, experiment.task, tuple(scale.for_task(experiment.task).seeds), records)
-
-
-def not_done(experiment: Experiment, scale: Scale, task: str, seeds: Sequence[int], records: Records) -> list[Run]:
-    """The part of the plan that has no current record."""
-    return [run for run in plan(experiment, scale, task, seeds, records) if records.state(run) != "done"]

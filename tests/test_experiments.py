@@ -16,7 +16,6 @@ from experiments.recipes import dense, mhmoe, paper_numbers, xmoe
 from experiments.runs import (
     Records,
     model_config,
-    not_done,
     plan,
     systems_of,
     training_config,
@@ -283,7 +282,7 @@ def test_only_what_has_no_current_record_is_left_to_do(tmp_path):
     runs = plan(TABLE1, FIXED, "english", (1, 2), Records(FIXED, tmp_path))
     for run in runs[:5]:
         save(forged(run), tmp_path)
-    left = not_done(TABLE1, FIXED, "english", (1, 2), Records(FIXED, tmp_path))
+    left = Records(FIXED, tmp_path).not_done(plan(TABLE1, FIXED, "english", (1, 2), Records(FIXED, tmp_path)))
     assert [run.name for run in left] == [run.name for run in runs[5:]] and len(runs) == 16
 
 
