@@ -409,7 +409,7 @@ def test_records_that_were_tampered_with_are_refused(finished, tmp_path):
         path.write_text(json.dumps({**raw, **changes}))
         return refusal(project, "validate", here)
 
-    better = {"test": {**raw["metrics"]["test"], "perplexity": 1.0}}
+    better = {**raw["metrics"], "test": {**raw["metrics"]["test"], "perplexity": 1.0}}
     assert "metrics.test.perplexity=1.0 does not follow from its documents" in tampered(metrics=better)
     training = {**raw["config"]["training"], "steps": 1}
     config = {**raw["config"], "training": training}

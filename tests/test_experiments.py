@@ -354,11 +354,12 @@ def test_a_run_without_a_record_is_missing(current):
 
 def test_the_record_of_another_system_or_seed_is_not_taken_for_this_one(current, tmp_path):
     run = final(FIXED, xmoe(8), current)
-    other = dataclasses.replace(forged(final(FIXED, xmoe(8, top_k=4), current)), name=run.name)
+    other = dataclasses.replace(forged(final(FIXED, xmoe(8, top_k=4), current)), name=run.name, system=run.system.name)
     save(other, tmp_path)
     assert Records(FIXED, tmp_path).state(run) == "stale"
     save(dataclasses.replace(forged(dataclasses.replace(run, seed=2)), name=run.name), tmp_path)
-    assert Records(FIXED, tmp_path).state(run) == "stale"
+    with pytest.raises(UserError, match="is not that of its task, system and seed"):
+        Records(FIXED, tmp_path)
     save(forged(run), tmp_path)
     assert Records(FIXED, tmp_path).state(run) == "done"
 

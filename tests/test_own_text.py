@@ -102,10 +102,8 @@ def test_what_cannot_be_written_is_said_before_anything_is_packed(committed: Pro
 
 def table_of(ended: Finished) -> dict[str, list[str]]:
     """The comparison: run -> its cells."""
-    lines = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in ended.out.splitlines() if line.startswith("| ")
-    ]
-    return {cells[0]: cells[1:] for cells in lines[1:]}
+    _, _, *lines = (line for line in ended.out.splitlines() if line.startswith("| "))
+    return {line.split()[1]: [cell.strip() for cell in line.split("|")[2:-1]] for line in lines}
 
 
 def test_again_trains_the_final_runs_anew_and_sets_them_beside_the_committed_ones(committed: Project, tmp_path: Path):

@@ -76,7 +76,7 @@ def test_a_row_is_the_mean_of_the_final_runs_beside_the_paper(tmp_path):
     dense, reference = (float(table[LABELS[name]]["perplexity"]) for name in ("dense", "xmoe_8"))
     change = float(table["Dense"]["change"])
     assert change == pytest.approx(100 * (dense / reference - 1), rel=1e-4) and change > 5
-    assert "1,000,000 tokens a run; seeds 1, 2, 3." in page
+    assert "128 tokens a run; seeds 1, 2, 3." in page
 
 
 @pytest.mark.parametrize("experiment", [TABLE1, FIGURE4], ids=lambda experiment: experiment.stem)
@@ -198,7 +198,7 @@ def test_the_points_of_the_figure_are_those_of_the_curves(tmp_path):
     fill(tmp_path)
     render(FIGURE4, [THREE_SEEDS], tmp_path, tmp_path)
     points = list(csv.DictReader((tmp_path / "figure4_training_curves_mini.csv").read_text().splitlines()))
-    ends = {(p["panel"], p["label"]): float(p["perplexity_mean"]) for p in points if p["tokens"] == "1000000"}
+    ends = {(p["panel"], p["label"]): float(p["perplexity_mean"]) for p in points if p["tokens"] == "128"}
     assert len(ends) == sum(len(panel) for panel in FIGURE4.panels.values()) == 9
     for title, panel in FIGURE4.panels.items():
         for label, system in panel.items():
