@@ -64,13 +64,16 @@ def load(
 
 @contextlib.contextmanager
 def _without_reports() -> Iterator[None]:
-    """Without transformers' tables of weights that do not fit, which come before an error of one line."""
-    before = logging.get_verbosity()
+    """Without transformers' tables of weights that do not fit, which come before an error of one line, and bars."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def first_line(error: Exception) -> str:

@@ -211,9 +211,6 @@ def run(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    from transformers.utils import logging  # slow to import, and only to be quiet
-
-    logging.disable_progress_bar()
     return exit_code(lambda: tyro.cli(run, prog="python -m analysis.inspect", args=arguments))
 
 

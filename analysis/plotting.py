@@ -76,18 +76,16 @@ LOOKS = tuple(
         ("#CC79A7", "<", (0, (3, 1))),
     )
 )
-
-
 _MARKERS = [look.marker for look in LOOKS]
 
 
 def looks_of(labels: Iterable[str], given: Mapping[str, Look] | None = None) -> dict[str, Look]:
-    """A look for every label: the given one, or the next that is free.
+    """A look for every label: the given one, or the next that is free, from the last, which few systems have.
 
     Raises ValueError for more series than can be told apart.
     """
     names, given = list(dict.fromkeys(labels)), given or {}
-    free = [look for look in LOOKS if look not in given.values()]
+    free = [look for look in LOOKS[::-1] if look not in given.values()]
     others = [name for name in names if name not in given]
     if len(others) > len(free):
         raise ValueError(f"{len(names)} series in one figure; at most {len(LOOKS)} can be told apart: use panels")

@@ -135,9 +135,6 @@ def _row(view: str, found: Mapping[str, Any]) -> Row:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    from transformers.utils import logging  # slow to import, and only to be quiet
-
-    logging.disable_progress_bar()
     return exit_code(lambda: tyro.cli(run, prog="python -m analysis.word_list", args=arguments))
 
 

@@ -136,6 +136,7 @@ def test_what_cannot_be_shown_ends_in_one_line(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dense = _save(tmp_path, "dense")
+    capsys.readouterr()  # transformers' bar of what was saved
     assert _error([str(dense), "ba"], capsys).startswith("error: the checkpoint is a dense model")
     assert "it has no config.json" in _error([str(tmp_path / "none"), "ba"], capsys)
     assert "--layer 3 does not exist; the model has MoE layers 1 to 2" in _error(
