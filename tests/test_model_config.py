@@ -81,7 +81,9 @@ def test_a_layer_is_given_as_a_config_or_in_its_json_form() -> None:
 
 
 @pytest.mark.parametrize(
-    "make_it", [MHMoEConfig, lambda **keys: AutoConfig.for_model("mhmoe", **keys), MHMoEConfig.from_dict], ids=str
+    "make_it",
+    [MHMoEConfig, lambda **keys: AutoConfig.for_model("mhmoe", **keys), MHMoEConfig.from_dict],
+    ids=["constructor", "for_model", "from_dict"],
 )
 def test_a_key_misspelt_by_a_person_is_refused(make_it: Any) -> None:
     with pytest.raises(ValueError, match="MHMoEConfig has no key 'hiden_size'; it has vocab_size, hidden_size"):
