@@ -117,7 +117,8 @@ class MHMoEModel(MHMoEPreTrainedModel):
         others: `cache`, the new name of past_key_values; `return_dict`; document bounds for flash attention.
         Raises TypeError for anything else, and ValueError unless one of input_ids and inputs_embeds is given.
         """
-        cache = others.pop("cache", past_key_values)
+        cache = others.pop("cache", None)
+        cache = past_key_values if cache is None else cache
         for name in others:
             if name not in _FOR_KERNELS and name not in _WITHOUT_EFFECT:
                 raise TypeError(f"forward() got an unexpected keyword argument {name!r}")
@@ -163,13 +164,14 @@ class MHMoEModel(MHMoEPreTrainedModel):
         turn = (cos.unsqueeze(1), sin.unsqueeze(1))  # the same for all attention heads
         losses, routing, states, attentions = [], [], [], []
         for block in self.layers:
-            states.append(x)
+            if output_hidden_states:
+                states.append(x)
             output = BlockOutput(*block(x, turn, mask, padding, cache, **kernel))  # checkpointed: a plain tuple
             x = output.hidden
             if output.balance_loss is not None:
                 losses.append(output.balance_loss)
-                routing.append(output.routing)
-            if output.attention is not None:
+                routing += [output.routing] if output_routing else []
+            if output_attentions and output.attention is not None:
                 attentions.append(output.attention)
         x = self.norm(x)
         return MHMoEModelOutput(
