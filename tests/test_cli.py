@@ -339,6 +339,10 @@ def test_what_is_wrong_is_said_in_one_line(command, said, new):
     assert said in refusal(new, *command.split())
 
 
+def test_an_argument_of_bytes_that_are_no_text_is_refused(new):
+    assert "the argument 'caf?' is not UTF-8" in refusal(new, "run", "table1", "--scale", "mini", "--data", "caf\udce9")
+
+
 def test_an_environment_variable_that_points_nowhere_is_named(new):
     said = refusal(new, "run", "table1", "--scale", "mini", MHMOE_DATA="/nowhere")
     assert "data folder /nowhere has no manifest.json; set MHMOE_DATA" in said
