@@ -39,6 +39,8 @@ def write_atomically(path: Path, *pieces: bytes | memoryview | str) -> None:
     """Write beside `path`, fsync, rename: a crash or a full disk leaves the old file as it was."""
     temporary = None
     try:
+        if path.exists() and not path.is_file():  # to rename over a device, such as /dev/null, would replace it
+            raise UserError(f"cannot write {path}: it is {'a folder' if path.is_dir() else 'no file'}; name a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = _new_file(path)
         with os.fdopen(handle, "wb") as file:

@@ -4,6 +4,8 @@
 it, and nothing else: so it uses no pytest and nothing of this repository but `mhmoe`.
 """
 
+import contextlib
+import io
 import subprocess
 import sys
 import time
@@ -213,12 +215,14 @@ def main() -> int:
     warnings.filterwarnings("error", module="mhmoe")  # what a newer library will take away is a failure today
     failed = 0
     for function in CHECKS:
-        claim, start = function.__name__.replace("_", " "), time.monotonic()
+        claim, start, said = function.__name__.replace("_", " "), time.monotonic(), io.StringIO()
         try:
-            print(f"  ok      {claim}: {function()} ({time.monotonic() - start:.0f} s)", flush=True)
+            with contextlib.redirect_stderr(said):  # progress bars
+                seen = function()
+            print(f"  ok      {claim}: {seen} ({time.monotonic() - start:.0f} s)", flush=True)
         except Exception:
             failed += 1
-            print(f"  FAILED  {claim}\n{traceback.format_exc()}", flush=True)
+            print(f"  FAILED  {claim}\n{said.getvalue()}{traceback.format_exc()}", flush=True)
     return int(failed > 0)
 
 

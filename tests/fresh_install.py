@@ -24,7 +24,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / ".cache" / "fresh-install"
-PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+PIP = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
 # What pip says when it cannot reach an index; that it then finds no version is no news about the package.
 UNREACHABLE = ("connection broken by", "Max retries exceeded")
 
@@ -54,16 +54,16 @@ def build_wheel(folder: Path) -> Path:
     unwanted = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "results")
     shutil.copytree(ROOT, source, ignore=unwanted)
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(folder)]
-    subprocess.run([*PIP, "wheel", *options, str(source)], check=True)
+    subprocess.run([sys.executable, *PIP, "wheel", *options, str(source)], check=True)
     (wheel,) = folder.glob("*.whl")
     return wheel
 
 
 def install(wheel: Path, pinned: list[str], environment: Path) -> Path:
     """Python of a new environment with the wheel. Raises ConnectionError without an index, else RuntimeError."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     python = environment / "bin" / "python"
-    command = [*PIP, "--python", str(python), "install", "--no-compile", str(wheel), *pinned]
+    command = [str(python), *PIP, "install", "--no-compile", str(wheel), *pinned]
     installed = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     if installed.returncode:
         if any(sign in installed.stderr for sign in UNREACHABLE):
@@ -85,7 +85,7 @@ def works(versions: str, pinned: list[str]) -> bool:
     compiler = any(map(shutil.which, ("g++", "c++", "clang++")))
     backend = "inductor" if compiler and versions != "locked-torch" else "aot_eager"
     own = {"HF_HOME": str(WORK / "hf"), "TORCHINDUCTOR_CACHE_DIR": str(WORK / "inductor")}
-    fixed = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    fixed = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     command = [str(python), "-I", str(ROOT / "tests" / "fresh_checks.py"), backend]
     passed = subprocess.run(command, cwd=empty, env=os.environ | own | fixed, check=False).returncode == 0
     print(f"{versions}: {'works' if passed else 'DOES NOT WORK'}, {time.monotonic() - start:.0f} s", flush=True)

@@ -22,7 +22,7 @@ from benchmarks.__main__ import benchmark
 from experiments import trends
 from experiments.scales import CPU
 from mhmoe.data_folder import DataFolder
-from mhmoe.records import UserError
+from mhmoe.files import UserError, write_atomically
 from mhmoe.tokenization import as_transformers
 from tests import tiny
 
@@ -160,6 +160,9 @@ def test_what_is_no_file_is_never_written_over(tmp_path: Path) -> None:
     for name, reason in cannot.items():
         with pytest.raises(UserError, match=f"cannot write .*{reason}"):
             check_output(tmp_path / name)
+    with pytest.raises(UserError, match="no file; name a file"):
+        write_atomically(tmp_path / "pipe", "text")
+    assert (tmp_path / "pipe").is_fifo()
     check_output(tmp_path / "file")
     check_output(tmp_path / "new" / "file")
     assert {path.name for path in tmp_path.rglob("*")} == {"pipe", "file", "new"}
