@@ -28,11 +28,16 @@ def load_fractions(
     index: Int[Tensor, "*rows top_k"], num_experts: int, mask: Bool[Tensor, "*rows"] | None = None
 ) -> Float[Tensor, " experts"]:
     """Fraction of the selections of unmasked rows that each expert gets, before any capacity."""
+    return _fractions(index, mask, torch.zeros(num_experts, dtype=torch.float32, device=index.device))
+
+
+def _fractions(
+    index: Int[Tensor, "*rows top_k"], mask: Bool[Tensor, "*rows"] | None, none: Float[Tensor, " experts"]
+) -> Float[Tensor, " experts"]:
     counted = torch.ones_like(index, dtype=torch.float32)
     if mask is not None:
         counted = counted * mask.unsqueeze(-1)
-    load = torch.zeros(num_experts, dtype=torch.float32, device=index.device)
-    load = load.scatter_add(0, index.flatten(), counted.flatten())
+    load = none.scatter_add(0, index.flatten(), counted.flatten())
     return load / load.sum().clamp(min=1)
 
 
@@ -42,13 +47,14 @@ def balance_loss(
     mask: Bool[Tensor, "*rows"] | None = None,
 ) -> Float[Tensor, ""]:
     """v1 Eq. 10. The gradient flows through the probabilities alone, as the selections are discrete."""
-    load = load_fractions(index, probabilities.shape[-1], mask).to(probabilities.dtype)
-    return balance_of(load, mean_over_rows(probabilities, mask))
+    mean = mean_over_rows(probabilities, mask)
+    load = _fractions(index, mask, torch.zeros_like(mean, dtype=torch.float32))
+    return balance_of(load.to(mean.dtype), mean)
 
 
 def balance_of(load: Float[Tensor, " experts"], mean: Float[Tensor, " experts"]) -> Float[Tensor, ""]:
     """v1 Eq. 10 from t_p and G_p themselves."""
-    return len(load) * (load * mean).sum()
+    return load.shape[0] * (load * mean).sum()
 
 
 def squared_coefficient_of_variation(load: Float[Tensor, " experts"]) -> Float[Tensor, ""]:

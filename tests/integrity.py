@@ -65,8 +65,11 @@ def outcome(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if path.is_file() and not name.startswith("cache/locks"):
-            found[name] = _numbers(json.loads(path.read_bytes())) if name.startswith("results") else path.read_bytes()
+        if name.startswith("results"):
+            if path.suffix == ".json":
+                found[name] = _numbers(json.loads(path.read_bytes()))
+        elif path.is_file() and not name.startswith("cache/locks"):
+            found[name] = path.read_bytes()
     return found
 
 

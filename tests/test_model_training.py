@@ -154,5 +154,5 @@ def test_an_output_layer_of_its_own_starts_from_the_seed_and_its_name() -> None:
 
 
 def test_training_on_more_tokens_than_the_model_has_positions_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="length=32 exceeds the model's max_position_embeddings=16; lower length"):
+    with pytest.raises(UserError, match="length=32 exceeds the model's max_position_embeddings=16; train on shorter"):
         train(tiny.model("dense", max_position_embeddings=16), tiny.text(tmp_path), tiny.TRAINING, seed=0)
