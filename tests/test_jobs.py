@@ -102,6 +102,7 @@ def test_jobs_end_with_the_process_that_started_them(number, tmp_path):
     (tmp_path / "stub").chmod(0o755)
     program = (
         "import signal, sys; from experiments.__main__ import _end; signal.signal(signal.SIGTERM, _end)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
         "from mhmoe.command_line import exit_code; from experiments.jobs import run_in_jobs\n"
         f"sys.executable = {str(tmp_path / 'stub')!r}\n"
         "sys.exit(exit_code(lambda: run_in_jobs(2, []), interrupted='interrupted'))\n"

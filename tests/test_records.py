@@ -337,7 +337,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot write .*/file/x/y"):
         write_atomically(tmp_path / "file" / "x" / "y", b"new")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match=r"cannot write .*/folder: Is a directory"):
+    with pytest.raises(UserError, match=r"cannot write .*/folder: it is a folder; name a file"):
         write_atomically(tmp_path / "folder", b"new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 
