@@ -44,6 +44,7 @@ def grouped_linear(
 def _linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     out = x.new_empty(x.shape[0], weight.shape[1])
     if _grouped_mm_takes(x, weight):
+        x, weight = _aligned(x), _aligned(weight)
         if len(ends) <= MOST_GROUPS:
             return F.grouped_mm(x, weight.mT, offs=ends)
         for experts, rows, part in _calls(ends):
@@ -60,6 +61,7 @@ def _outer(grad: Tensor, x: Tensor, ends: Tensor) -> Tensor:
     """For each expert grad.T @ x of its rows, 0 where it has none."""
     weight = grad.new_empty(len(ends), grad.shape[1], x.shape[1])
     if _grouped_mm_takes(x, weight):
+        grad, x = _aligned(grad), _aligned(x)
         if len(ends) <= MOST_GROUPS:
             return F.grouped_mm(grad.t(), x, offs=ends)
         for experts, rows, part in _calls(ends):
@@ -154,6 +156,11 @@ def _grouped_mm_takes(x: Tensor, weight: Tensor) -> bool:
     aligned = all(width * x.element_size() % 16 == 0 for width in weight.shape[1:])
     wide_on_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and weight[0].numel() >= _WIDE
     return x.dtype in (torch.float32, torch.bfloat16, torch.float16) and aligned and not wide_on_cpu
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """At an address that F.grouped_mm of torch 2.10 takes; weights mapped from a file may begin anywhere."""
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 
 
 def _calls(ends: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:

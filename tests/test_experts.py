@@ -292,3 +292,12 @@ def test_an_unknown_activation_is_refused_with_the_known_ones(monkeypatch: pytes
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse it first, in tests
     with pytest.raises(ValueError, match="activation='relu' is not allowed; it must be one of gelu, swiglu"):
         FeedForwardConfig(dim=8, inner_dim=16, activation="relu")  # pyright: ignore
+
+
+def test_weights_that_begin_at_any_address_are_taken() -> None:
+    """As those mapped from a file do; torch 2.10 refuses them."""
+    apart = torch.randn(1 + 4 * 8 * 8)[1:].view(4, 8, 8)
+    x, ends = torch.randn(12, 8), torch.tensor([3, 3, 7, 12], dtype=torch.int32)
+    assert apart.data_ptr() % 16 and torch.allclose(
+        grouped_linear(x, apart, ends), loop_linear(x, apart, ends), atol=1e-5
+    )
