@@ -13,7 +13,7 @@ from experiments.looks import looks
 from experiments.recipes import paper_number
 from experiments.runs import Records, final_runs, systems_of, tuning_runs
 from experiments.scales import SCALES
-from experiments.schema import Curves, PrintedSizes, Scale, Sensitivity, Sizes, Sweep, Variation
+from experiments.schema import Curves, Page, PrintedSizes, Scale, Sensitivity, Sizes, Sweep, Variation
 from experiments.sizes import (
     COST_COLUMNS,
     ERRATA_COLUMNS,
@@ -154,9 +154,19 @@ def sensitivity_section(sensitivity: Sensitivity, scale: Scale, records: Records
     return table_markdown(columns, rows, caption=lines), table_csv((Column("scale", "scale"), *columns), csv_rows)
 
 
+def scales_of(page: Page, rendered: Sequence[Scale]) -> Sequence[Scale]:
+    """Those of `rendered`; of what is counted from configs alone, the page's own, whatever else is rendered."""
+    match page:
+        case Sizes():
+            names = page.scales
+        case PrintedSizes():
+            names = ("paper",)
+        case _:
+            return rendered
+    return [scale for scale in SCALES.values() if scale.name in names]
+
+
 def sizes_section(sizes: Sizes, scale: Scale, records: Records, folder: Path) -> tuple[str, str]:
-    if scale.name not in sizes.scales:
-        return "", ""
     rows = size_rows(sizes.systems, scale)
     page = table_markdown(SIZE_COLUMNS, rows)
     if scale is SCALES["paper"] and sizes.follow_up:
@@ -165,8 +175,6 @@ def sizes_section(sizes: Sizes, scale: Scale, records: Records, folder: Path) ->
 
 
 def printed_sizes_section(page: PrintedSizes, scale: Scale, records: Records, folder: Path) -> tuple[str, str]:
-    if scale.name != "paper":
-        return "", ""
     rows = printed_rows(page.models, scale, paper_number)
     parts = [
         table_markdown(

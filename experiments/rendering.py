@@ -15,6 +15,7 @@ from experiments.finals import current_runs, measured_values
 from experiments.pages import (
     curves_section,
     printed_sizes_section,
+    scales_of,
     sensitivity_section,
     sizes_section,
     sweep_section,
@@ -57,6 +58,7 @@ def render(experiment: Experiment, scales: Sequence[Scale], folder: Path, result
     """Write an experiment's files; returns those that are text, for printing and comparing."""
     pages: list[str] = [f"# {experiment.title}\n"]
     tables: list[str] = []
+    scales = scales_of(experiment, scales)
     for scale in scales:
         records = Records(scale, results)
         if not scale.reads(experiment.task):
