@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from mhmoe.language_model import MHMoEForCausalLM  # its import registers our checkpoints with transformers
-from mhmoe.records import UserError
+from mhmoe.io import UserError
+from mhmoe.model.language_model import MHMoEForCausalLM  # its import registers our checkpoints with transformers
 
 
 def load(

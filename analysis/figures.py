@@ -33,8 +33,8 @@ from analysis.plotting import (
 from analysis.plotting import (
     panels as grid_of_panels,
 )
-from analysis.render import csv_text
-from mhmoe.records import write_atomically
+from analysis.tables import csv_text
+from mhmoe.io import write_atomically
 
 Curve = Sequence[Mapping[str, Any]]
 Looks = Mapping[str, Look]

@@ -1,6 +1,6 @@
 """Perplexity language by language, from the documents of records.
 
-The ids of a multilingual corpus begin with the language (mhmoe/multilingual.py), so that what a record says of
+The ids of a multilingual corpus begin with the language (mhmoe/data/multilingual.py), so that what a record says of
 its documents says it of its languages too. Changes are of nll per token, paired by seed, as everywhere.
 """
 
@@ -8,13 +8,12 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from analysis.claims import by_seed
 from analysis.figures import Panel, category_figure
 from analysis.plotting import Look, Point
-from analysis.render import Column, Row, table_markdown
 from analysis.statistics import paired_difference, summarise
-from mhmoe.evaluation import by_group
-from mhmoe.records import Record
+from analysis.tables import Column, Row, table_markdown
+from mhmoe.training.evaluation import by_group
+from mhmoe.training.record import Record, by_seed
 
 
 def language_rows(records: Mapping[str, Sequence[Record]], *, split: str = "test") -> list[Row]:

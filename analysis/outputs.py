@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from mhmoe.records import UserError
+from mhmoe.io import UserError
 
 
 def check_output(path: Path) -> None:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from mhmoe.records import write_atomically
+from mhmoe.io import write_atomically
 
 GREY = "#555555"
 MOST_COLUMNS = 3  # panels in a line

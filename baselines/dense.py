@@ -6,7 +6,7 @@ and so fewer parameters than any other row.
 Not published: nothing that matters here. Departures: none.
 """
 
-from mhmoe.experts import FeedForwardConfig
+from mhmoe.layers.experts import FeedForwardConfig
 
 
 def dense(dim: int, activation: str = "gelu", bias: bool = False, inner_norm: bool = False) -> FeedForwardConfig:

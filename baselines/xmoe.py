@@ -11,9 +11,9 @@ MH-MoE under the reading `parameters`, without heads.
 Departures: nothing is dropped (the released code trains with a capacity).
 """
 
-from mhmoe.experts import ExpertsConfig
-from mhmoe.routers import XMoERouterConfig
-from mhmoe.sparse_moe import SparseMoEConfig
+from mhmoe.layers.experts import ExpertsConfig
+from mhmoe.layers.routers import XMoERouterConfig
+from mhmoe.layers.sparse_moe import SparseMoEConfig
 
 
 def xmoe(

@@ -1,4 +1,4 @@
-"""python -m benchmarks: time the layer and the training, print the tables, write benchmarks/results.
+"""python -m benchmarks: time the layer and the training, print the tables, write results/speed.
 
 The full run takes about a quarter of an hour on two cores, which should have nothing else to do. The zero-shot
 scores of a checkpoint are timed, beside lm-eval's command, where one is named; that takes as long again.
@@ -21,13 +21,14 @@ from benchmarks.report import write_layer, write_training, write_zero_shot
 from benchmarks.timing import ROOT
 from benchmarks.training_speed import measure_training
 from benchmarks.zero_shot_speed import measure_zero_shot
-from experiments.measurements import folder_of_data
+from experiments.runner.measurements import folder_of_data
 from experiments.scales import CPU
-from mhmoe.command_line import exit_code
-from mhmoe.data_folder import DATA_VARIABLE
-from mhmoe.records import UserError, provenance
+from mhmoe.cli import exit_code
+from mhmoe.data.manifest import DATA_VARIABLE
+from mhmoe.io import UserError
+from mhmoe.training.record import provenance
 
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = ROOT / "results" / "speed"
 TRAINING_SHARE = 0.25
 QUICK_ITEMS = 4
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.peers import LoopExperts, OneDNNFeedForward, mixtral
-from mhmoe.experts import Experts, ExpertsConfig, FeedForward, FeedForwardConfig, FFNOutput
-from mhmoe.matching import follow_up_sizes
-from mhmoe.multi_head import MultiHeadConfig, multi_head_moe
-from mhmoe.routers import DotProductRouterConfig
-from mhmoe.sparse_moe import SparseMoE, SparseMoEConfig
+from mhmoe.layers.experts import Experts, ExpertsConfig, FeedForward, FeedForwardConfig, FFNOutput
+from mhmoe.layers.matching import follow_up_sizes
+from mhmoe.layers.multi_head import MultiHeadConfig, multi_head_moe
+from mhmoe.layers.routers import DotProductRouterConfig
+from mhmoe.layers.sparse_moe import SparseMoE, SparseMoEConfig
 
 BALANCE_WEIGHT = 0.01
 DENSE_MULTIPLE = 8  # an odd inner width would slow the dense FFN's products down

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis.plotting import LOOKS, STYLE, Look, Point, draw, finish, log_range, reference, save, ticks
 from benchmarks.timing import count_threads
 from benchmarks.verdicts import TO_DENSE, settings_of, time_per_flop
-from experiments.looks import ROLES
+from experiments.report.looks import ROLES
 
 Data = Mapping[str, Any]
 LABELS = {

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from transformers import MixtralConfig
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 
-from mhmoe.dispatch import combine, gather, sort_by_expert
-from mhmoe.experts import Experts, FeedForward
-from mhmoe.grouped import _product as onednn_product
-from mhmoe.grouped import loop_linear
-from mhmoe.sparse_moe import SparseMoE
+from mhmoe.layers.dispatch import combine, gather, sort_by_expert
+from mhmoe.layers.experts import Experts, FeedForward
+from mhmoe.layers.grouped import _product as onednn_product
+from mhmoe.layers.grouped import loop_linear
+from mhmoe.layers.sparse_moe import SparseMoE
 
 
 class OneDNNLinear(torch.autograd.Function):

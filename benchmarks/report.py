@@ -6,12 +6,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from analysis.render import NOT_RUN, Column, table_markdown
+from analysis.tables import NOT_RUN, Column, table_markdown
 from benchmarks.contenders import DENSE_MULTIPLE
 from benchmarks.figure import LABELS, layer_figure
 from benchmarks.timing import SLOW_STEP, count_threads
 from benchmarks.verdicts import settings_of, summary, time_per_flop, verdicts
-from mhmoe.records import write_atomically
+from mhmoe.io import write_atomically
 
 Data = Mapping[str, Any]
 VERDICT_COLUMNS = (

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from benchmarks.timing import seconds_of
-from mhmoe.grouped import _product as onednn_product
+from mhmoe.layers.grouped import _product as onednn_product
 
 REPETITIONS = 4
 

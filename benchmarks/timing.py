@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from mhmoe.memory import keep_freed_memory, peak_memory, reset_peak_memory
-from mhmoe.records import UserError
+from mhmoe.io import UserError
+from mhmoe.training.allocator import keep_freed_memory, peak_memory, reset_peak_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOW_STEP = 8.0

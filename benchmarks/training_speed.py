@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import Timing, count_threads, in_own_process, in_turns, seconds_of
-from experiments.figure6_scaling_experts import EXPERIMENT as FIGURE6
-from experiments.runs import model_config
-from experiments.scales import CPU, SMOKE
-from experiments.schema import Scale, System
-from experiments.table1_perplexity import EXPERIMENT as TABLE1
+from experiments.figure6_scaling_experts import PAGE as FIGURE6
+from experiments.runner.runs import model_config
+from experiments.scales import CPU, SMOKE, Scale
+from experiments.systems import System
+from experiments.table1_perplexity import PAGE as TABLE1
 from experiments.table5_head_number import HEADS
 from experiments.table5_head_number import rows as table5
-from mhmoe.language_model import MHMoEForCausalLM
-from mhmoe.training import Objective, accumulate_gradients, make_optimizer, seed_parameters
-from mhmoe.training_config import TrainingConfig
+from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.training.config import TrainingConfig
+from mhmoe.training.loop import Objective, accumulate_gradients, make_optimizer, seed_parameters
 
 STEPS, WARM_UP = 20, 3
 STATE_BYTES = 12  # of a parameter: in float32 the weight and its two moments

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from analysis.render import NOT_RUN
+from analysis.tables import NOT_RUN
 
 Data = Mapping[str, Any]
 MET, NOT_MET = "met", "not met"

@@ -12,10 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from analysis.answers import ACCURACIES
-from analysis.zero_shot_tasks import find, write_tasks
+from analysis.zero_shot.answers import ACCURACIES
+from analysis.zero_shot.tasks import find, write_tasks
 from benchmarks.timing import run_with_threads
-from mhmoe.records import UserError
+from mhmoe.io import UserError
 
 MAX_LENGTH = 512
 """Tokens. lm-eval needs room for the longest answer, which the context of small models has not."""

@@ -22,24 +22,24 @@ from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
 from experiments import BEGUN
-from experiments.declared import experiments, scale_of, with_heads
-from experiments.index import render_index
-from experiments.manifest import differences
-from experiments.rendering import render, render_claims
-from experiments.run_command import Arguments, execute_command
-from experiments.runs import COMMITTED, RESULTS, Records, model_config, planned, systems_of
-from experiments.scales import SCALES
-from experiments.schema import Experiment, Scale
-from experiments.texts import CACHE, results_of, text_of
-from experiments.validation import judge, order, take_in
-from mhmoe.command_line import exit_code
-from mhmoe.files import check_writable
-from mhmoe.memory import keep_freed_memory
-from mhmoe.packing import export
-from mhmoe.records import UserError
+from experiments.catalog import find, pages, scale_of
+from experiments.report.index import render_index
+from experiments.report.render import render, render_claims
+from experiments.runner.manifest import differences
+from experiments.runner.page import Page
+from experiments.runner.run_command import Arguments, execute_command
+from experiments.runner.runs import model_config
+from experiments.runner.store import COMMITTED, RESULTS, Records
+from experiments.runner.texts import CACHE, results_of, text_of
+from experiments.runner.validation import judge, order, take_in
+from experiments.scales import SCALES, Scale
+from mhmoe.cli import exit_code
+from mhmoe.data.packing import export
+from mhmoe.io import UserError, check_writable
+from mhmoe.training.allocator import keep_freed_memory
 
 app = SubcommandApp()
-Stem = Annotated[Positional[str], tyro.conf.arg(help="a table or figure, or the unique beginning of its name")]
+Slug = Annotated[Positional[str], tyro.conf.arg(help="a table or figure, or the unique beginning of its name")]
 ScaleName = Annotated[str, tyro.conf.arg(help="smoke, cpu, gpu or paper")]
 TEXTS = (".md", ".csv")  # what `render --check` compares: pictures differ with the version of a font library
 
@@ -47,8 +47,8 @@ TEXTS = (".md", ".csv")  # what `render --check` compares: pictures differ with 
 @app.command(name="list")
 def list_() -> None:
     """The tables and figures that can be reproduced, and the scales."""
-    for stem, experiment in experiments().items():
-        print(f"{stem:28} {experiment.title}")
+    for slug, page in pages().items():
+        print(f"{slug:28} {page.title}")
     print()
     for scale in SCALES.values():
         print(f"{scale.name:28} {scale.purpose}")
@@ -56,7 +56,7 @@ def list_() -> None:
 
 @app.command
 def run(
-    stem: Stem,
+    slug: Slug,
     scale: ScaleName = "cpu",
     task: str = "",
     seeds: tuple[int, ...] = (),
@@ -85,7 +85,7 @@ def run(
         dry_run: print what would be run and what it would cost.
     """
     arguments = Arguments(
-        stem=stem,
+        slug=slug,
         seeds=seeds,
         data=data,
         results=results,
@@ -99,16 +99,15 @@ def run(
     arguments.check()
     chosen = scale_of(scale)
     chosen.for_task(task or "english")  # an unknown task is said before an experiment is looked for
-    experiment = with_heads(stem, task, heads)
-    task = task or experiment.task
-    for system in systems_of(experiment):
-        model_config(chosen.for_task(task), system)  # what cannot be built is said before anything is trained
-    sys.exit(execute_command(experiment, chosen, task, arguments, dry_run))
+    page = find(slug, task, heads)
+    for system in page.all_systems():
+        model_config(chosen.for_task(page.task), system)  # what cannot be built is said before anything is trained
+    sys.exit(execute_command(page, chosen, arguments, dry_run))
 
 
 @app.command(name="render")
 def render_(
-    stem: Annotated[Positional[str], tyro.conf.arg(help="which; all of them, and the ledger, if left out")] = "",
+    slug: Annotated[Positional[str], tyro.conf.arg(help="which; all of them, and the ledger, if left out")] = "",
     scale: ScaleName = "cpu",
     task: str = "",
     heads: tuple[int, ...] = (),
@@ -128,19 +127,19 @@ def render_(
             is not the one that its manifest lists.
     """
     chosen = scale_of(scale)
-    experiment = None if stem in ("", "claims") else with_heads(stem, task, heads)
+    page = None if slug in ("", "claims") else find(slug, task, heads)
     if results is None and not check:
-        results = _results_of(chosen, experiment.task if experiment else task or "english", data)
+        results = _results_of(chosen, page.task if page else task or "english", data)
     results = (results or RESULTS).absolute()
     smoke = chosen.name == "smoke"
     scales, target = ((SCALES["smoke"],), results / "smoke") if smoke else (COMMITTED, results)
     if check:
         with tempfile.TemporaryDirectory() as folder:
-            _render(stem, experiment, scales, Path(folder), results)
-            _compare(stem, experiment, Path(folder), target, _edited(scales, results))
+            _render(slug, page, scales, Path(folder), results)
+            _compare(slug, page, Path(folder), target, _edited(scales, results))
         return
-    files = _render(stem, experiment, scales, target, results)
-    if stem:
+    files = _render(slug, page, scales, target, results)
+    if slug:
         print(next(text for path, text in files.items() if path.suffix == ".md"))
     else:
         print("\n".join(os.path.relpath(path) for path in files))
@@ -161,15 +160,13 @@ def _results_of(scale: Scale, task: str, data: Path | None) -> Path | None:
     return results
 
 
-def _render(
-    stem: str, experiment: Experiment | None, scales: Sequence[Scale], folder: Path, results: Path
-) -> dict[Path, str]:
-    """The pages of one experiment, or the ledger ("claims"), or ("") everything, into a folder."""
-    if experiment is not None:
-        return render(experiment, scales, folder, results)
-    known = list(experiments().values())
+def _render(slug: str, page: Page | None, scales: Sequence[Scale], folder: Path, results: Path) -> dict[Path, str]:
+    """The pages of one page, or the ledger ("claims"), or ("") everything, into a folder."""
+    if page is not None:
+        return render(page, scales, folder, results)
+    known = list(pages().values())
     files = render_claims(known, scales, folder, results)
-    if stem == "claims":
+    if slug == "claims":
         return files
     files |= render_index(known, scales, folder, results)
     for each in known:
@@ -184,7 +181,7 @@ def _edited(scales: Sequence[Scale], results: Path) -> list[str]:
     return [*found[:3], f"and {len(found) - 3} others"] if len(found) > 3 else found
 
 
-def _compare(stem: str, experiment: Experiment | None, ours: Path, committed: Path, edited: Sequence[str]) -> None:
+def _compare(slug: str, page: Page | None, ours: Path, committed: Path, edited: Sequence[str]) -> None:
     """Raises UserError if a committed text differs from ours, is a page that no record gives any more, or if a
     record was edited."""
 
@@ -192,9 +189,9 @@ def _compare(stem: str, experiment: Experiment | None, ours: Path, committed: Pa
         return {path.name: path.read_bytes() for path in folder.glob("*") if path.suffix in TEXTS}
 
     wanted, found = texts(ours), texts(committed)
-    stems = () if stem == "claims" else (experiment.stem,) if experiment else tuple(experiments())
+    slugs = () if slug == "claims" else (page.slug,) if page else tuple(pages())
     differing = sorted(name for name, text in wanted.items() if found.get(name) != text)
-    left = sorted(name for name in found.keys() - wanted.keys() if name.startswith(stems))
+    left = sorted(name for name in found.keys() - wanted.keys() if name.startswith(slugs))
     problems = [f"{', '.join(differing)} differ from what the records give; render again"] if differing else []
     problems += [f"{', '.join(left)} come from no record; remove them"] if left else []
     problems += [f"{', '.join(edited)}; restore it, or see `register`"] if edited else []
@@ -212,11 +209,11 @@ def status(scale: ScaleName = "cpu", results: Path = RESULTS) -> None:
     """
     chosen = scale_of(scale)
     records = Records(chosen, results)
-    for stem, experiment in experiments().items():
-        runs = planned(experiment, chosen, records)
+    for slug, page in pages().items():
+        runs = page.planned(chosen, records)
         states = [records.state(run) for run in runs]
         counts = ", ".join(f"{states.count(state)} {state}" for state in ("done", "stale", "missing"))
-        print(f"{stem:28} {counts}")
+        print(f"{slug:28} {counts}")
 
 
 @app.command
@@ -228,7 +225,7 @@ def validate(files: Positional[tuple[Path, ...]]) -> None:
     """
     if not files:
         raise UserError("validate needs at least one file")
-    known = list(experiments().values())
+    known = list(pages().values())
     for path in files:
         judged = judge(path, known)
         print(f"{path}: valid; {judged.name}; {judged.verdict}")
@@ -239,7 +236,7 @@ def register(files: Positional[tuple[Path, ...]]) -> None:
     """Take in valid and current records and measurements: copy them into results and list them in SHA256SUMS."""
     if not files:
         raise UserError("register needs at least one file")
-    known = list(experiments().values())
+    known = list(pages().values())
     for path in sorted(files, key=order):
         judged = judge(path, known)
         take_in(path, judged)

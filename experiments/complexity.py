@@ -1,15 +1,15 @@
 """Complexity: what "the same size as X-MoE" costs under each reading, at every scale.
 
-The three readings of mhmoe/matching.py, solved, with the control, and v2's runs as printed beside what its
+The three readings of mhmoe/layers/matching.py, solved, with the control, and v2's runs as printed beside what its
 equations solve. v1 Table 11's widths are used as printed at the paper scale (`parameters`). Nothing is run.
 Run: python -m experiments render complexity
 """
 
-from experiments.recipes import HEADS, dense, mhmoe, xmoe
-from experiments.schema import FollowUp, Sizes
+from experiments.kinds.sizes import FollowUp, Sizes
+from experiments.systems import HEADS, dense, mhmoe, xmoe
 
-EXPERIMENT = Sizes(
-    stem="complexity",
+PAGE = Sizes(
+    slug="complexity",
     title="Parameters and FLOPs under the three readings of equal size",
     systems=(
         dense(),
@@ -24,7 +24,7 @@ EXPERIMENT = Sizes(
         mhmoe(32, "parameters"),
         mhmoe(32, "compute"),
     ),
-    scales=("cpu", "gpu", "paper"),
+    at=("cpu", "gpu", "paper"),
     follow_up=(
         FollowUp(heads=2, expert_dim=768, top_k=2, num_experts=40),
         FollowUp(heads=3, expert_dim=512, top_k=3, num_experts=96),

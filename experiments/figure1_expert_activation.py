@@ -6,11 +6,11 @@ experts, at the learning rate of X-MoE with 8 experts and k = h. Eight heads: Fi
 Cost beyond that table: 3 runs, 10 minutes on two cores, and a minute a model. Run: make figure1 SCALE=cpu
 """
 
-from experiments.recipes import HEADS, OURS, as_tuned, mhmoe, xmoe
-from experiments.routing import routing_figure
+from experiments.kinds.routing import ROUTING_XNLI, routing_figure
+from experiments.systems import HEADS, OURS, as_tuned, mhmoe, xmoe
 
-EXPERIMENT = routing_figure(
-    stem="figure1_expert_activation",
+PAGE = routing_figure(
+    slug="figure1_expert_activation",
     title="Figure 1a (XNLI): how often each expert is chosen",
     task="multilingual",
     systems={
@@ -26,7 +26,7 @@ EXPERIMENT = routing_figure(
     telling=((f"X-MoE, k = {HEADS}", f"MH-MoE, h = {HEADS}", OURS),),
     text="XNLI",
     group="language",
-    measurement="routing_xnli",
+    measurement=ROUTING_XNLI,
     notes=(
         f"X-MoE with k = {HEADS} has the learning rate of 8 experts with k = {HEADS}. Eight heads: Figure 5.",
         "Equal FLOPs means more and smaller experts, so shares of them are not those of 32.",

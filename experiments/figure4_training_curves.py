@@ -6,11 +6,11 @@ values of Table 1.
 The runs are Table 1's: nothing is trained for this figure alone. Run: make figure4 SCALE=cpu
 """
 
-from analysis.claims import Claim
-from experiments.recipes import HEADS, dense, mhmoe, xmoe
-from experiments.schema import Curves
+from analysis.claims.rules import Claim
+from experiments.kinds.curves import Curves
+from experiments.systems import HEADS, dense, mhmoe, xmoe
 
-STEM = "figure4_training_curves"
+SLUG = "figure4_training_curves"
 
 
 def _faster(experts: int, reading: str, cost: str, worse: str = "") -> Claim:
@@ -19,7 +19,7 @@ def _faster(experts: int, reading: str, cost: str, worse: str = "") -> Claim:
     favourite = f"MH-MoE, {experts} experts, `{reading}`"
     other = f"X-MoE, {experts} experts" + (f", k = {HEADS}" if worse.endswith(f"_k{HEADS}") else "")
     return Claim(
-        stem=STEM,
+        slug=SLUG,
         statement=f"{favourite}, reaches the final loss of {other} with fewer {spent}",
         source="v1 Figure 4" if cost == "tokens" and not worse.endswith(f"_k{HEADS}") else "ours",
         better=f"mhmoe_{experts}_{reading}",
@@ -29,8 +29,8 @@ def _faster(experts: int, reading: str, cost: str, worse: str = "") -> Claim:
     )
 
 
-EXPERIMENT = Curves(
-    stem=STEM,
+PAGE = Curves(
+    slug=SLUG,
     title="Figure 4 (English): validation perplexity along training",
     panels={
         "8 experts": {

@@ -5,14 +5,14 @@ than with 4. Here with 8 experts, the models of Tables 1 and 5, and X-MoE with k
 Cost beyond those tables: a quarter of a minute a model. Run: make figure5 SCALE=cpu
 """
 
-from experiments.recipes import HEADS, OURS, mhmoe, xmoe
-from experiments.routing import routing_figure
+from experiments.kinds.routing import ROUTING_ENGLISH, routing_figure
+from experiments.systems import HEADS, OURS, mhmoe, xmoe
 
 MANY = 8
 _PAPER = "v1 Section 5.1"
 
-EXPERIMENT = routing_figure(
-    stem="figure5_expert_activation",
+PAGE = routing_figure(
+    slug="figure5_expert_activation",
     title="Figure 5 (English tasks): how often each expert is chosen",
     systems={
         "X-MoE, k = 1": xmoe(8),
@@ -28,7 +28,7 @@ EXPERIMENT = routing_figure(
     ),
     text="English tasks",
     group="task",
-    measurement="routing_english",
+    measurement=ROUTING_ENGLISH,
     notes=(
         "X-MoE with k = 8 of 8 experts would use all of them whatever its router does, so 8 heads have no control. "
         "Equal FLOPs means more and smaller experts, so shares of them are not those of 8.",

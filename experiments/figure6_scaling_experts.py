@@ -12,14 +12,17 @@ Run: make figure6 SCALE=cpu
 
 import dataclasses
 
-from analysis.claims import Claim
-from analysis.measured_claims import MeasuredClaim, Side
-from analysis.scores import Score, mean_advantage
-from experiments.recipes import as_tuned, mhmoe, xmoe
-from experiments.schema import Row, System, Table, Trend
-from mhmoe.matching import Reading
+from analysis.claims.measured import MeasuredClaim, Side
+from analysis.claims.rules import Claim
+from analysis.zero_shot.scores import Score, mean_advantage
+from experiments.kinds.routing import EXPERT_ACTIVATION
+from experiments.kinds.score_table import ZERO_SHOT_HELLASWAG
+from experiments.kinds.table import Row, Table
+from experiments.kinds.trend import Trend
+from experiments.systems import System, as_tuned, mhmoe, xmoe
+from mhmoe.layers.matching import Reading
 
-STEM = "figure6_scaling_experts"
+SLUG = "figure6_scaling_experts"
 SEEDS = {8: 3, 16: 1, 32: 3, 64: 3, 128: 1, 256: 3}
 TUNED_AS = {16: 8, 64: 32, 128: 32, 256: 32}
 LATE = "declared after the first seed's perplexities"
@@ -53,7 +56,7 @@ def _claims(label: str, of: dict[int, System]) -> list[Claim | MeasuredClaim]:
     names = {n: sized.format(label, n) for n in of}
     lower = [
         Claim(
-            stem=STEM,
+            slug=SLUG,
             statement=f"{names[more]} has lower perplexity than with {fewer}",
             source=source,
             reading=reading,
@@ -63,11 +66,11 @@ def _claims(label: str, of: dict[int, System]) -> list[Claim | MeasuredClaim]:
         for fewer, more in ((32, 64), (64, 256))
     ]
     saturates = MeasuredClaim(
-        stem=STEM,
+        slug=SLUG,
         statement=f"{names[256]} gives HellaSwag's right endings a greater advantage than with 64",
         source=source if reading else f"the contrary of {source}: X-MoE saturates",
         reading=reading,
-        measurement="zero_shot_hellaswag",
+        measurement=ZERO_SHOT_HELLASWAG.name,
         higher=Side(system=of[256].name, quantity=ADVANTAGE),
         lower=Side(system=of[64].name, quantity=ADVANTAGE),
     )
@@ -96,8 +99,8 @@ def _claims(label: str, of: dict[int, System]) -> list[Claim | MeasuredClaim]:
     ]
 
 
-EXPERIMENT = Table(
-    stem=STEM,
+PAGE = Table(
+    slug=SLUG,
     title="Figure 6: from 8 to 256 experts",
     rows=[Row(system=system) for series in SERIES.values() for system in series.values()],
     reference="xmoe_8",
@@ -107,7 +110,7 @@ EXPERIMENT = Table(
         panels=("perplexity", "hellaswag", "effective", "collapsed", "speed", "memory"),
         log_x=True,
     ),
-    measurements=("zero_shot_hellaswag", "expert_activation"),
+    measurements=(ZERO_SHOT_HELLASWAG, EXPERT_ACTIVATION),
     claims=[claim for label, series in SERIES.items() for claim in _claims(label, series)],
     notes=("16 experts take the learning rate of 8, and 64 and more that of 32. Whether 8 differ from 32: Table 1.",),
 )

@@ -5,7 +5,7 @@ of the former does the topic decide which followers. Whether the model learned t
 Cost: 10 runs and their grid of rates; an hour on two cores at cpu scale. Run: make figure7 TASK=generated SCALE=cpu
 """
 
-from experiments.words import EXPERTS, SHARE, WordClaim, words_figure
+from experiments.kinds.words import EXPERTS, KNOWN_SENSES, SHARE, WordClaim, words_figure
 
 _SOURCE = "ours, after v1 Section 5.2: senses known"
 CLAIMED = (
@@ -28,8 +28,8 @@ CLAIMED = (
     ),
 )
 
-EXPERIMENT = words_figure(
-    stem="figure7_known_senses",
+PAGE = words_figure(
+    slug="figure7_known_senses",
     title="Figure 7 on a generated text: different experts of a word's sub-tokens",
     task="generated",
     headings={
@@ -50,5 +50,5 @@ EXPERIMENT = words_figure(
         "mean is its value."
     ),
     claimed=CLAIMED,
-    measurement="known_senses",
+    measurement=KNOWN_SENSES,
 )

@@ -8,7 +8,7 @@ others: Figure 7 on a generated text has false cognates of two languages that th
 Cost beyond Table 5: two seeds more of two models, and a minute a model. Run: make figure7 SCALE=cpu
 """
 
-from experiments.words import EXPERTS, PAPER, SHARE, WordClaim, words_figure
+from experiments.kinds.words import EXPERTS, PAPER, SHARE, WORD_SENSES, WordClaim, words_figure
 
 _MATCHED, _CONTEXT = "ours: matched words", "ours: words in context"
 CLAIMED = (
@@ -21,8 +21,8 @@ CLAIMED = (
     WordClaim("contexts", "adjusted", "a word in two senses changes its experts more than in one", SHARE, _CONTEXT),
 )
 
-EXPERIMENT = words_figure(
-    stem="figure7_polysemous_words",
+PAGE = words_figure(
+    slug="figure7_polysemous_words",
     title="Figure 7: different experts of a word's sub-tokens",
     headings={
         "senses": "three senses or more / one sense",
@@ -36,8 +36,8 @@ EXPERIMENT = words_figure(
         "differ as words do. matched: pairs of words alike in frequency, number of tokens, letters and part of speech. "
         "In context: the "
         "share of a word's sub-tokens that go to another expert in the second sentence, its last token compared; "
-        "same_form, beyond_others, adjusted: see analysis/word_in_context.py."
+        "same_form, beyond_others, adjusted: see analysis/routing/words/in_context.py."
     ),
     claimed=CLAIMED,
-    measurement="word_senses",
+    measurement=WORD_SENSES,
 )

@@ -4,20 +4,20 @@ Paper (v1, Figure 9): MH-MoE's curve lies below X-MoE's for every number of expe
 Run: make figure9 SCALE=cpu
 """
 
-from analysis.claims import Claim
+from analysis.claims.rules import Claim
 from experiments.figure6_scaling_experts import SEEDS, SERIES
-from experiments.schema import Curves
+from experiments.kinds.curves import Curves
 
-STEM = "figure9_scaling_curves"
+SLUG = "figure9_scaling_curves"
 SOURCES = {"parameters": "v1 Figure 9", "compute": "v1 Figure 9, at v2's sizes"}
 
-EXPERIMENT = Curves(
-    stem=STEM,
+PAGE = Curves(
+    slug=SLUG,
     title="Figure 9: validation perplexity along training, from 8 to 256 experts",
     panels={f"size of X-MoE with {n} experts": {label: SERIES[label][n] for label in SERIES} for n in SEEDS},
     claims=[
         Claim(
-            stem=STEM,
+            slug=SLUG,
             statement=f"{label}, of the size of X-MoE with {n} experts, ends below it",
             source=SOURCES[SERIES[label][n].reading],
             reading=SERIES[label][n].reading,

@@ -5,11 +5,11 @@ The grid's runs are shorter than the final ones and never see the test split; th
 Cost: cpu about one hour on two cores. Run: python -m experiments run learning_rates --scale cpu
 """
 
-from experiments.recipes import CHOICE_OF_RATE, compared
-from experiments.schema import Sweep
+from experiments.kinds.sweep import Sweep
+from experiments.systems import CHOICE_OF_RATE, compared
 
-EXPERIMENT = Sweep(
-    stem="learning_rates",
+PAGE = Sweep(
+    slug="learning_rates",
     title="Learning rates: validation perplexity of the grid",
     systems=[system for system, _ in compared()],
     notes=(CHOICE_OF_RATE,),

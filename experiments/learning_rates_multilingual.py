@@ -4,11 +4,11 @@ Cost: cpu about an hour and a quarter on two cores.
 Run: python -m experiments run learning_rates --task multilingual --scale cpu
 """
 
-from experiments.recipes import CHOICE_OF_RATE, compared
-from experiments.schema import Sweep
+from experiments.kinds.sweep import Sweep
+from experiments.systems import CHOICE_OF_RATE, compared
 
-EXPERIMENT = Sweep(
-    stem="learning_rates_multilingual",
+PAGE = Sweep(
+    slug="learning_rates_multilingual",
     title="Learning rates (multilingual): validation perplexity of the grid",
     task="multilingual",
     systems=[system for system, _ in compared()],

@@ -4,15 +4,84 @@ All systems of a scale share model, text, data order, steps and optimiser; they 
 config of their MoE blocks alone (recipes.py).
 """
 
+import dataclasses
 import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from experiments.generated_folder import GeneratedFolder
-from experiments.schema import Scale, Style, Text
-from mhmoe.corpora import SLIMPAJAMA, EmbeddedCorpus, HubCorpus, LocalCorpus
-from mhmoe.generated import GeneratedCorpus
-from mhmoe.multilingual import XNLI_LANGUAGES, MultilingualCorpus
-from mhmoe.packing import PackingConfig
-from mhmoe.partly_generated import PartlyGeneratedCorpus
+from experiments.stand_in.folder import GeneratedFolder
+from mhmoe.data.corpora import SLIMPAJAMA, EmbeddedCorpus, HubCorpus, LocalCorpus
+from mhmoe.data.multilingual import XNLI_LANGUAGES, MultilingualCorpus
+from mhmoe.data.packing import PackingConfig
+from mhmoe.data.partly_synthetic import PartlyGeneratedCorpus
+from mhmoe.data.synthetic import GeneratedCorpus
+from mhmoe.io import UserError
+
+Corpora = Callable[
+    [], EmbeddedCorpus | LocalCorpus | HubCorpus | MultilingualCorpus | GeneratedCorpus | PartlyGeneratedCorpus
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """How networks look at a scale: the same for every system."""
+
+    activation: str = "gelu"
+    bias: bool = False
+    inner_norm: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """What a scale reads for another pre-training task than English; its vocabulary is the packing's."""
+
+    corpus: Corpora
+    packing: PackingConfig
+    seeds: Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """A size at which every experiment can be run.
+
+    model: arguments of MHMoEConfig other than the layers. training: arguments of TrainingConfig other than
+    the learning rate. learning_rates: the grid that every system gets, tried with `tuning_seed` on
+    `tuning_share` of the steps; a grid of one is taken as it is. seeds: of the final runs. multiple_of:
+    inner widths are multiples of it. texts: what other tasks than English read. stand_in: what takes the place of
+    the data folder where none is given; None where one must be.
+    """
+
+    name: str
+    purpose: str
+    model: Mapping[str, Any]
+    style: Style
+    corpus: Corpora
+    packing: PackingConfig
+    training: Mapping[str, Any]
+    learning_rates: Sequence[float]
+    seeds: Sequence[int]
+    tuning_seed: int = 1000
+    tuning_share: float = 1 / 3
+    multiple_of: int = 8
+    device: str = "cpu"
+    texts: Mapping[str, Text] = field(default_factory=dict[str, Text])
+    stand_in: GeneratedFolder | None = None
+
+    def reads(self, task: str) -> bool:
+        """Whether the scale has text for a task."""
+        return task == "english" or task in self.texts
+
+    def for_task(self, task: str) -> "Scale":
+        """The scale with a task's text, vocabulary and seeds. Raises UserError if it has no text for the task."""
+        if task == "english":
+            return self
+        if not self.reads(task):
+            known = ", ".join(["english", *self.texts])
+            raise UserError(f"scale {self.name} has no text for task {task!r}; it has {known}")
+        text = self.texts[task]
+        model = {**self.model, "vocab_size": text.packing.vocab_size}
+        return dataclasses.replace(self, model=model, corpus=text.corpus, packing=text.packing, seeds=text.seeds)
 
 
 def hub_revision() -> str:

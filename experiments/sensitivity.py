@@ -10,10 +10,10 @@ Run: python -m experiments run sensitivity
 from collections.abc import Callable
 from typing import Any
 
-from experiments.recipes import as_tuned, mhmoe, varied, xmoe
-from experiments.schema import Sensitivity, System, Variation
-from mhmoe.routers import FixedTemperatureRouterConfig, ReleasedRouterConfig, RouterConfig
-from mhmoe.sparse_moe import ResidualConfig, SparseMoEConfig
+from experiments.kinds.sensitivity import Sensitivity, Variation
+from experiments.systems import System, as_tuned, mhmoe, varied, xmoe
+from mhmoe.layers.routers import FixedTemperatureRouterConfig, ReleasedRouterConfig, RouterConfig
+from mhmoe.layers.sparse_moe import ResidualConfig, SparseMoEConfig
 
 SYSTEMS = {
     "X-MoE": xmoe(8),
@@ -40,8 +40,8 @@ def _heads_alone(label: str, name: str, **changes: Any) -> Variation:
     return Variation(label=label, systems=systems)
 
 
-EXPERIMENT = Sensitivity(
-    stem="sensitivity",
+PAGE = Sensitivity(
+    slug="sensitivity",
     title="Sensitivity: test perplexity when one choice is changed",
     systems=SYSTEMS,
     variations=(

@@ -6,11 +6,11 @@ model widths 96 and 192, so sub-tokens of 24, 48, 48 and 96 numbers.
 No table of the paper. Cost: cpu about two hours on two cores. Run: python -m experiments run subtoken_width
 """
 
-from experiments.recipes import mhmoe, xmoe
-from experiments.schema import Row, Table
+from experiments.kinds.table import Row, Table
+from experiments.systems import mhmoe, xmoe
 
-EXPERIMENT = Table(
-    stem="subtoken_width",
+PAGE = Table(
+    slug="subtoken_width",
     title="Width of sub-tokens: test perplexity of X-MoE and MH-MoE of equal FLOPs",
     rows=(
         Row(system=xmoe(8)),

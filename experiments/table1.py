@@ -6,14 +6,14 @@ times its expert FLOPs, so X-MoE with k = h stands beside it here, and MH-MoE of
 
 from collections.abc import Sequence
 
-from analysis.claims import Claim
-from experiments.recipes import HEADS, OURS, compared, paper_number
-from experiments.schema import Row, Table
+from analysis.claims.rules import Claim
+from experiments.kinds.table import Row, Table
+from experiments.systems import HEADS, OURS, compared, paper_number
 
 CONTROL = f"xmoe_8_k{HEADS}"
 
 
-def table1(task: str, *, stem: str, title: str, where: str = "", notes: Sequence[str] = ()) -> Table:
+def table1(task: str, *, slug: str, title: str, where: str = "", notes: Sequence[str] = ()) -> Table:
     """The table of a task that the paper prints; `where` ends the sentence of every claim."""
     printed = ("v1_table1_perplexity", task)
     rows = tuple(Row(system=system, paper=(*printed, *key.split("_")) if key else ()) for system, key in compared())
@@ -23,7 +23,7 @@ def table1(task: str, *, stem: str, title: str, where: str = "", notes: Sequence
         """`better` has lower perplexity than `worse`; the paper's two values stand beside it if it prints both."""
         pair = row_of[better], row_of[worse]
         return Claim(
-            stem=stem,
+            slug=slug,
             statement=f"{pair[0].system.label} has lower perplexity than {pair[1].system.label}{where}",
             source=source,
             better=better,
@@ -35,7 +35,7 @@ def table1(task: str, *, stem: str, title: str, where: str = "", notes: Sequence
 
     follow_up = "v2, for v1's Table 1"
     return Table(
-        stem=stem,
+        slug=slug,
         title=title,
         task=task,
         rows=rows,

@@ -5,10 +5,10 @@ Paper (v1, Table 11): millions of parameters outside the experts, in them, and i
 Nothing is run. Run: make reproduce-table11
 """
 
-from experiments.recipes import dense, mhmoe, paper_numbers, xmoe
-from experiments.schema import PrintedModel, PrintedSizes
+from experiments.kinds.printed_sizes import PrintedModel, PrintedSizes
+from experiments.systems import dense, mhmoe, paper_numbers, xmoe
 
-STEM = "table11_parameters"
+SLUG = "table11_parameters"
 PRINTED = "v1_table11_parameters_millions"
 TASKS = ("english", "multilingual", "multimodal")
 
@@ -32,8 +32,8 @@ def _models(task: str) -> list[PrintedModel]:
     ]
 
 
-EXPERIMENT = PrintedSizes(
-    stem=STEM,
+PAGE = PrintedSizes(
+    slug=SLUG,
     title="Table 11: parameters and cost, ours beside the printed ones",
     models=[model for task in TASKS for model in _models(task)],
     experts=(8, 16, 32, 64, 128, 256),

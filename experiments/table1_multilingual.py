@@ -6,11 +6,11 @@ Cost: cpu about an hour and a half on two cores. Run: make reproduce-table1 TASK
 """
 
 from experiments.table1 import table1
-from mhmoe.multilingual import MultilingualCorpus
+from mhmoe.data.multilingual import MultilingualCorpus
 
-EXPERIMENT = table1(
+PAGE = table1(
     "multilingual",
-    stem="table1_multilingual",
+    slug="table1_multilingual",
     title="Table 1 (multilingual): test perplexity",
     where=" in fourteen languages",
     notes=(

@@ -6,4 +6,4 @@ Cost: smoke 3 minutes, cpu about two hours on two cores. Run: make reproduce-tab
 
 from experiments.table1 import table1
 
-EXPERIMENT = table1("english", stem="table1_perplexity", title="Table 1 (English): test perplexity")
+PAGE = table1("english", slug="table1_perplexity", title="Table 1 (English): test perplexity")

@@ -5,17 +5,18 @@ and 32 experts. The models are those of Table 1.
 Cost beyond Table 1: cpu three to five minutes a model on one core. Run: make reproduce-table2 SCALE=cpu
 """
 
-from analysis.scores import Score
+from analysis.zero_shot.scores import Score
+from experiments.kinds.score_table import ZERO_SHOT_ENGLISH
 from experiments.zero_shot import zero_shot_table
 
-EXPERIMENT = zero_shot_table(
+PAGE = zero_shot_table(
     "english",
-    stem="table2_english_zero_shot",
+    slug="table2_english_zero_shot",
     title="Table 2: zero-shot scores on nine English tasks",
     where="on nine English tasks",
     source="v1 Table 2",
     printed="v1_table2_english_zero_shot",
-    measurement="zero_shot_english",
+    measurement=ZERO_SHOT_ENGLISH,
     scores=(
         Score("ARC-challenge", "arc_challenge"),
         Score("ARC-challenge, normalised", "arc_challenge", "acc_norm"),

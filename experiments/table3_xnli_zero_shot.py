@@ -5,17 +5,18 @@ models are those of Table 1 (multilingual).
 Cost beyond that table: cpu three to five minutes a model on one core. Run: make reproduce-table3 SCALE=cpu
 """
 
-from analysis.scores import Score
+from analysis.zero_shot.scores import Score
+from experiments.kinds.score_table import ZERO_SHOT_XNLI
 from experiments.zero_shot import zero_shot_table
-from mhmoe.multilingual import XNLI_LANGUAGES
+from mhmoe.data.multilingual import XNLI_LANGUAGES
 
-EXPERIMENT = zero_shot_table(
+PAGE = zero_shot_table(
     "multilingual",
-    stem="table3_xnli_zero_shot",
+    slug="table3_xnli_zero_shot",
     title="Table 3: zero-shot scores on XNLI in fourteen languages",
     where="on XNLI",
     source="v1 Table 3",
     printed="v1_table3_xnli_zero_shot",
-    measurement="zero_shot_xnli",
+    measurement=ZERO_SHOT_XNLI,
     scores=[Score(language, f"xnli_{language}") for language in XNLI_LANGUAGES],
 )

@@ -10,12 +10,14 @@ Run: make reproduce-table5 SCALE=cpu, or any list of heads: make ablate-heads HE
 
 from collections.abc import Sequence
 
-from analysis.claims import Claim
-from experiments.recipes import OURS, mhmoe, paper_numbers, xmoe
-from experiments.schema import Row, Table, Trend
-from mhmoe.matching import Reading
+from analysis.claims.rules import Claim
+from experiments.kinds.routing import EXPERT_ACTIVATION
+from experiments.kinds.table import Row, Table
+from experiments.kinds.trend import Trend
+from experiments.systems import OURS, mhmoe, paper_numbers, xmoe
+from mhmoe.layers.matching import Reading
 
-STEM = "table5_head_number"
+SLUG = "table5_head_number"
 PRINTED = "v1_table5_head_number"
 EXPERTS = 8
 HEADS = (2, 4, 6, 8, 12)
@@ -48,7 +50,7 @@ def _claim(better: str, worse: str, statement: str, reading: str, source: str = 
         return numbers["mhmoe"][heads] if name.startswith("mhmoe") else numbers["xmoe"]
 
     return Claim(
-        stem=STEM,
+        slug=SLUG,
         statement=f"{statement} (`{reading}`)",
         source=source,
         better=better,
@@ -82,22 +84,22 @@ def trend(heads: Sequence[int]) -> Trend:
 def for_heads(heads: Sequence[int]) -> Table:
     """The same comparison for any numbers of heads; a page of its own, and nothing is claimed about it."""
     return Table(
-        stem="ablate_heads",
+        slug="ablate_heads",
         title="Test perplexity against the number of heads",
         rows=rows(list(dict.fromkeys(heads))),
         reference=f"xmoe_{EXPERTS}",
         trend=trend(list(dict.fromkeys(heads))),
-        measurements=("expert_activation",),
+        measurements=(EXPERT_ACTIVATION,),
     )
 
 
-EXPERIMENT = Table(
-    stem=STEM,
+PAGE = Table(
+    slug=SLUG,
     title="Table 5: test perplexity against the number of heads",
     rows=rows(HEADS),
     reference=f"xmoe_{EXPERTS}",
     trend=trend(HEADS),
-    measurements=("expert_activation",),
+    measurements=(EXPERT_ACTIVATION,),
     claims=(
         *(
             _claim(_name(h, "parameters"), f"xmoe_{EXPERTS}", f"MH-MoE with {h} heads lies below X-MoE", "parameters")

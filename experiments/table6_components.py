@@ -7,11 +7,11 @@ out of it goes into the experts. The last rows ask the same at equal FLOPs, as v
 Cost: cpu about forty minutes on two cores. Run: make reproduce-table6 SCALE=cpu
 """
 
-from analysis.claims import Claim
-from experiments.recipes import dense, mhmoe, paper_numbers, with_layers, xmoe
-from experiments.schema import Row, Table
+from analysis.claims.rules import Claim
+from experiments.kinds.table import Row, Table
+from experiments.systems import dense, mhmoe, paper_numbers, with_layers, xmoe
 
-STEM = "table6_components"
+SLUG = "table6_components"
 PRINTED = ("v1_table6_components", "rows")
 WHOLE, UNSPLIT, BARE = "mhmoe_8_{}", "mhmoe_8_{}_h1", "mhmoe_8_{}_n0"
 PRINTED_ROWS = ("dense", "dense_mlp", "xmoe_8", "xmoe_8_mlp")
@@ -24,7 +24,7 @@ def _claim(better: str, worse: str, statement: str, reading: str = "") -> Claim:
     if {better, worse} <= set(PRINTED_ROWS):
         printed = (values[PRINTED_ROWS.index(better)], values[PRINTED_ROWS.index(worse)])
     return Claim(
-        stem=STEM,
+        slug=SLUG,
         statement=statement + (f" (`{reading}`)" if reading else ""),
         source="v1 Table 6" if printed else "v2 Table 4, for v1's Table 6",
         better=better,
@@ -45,8 +45,8 @@ _SYSTEMS = (
 )
 _COMPUTE = (mhmoe(8, "compute", heads=1), mhmoe(8, "compute", layers=0), mhmoe(8, "compute"))
 
-EXPERIMENT = Table(
-    stem=STEM,
+PAGE = Table(
+    slug=SLUG,
     title="Table 6: test perplexity with and without MLP layers, with and without splitting",
     rows=(
         *(Row(system=system, paper=(*PRINTED, i, "perplexity")) for i, system in enumerate(_SYSTEMS)),

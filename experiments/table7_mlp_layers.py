@@ -7,26 +7,26 @@ Cost: cpu about an hour and a half on two cores, and a minute a model for the sc
 Run: make reproduce-table7 SCALE=cpu
 """
 
-from analysis.claims import Claim
-from analysis.measured_claims import MeasuredClaim, Side
-from analysis.scores import Score, mean_accuracy
-from experiments.recipes import mhmoe, paper_numbers
-from experiments.schema import Row, Table
+from analysis.claims.measured import MeasuredClaim, Side
+from analysis.claims.rules import Claim
+from analysis.zero_shot.scores import Score, mean_accuracy
+from experiments.kinds.score_table import ZERO_SHOT_MLP_LAYERS
+from experiments.kinds.table import Row, Table
+from experiments.systems import mhmoe, paper_numbers
 
-STEM = "table7_mlp_layers"
+SLUG = "table7_mlp_layers"
 PRINTED = "v1_table7_mlp_layers"
 DEPTHS = (0, 1, 2, 3)
 _SYSTEMS = {n: mhmoe(8, "parameters", layers=n) for n in DEPTHS}
 
 
 SCORES = (Score("RTE", "rte"), Score("PIQA", "piqa"), Score("Winogrande", "winogrande"))
-MEASUREMENT = "zero_shot_mlp_layers"
 
 
 def _claim(better: int, worse: int) -> Claim:
     values = {n: paper_numbers()[PRINTED][str(n)][0] for n in (better, worse)}
     return Claim(
-        stem=STEM,
+        slug=SLUG,
         statement=f"MH-MoE with n = {better} MLP layers has lower perplexity than with n = {worse}",
         source="v1 Table 7",
         better=_SYSTEMS[better].name,
@@ -40,26 +40,26 @@ def _accuracy(better: int, worse: int) -> MeasuredClaim:
     quantity = mean_accuracy(SCORES)
     means = {n: sum(paper_numbers()[PRINTED][str(n)][1:]) / len(SCORES) for n in (better, worse)}
     return MeasuredClaim(
-        stem=STEM,
+        slug=SLUG,
         statement=f"MH-MoE with n = {better} MLP layers has higher mean accuracy than with n = {worse}",
         source="v1 Table 7",
         reading="parameters",
         paper=(round(means[better], 2), round(means[worse], 2)),
-        measurement=MEASUREMENT,
+        measurement=ZERO_SHOT_MLP_LAYERS.name,
         higher=Side(system=_SYSTEMS[better].name, quantity=quantity),
         lower=Side(system=_SYSTEMS[worse].name, quantity=quantity),
     )
 
 
-EXPERIMENT = Table(
-    stem=STEM,
+PAGE = Table(
+    slug=SLUG,
     title="Table 7: test perplexity against the depth of the head and merge MLPs",
     rows=tuple(
         Row(system=system, paper=(PRINTED, str(n), 0), paper_scores=paper_numbers()[PRINTED][str(n)][1:])
         for n, system in _SYSTEMS.items()
     ),
     scores=SCORES,
-    measurements=(MEASUREMENT,),
+    measurements=(ZERO_SHOT_MLP_LAYERS,),
     reference=_SYSTEMS[1].name,
     claims=(_claim(1, 0), _claim(2, 1), _claim(2, 3), _accuracy(1, 0)),
 )

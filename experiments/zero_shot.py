@@ -7,10 +7,11 @@ over wrong ones, which moves where accuracy is still near chance.
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.measured_claims import MeasuredClaim, Side
-from analysis.scores import Score, mean_accuracy, mean_advantage
-from experiments.recipes import HEADS, OURS, compared, paper_number
-from experiments.schema import Row, ScoreTable
+from analysis.claims.measured import MeasuredClaim, Side
+from analysis.zero_shot.scores import Score, mean_accuracy, mean_advantage
+from experiments.kinds.score_table import ScoredRow, ScoreTable
+from experiments.runner.measurements import Measurement
+from experiments.systems import HEADS, OURS, compared, paper_number
 
 _PAPER, _FOLLOW_UP = "", "v2, for v1's sizes"
 # (better, worse, reading, source); the paper's own claims come from its table.
@@ -27,19 +28,21 @@ PAIRS = (
 def zero_shot_table(
     task: str,
     *,
-    stem: str,
+    slug: str,
     title: str,
     where: str,
     source: str,
     printed: str,
-    measurement: str,
+    measurement: Measurement,
     scores: Sequence[Score],
 ) -> ScoreTable:
     """The table of a pre-training task; `printed` is its key in paper.json, `source` its name in the paper.
 
     where: of the claims, such as "on XNLI".
     """
-    rows = tuple(Row(system=system, paper_scores=_flat((printed, key)) if key else ()) for system, key in compared())
+    rows = tuple(
+        ScoredRow(system=system, paper_scores=_flat((printed, key)) if key else ()) for system, key in compared()
+    )
     row_of = {row.system.name: row for row in rows}
 
     def claims(better: str, worse: str, reading: str, said_by: str) -> tuple[MeasuredClaim, MeasuredClaim]:
@@ -49,7 +52,7 @@ def zero_shot_table(
         paper = None
         if ours.paper_scores and others.paper_scores:
             paper = ours.paper_scores[-1], others.paper_scores[-1]
-        common: dict[str, Any] = {"stem": stem, "reading": reading, "task": task, "measurement": measurement}
+        common: dict[str, Any] = {"slug": slug, "reading": reading, "task": task, "measurement": measurement.name}
         return (
             MeasuredClaim(
                 statement=f"{labels[0]} has higher mean accuracy than {labels[1]} {where}",
@@ -69,7 +72,7 @@ def zero_shot_table(
         )
 
     return ScoreTable(
-        stem=stem,
+        slug=slug,
         title=title,
         task=task,
         rows=rows,

@@ -1,6 +1,6 @@
 """Multi-Head Mixture-of-Experts: the layer, its relatives, and a language model made of them.
 
-Reading order: the files in READING_ORDER, each importing only from those before it.
+Reading order: READING_ORDER, here and in each folder; a file imports only from those before it.
 
 Glossary (paper symbol | name here | axis in shapes):
 
@@ -12,64 +12,36 @@ Glossary (paper symbol | name here | axis in shapes):
     k        | top_k                  | top_k
     e_p      | expert_embeddings      | experts, router_dim
     g(f_p)   | Routing.weight, .probabilities |
-    4 beta d | expert_dim             | inner       (solved in matching.py)
+    4 beta d | expert_dim             | inner       (solved in layers/matching.py)
     alpha    | balance_weight         |
 """
 
-from mhmoe.base_model import MHMoEModel
-from mhmoe.configs import Config, config_from_dict
-from mhmoe.configuration import MHMoEConfig
-from mhmoe.experts import Experts, ExpertsConfig, FeedForward, FeedForwardConfig, FFNOutput
-from mhmoe.hidden_only import HiddenOnly
-from mhmoe.language_model import MHMoEForCausalLM
-from mhmoe.losses import balance_loss
-from mhmoe.matching import match
-from mhmoe.multi_head import MultiHead, MultiHeadConfig, MultiHeadMoE, multi_head_moe
-from mhmoe.routers import (
+from mhmoe.layers.config import Config, config_from_dict
+from mhmoe.layers.experts import Experts, ExpertsConfig, FeedForward, FeedForwardConfig, FFNOutput
+from mhmoe.layers.losses import balance_loss
+from mhmoe.layers.matching import match
+from mhmoe.layers.multi_head import MultiHead, MultiHeadConfig, MultiHeadMoE, multi_head_moe
+from mhmoe.layers.routers import (
     DotProductRouterConfig,
     FixedTemperatureRouterConfig,
     ReleasedRouterConfig,
     Routing,
     XMoERouterConfig,
 )
-from mhmoe.sparse_moe import ResidualConfig, SparseMoE, SparseMoEConfig
+from mhmoe.layers.sparse_moe import ResidualConfig, SparseMoE, SparseMoEConfig
+from mhmoe.model.base_model import MHMoEModel
+from mhmoe.model.config import MHMoEConfig
+from mhmoe.model.integrate import HiddenOnly
+from mhmoe.model.language_model import MHMoEForCausalLM
 
 READING_ORDER = (
     "fields",
-    "files",
-    "configs",
-    "routers",
-    "grouped",
-    "dispatch",
-    "experts",
-    "losses",
-    "sparse_moe",
-    "multi_head",
-    "matching",
-    "hidden_only",
-    "configuration",
-    "training_config",
-    "transformer",
-    "record_checks",
-    "records",
-    "command_line",
+    "io",
+    "cli",
     "display",
-    "earlier_folders",
-    "outputs",
-    "base_model",
-    "language_model",
-    "data_folder",
-    "corpora",
-    "generated",
-    "tokenization",
-    "multilingual",
-    "partly_generated",
-    "batches",
-    "packing",
-    "evaluation",
-    "memory",
-    "progress",
-    "objective",
+    "layers",
+    "model",
+    "data",
     "training",
 )
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from mhmoe.records import Record, fingerprint, summarise_documents
+from mhmoe.training.record import Record, fingerprint
+from mhmoe.training.record_checks import summarise_documents
 
 TOKENS = 1_000_000
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.runs import model_config, run_config, training_config
-from experiments.schema import Run
-from mhmoe.records import Record, fingerprint, summarise_documents
-from mhmoe.training_config import TrainingConfig
+from experiments.runner.runs import Run, model_config, run_config, training_config
+from mhmoe.training.config import TrainingConfig
+from mhmoe.training.record import Record, fingerprint
+from mhmoe.training.record_checks import summarise_documents
 from tests import fake_records
 
 PROVENANCE = {

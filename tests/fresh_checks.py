@@ -21,10 +21,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import mhmoe
-from mhmoe.generated import GeneratedCorpus
-from mhmoe.packing import PackingConfig, pack
-from mhmoe.training import train
-from mhmoe.training_config import TrainingConfig
+from mhmoe.data.packing import PackingConfig, pack
+from mhmoe.data.synthetic import GeneratedCorpus
+from mhmoe.training.config import TrainingConfig
+from mhmoe.training.loop import train
 
 CHECKS: list[Callable[[], str]] = []
 BACKEND = sys.argv[1]  # of torch.compile

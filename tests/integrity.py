@@ -22,11 +22,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.recipes import dense, mhmoe
-from experiments.running import Options, run_all
-from experiments.schema import Row, Scale, Table
-from mhmoe.files import UserError
-from mhmoe.training import train
+from experiments.kinds.routing import EXPERT_ACTIVATION
+from experiments.kinds.table import Row, Table
+from experiments.runner.launch import Options, run_all
+from experiments.scales import Scale
+from experiments.systems import dense, mhmoe
+from mhmoe.io import UserError
+from mhmoe.training.loop import train
 from tests import tiny
 from tests.mini import MINI, at_rate
 from tests.tiny import ROOT, ZipfText
@@ -36,19 +38,19 @@ SCALE = dataclasses.replace(
     corpus=ZipfText,
     training={"steps": 40, "batch_sequences": 4, "length": 16, "evaluations": 8, "evaluation_windows": 8},
 )
-EXPERIMENT = Table(
-    stem="table99_integrity",
+PAGE = Table(
+    slug="table99_integrity",
     title="Integrity",
     rows=(Row(system=dense()), Row(system=mhmoe(8, "compute"))),
-    measurements=("expert_activation",),
+    measurements=(EXPERT_ACTIVATION,),
 )
 PROGRAM = """
 import functools, sys
 from pathlib import Path
-import experiments.running as running
-import mhmoe.training
+from experiments.runner import execute
+import mhmoe.training.loop
 from tests.integrity import finish
-running.train = functools.partial(mhmoe.training.train, checkpoint_seconds=0.0)
+execute.train = functools.partial(mhmoe.training.loop.train, checkpoint_seconds=0.0)
 print("begun", flush=True)
 finish(Path(sys.argv[1]))
 """
@@ -57,7 +59,7 @@ finish(Path(sys.argv[1]))
 def finish(folder: Path, scale: Scale = SCALE) -> None:
     """Everything of the experiment, in `folder`; goes on where a killed process stopped."""
     options = Options(seeds=(1,), results=folder / "results", cache=folder / "cache")
-    assert run_all(EXPERIMENT, scale, "english", options)
+    assert run_all(PAGE, scale, options)
 
 
 def outcome(folder: Path) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 import dataclasses
 
-from experiments.scales import CPU
-from experiments.schema import Scale
-from mhmoe.packing import PackingConfig
+from experiments.scales import CPU, Scale
+from mhmoe.data.packing import PackingConfig
 
 MINI = dataclasses.replace(
     CPU,

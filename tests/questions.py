@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.zero_shot_tasks import ENGLISH, TASKS
-from experiments.generated_folder import GeneratedFolder
-from mhmoe.generated import GeneratedCorpus
-from mhmoe.records import sha256_of
+from analysis.zero_shot.tasks import ENGLISH, TASKS
+from experiments.stand_in.folder import GeneratedFolder
+from mhmoe.data.synthetic import GeneratedCorpus
+from mhmoe.io import sha256_of
 from tests import tiny
 
 KINDS = [*(task.name for task in ENGLISH), "xnli_de"]

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from mhmoe.configs import Config
-from mhmoe.configuration import MHMoEConfig
-from mhmoe.experts import ExpertsConfig
-from mhmoe.matching import Reading, match
-from mhmoe.multi_head import multi_head_moe
-from mhmoe.routers import XMoERouterConfig
-from mhmoe.sparse_moe import ResidualConfig, SparseMoEConfig
+from mhmoe.layers.config import Config
+from mhmoe.layers.experts import ExpertsConfig
+from mhmoe.layers.matching import Reading, match
+from mhmoe.layers.multi_head import multi_head_moe
+from mhmoe.layers.routers import XMoERouterConfig
+from mhmoe.layers.sparse_moe import ResidualConfig, SparseMoEConfig
+from mhmoe.model.config import MHMoEConfig
 
 DIM = 24
 

@@ -3,19 +3,20 @@
 import pytest
 
 from baselines.dense import dense as dense_config
-from experiments.recipes import dense, mhmoe, reference, varied, with_layers, xmoe
-from experiments.rendering import render
-from experiments.runs import Records, model_config, plan, systems_of, training_config
-from experiments.scales import CPU, SCALES, SMOKE
-from experiments.schema import Scale, Sensitivity, System, Variation
-from experiments.sensitivity import EXPERIMENT as SENSITIVITY
-from experiments.table5_head_number import EXPERIMENT as TABLE5
+from experiments.kinds.sensitivity import Sensitivity, Variation
+from experiments.report.render import render
+from experiments.runner.runs import model_config, training_config
+from experiments.runner.store import Records
+from experiments.scales import CPU, SCALES, SMOKE, Scale
+from experiments.sensitivity import PAGE as SENSITIVITY
+from experiments.systems import System, dense, mhmoe, reference, varied, with_layers, xmoe
+from experiments.table5_head_number import PAGE as TABLE5
 from experiments.table5_head_number import rows
-from experiments.table6_components import EXPERIMENT as TABLE6
-from experiments.table7_mlp_layers import EXPERIMENT as TABLE7
-from mhmoe.multi_head import MultiHeadConfig
-from mhmoe.routers import ReleasedRouterConfig
-from mhmoe.sparse_moe import ResidualConfig, SparseMoEConfig
+from experiments.table6_components import PAGE as TABLE6
+from experiments.table7_mlp_layers import PAGE as TABLE7
+from mhmoe.layers.multi_head import MultiHeadConfig
+from mhmoe.layers.routers import ReleasedRouterConfig
+from mhmoe.layers.sparse_moe import ResidualConfig, SparseMoEConfig
 from tests.forged import forged, save
 from tests.mini import MINI, at_rate
 
@@ -40,7 +41,7 @@ def moe_of(layer: object) -> SparseMoEConfig:
 @pytest.mark.parametrize("scale", SCALES.values(), ids=lambda scale: scale.name)
 def test_every_ablation_can_be_configured_at_every_scale(scale: Scale) -> None:
     for experiment in (TABLE5, TABLE6, TABLE7, SENSITIVITY):
-        for system in systems_of(experiment):
+        for system in experiment.all_systems():
             assert model_config(scale, system).parameters() > 0
 
 
@@ -48,7 +49,7 @@ def test_every_ablation_can_be_configured_at_every_scale(scale: Scale) -> None:
 def test_every_mh_moe_of_the_tables_has_x_moes_parameters_whatever_is_left_out_of_it(scale: Scale) -> None:
     base = reference(scale, 8)
     for experiment in (TABLE5, TABLE6, TABLE7):
-        for system in systems_of(experiment):
+        for system in experiment.all_systems():
             if system.name.startswith("mhmoe"):
                 layer = system.layer(scale)
                 assert layer is not None
@@ -90,7 +91,7 @@ def test_a_varied_system_differs_in_that_alone_and_takes_the_rate_of_the_unchang
     assert records.chosen_rate("english", varied(base, "h", "h", rate_factor=0.5)) == 0.005
     tuned = Records(MINI, tmp_path)
     assert tuned.chosen_rate("english", changed) is None  # the unchanged system's grid is not done
-    runs = plan(SENSITIVITY, MINI, "english", (1, 2), tuned)
+    runs = SENSITIVITY.runs(MINI, (1, 2), tuned)
     assert len({run.name for run in runs}) == len(runs)
     assert {run.seed for run in runs if run.tests} == {1}
 
@@ -105,7 +106,7 @@ def test_the_variations_are_the_ones_they_are_called(tmp_path) -> None:
     for width in (48, 192):
         assert {model_config(CPU, s).hidden_size for s in of[f"width {width}"] if s} == {width}
     down = next(s for s in of["rates of the down matrices by width"] if s)
-    (run,) = [r for r in plan(SENSITIVITY, FIXED, "english", (1,), Records(FIXED, tmp_path)) if r.system == down]
+    (run,) = [r for r in SENSITIVITY.runs(FIXED, (1,), Records(FIXED, tmp_path)) if r.system == down]
     assert training_config(run).scaled_rates == ("down_proj",)
 
 
@@ -116,7 +117,7 @@ def test_the_sensitivity_page_compares_the_systems_within_each_variation(tmp_pat
     systems = {"X-MoE": xmoe(8), "MH-MoE": mhmoe(8, "compute")}
     double = [varied(s, "double", "twice the rate", rate_factor=2.0) for s in systems.values()]
     experiment = Sensitivity(
-        stem="sensitivity",
+        slug="sensitivity",
         title="Sensitivity",
         systems=systems,
         variations=(
@@ -125,7 +126,7 @@ def test_the_sensitivity_page_compares_the_systems_within_each_variation(tmp_pat
         ),
     )
     losses = {"xmoe_8": 4.5, "mhmoe_8_compute": 4.6, "xmoe_8_double": 4.7, "mhmoe_8_compute_double": 4.4}
-    for run in plan(experiment, FIXED, "english", (1,), Records(FIXED, tmp_path)):
+    for run in experiment.runs(FIXED, (1,), Records(FIXED, tmp_path)):
         if run.system.name in losses:
             save(forged(run, losses[run.system.name]), tmp_path)
     files = render(experiment, (FIXED,), tmp_path, tmp_path)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from analysis.render import NOT_RUN
+from analysis.tables import NOT_RUN
 from benchmarks.__main__ import RESULTS, benchmark
 from benchmarks.contenders import Batch, Sizes, contenders
 from benchmarks.layer_speed import sizes_dict
@@ -20,9 +20,9 @@ from benchmarks.report import layer_markdown, training_markdown, zero_shot_markd
 from benchmarks.roofline import Machine, least_seconds
 from benchmarks.timing import in_turns, memory_of
 from benchmarks.verdicts import MET, NOT_MET, TO_DENSE, verdicts
-from mhmoe.experts import FFNOutput
-from mhmoe.records import UserError
-from mhmoe.tokenization import as_transformers
+from mhmoe.data.tokenizer import as_transformers
+from mhmoe.io import UserError
+from mhmoe.layers.experts import FFNOutput
 from tests import tiny
 from tests.questions import write_questions
 

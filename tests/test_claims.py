@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.claims import Claim, judge
-from analysis.learning_speed import reaches
-from analysis.ledger import ledger_markdown
-from mhmoe.records import UserError
+from analysis.claims import judge as judging
+from analysis.claims.learning_speed import reaches
+from analysis.claims.ledger import ledger_markdown
+from analysis.claims.rules import Claim
+from mhmoe.io import UserError
+from mhmoe.training.record import divide
 from tests.fake_records import TOKENS, record
 
 SEEDS = range(5)
-LOWER = Claim(stem="table1", statement="A beats B", source="v1 Table 1", better="a", worse="b", paper=(12.0, 15.0))
-FASTER = Claim(stem="figure4", statement="A learns faster", source="v1", better="a", worse="b", metric="tokens")
+LOWER = Claim(slug="table1", statement="A beats B", source="v1 Table 1", better="a", worse="b", paper=(12.0, 15.0))
+FASTER = Claim(slug="figure4", statement="A learns faster", source="v1", better="a", worse="b", metric="tokens")
 
 
 def runs(system, nll=4.5, seeds: Iterable[int] = SEEDS, **more):
@@ -34,6 +36,10 @@ def curves(system, *finals, start=6.0, **more):
         record(system, seed, curve=[start + (final - start) * i / 10 for i in range(1, 11)], **more)
         for seed, final in enumerate(finals)
     ]
+
+
+def judge(claims, records, scale="cpu"):
+    return judging.judge(claims, records, scale)
 
 
 def only(verdicts):
@@ -65,7 +71,7 @@ def test_the_difference_is_of_the_named_split():
     ids=["none", "one side", "one seed"],
 )
 def test_fewer_than_two_common_seeds_are_not_run(records):
-    found = only(judge([LOWER], records, scales=["cpu"]))
+    found = only(judge([LOWER], records))
     assert found.verdict == "not run"
     assert math.isnan(found.adjusted_p)
 
@@ -89,7 +95,7 @@ def test_more_claims_in_a_table_ask_more_of_each(sign, verdict):
     alone = only(judge([LOWER], records))
     crowd = [dataclasses.replace(LOWER, better=f"c{i}") for i in range(20)]
     among = judge([LOWER, *crowd], records)[0]
-    elsewhere = judge([LOWER, *(dataclasses.replace(c, stem="table2") for c in crowd)], records)[0]
+    elsewhere = judge([LOWER, *(dataclasses.replace(c, slug="table2") for c in crowd)], records)[0]
     assert (alone.verdict, among.verdict, elsewhere.verdict) == (verdict, "cannot tell", verdict)
     assert among.adjusted_p == pytest.approx(min(1, 21 * alone.tested.p_value))
 
@@ -131,17 +137,18 @@ def test_a_gain_needs_seeds_and_data_that_all_four_share():
 
 def test_scales_are_judged_apart():
     records = runs("a", 4.4) + runs("b") + runs("a", 4.6, scale="gpu") + runs("b", scale="gpu")
-    assert {v.scale: v.verdict for v in judge([LOWER], records)} == {"cpu": "holds", "gpu": "contradicted"}
+    assert only(judge([LOWER], records, "cpu")).verdict == "holds"
+    assert only(judge([LOWER], records, "gpu")).verdict == "contradicted"
 
 
 def test_stale_and_undeclared_records_do_not_count():
     records = runs("a", 4.4) + runs("b")
     declared = {(r.scale, r.name): r.fingerprint for r in records}
-    assert only(judge([LOWER], records, declared=declared)).n == 5
+    assert only(judge([LOWER], divide(records, declared)[0])).n == 5
     stale = declared | {("cpu", "a_0"): "0" * 16}
-    assert only(judge([LOWER], records, declared=stale)).n == 4
+    assert only(judge([LOWER], divide(records, stale)[0])).n == 4
     del declared["cpu", "b_1"]
-    assert only(judge([LOWER], records, declared=declared)).n == 4
+    assert only(judge([LOWER], divide(records, declared)[0])).n == 4
 
 
 def test_runs_on_different_data_are_not_compared():
@@ -199,7 +206,7 @@ def test_a_system_that_needs_half_the_tokens_learns_faster():
 
 def test_the_same_curves_can_be_faster_in_tokens_and_slower_in_flops():
     records = curves("a", 2.0, 2.2, 1.9, flops=300) + curves("b", 4.0, 4.2, 3.9)
-    in_flops = dataclasses.replace(FASTER, metric="flops", stem="flops")
+    in_flops = dataclasses.replace(FASTER, metric="flops", slug="flops")
     assert [v.verdict for v in judge([FASTER, in_flops], records)] == ["holds", "contradicted"]
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from experiments.runs import systems_of
-from experiments.table1_perplexity import EXPERIMENT as TABLE1
-from mhmoe.records import Record, sha256_of
+from experiments.table1_perplexity import PAGE as TABLE1
+from mhmoe.io import sha256_of
+from mhmoe.training.record import Record
 from tests.commands import ROOT, Finished, Project
 from tests.forged import save, worsened
 from tests.tiny import ZipfText
@@ -30,11 +30,11 @@ TWO_SYSTEMS = '''"""Two systems."""
 from experiments.recipes import dense, mhmoe
 from experiments.schema import Row, Table
 
-EXPERIMENT = Table(
-    stem="table98_two", title="Two", rows=(Row(system=dense()), Row(system=mhmoe(8, "compute")))
+PAGE = Table(
+    slug="table98_two", title="Two", rows=(Row(system=dense()), Row(system=mhmoe(8, "compute")))
 )
 '''
-NAMES = [system.name for system in systems_of(TABLE1)]
+NAMES = [system.name for system in TABLE1.all_systems()]
 
 
 def write_corpus(folder: Path, documents: int = 20) -> None:

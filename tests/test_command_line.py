@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from mhmoe.command_line import OutOfTime, exit_code, stopped_at
-from mhmoe.files import UserError, check_writable, new_folder, remove_leftovers, write_atomically
+from mhmoe.cli import OutOfTime, exit_code, stopped_at
+from mhmoe.io import UserError, check_writable, new_folder, remove_leftovers, write_atomically
 
 
 def refuse(error: BaseException) -> Callable[[], None]:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mhmoe.corpora import SPLITS, Corpus, Document, EmbeddedCorpus, HubCorpus, LocalCorpus
-from mhmoe.generated import GeneratedCorpus
-from mhmoe.partly_generated import PartlyGeneratedCorpus
-from mhmoe.records import UserError
+from mhmoe.data.corpora import SPLITS, Corpus, Document, EmbeddedCorpus, HubCorpus, LocalCorpus
+from mhmoe.data.partly_synthetic import PartlyGeneratedCorpus
+from mhmoe.data.synthetic import GeneratedCorpus
+from mhmoe.io import UserError
 
 SETS = {"letters": 12, "numbers": 30}
 

@@ -14,13 +14,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mhmoe.batches import TrainingBatches
-from mhmoe.files import UserError
-from mhmoe.language_model import MHMoEForCausalLM
-from mhmoe.objective import Objective, accumulate_gradients
-from mhmoe.packing import PackedText, load_packed
-from mhmoe.progress import read_checkpoint
-from mhmoe.training import train
+from mhmoe.data.batches import TrainingBatches
+from mhmoe.data.packing import PackedText, load_packed
+from mhmoe.io import UserError
+from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.training.checkpoint import read_checkpoint
+from mhmoe.training.loop import train
+from mhmoe.training.objective import Objective, accumulate_gradients
 from tests import tiny
 
 SYSTEMS = ("dense", "xmoe", "mhmoe_compute", "mhmoe_parameters")

@@ -8,10 +8,10 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch.distributed.fsdp import fully_shard
 
-from mhmoe.language_model import MHMoEForCausalLM
-from mhmoe.routers import ReleasedRouterConfig
-from mhmoe.sparse_moe import SparseMoEConfig
-from mhmoe.training import make_optimizer
+from mhmoe.layers.routers import ReleasedRouterConfig
+from mhmoe.layers.sparse_moe import SparseMoEConfig
+from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.training.loop import make_optimizer
 from tests import tiny
 
 IDS = torch.arange(1, 2 * 9 + 1).view(2, 9)

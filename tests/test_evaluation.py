@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from mhmoe.batches import EvaluationSet
-from mhmoe.evaluation import by_group, evaluate, token_nll
-from mhmoe.language_model import MHMoEForCausalLM
-from mhmoe.packing import PackedText
-from mhmoe.records import summarise_documents
-from mhmoe.tokenization import END_OF_TEXT_ID
+from mhmoe.data.batches import EvaluationSet
+from mhmoe.data.packing import PackedText
+from mhmoe.data.tokenizer import END_OF_TEXT_ID
+from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.training.evaluation import by_group, evaluate, token_nll
+from mhmoe.training.record_checks import summarise_documents
 from tests import tiny
 
 LENGTH = 16

@@ -6,43 +6,38 @@ from typing import Any
 
 import pytest
 
-from analysis.claims import Claim
+from analysis.claims.rules import Claim
 from baselines.xmoe import xmoe as xmoe_config
-from experiments.declared import experiments, find
-from experiments.figure4_training_curves import EXPERIMENT as FIGURE4
-from experiments.learning_rates import EXPERIMENT as LEARNING_RATES
-from experiments.processes import claimed
-from experiments.recipes import dense, mhmoe, paper_numbers, xmoe
-from experiments.runs import (
-    Records,
-    model_config,
-    plan,
-    systems_of,
-    training_config,
-    tuning_runs,
-)
-from experiments.scales import CPU, PAPER, SCALES, SMOKE
-from experiments.schema import PrintedSizes, Run, Scale, Sizes, System
-from experiments.table1_perplexity import EXPERIMENT as TABLE1
-from experiments.texts import text_of
-from mhmoe.configs import Config
-from mhmoe.corpora import EmbeddedCorpus, LocalCorpus
-from mhmoe.multi_head import MultiHeadConfig
-from mhmoe.packing import PackingConfig, pack
-from mhmoe.records import UserError
-from mhmoe.sparse_moe import SparseMoEConfig
+from experiments.catalog import find, pages
+from experiments.figure4_training_curves import PAGE as FIGURE4
+from experiments.kinds.printed_sizes import PrintedSizes
+from experiments.kinds.sizes import Sizes
+from experiments.learning_rates import PAGE as LEARNING_RATES
+from experiments.runner.processes import claimed
+from experiments.runner.runs import Run, model_config, training_config, tuning_runs
+from experiments.runner.store import Records
+from experiments.runner.texts import text_of
+from experiments.scales import CPU, PAPER, SCALES, SMOKE, Scale
+from experiments.systems import System, dense, mhmoe, paper_numbers, xmoe
+from experiments.table1_perplexity import PAGE as TABLE1
+from mhmoe.data.corpora import EmbeddedCorpus, LocalCorpus
+from mhmoe.data.packing import PackingConfig, pack
+from mhmoe.io import UserError
+from mhmoe.layers.config import Config
+from mhmoe.layers.multi_head import MultiHeadConfig
+from mhmoe.layers.sparse_moe import SparseMoEConfig
 from tests.forged import forged, save, worsened
 from tests.mini import MINI, at_rate
 from tests.tiny import ZipfText
 
-ALL = experiments()
+ALL = pages()
 TUNED = dataclasses.replace(MINI, learning_rates=(0.01, 0.02, 0.04), seeds=(1, 2, 3, 4, 5))
 FIXED = at_rate(MINI, 0.01)
 
 
 def final(scale: Scale, system: System, results: Path) -> Run:
     """The first final run of a system as Table 1 plans it."""
-    runs = plan(TABLE1, scale, "english", scale.seeds, Records(scale, results))
+    runs = TABLE1.runs(scale, scale.seeds, Records(scale, results))
     return next(run for run in runs if run.system.name == system.name and run.tests)
 
 
@@ -51,9 +46,9 @@ def final(scale: Scale, system: System, results: Path) -> Run:
 
 def test_every_experiment_is_named_as_its_file():
     folder = Path(__file__).parents[1] / "experiments"
-    declaring = {path.stem for path in folder.glob("*.py") if "\nEXPERIMENT = " in path.read_text()}
+    declaring = {path.stem for path in folder.glob("*.py") if "\nPAGE = " in path.read_text()}
     assert set(ALL) == declaring >= {"table1_perplexity", "figure4_training_curves", "learning_rates"}
-    assert all(experiment.stem == stem for stem, experiment in ALL.items())
+    assert all(page.slug == slug for slug, page in ALL.items())
 
 
 def test_an_experiment_is_found_by_the_unique_beginning_of_its_name():
@@ -76,7 +71,7 @@ def test_a_name_is_one_system_everywhere():
     found: dict[str, System] = {}
     trained: dict[str, System] = {}
     for experiment in ALL.values():
-        systems = systems_of(experiment)
+        systems = experiment.all_systems()
         assert len({s.label for s in systems}) == len({s.name for s in systems}) == len(systems)
         for system in systems:
             other = found.setdefault(system.name, system)
@@ -88,19 +83,17 @@ def test_a_name_is_one_system_everywhere():
 
 
 def test_figure_4_shows_systems_of_table_1_and_trains_nothing_of_its_own():
-    assert set(systems_of(FIGURE4)) <= set(systems_of(TABLE1))  # `seeds` included
+    assert set(FIGURE4.all_systems()) <= set(TABLE1.all_systems())  # `seeds` included
     for scale in SCALES.values():
-        of_figure, of_table = (
-            plan(e, scale, "english", scale.seeds, Records(scale, Path("none"))) for e in (FIGURE4, TABLE1)
-        )
+        of_figure, of_table = (e.runs(scale, scale.seeds, Records(scale, Path("none"))) for e in (FIGURE4, TABLE1))
         assert {run.name for run in of_figure} <= {run.name for run in of_table}
 
 
 def test_every_system_of_a_table_or_figure_has_its_learning_rates_in_the_grid_of_the_sweep():
     for sweep, table in ((LEARNING_RATES, TABLE1), (ALL["learning_rates_multilingual"], ALL["table1_multilingual"])):
-        swept = {system.name for system in systems_of(sweep)}
-        assert {system.name for system in systems_of(table)} == swept
-        planned = plan(sweep, CPU, table.task, CPU.seeds, Records(CPU, Path("none")))
+        swept = {system.name for system in sweep.all_systems()}
+        assert {system.name for system in table.all_systems()} == swept
+        planned = sweep.runs(CPU, CPU.seeds, Records(CPU, Path("none")))
         grid = {(run.system.name, run.learning_rate) for run in planned}
         assert grid == {(name, rate) for name in swept for rate in CPU.learning_rates}
         assert {run.task for run in planned} == {table.task} and not any(run.tests for run in planned)
@@ -108,7 +101,7 @@ def test_every_system_of_a_table_or_figure_has_its_learning_rates_in_the_grid_of
 
 def test_every_claim_compares_two_systems_of_its_own_experiment():
     claims = [(e, claim) for e in ALL.values() for claim in getattr(e, "claims", ())]
-    assert {e.stem for e, _ in claims} == {
+    assert {e.slug for e, _ in claims} == {
         *("table1_perplexity", "table1_multilingual", "figure4_training_curves"),
         *("table5_head_number", "table6_components", "table7_mlp_layers"),
         *("table2_english_zero_shot", "table3_xnli_zero_shot", "figure1_expert_activation"),
@@ -117,15 +110,15 @@ def test_every_claim_compares_two_systems_of_its_own_experiment():
     }
     for experiment, claim in claims:
         lower = isinstance(claim, Claim)
-        assert claim.stem == experiment.stem and claim.task == experiment.task
-        assert claim.systems <= {system.name for system in systems_of(experiment)}
+        assert claim.slug == experiment.slug and claim.task == experiment.task
+        assert claim.systems <= {system.name for system in experiment.all_systems()}
         if not lower:
-            assert claim.measurement in experiment.measurements
+            assert claim.measurement in {measurement.name for measurement in experiment.measurements}
         if claim.paper is not None:  # the paper's favourite has the lower perplexity, or the higher score
             assert claim.paper[0] < claim.paper[1] if lower else claim.paper[0] > claim.paper[1]
         if claim.reading:
             assert any(f"_{claim.reading}" in side for side in claim.systems)
-    assert len({(claim.stem, claim.statement) for _, claim in claims}) == len(claims)
+    assert len({(claim.slug, claim.statement) for _, claim in claims}) == len(claims)
 
 
 def test_rows_print_the_numbers_of_their_own_system():
@@ -145,7 +138,7 @@ def test_every_system_can_be_configured_at_every_scale(scale):
     for experiment in ALL.values():
         if isinstance(experiment, Sizes) and scale.name not in experiment.scales:
             continue
-        for system in systems_of(experiment):
+        for system in experiment.all_systems():
             model = model_config(scale, system)
             assert 0 < model.active_parameters() <= model.parameters() and model.flops_per_token() > 0
             assert model.hidden_size == (system.at(scale).model["hidden_size"])
@@ -217,7 +210,7 @@ def test_at_paper_scale_the_dense_model_and_the_reference_layer_are_those_of_tab
 
 
 def test_learning_rates_come_before_final_runs_and_final_runs_wait_for_their_rate(tmp_path):
-    runs = plan(TABLE1, TUNED, "english", TUNED.seeds, Records(TUNED, tmp_path))
+    runs = TABLE1.runs(TUNED, TUNED.seeds, Records(TUNED, tmp_path))
     tuning = [run for run in runs if not run.tests]
     assert runs[: len(tuning)] == tuning and len(tuning) == 3 * len(TABLE1.rows)
     assert {run.seed for run in tuning} == {TUNED.tuning_seed}
@@ -228,13 +221,13 @@ def test_learning_rates_come_before_final_runs_and_final_runs_wait_for_their_rat
 
 
 def test_final_runs_go_seed_by_seed_and_a_system_may_have_fewer(tmp_path):
-    runs = plan(TABLE1, TUNED, "english", TUNED.seeds, Records(TUNED, tmp_path))
+    runs = TABLE1.runs(TUNED, TUNED.seeds, Records(TUNED, tmp_path))
     finals = [run for run in runs if run.tests]
     assert [run.seed for run in finals] == sorted(run.seed for run in finals)
-    of = {s.name: [run.seed for run in finals if run.system.name == s.name] for s in systems_of(TABLE1)}
+    of = {s.name: [run.seed for run in finals if run.system.name == s.name] for s in TABLE1.all_systems()}
     assert of["xmoe_8"] == of["mhmoe_8_compute"] == [1, 2, 3, 4, 5]
     assert of["xmoe_32"] == of["mhmoe_32_parameters"] == [1, 2, 3]
-    chosen = plan(TABLE1, TUNED, "english", (7,), Records(TUNED, tmp_path))
+    chosen = TABLE1.runs(TUNED, (7,), Records(TUNED, tmp_path))
     assert {run.seed for run in chosen if run.tests} == {7}
     assert {run.seed for run in chosen if not run.tests} == {TUNED.tuning_seed}
 
@@ -273,24 +266,24 @@ def test_a_stale_record_of_the_grid_takes_the_choice_back_and_makes_the_final_ru
 
 
 def test_a_scale_with_one_rate_has_nothing_to_tune(tmp_path):
-    runs = plan(TABLE1, FIXED, "english", FIXED.seeds, Records(FIXED, tmp_path))
+    runs = TABLE1.runs(FIXED, FIXED.seeds, Records(FIXED, tmp_path))
     assert all(run.tests and run.learning_rate == 0.01 for run in runs) and len(runs) == 8
-    assert plan(LEARNING_RATES, FIXED, "english", FIXED.seeds, Records(FIXED, tmp_path)) == []
+    assert LEARNING_RATES.runs(FIXED, FIXED.seeds, Records(FIXED, tmp_path)) == []
 
 
 def test_only_what_has_no_current_record_is_left_to_do(tmp_path):
-    runs = plan(TABLE1, FIXED, "english", (1, 2), Records(FIXED, tmp_path))
+    runs = TABLE1.runs(FIXED, (1, 2), Records(FIXED, tmp_path))
     for run in runs[:5]:
         save(forged(run), tmp_path)
-    left = Records(FIXED, tmp_path).not_done(plan(TABLE1, FIXED, "english", (1, 2), Records(FIXED, tmp_path)))
+    left = Records(FIXED, tmp_path).not_done(TABLE1.runs(FIXED, (1, 2), Records(FIXED, tmp_path)))
     assert [run.name for run in left] == [run.name for run in runs[5:]] and len(runs) == 16
 
 
 def test_what_cannot_be_planned_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"task='french' is not that of table1_perplexity; choose english"):
-        plan(TABLE1, FIXED, "french", (1,), Records(FIXED, tmp_path))
+        TABLE1.runs(FIXED, (1,), Records(FIXED, tmp_path))
     with pytest.raises(UserError, match="seed 1000 chooses the learning rates"):
-        plan(TABLE1, TUNED, "english", (1000,), Records(TUNED, tmp_path))
+        TABLE1.runs(TUNED, (1000,), Records(TUNED, tmp_path))
 
 
 # ---- staleness ------------------------------------------------------------------------------

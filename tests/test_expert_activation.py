@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.activation_figure import activation_curves
-from analysis.expert_activation import count_documents, measure_activation, measure_groups, uniform_null
-from analysis.heatmaps import activation_heatmaps, group_heatmaps
-from analysis.routed_text import Windows, untrained, windows_of, windows_of_ids, windows_of_texts
-from analysis.routing_measures import (
+from analysis.routing.activation import count_documents, measure_activation, measure_groups, uniform_null
+from analysis.routing.activation_figure import activation_curves
+from analysis.routing.heatmaps import activation_heatmaps, group_heatmaps
+from analysis.routing.measures import (
     activation_curve,
     collapse,
     distinct_share,
@@ -23,11 +22,12 @@ from analysis.routing_measures import (
     specialisation_of,
     summary,
 )
-from analysis.word_figure import TwoGroups, two_group_figure
-from mhmoe.language_model import MHMoEForCausalLM
-from mhmoe.packing import PackedText
-from mhmoe.routers import XMoERouterConfig
-from mhmoe.sparse_moe import SparseMoEConfig
+from analysis.routing.text import Windows, untrained, windows_of, windows_of_ids, windows_of_texts
+from analysis.routing.words.figure import TwoGroups, two_group_figure
+from mhmoe.data.packing import PackedText
+from mhmoe.layers.routers import XMoERouterConfig
+from mhmoe.layers.sparse_moe import SparseMoEConfig
+from mhmoe.model.language_model import MHMoEForCausalLM
 from tests import tiny
 
 LENGTH = 16

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mhmoe import dispatch, grouped
-from mhmoe.configs import config_from_dict
-from mhmoe.dispatch import combine, gather, sort_by_expert
-from mhmoe.experts import Experts, ExpertsConfig, FeedForwardConfig
-from mhmoe.grouped import grouped_linear, loop_linear
+from mhmoe.layers import dispatch, grouped
+from mhmoe.layers.config import config_from_dict
+from mhmoe.layers.dispatch import combine, gather, sort_by_expert
+from mhmoe.layers.experts import Experts, ExpertsConfig, FeedForwardConfig
+from mhmoe.layers.grouped import grouped_linear, loop_linear
 from tests import reference
 
 STYLES = [

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from mhmoe import configs
-from mhmoe.experts import FeedForwardConfig
 from mhmoe.fields import Count, Range, check_fields
-from mhmoe.multi_head import multi_head_moe
-from mhmoe.routers import RouterConfig, XMoERouterConfig
+from mhmoe.layers import config as configs
+from mhmoe.layers.experts import FeedForwardConfig
+from mhmoe.layers.multi_head import multi_head_moe
+from mhmoe.layers.routers import RouterConfig, XMoERouterConfig
 
 
 @pytest.fixture(autouse=True)

@@ -11,17 +11,22 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis import activation_figure, figures, heatmaps, word_figure
+from analysis import figures
 from analysis.figures import Panel, category_figure, learning_curves, trend_figure
-from analysis.heatmaps import activation_heatmaps, group_heatmaps
 from analysis.plotting import LOOKS, Point, counts, looks_of, save
-from analysis.word_figure import TwoGroups, two_group_figure
-from experiments.looks import ROLES, each_role_once, looks
-from experiments.recipes import dense, mhmoe, xmoe
-from experiments.schema import Curves, RoutingFigure, System, Table, WordsFigure
+from analysis.routing import activation_figure, heatmaps
+from analysis.routing.heatmaps import activation_heatmaps, group_heatmaps
+from analysis.routing.words import figure as word_figure
+from analysis.routing.words.figure import TwoGroups, two_group_figure
+from experiments.kinds.curves import Curves
+from experiments.kinds.routing import RoutingFigure
+from experiments.kinds.table import Table
+from experiments.kinds.words import WordsFigure
+from experiments.report.looks import ROLES, each_role_once, looks
+from experiments.systems import System, dense, mhmoe, xmoe
 
 EXPERIMENTS = [
-    import_module(f"experiments.{path.stem}").EXPERIMENT
+    import_module(f"experiments.{path.stem}").PAGE
     for path in sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
     if "\nEXPERIMENT" in path.read_text(encoding="utf-8")
 ]

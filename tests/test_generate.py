@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-from mhmoe.tokenization import as_transformers, train_tokenizer
+from mhmoe.data.tokenizer import as_transformers, train_tokenizer
 from tests.small import make, tokens
 
 TEXTS = ["the model writes words", "a function that returns the number of words in a text"]

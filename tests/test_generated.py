@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mhmoe.corpora import SPLITS, Corpus
-from mhmoe.generated import GeneratedCorpus
-from mhmoe.packing import PackingConfig, pack
+from mhmoe.data.corpora import SPLITS, Corpus
+from mhmoe.data.packing import PackingConfig, pack
+from mhmoe.data.synthetic import GeneratedCorpus
 
 SMALL = GeneratedCorpus(topics=4, heads=60, documents_per_split=40, train_factor=2)
 

@@ -11,20 +11,20 @@ import pytest
 from lm_eval.api.model import LM
 from lm_eval.evaluator import evaluate
 
-from analysis.answers import summarise
-from analysis.harness import load_tasks, quiet, to_item
-from analysis.polysemy import read_false_friends, read_senses
-from analysis.word_in_context import read_contexts
-from analysis.zero_shot_tasks import find
-from experiments.generated_folder import CONTEXTS, FALSE_FRIENDS, LEXICON, GeneratedFolder
-from experiments.measurements import MEASUREMENTS
+from analysis.routing.words.in_context import read_contexts
+from analysis.routing.words.polysemy import read_false_friends, read_senses
+from analysis.zero_shot.answers import summarise
+from analysis.zero_shot.harness import load_tasks, quiet, to_item
+from analysis.zero_shot.tasks import find
+from experiments.catalog import pages
 from experiments.scales import SCALES
-from mhmoe.corpora import SPLITS
-from mhmoe.data_folder import DataFolder
-from mhmoe.generated import GeneratedCorpus
-from mhmoe.multilingual import XNLI_LANGUAGES, MultilingualCorpus
-from mhmoe.partly_generated import PartlyGeneratedCorpus
-from mhmoe.records import UserError
+from experiments.stand_in.folder import CONTEXTS, FALSE_FRIENDS, LEXICON, GeneratedFolder
+from mhmoe.data.corpora import SPLITS
+from mhmoe.data.manifest import DataFolder
+from mhmoe.data.multilingual import XNLI_LANGUAGES, MultilingualCorpus
+from mhmoe.data.partly_synthetic import PartlyGeneratedCorpus
+from mhmoe.data.synthetic import GeneratedCorpus
+from mhmoe.io import UserError
 from tests.questions import MADE
 
 ENGLISH, LANGUAGES = MADE.english, MADE.multilingual
@@ -160,7 +160,7 @@ def test_a_word_in_context_has_one_sense_where_one_senses_words_follow(folder: P
 
 def test_every_measurement_and_the_languages_find_their_files_in_it(folder: Path) -> None:
     listed = DataFolder.at(folder)
-    for measurement in MEASUREMENTS.values():
+    for measurement in {m.name: m for page in pages().values() for m in page.measurements}.values():
         for file in measurement.files_at("smoke"):
             listed.hash_of(file)
     languages = MultilingualCorpus(path=folder)

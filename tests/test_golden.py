@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import torch
 
-from mhmoe.packing import PackedText
-from mhmoe.records import sha256_of, write_atomically
-from mhmoe.training import train
+from mhmoe.data.packing import PackedText
+from mhmoe.io import sha256_of, write_atomically
+from mhmoe.training.loop import train
 from tests import tiny
 
 GOLDEN = Path(__file__).parent / "golden"

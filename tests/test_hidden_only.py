@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from mhmoe.experts import FeedForwardConfig
-from mhmoe.hidden_only import HiddenOnly
-from mhmoe.multi_head import MultiHeadMoE
+from mhmoe.layers.experts import FeedForwardConfig
+from mhmoe.layers.multi_head import MultiHeadMoE
+from mhmoe.model.integrate import HiddenOnly
 
 IDS = torch.arange(2 * 9).view(2, 9) % 7
 

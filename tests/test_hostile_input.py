@@ -9,21 +9,23 @@ from typing import Any
 
 import pytest
 
-from analysis import inspect, word_list, zero_shot
 from analysis.checkpoints import load
-from analysis.inspect import RoutedToken, routed_tokens, terminal
 from analysis.outputs import check_output
-from analysis.polysemy import read_senses, read_word_list
-from analysis.routed_text import encode, load_checkpoint
-from analysis.word_in_context import read_contexts
-from analysis.word_list import read_texts
-from analysis.zero_shot_tasks import find, write_tasks
+from analysis.routing import inspect
+from analysis.routing.inspect import RoutedToken, routed_tokens, terminal
+from analysis.routing.text import encode, load_checkpoint
+from analysis.routing.words import word_list
+from analysis.routing.words.in_context import read_contexts
+from analysis.routing.words.polysemy import read_senses, read_word_list
+from analysis.routing.words.word_list import read_texts
+from analysis.zero_shot import scoring as zero_shot
+from analysis.zero_shot.tasks import find, write_tasks
 from benchmarks.__main__ import benchmark
-from experiments import trends
+from experiments.kinds import trend
 from experiments.scales import CPU
-from mhmoe.data_folder import DataFolder
-from mhmoe.files import UserError, write_atomically
-from mhmoe.tokenization import as_transformers
+from mhmoe.data.manifest import DataFolder
+from mhmoe.data.tokenizer import as_transformers
+from mhmoe.io import UserError, write_atomically
 from tests import tiny
 
 HALF = "\ud83d"
@@ -87,12 +89,12 @@ def test_a_hundred_thousand_brackets_are_damage_like_any_other(name: str, read: 
 
 
 def test_a_damaged_benchmark_is_named_when_its_costs_are_shown(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(trends, "BENCHMARK", tmp_path / "training.json")
-    assert trends.measured_costs("speed", CPU) == {}
+    monkeypatch.setattr(trend, "BENCHMARK", tmp_path / "training.json")
+    assert trend.measured_costs("speed", CPU) == {}
     for content in (DEEP, "{}", '{"measured": 3}'):
         (tmp_path / "training.json").write_text(content)
         with pytest.raises(UserError, match=r"training\.json is damaged"):
-            trends.measured_costs("speed", CPU)
+            trend.measured_costs("speed", CPU)
 
 
 @pytest.mark.parametrize("read", [read_texts, read_word_list, read_senses, read_contexts])

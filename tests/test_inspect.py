@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from analysis.inspect import main, page, routed_tokens, terminal
-from analysis.routed_text import load_checkpoint
-from mhmoe.records import UserError
-from mhmoe.tokenization import as_transformers
+from analysis.routing.inspect import main, page, routed_tokens, terminal
+from analysis.routing.text import load_checkpoint
+from mhmoe.data.tokenizer import as_transformers
+from mhmoe.io import UserError
 from tests import tiny
 
 TEXT = 'ba moli <b>"ku" & é☃ ' + "ba moli ku " * 30  # longer than one window

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from experiments.jobs import run_in_jobs, useful_jobs
-from experiments.outlook import seconds_of, time_left, tokens_of
-from experiments.runs import Records, plan
-from experiments.table1_perplexity import EXPERIMENT as TABLE1
-from mhmoe import display as display_module
+from experiments.runner.jobs import run_in_jobs, useful_jobs
+from experiments.runner.outlook import seconds_of, time_left, tokens_of
+from experiments.runner.store import Records
+from experiments.table1_perplexity import PAGE as TABLE1
 from mhmoe.display import JOB, RECORD, display
+from mhmoe.training import display as display_module
 from tests.forged import forged
 from tests.mini import MINI, at_rate
 from tests.tiny import ROOT
@@ -173,7 +173,7 @@ def test_a_job_tells_the_process_that_started_it(monkeypatch):
 
 def test_the_time_left_is_that_of_finished_runs_of_the_same_system_or_of_all(tmp_path, monkeypatch):
     monkeypatch.delenv(JOB, raising=False)
-    runs = plan(TABLE1, FIXED, "english", (1, 2), Records(FIXED, tmp_path))
+    runs = TABLE1.runs(FIXED, (1, 2), Records(FIXED, tmp_path))
     dense, other = runs[0], runs[1]
     finished = [
         dataclasses.replace(forged(run), wall_seconds=seconds, tokens=tokens_of(run))

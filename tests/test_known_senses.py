@@ -9,17 +9,24 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import known_senses
-from analysis.known_senses import by_word, choice_of_sense, compare_beside, compare_topics, measure_known_senses
-from analysis.routed_text import encode
-from analysis.word_in_context import contexts_of_generated
-from experiments.figure7_known_senses import CLAIMED, EXPERIMENT
-from experiments.recipes import mhmoe
-from experiments.rendering import render, verdicts
-from experiments.running import Options
-from experiments.schema import Text
-from mhmoe.generated import GeneratedCorpus
-from mhmoe.packing import PackedText, PackingConfig, pack
+from analysis.routing.text import encode
+from analysis.routing.words import known_senses
+from analysis.routing.words.in_context import contexts_of_generated
+from analysis.routing.words.known_senses import (
+    by_word,
+    choice_of_sense,
+    compare_beside,
+    compare_topics,
+    measure_known_senses,
+)
+from experiments.figure7_known_senses import CLAIMED, PAGE
+from experiments.kinds.words import KNOWN_SENSES
+from experiments.report.render import render, verdicts
+from experiments.runner.launch import Options
+from experiments.scales import Text
+from experiments.systems import mhmoe
+from mhmoe.data.packing import PackedText, PackingConfig, pack
+from mhmoe.data.synthetic import GeneratedCorpus
 from tests import tiny
 from tests.finished import finish
 from tests.mini import MINI, at_rate
@@ -37,7 +44,7 @@ LABEL = "MH-MoE, h = 8"  # of the claims; the model has fewer heads, for its siz
 SYSTEM = mhmoe(8, "parameters", 2)
 
 
-FIGURE = of_one_system(EXPERIMENT, LABEL, SYSTEM)
+FIGURE = of_one_system(PAGE, LABEL, SYSTEM)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +58,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Options:
 
 
 def values(options: Options) -> dict[int, dict[str, Any]]:
-    return measured_by_seed("known_senses", SCALE, options)
+    return measured_by_seed(KNOWN_SENSES, SCALE, options)
 
 
 def test_the_choice_of_a_sense_is_that_of_a_loop(text: PackedText):
@@ -153,9 +160,9 @@ def test_every_head_has_its_group_its_topics_and_its_values_of_both_routers(fini
 
 
 def test_the_page_has_every_comparison_and_what_was_learned(finished: Options, tmp_path: Path):
-    page = render(FIGURE, (SCALE,), tmp_path, finished.results)[tmp_path / f"{FIGURE.stem}.md"]
-    assert f"({FIGURE.stem}_smoke.png)" in page and "Are the senses learned?" in page and "control" not in page
-    rows = list(csv.DictReader((tmp_path / f"{FIGURE.stem}.csv").read_text().splitlines()))
+    page = render(FIGURE, (SCALE,), tmp_path, finished.results)[tmp_path / f"{FIGURE.slug}.md"]
+    assert f"({FIGURE.slug}_smoke.png)" in page and "Are the senses learned?" in page and "control" not in page
+    rows = list(csv.DictReader((tmp_path / f"{FIGURE.slug}.csv").read_text().splitlines()))
     assert {row["compared"] for row in rows} == set(FIGURE.headings.values())
     chosen = [of_seed["choices"]["trained"]["accuracy"] for of_seed in values(finished).values()]
     assert f"{50 * sum(chosen):.1f}%" in page

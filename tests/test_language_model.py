@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mhmoe import dispatch
-from mhmoe.experts import FeedForwardConfig
+from mhmoe.layers import dispatch
+from mhmoe.layers.experts import FeedForwardConfig
 from tests import reference
 from tests.small import DIM, every_system, make, make_config, tokens
 

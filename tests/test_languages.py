@@ -10,18 +10,20 @@ from typing import Any
 
 import pytest
 
-from experiments.declared import find
-from experiments.recipes import xmoe
-from experiments.rendering import render
-from experiments.running import Options, run_missing
-from experiments.runs import Records, is_text_of, plan, planned
-from experiments.scales import CPU, SCALES
-from experiments.schema import Run, Text
-from experiments.table1_multilingual import EXPERIMENT as MULTILINGUAL
-from experiments.table1_perplexity import EXPERIMENT as ENGLISH
-from mhmoe.evaluation import by_group
-from mhmoe.multilingual import MultilingualCorpus
-from mhmoe.records import Record, UserError, sha256_of, summarise_documents
+from experiments.catalog import find
+from experiments.report.render import render
+from experiments.runner.launch import Options, run_missing
+from experiments.runner.runs import Run
+from experiments.runner.store import Records, is_text_of
+from experiments.scales import CPU, SCALES, Text
+from experiments.systems import xmoe
+from experiments.table1_multilingual import PAGE as MULTILINGUAL
+from experiments.table1_perplexity import PAGE as ENGLISH
+from mhmoe.data.multilingual import MultilingualCorpus
+from mhmoe.io import UserError, sha256_of
+from mhmoe.training.evaluation import by_group
+from mhmoe.training.record import Record
+from mhmoe.training.record_checks import summarise_documents
 from tests.forged import forged, of_text, save
 from tests.mini import MINI, at_rate
 
@@ -54,7 +56,7 @@ def multilingual(run: Run, losses: dict[str, float]) -> Record:
 
 
 def fill(results: Path) -> None:
-    for run in plan(MULTILINGUAL, SCALE, "multilingual", (1, 2, 3), Records(SCALE, results)):
+    for run in MULTILINGUAL.runs(SCALE, (1, 2, 3), Records(SCALE, results)):
         better = 0.2 if run.system.name == "mhmoe_8_compute" else 0.0
         save(multilingual(run, {"de": 4.0 - better, "th": 3.0 + better}), results)
 
@@ -62,7 +64,7 @@ def fill(results: Path) -> None:
 def test_the_task_chooses_among_tables_of_the_same_number() -> None:
     assert find("table1") is ENGLISH
     assert find("table1", "multilingual") is MULTILINGUAL
-    assert find("table11", "multilingual").stem == "table11_parameters"  # it exists for one task alone
+    assert find("table11", "multilingual").slug == "table11_parameters"  # it exists for one task alone
 
 
 def test_a_scale_reads_another_tasks_text_with_that_tasks_vocabulary_and_seeds() -> None:
@@ -72,13 +74,13 @@ def test_a_scale_reads_another_tasks_text_with_that_tasks_vocabulary_and_seeds()
     assert {k: v for k, v in ours.model.items() if k != "vocab_size"}.items() <= CPU.model.items()
     with pytest.raises(UserError, match="scale paper has no text for task 'multilingual'; it has english"):
         SCALES["paper"].for_task("multilingual")
-    assert planned(MULTILINGUAL, SCALES["paper"], Records(SCALES["paper"], Path("none"))) == []
+    assert MULTILINGUAL.planned(SCALES["paper"], Records(SCALES["paper"], Path("none"))) == []
 
 
 def test_a_multilingual_record_is_current_until_the_mixture_changes(tmp_path) -> None:
     fill(tmp_path)
     records = Records(SCALE, tmp_path)
-    run = plan(MULTILINGUAL, SCALE, "multilingual", (1,), records)[0]
+    run = MULTILINGUAL.runs(SCALE, (1,), records)[0]
     assert records.state(run) == "done"
     data = records.by_name[run.name].config["data"]
     other = dataclasses.replace(run.scale, corpus=lambda: MultilingualCorpus(alpha=0.5))
@@ -100,7 +102,7 @@ def test_a_run_trains_on_the_tasks_text_with_its_vocabulary_and_its_record_has_t
     scale = dataclasses.replace(SCALE, texts={"multilingual": text})
     one = dataclasses.replace(MULTILINGUAL, rows=MULTILINGUAL.rows[:1], claims=())
     options = Options(seeds=(1,), results=tmp_path / "results", cache=tmp_path / "cache")
-    assert run_missing(one, scale, "multilingual", options)
+    assert run_missing(one, scale, options)
     (record,) = Records(scale, options.results).by_name.values()
     assert record.task == "multilingual" and record.config["model"]["vocab_size"] == 320
     assert record.config["data"]["corpus"]["languages"] == list(LANGUAGES)

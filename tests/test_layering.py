@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# What the files of a folder may import from the other folders.
+# What the files of a top folder may import from the other top folders.
 MAY_IMPORT = {
     "mhmoe": set[str](),
     "baselines": {"mhmoe"},
@@ -16,9 +16,12 @@ MAY_IMPORT = {
     "experiments": {"mhmoe", "baselines", "analysis"},
     "benchmarks": {"mhmoe", "baselines", "analysis", "experiments"},
 }
-# In these, READING_ORDER names every file. Elsewhere it may name the shared ones: the others come after those
-# and do not import each other (a system, a table), except __main__, which comes last.
-FULLY_ORDERED = ("mhmoe", "analysis")
+# Every folder has a READING_ORDER of its files and subfolders, and a file imports only from what stands before it. In
+# these it names them all. Elsewhere it may name the shared ones: the others come after those and do not import each
+# other (a system, a table), except __main__, which comes last.
+FULLY_ORDERED = ("mhmoe", "analysis", "experiments/stand_in", "experiments/runner", "experiments/report")
+# Old model folders import these names; nothing else does, and they stand above everything.
+COMPATIBILITY = {"mhmoe": ("configuration", "language_model")}
 
 LARGEST_FILE = 500_000
 PICTURES = {".png", ".svg", ".pdf"}
@@ -41,8 +44,8 @@ def modules(folder: Path) -> list[str]:
     return sorted(files - {"__init__"})
 
 
-def imports(file: Path, root: Path) -> list[tuple[str, str | None]]:
-    """(folder, module or None for the folder itself) of every import of our own code, wherever it stands."""
+def imports(file: Path, root: Path) -> list[tuple[str, ...]]:
+    """The parts of every name of our own code that is imported, wherever that stands: folders, file, then the name."""
     package = file.relative_to(root).parent.parts
     dotted: list[str] = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file))):
@@ -52,45 +55,58 @@ def imports(file: Path, root: Path) -> list[tuple[str, str | None]]:
             above = package[: len(package) - node.level + 1] if node.level else ()
             source = ".".join([*above, *([node.module] if node.module else [])])
             dotted += [f"{source}.{alias.name}" for alias in node.names]
-    found: list[tuple[str, str | None]] = []
-    for name in dotted:
-        folder, _, rest = name.partition(".")
-        if folder in MAY_IMPORT or folder == "tests":
-            module = rest.partition(".")[0]
-            found.append((folder, module if module in modules(root / folder) else None))
-    return found
+    return [parts for name in dotted if (parts := tuple(name.split(".")))[0] in (*MAY_IMPORT, "tests")]
+
+
+def folders(root: Path) -> list[Path]:
+    """Every folder of Python, outermost first."""
+    return [folder for top in MAY_IMPORT for folder in [root / top, *sorted(_subfolders(root / top))]]
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [file.parent for file in folder.rglob("__init__.py") if file.parent != folder]
+
+
+def places(folder: Path) -> dict[str, int]:
+    """Where each file or subfolder stands in the reading order of its folder."""
+    order = reading_order(folder)
+    found = {name: order.index(name) if name in order else len(order) for name in modules(folder)}
+    return found | {"__main__": len(order) + 1}
 
 
 def violations(root: Path) -> list[str]:
     """One line for every import, and every file, that breaks the order."""
     lines: list[str] = []
-    for folder, allowed in MAY_IMPORT.items():
-        order = reading_order(root / folder)
-        present = modules(root / folder)
-        lines += [
-            f"{folder}: READING_ORDER names {name}, which does not exist" for name in order if name not in present
-        ]
-        if folder in FULLY_ORDERED:
-            missing = (name for name in present if name not in order and name != "__main__")
-            lines += [f"{folder}: READING_ORDER lacks {name}" for name in missing]
-        place = {name: order.index(name) if name in order else len(order) for name in present}
-        place["__main__"] = len(order) + 1
-
-        for file in sorted((root / folder).rglob("*.py")):
-            first = file.relative_to(root / folder).parts[0]
-            here = "__init__" if first == "__init__.py" else first.removesuffix(".py")
-            for imported, module in imports(file, root):
-                line = f"{file.relative_to(root)} imports {imported}{'.' + module if module else ''}"
-                if imported != folder:
-                    if imported not in allowed:
-                        lines.append(f"{line}; {folder} may import {sorted(allowed) or 'none of the folders'}")
-                elif here in ("__init__", "__main__") or module == here:
-                    continue
-                elif module is None:
-                    lines.append(f"{line} itself; import the file that defines the name")
-                elif place[module] >= place[here]:
-                    lines.append(f"{line}, which does not come before it in READING_ORDER")
+    for folder in folders(root):
+        name = folder.relative_to(root).as_posix()
+        order, present = reading_order(folder), modules(folder)
+        lines += [f"{name}: READING_ORDER names {each}, which does not exist" for each in order if each not in present]
+        if name.startswith(FULLY_ORDERED):
+            allowed = (*order, "__main__", *COMPATIBILITY.get(name, ()))
+            lines += [f"{name}: READING_ORDER lacks {each}" for each in present if each not in allowed]
+        for file in sorted(folder.glob("*.py")):
+            for parts in imports(file, root):
+                if problem := _problem(file, parts, root):
+                    lines.append(f"{file.relative_to(root)} imports {'.'.join(parts)}{problem}")
     return lines
+
+
+def _problem(file: Path, parts: tuple[str, ...], root: Path) -> str | None:
+    """What is wrong with an import: the first folder that both sides share decides."""
+    own = (*file.relative_to(root).parent.parts, file.stem)
+    if parts[0] != own[0]:
+        allowed = MAY_IMPORT[own[0]]
+        return None if parts[0] in allowed else f"; {own[0]} may import {sorted(allowed) or 'none of the folders'}"
+    depth = next(i for i, (a, b) in enumerate(zip((*own, ""), (*parts, ""), strict=False)) if a != b)
+    folder, here = root.joinpath(*own[:depth]), (own[depth : depth + 1] or ("",))[0]
+    there = parts[depth] if depth < len(parts) else ""
+    if here in ("__init__", "__main__") and depth == len(own) - 1:
+        return None
+    if there not in modules(folder):
+        return None if there == "" else " from the folder itself; import the file that defines the name"
+    place = places(folder)
+    late = place[there] >= place[here] if here in place else False
+    return ", which does not come before it in READING_ORDER" if late else None
 
 
 def test_every_import_follows_the_reading_order() -> None:
@@ -104,10 +120,17 @@ TREE = {
     "mhmoe/second.py": "from mhmoe.first import a\nb = a\n",
     "baselines/one.py": "from mhmoe import b\n",
     "baselines/two.py": "import mhmoe.first\n",
-    "analysis/__init__.py": 'READING_ORDER: tuple[str, ...] = ("count", "show")\n',
+    "analysis/__init__.py": 'READING_ORDER: tuple[str, ...] = ("count", "deep", "show")\n',
     "analysis/count.py": "from mhmoe import first\n",
     "analysis/show.py": "from .count import first\n",
-    "experiments/__init__.py": 'READING_ORDER = ("schema",)\n',
+    "analysis/deep/__init__.py": 'READING_ORDER = ("low", "high")\n',
+    "analysis/deep/low.py": "from analysis.count import first\n",
+    "analysis/deep/high.py": "from analysis.deep.low import first\nfrom . import low\n",
+    "analysis/deep/__main__.py": "from analysis.deep.high import first\n",
+    "experiments/__init__.py": 'READING_ORDER = ("runner", "schema")\n',
+    "experiments/runner/__init__.py": 'READING_ORDER = ("runs", "store")\n',
+    "experiments/runner/runs.py": "import analysis.deep.high\n",
+    "experiments/runner/store.py": "from experiments.runner import runs\n",
     "experiments/schema.py": "from analysis.count import first\n",
     "experiments/table1.py": "from baselines import one\nfrom experiments.schema import first\n",
     "experiments/__main__.py": "from experiments import table1\n",
@@ -116,7 +139,7 @@ TREE = {
 
 def _write(root: Path, tree: dict[str, str]) -> Path:
     for name, text in tree.items():
-        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
     return root
 
@@ -142,6 +165,17 @@ def test_an_orderly_tree_has_no_violations(tmp_path: Path) -> None:
         ("experiments/table1.py", "from tests import conftest\n"),
         ("experiments/table1.py", "from experiments.table2 import x\n"),
         ("experiments/schema.py", "import experiments.table1\n"),
+        ("analysis/count.py", "from analysis.deep.low import first\n"),
+        ("analysis/deep/low.py", "from analysis.deep.high import first\n"),
+        ("analysis/deep/low.py", "from . import high\n"),
+        ("analysis/deep/high.py", "from analysis.show import first\n"),
+        ("analysis/deep/high.py", "from analysis import show\n"),
+        ("analysis/deep/high.py", "from analysis.deep import first\n"),
+        ("analysis/deep/unlisted.py", ""),
+        ("experiments/runner/runs.py", "from experiments.runner.store import x\n"),
+        ("experiments/runner/store.py", "from experiments import schema\n"),
+        ("experiments/runner/store.py", "def late():\n    from experiments.schema import first\n"),
+        ("experiments/runner/another.py", ""),
     ],
 )
 def test_a_disorderly_import_is_named(tmp_path: Path, name: str, text: str) -> None:

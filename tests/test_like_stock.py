@@ -16,8 +16,8 @@ from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForC
 from transformers.cache_utils import Cache
 from transformers.utils.generic import ModelOutput
 
-from mhmoe.experts import FeedForwardConfig
-from mhmoe.outputs import CACHE
+from mhmoe.layers.experts import FeedForwardConfig
+from mhmoe.model.outputs import CACHE
 from tests.small import DIM, make, tokens
 
 INNER = 20

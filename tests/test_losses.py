@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mhmoe.losses import balance_loss, load_fractions, router_z_loss, squared_coefficient_of_variation
+from mhmoe.layers.losses import balance_loss, load_fractions, router_z_loss, squared_coefficient_of_variation
 from tests import reference
 
 

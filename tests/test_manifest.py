@@ -10,19 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from experiments.declared import experiments
-from experiments.manifest import NAME, differences, register, write_listed
-from experiments.measurements import MEASUREMENTS, path_of, save
-from experiments.runs import COMMITTED, RESULTS, Records, plan
+from experiments.catalog import pages
+from experiments.kinds.routing import EXPERT_ACTIVATION
+from experiments.runner.manifest import NAME, differences, register, write_listed
+from experiments.runner.measurements import path_of, save
+from experiments.runner.runs import Run
+from experiments.runner.store import COMMITTED, RESULTS, Records
+from experiments.runner.validation import judge, order, take_in
 from experiments.scales import SCALES
-from experiments.schema import Run
-from experiments.table1_perplexity import EXPERIMENT as TABLE1
-from experiments.validation import judge, order, take_in
-from mhmoe.records import Record, UserError
+from experiments.table1_perplexity import PAGE as TABLE1
+from mhmoe.io import UserError
+from mhmoe.training.record import Record
 from tests import forged
 from tests.mini import MINI
 
-KNOWN = list(experiments().values())
+KNOWN = list(pages().values())
 
 
 def records_at(folder: Path) -> Path:
@@ -113,13 +115,13 @@ def test_a_damaged_list_is_named_in_one_line(text: str, tmp_path: Path) -> None:
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Results in which the learning rates of one scale are chosen, and that scale is declared."""
     monkeypatch.setitem(SCALES, "mini", MINI)
-    for run in plan(TABLE1, MINI, "english", (), Records(MINI, tmp_path / "results")):
+    for run in TABLE1.runs(MINI, (), Records(MINI, tmp_path / "results")):
         forged.save(forged.forged(run), tmp_path / "results")
     return tmp_path / "results"
 
 
 def final(results: Path, seed: int = 1) -> Run:
-    runs = plan(TABLE1, MINI, "english", (seed,), Records(MINI, results))
+    runs = TABLE1.runs(MINI, (seed,), Records(MINI, results))
     return next(run for run in runs if run.tests)
 
 
@@ -184,7 +186,7 @@ def test_another_record_in_its_place_is_not_overwritten(results: Path, tmp_path:
 
 
 def test_a_measurement_is_judged_by_the_record_of_its_run_and_taken_in(results: Path, tmp_path: Path) -> None:
-    record, measurement = forged.forged(final(results)), MEASUREMENTS["expert_activation"]
+    record, measurement = forged.forged(final(results)), EXPERT_ACTIVATION
     elsewhere = tmp_path / "elsewhere"
     save(measurement, record, {}, {}, elsewhere)
     path = path_of(measurement, record, elsewhere)

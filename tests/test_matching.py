@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mhmoe.configuration import MHMoEConfig
-from mhmoe.experts import ExpertsConfig, FeedForwardConfig
-from mhmoe.matching import Reading, beta, follow_up_sizes, match, with_sizes
-from mhmoe.multi_head import MultiHeadConfig
-from mhmoe.routers import DotProductRouterConfig, XMoERouterConfig
-from mhmoe.sparse_moe import SparseMoEConfig
+from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
+from mhmoe.layers.matching import Reading, beta, follow_up_sizes, match, with_sizes
+from mhmoe.layers.multi_head import MultiHeadConfig
+from mhmoe.layers.routers import DotProductRouterConfig, XMoERouterConfig
+from mhmoe.layers.sparse_moe import SparseMoEConfig
+from mhmoe.model.config import MHMoEConfig
 
 # v1 (arXiv 2404.15045) Table 11, language tasks, millions: non-expert, expert, sum. Multilingual has rows 8 and 32.
 DENSE = 162

@@ -8,22 +8,23 @@ import sys
 
 import pytest
 
-from experiments.index import render_index
-from experiments.jobs import run_in_jobs
-from experiments.measurements import MEASUREMENTS, measured, path_of
-from experiments.rendering import render
-from experiments.running import Options, measure_missing
-from experiments.runs import Records
-from experiments.schema import Scale
+from experiments.kinds.routing import EXPERT_ACTIVATION
+from experiments.report.index import render_index
+from experiments.report.render import render
+from experiments.runner.jobs import run_in_jobs
+from experiments.runner.launch import Options, measure_missing
+from experiments.runner.measurements import measured, path_of
+from experiments.runner.store import Records
+from experiments.scales import Scale
 from experiments.table5_head_number import for_heads
-from mhmoe.records import UserError
+from mhmoe.io import UserError
 from tests.finished import finish
 from tests.mini import MINI, at_rate
 from tests.tiny import ZipfText
 
 SCALE = dataclasses.replace(at_rate(MINI, 0.01), corpus=ZipfText)
 HEADS = for_heads((2,))
-ACTIVATION = MEASUREMENTS["expert_activation"]
+ACTIVATION = EXPERT_ACTIVATION
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_what_is_measured_is_not_measured_again_and_what_is_not_current_is(finis
     record = records(finished).by_name["english-xmoe_8-seed1"]
     path = path_of(ACTIVATION, record, finished.results)
     before = path.stat().st_mtime_ns
-    assert measure_missing(HEADS, SCALE, "english", finished)
+    assert measure_missing(HEADS, SCALE, finished)
     assert path.stat().st_mtime_ns == before
     changed = dataclasses.replace(ACTIVATION, settings={**ACTIVATION.settings, "max_windows": 7})
     assert measured(changed, record, finished.results) is None
@@ -69,7 +70,7 @@ def test_a_model_that_is_gone_is_trained_again_and_its_record_stays(finished: Op
     values = json.loads(path.read_bytes())["values"]
     path.unlink()
     shutil.rmtree(cache / "models" / SCALE.name / record.name)
-    assert measure_missing(HEADS, SCALE, "english", options)
+    assert measure_missing(HEADS, SCALE, options)
     assert json.loads(path.read_bytes())["values"] == values
     assert (results / "runs" / SCALE.name / f"{record.name}.json").read_bytes() == kept
     assert (cache / "models" / SCALE.name / record.name / "config.json").is_file()
@@ -80,7 +81,7 @@ def test_the_index_counts_the_models_that_are_measured(finished: Options, tmp_pa
 
     def line() -> str:
         text = render_index([HEADS], [SCALE], tmp_path, results)[tmp_path / "README.md"]
-        return next(line for line in text.splitlines() if f"]({HEADS.stem}.md)" in line)
+        return next(line for line in text.splitlines() if f"]({HEADS.slug}.md)" in line)
 
     models = len([r for r in Records(SCALE, results).by_name.values() if "test" in r.metrics])
     assert f"| {models} of {models} " in line()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mhmoe.memory import keep_freed_memory
+from mhmoe.training.allocator import keep_freed_memory
 
 PROGRAM = """
 import torch

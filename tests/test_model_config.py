@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
 
-from mhmoe.configs import Config
-from mhmoe.configuration import MHMoEConfig
-from mhmoe.experts import FeedForwardConfig
-from mhmoe.multi_head import multi_head_moe
+from mhmoe.layers.config import Config
+from mhmoe.layers.experts import FeedForwardConfig
+from mhmoe.layers.multi_head import multi_head_moe
+from mhmoe.model.config import MHMoEConfig
 from tests.small import make, make_config, xmoe
 
 SIZES = (

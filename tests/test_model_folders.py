@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mhmoe.configuration import MHMoEConfig
-from mhmoe.experts import FeedForwardConfig
-from mhmoe.language_model import MHMoEForCausalLM
-from mhmoe.sparse_moe import ResidualConfig
+from mhmoe.layers.experts import FeedForwardConfig
+from mhmoe.layers.sparse_moe import ResidualConfig
+from mhmoe.model.config import MHMoEConfig
+from mhmoe.model.language_model import MHMoEForCausalLM
 from tests.small import every_system, make, make_config, tokens, xmoe
 
 ROOT = Path(__file__).parents[1]

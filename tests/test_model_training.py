@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, set_seed
 
-from mhmoe.language_model import MHMoEForCausalLM
-from mhmoe.records import UserError
-from mhmoe.routers import (
+from mhmoe.io import UserError
+from mhmoe.layers.routers import (
     DotProductRouterConfig,
     FixedTemperatureRouterConfig,
     ReleasedRouterConfig,
     RouterConfig,
     XMoERouterConfig,
 )
-from mhmoe.training import seed_parameters, train
+from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.training.loop import seed_parameters, train
 from tests import reference, tiny
 from tests.small import every_system, gradients, make, make_config, tokens, xmoe
 

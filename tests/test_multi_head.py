@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from mhmoe import dispatch
-from mhmoe.configs import LayerConfig, config_from_dict
-from mhmoe.experts import ExpertsConfig, FeedForwardConfig
-from mhmoe.multi_head import MultiHead, MultiHeadConfig, MultiHeadMoE, join, multi_head_moe, split
-from mhmoe.routers import (
+from mhmoe.layers import dispatch
+from mhmoe.layers.config import LayerConfig, config_from_dict
+from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
+from mhmoe.layers.multi_head import MultiHead, MultiHeadConfig, MultiHeadMoE, join, multi_head_moe, split
+from mhmoe.layers.routers import (
     DotProductRouterConfig,
     FixedTemperatureRouterConfig,
     ReleasedRouterConfig,
     XMoERouterConfig,
 )
-from mhmoe.sparse_moe import ResidualConfig, SparseMoE, SparseMoEConfig
+from mhmoe.layers.sparse_moe import ResidualConfig, SparseMoE, SparseMoEConfig
 from tests import reference
 
 ROUTERS = (DotProductRouterConfig, XMoERouterConfig, ReleasedRouterConfig, FixedTemperatureRouterConfig)

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mhmoe.corpora import SPLITS, Corpus, Document
-from mhmoe.evaluation import by_group, evaluate
-from mhmoe.multilingual import XNLI_LANGUAGES, MultilingualCorpus, language_of, smoothed
-from mhmoe.packing import pack
-from mhmoe.records import UserError
+from mhmoe.data.corpora import SPLITS, Corpus, Document
+from mhmoe.data.multilingual import XNLI_LANGUAGES, MultilingualCorpus, language_of, smoothed
+from mhmoe.data.packing import pack
+from mhmoe.io import UserError
+from mhmoe.training.evaluation import by_group, evaluate
 from tests import tiny
 from tests.test_corpora import write_file
 

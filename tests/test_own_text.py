@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mhmoe.records import Record
+from mhmoe.training.record import Record
 from tests.commands import Finished, Project
 from tests.forged import save, worsened
 from tests.test_cli import is_one_line, lines_of_runs, new_project, write_corpus

@@ -17,12 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mhmoe.batches import IGNORE, EvaluationSet, TrainingBatches
-from mhmoe.corpora import Document
-from mhmoe.files import seal_folder
-from mhmoe.packing import PackedText, PackingConfig, export, load_packed, pack
-from mhmoe.records import UserError
-from mhmoe.tokenization import END_OF_TEXT, END_OF_TEXT_ID, WORDS_WITH_MARKS, as_transformers, train_tokenizer
+from mhmoe.data.batches import IGNORE, EvaluationSet, TrainingBatches
+from mhmoe.data.corpora import Document
+from mhmoe.data.packing import PackedText, PackingConfig, export, load_packed, pack
+from mhmoe.data.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, WORDS_WITH_MARKS, as_transformers, train_tokenizer
+from mhmoe.io import UserError, seal_folder
 
 WORDS = ["the", "moon", "rises", "over", "a", "quiet", "sea", "and", "nobody", "counts", "waves", "ashore"]
 CONFIG = PackingConfig(vocab_size=300, max_train_tokens=5000, tokenizer_characters=20_000)
@@ -307,7 +306,7 @@ def test_documents_of_two_sources_may_have_one_id_and_get_two(tmp_path: Path):
 
 def test_a_killed_packing_leaves_nothing_after_the_next(tmp_path: Path):
     code = (
-        "import os, signal, sys; from pathlib import Path; from mhmoe.packing import pack;"
+        "import os, signal, sys; from pathlib import Path; from mhmoe.data.packing import pack;"
         "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL);"
         "from tests.test_packing import CONFIG, Babble; pack(Babble(), CONFIG, Path(sys.argv[1]))"
     )
@@ -384,7 +383,7 @@ def test_two_packings_at_once_leave_one_folder(tmp_path: Path):
             yield from super().documents(split)
             if split == "test" and not any(tmp_path.glob("[!.]*")):
                 code = (
-                    "import sys; from pathlib import Path; from mhmoe.packing import pack;"
+                    "import sys; from pathlib import Path; from mhmoe.data.packing import pack;"
                     "from tests.test_packing import CONFIG, Babble; pack(Babble(), CONFIG, Path(sys.argv[1]))"
                 )
                 root = Path(__file__).parent.parent

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.prefix_trees import Row, grow, layout
+from analysis.zero_shot.prefix_trees import Row, grow, layout
 from tests import tiny
 
 rows_strategy = st.lists(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from mhmoe.configs import LayerConfig, config_from_dict
+from mhmoe.layers.config import LayerConfig, config_from_dict
 
 COUNT = int(os.environ.get("MHMOE_RANDOM_CONFIGS", "150"))
 LARGEST = 200_000  # parameters of a layer that is trained; of larger ones the shapes are followed

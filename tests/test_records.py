@@ -17,11 +17,14 @@ from typing import Any
 import jaxtyping
 import pytest
 
-from experiments.recipes import mhmoe
-from experiments.runs import Records, final_runs
-from mhmoe import files, records
-from mhmoe.files import UserError, remove_leftovers, sha256_of, write_atomically
-from mhmoe.records import Record, fingerprint, provenance, summarise_documents
+from experiments.runner.plan import final_runs
+from experiments.runner.store import Records
+from experiments.systems import mhmoe
+from mhmoe import io as files
+from mhmoe.io import UserError, remove_leftovers, sha256_of, write_atomically
+from mhmoe.training import record as records
+from mhmoe.training.record import Record, fingerprint, provenance
+from mhmoe.training.record_checks import summarise_documents
 from tests import tiny
 from tests.forged import forged
 from tests.mini import MINI, at_rate
@@ -234,7 +237,7 @@ def test_a_change_by_hand_is_found_by_the_digest_though_all_else_fits(tmp_path: 
 VALIDATE_ALL = """
 import sys
 from pathlib import Path
-from mhmoe.records import Record
+from mhmoe.training.record import Record
 for path in sorted(Path(sys.argv[1]).glob("*/*.json")):
     record = Record.load(path)
     assert (path.parent.name, path.stem) == (record.scale, record.name)
@@ -342,7 +345,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 
 
-# files.py is loaded by its path here: importing the package would take seconds.
+# io.py is loaded by its path here: importing the package would take seconds.
 WRITER = f"""
 import importlib.util, os, signal, sys
 from pathlib import Path
@@ -394,9 +397,9 @@ def test_provenance_names_command_versions_and_machine() -> None:
 
 def _copied_records(tmp_path: Path) -> Any:
     """The module as it stands in another tree."""
-    (tmp_path / "mhmoe").mkdir()
-    shutil.copy(RECORDS, tmp_path / "mhmoe")
-    spec = importlib.util.spec_from_file_location("copied_records", tmp_path / "mhmoe" / "records.py")
+    (tmp_path / "mhmoe" / "training").mkdir(parents=True)
+    shutil.copy(RECORDS, tmp_path / "mhmoe" / "training")
+    spec = importlib.util.spec_from_file_location("copied_records", tmp_path / "mhmoe" / "training" / "record.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["copied_records"] = module  # dataclasses look there
@@ -407,14 +410,14 @@ def _copied_records(tmp_path: Path) -> Any:
 def test_new_records_do_not_make_a_tree_dirty_and_changed_code_does(tmp_path: Path) -> None:
     copied = _copied_records(tmp_path)
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x"]
-    for command in (["init", "-q"], ["add", "mhmoe/records.py"], ["commit", "-qm", "x"]):
+    for command in (["init", "-q"], ["add", "mhmoe/training/record.py"], ["commit", "-qm", "x"]):
         subprocess.run([*git, *command], check=True)
-    shutil.rmtree(tmp_path / "mhmoe" / "__pycache__", ignore_errors=True)
+    shutil.rmtree(tmp_path / "mhmoe" / "training" / "__pycache__", ignore_errors=True)
     clean = copied.git_state()
     assert clean["dirty"] is False and re.fullmatch("[0-9a-f]{40}", clean["commit"])
     write_atomically(tmp_path / "results" / "runs" / "r.json", "{}")
     assert copied.git_state() == clean
-    write_atomically(tmp_path / "mhmoe" / "records.py", "changed")
+    write_atomically(tmp_path / "mhmoe" / "training" / "record.py", "changed")
     assert copied.git_state() == clean | {"dirty": True}
 
 

@@ -11,17 +11,10 @@ from PIL import Image
 
 from analysis import figures
 from analysis.figures import Panel, learning_curves, over_seeds, trend_figure
+from analysis.perplexity import PERPLEXITY_COLUMNS, RowSpec, perplexity_table
 from analysis.plotting import Point
-from analysis.render import (
-    PERPLEXITY_COLUMNS,
-    Column,
-    RowSpec,
-    caption,
-    perplexity_table,
-    table_csv,
-    table_markdown,
-)
-from mhmoe.records import UserError
+from analysis.tables import Column, caption, table_csv, table_markdown
+from mhmoe.io import UserError
 from tests.fake_records import record
 
 ROWS = [

@@ -7,33 +7,36 @@ from pathlib import Path
 
 import pytest
 
-from analysis.claims import Claim
-from experiments.figure4_training_curves import EXPERIMENT as FIGURE4
-from experiments.index import render_index
-from experiments.learning_rates import EXPERIMENT as LEARNING_RATES
-from experiments.rendering import render, render_claims, verdicts
-from experiments.runs import COMMITTED, Records, final_runs, plan, systems_of, tuning_runs
-from experiments.scales import SMOKE
-from experiments.schema import Experiment, Scale
-from experiments.table1_perplexity import EXPERIMENT as TABLE1
+from analysis.claims.rules import Claim
+from experiments.figure4_training_curves import PAGE as FIGURE4
+from experiments.learning_rates import PAGE as LEARNING_RATES
+from experiments.report.index import render_index
+from experiments.report.render import render, render_claims, verdicts
+from experiments.runner.page import Page
+from experiments.runner.plan import final_runs
+from experiments.runner.runs import tuning_runs
+from experiments.runner.store import COMMITTED, Records
+from experiments.scales import SMOKE, Scale
+from experiments.table1_perplexity import PAGE as TABLE1
 from experiments.table5_head_number import for_heads
-from mhmoe.records import Record, UserError, fingerprint
+from mhmoe.io import UserError
+from mhmoe.training.record import Record, fingerprint
 from tests.forged import forged, save, worsened
 from tests.mini import MINI, at_rate
 
 THREE_SEEDS = dataclasses.replace(at_rate(MINI, 0.01), seeds=(1, 2, 3))
 TUNED = dataclasses.replace(MINI, name="tuned")
 OTHER_RATES = dataclasses.replace(MINI, name="other", learning_rates=(0.03, 0.05))
-LABELS = {system.name: system.label for system in systems_of(TABLE1)}
+LABELS = {system.name: system.label for system in TABLE1.all_systems()}
 LOSSES = {
     "dense": 4.6, "xmoe_8": 4.5, "xmoe_8_k4": 4.45, "mhmoe_8_parameters": 4.4, "mhmoe_8_compute": 4.48,
     "xmoe_32": 4.3, "mhmoe_32_parameters": 4.35, "mhmoe_32_compute": 4.31,
 }  # fmt: skip
 
 
-def fill(results: Path, experiment: Experiment = TABLE1, scale: Scale = THREE_SEEDS) -> None:
+def fill(results: Path, experiment: Page = TABLE1, scale: Scale = THREE_SEEDS) -> None:
     """A record for every run of an experiment, with the losses above."""
-    for run in plan(experiment, scale, "english", scale.seeds, Records(scale, results)):
+    for run in experiment.runs(scale, scale.seeds, Records(scale, results)):
         loss = LOSSES[run.system.name]
         save(forged(run, loss, curve=[6.0, loss + 0.2, loss]), results)
 
@@ -47,7 +50,7 @@ def remove(results: Path, system: str, scale: Scale = THREE_SEEDS) -> None:
         path.unlink()
 
 
-def page_and_table(experiment: Experiment, results: Path, *scales: Scale) -> tuple[str, dict[str, dict[str, str]]]:
+def page_and_table(experiment: Page, results: Path, *scales: Scale) -> tuple[str, dict[str, dict[str, str]]]:
     """The Markdown, and the lines of the CSV by their system's label."""
     files = render(experiment, scales or (THREE_SEEDS,), results, results)
     (page,), (table,) = ([t for p, t in files.items() if p.suffix == kind] for kind in (".md", ".csv"))
@@ -79,12 +82,12 @@ def test_a_row_is_the_mean_of_the_final_runs_beside_the_paper(tmp_path):
     assert "128 tokens a run; seeds 1, 2, 3." in page
 
 
-@pytest.mark.parametrize("experiment", [TABLE1, FIGURE4], ids=lambda experiment: experiment.stem)
+@pytest.mark.parametrize("experiment", [TABLE1, FIGURE4], ids=lambda page: page.slug)
 def test_a_stale_run_is_shown_as_stale_and_a_missing_one_as_not_run(experiment, tmp_path):
     fill(tmp_path)
     _, before = page_and_table(experiment, tmp_path)
     assert set(before) == set(LABELS.values()) and all(float(r["perplexity"]) > 1 for r in before.values())
-    for run in plan(TABLE1, longer(THREE_SEEDS), "english", (1, 2, 3), Records(THREE_SEEDS, tmp_path)):
+    for run in TABLE1.runs(longer(THREE_SEEDS), (1, 2, 3), Records(THREE_SEEDS, tmp_path)):
         if run.system.name == "mhmoe_8_compute":
             save(forged(run, 3.0), tmp_path)  # of another number of steps than is declared
     remove(tmp_path, "dense")
@@ -97,7 +100,7 @@ def test_a_stale_run_is_shown_as_stale_and_a_missing_one_as_not_run(experiment, 
     assert after[LABELS["xmoe_8"]] == before[LABELS["xmoe_8"]]
 
 
-@pytest.mark.parametrize("experiment", [TABLE1, FIGURE4, LEARNING_RATES], ids=lambda e: e.stem)
+@pytest.mark.parametrize("experiment", [TABLE1, FIGURE4, LEARNING_RATES], ids=lambda page: page.slug)
 def test_after_a_change_of_the_scale_no_number_of_before_is_left(experiment, tmp_path):
     fill(tmp_path, LEARNING_RATES, TUNED)
     fill(tmp_path, TABLE1, TUNED)
@@ -113,7 +116,7 @@ def test_after_a_change_of_the_scale_no_number_of_before_is_left(experiment, tmp
 
 def test_a_page_whose_records_are_all_stale_has_no_figure(tmp_path):
     experiment = for_heads((2,))  # of which no benchmark has timed anything either
-    runs = plan(experiment, THREE_SEEDS, "english", (1, 2, 3), Records(THREE_SEEDS, tmp_path))
+    runs = experiment.runs(THREE_SEEDS, (1, 2, 3), Records(THREE_SEEDS, tmp_path))
     for run in runs:
         save(forged(run), tmp_path)
     assert "![" in page_and_table(experiment, tmp_path)[0]
@@ -123,7 +126,7 @@ def test_a_page_whose_records_are_all_stale_has_no_figure(tmp_path):
 
 def test_a_seed_that_was_run_beside_the_declared_ones_counts(tmp_path):
     fill(tmp_path)
-    run = next(r for r in plan(TABLE1, THREE_SEEDS, "english", (9,), Records(THREE_SEEDS, tmp_path)) if r.tests)
+    run = next(r for r in TABLE1.runs(THREE_SEEDS, (9,), Records(THREE_SEEDS, tmp_path)) if r.tests)
     assert run.name == "english-dense-seed9"
     save(forged(run, 4.6), tmp_path)
     page, table = page_and_table(TABLE1, tmp_path)
@@ -162,7 +165,7 @@ def test_rendering_twice_gives_the_same_bytes(tmp_path):
 
 def test_the_sweep_shows_every_rate_and_what_was_chosen_at_each_scale(tmp_path):
     for scale in (TUNED, OTHER_RATES):
-        for system in systems_of(LEARNING_RATES):
+        for system in LEARNING_RATES.all_systems():
             for run, loss in zip(tuning_runs(scale, "english", system), (5.0, 4.0), strict=True):
                 save(forged(run, loss), tmp_path)
     files = render(LEARNING_RATES, [TUNED, OTHER_RATES], tmp_path, tmp_path)
@@ -246,7 +249,7 @@ def test_the_ledger_has_every_claim_and_a_changed_record_changes_its_verdict(tmp
 def test_a_stale_record_decides_nothing(tmp_path):
     fill(tmp_path)
     assert {v.n for v in verdicts([TABLE1], [THREE_SEEDS], tmp_path)} == {3}
-    system, records = systems_of(TABLE1)[1], Records(THREE_SEEDS, tmp_path)
+    system, records = TABLE1.all_systems()[1], Records(THREE_SEEDS, tmp_path)
     (stale,) = final_runs(longer(THREE_SEEDS), "english", system, (3,), records)
     assert stale.name == "english-xmoe_8-seed3"
     save(forged(stale, 1.0), tmp_path)

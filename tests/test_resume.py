@@ -16,13 +16,13 @@ import jaxtyping
 import pytest
 import torch
 
-from mhmoe.command_line import stopped_at
-from mhmoe.files import UserError, write_sealed
-from mhmoe.language_model import MHMoEForCausalLM
-from mhmoe.packing import PackedText
-from mhmoe.progress import Progress, load_checkpoint, read_checkpoint
-from mhmoe.training import make_optimizer, train
-from mhmoe.training_config import TrainingConfig
+from mhmoe.cli import stopped_at
+from mhmoe.data.packing import PackedText
+from mhmoe.io import UserError, write_sealed
+from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.training.checkpoint import Progress, load_checkpoint, read_checkpoint
+from mhmoe.training.config import TrainingConfig
+from mhmoe.training.loop import make_optimizer, train
 from tests import tiny
 from tests.integrity import flipped, zeroed
 

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mhmoe import configs
-from mhmoe.configs import config_from_dict
-from mhmoe.routers import (
+from mhmoe.layers import config as configs
+from mhmoe.layers.config import config_from_dict
+from mhmoe.layers.routers import (
     DotProductRouterConfig,
     FixedTemperatureRouterConfig,
     ReleasedRouterConfig,

@@ -8,20 +8,19 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis import activation_figure, heatmaps
-from analysis.harness import questions
-from analysis.measured_claims import MeasuredClaim
-from analysis.routing_measures import summary, total
-from analysis.zero_shot_tasks import find
-from experiments.figure1_expert_activation import EXPERIMENT as FIGURE1
-from experiments.figure5_expert_activation import EXPERIMENT as FIGURE5
-from experiments.finals import current_runs, measured_values
-from experiments.rendering import render, verdicts
-from experiments.routing import BITS, EFFECTIVE, REACHED, REACHED_UNTRAINED
-from experiments.running import Options
-from experiments.runs import Records, systems_of
+from analysis.claims.measured import MeasuredClaim
+from analysis.routing import activation_figure, heatmaps
+from analysis.routing.measures import summary, total
+from analysis.zero_shot.harness import questions
+from analysis.zero_shot.tasks import find
+from experiments.figure1_expert_activation import PAGE as FIGURE1
+from experiments.figure5_expert_activation import PAGE as FIGURE5
+from experiments.kinds.routing import BITS, EFFECTIVE, REACHED, REACHED_UNTRAINED, ROUTING_ENGLISH, RoutingFigure
+from experiments.report.captions import current_runs, measured_values
+from experiments.report.render import render, verdicts
+from experiments.runner.launch import Options
+from experiments.runner.store import Records
 from experiments.scales import CPU
-from experiments.schema import RoutingFigure
 from mhmoe import MultiHeadConfig, SparseMoEConfig
 from tests.finished import finish
 from tests.mini import MINI, at_rate
@@ -29,7 +28,6 @@ from tests.questions import ITEMS, write_questions
 from tests.tiny import ZipfText
 
 SCALE = dataclasses.replace(at_rate(MINI, 0.01), corpus=ZipfText)
-NAME = "routing_english"
 SOME = ("X-MoE, k = 1", "X-MoE, k = 4", "MH-MoE, h = 4")
 
 
@@ -57,9 +55,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Options:
 
 
 def values(options: Options) -> dict[str, dict[int, dict]]:
-    current = current_runs(systems_of(FIGURE), SCALE, Records(SCALE, options.results), "english")
-    found = measured_values([NAME], current, options.results)
-    return {label: dict(found[NAME, system.name]) for label, system in FIGURE.systems.items()}  # pyright: ignore
+    current = current_runs(FIGURE.all_systems(), SCALE, Records(SCALE, options.results), "english")
+    found = measured_values([ROUTING_ENGLISH], current, options.results)
+    return {label: dict(found[ROUTING_ENGLISH.name, system.name]) for label, system in FIGURE.systems.items()}  # pyright: ignore
 
 
 def test_the_questions_are_what_lm_eval_has_the_model_read(data: Path):
@@ -85,11 +83,11 @@ def test_every_question_is_counted_for_its_task_by_the_trained_and_by_the_untrai
 
 
 def test_the_page_has_pictures_and_every_router_beside_its_nulls(finished: Options, tmp_path: Path):
-    page = render(FIGURE, (SCALE,), tmp_path, finished.results)[tmp_path / f"{FIGURE.stem}.md"]
+    page = render(FIGURE, (SCALE,), tmp_path, finished.results)[tmp_path / f"{FIGURE.slug}.md"]
     for part in ("", "_thresholds", "_groups"):
-        assert f"({FIGURE.stem}_mini{part}.png)" in page
-        assert (tmp_path / f"{FIGURE.stem}_mini{part}.png").stat().st_size > 10_000
-    rows = list(csv.DictReader((tmp_path / f"{FIGURE.stem}.csv").read_text().splitlines()))
+        assert f"({FIGURE.slug}_mini{part}.png)" in page
+        assert (tmp_path / f"{FIGURE.slug}_mini{part}.png").stat().st_size > 10_000
+    rows = list(csv.DictReader((tmp_path / f"{FIGURE.slug}.csv").read_text().splitlines()))
     assert [(row["label"], row["router"]) for row in rows] == [
         (label, router) for label in SOME for router in ("trained", "untrained", "random")
     ]
@@ -97,7 +95,7 @@ def test_the_page_has_pictures_and_every_router_beside_its_nulls(finished: Optio
     assert by_row["X-MoE, k = 1", "trained"] == pytest.approx(1 / 8)  # one expert of eight, whatever is trained
     assert by_row["X-MoE, k = 4", "random"] == pytest.approx(4 / 8)
     assert 1 / 8 <= by_row["MH-MoE, h = 4", "trained"] <= 4 / 8
-    heat = list(csv.DictReader((tmp_path / f"{FIGURE.stem}_mini.csv").read_text().splitlines()))
+    heat = list(csv.DictReader((tmp_path / f"{FIGURE.slug}_mini.csv").read_text().splitlines()))
     of = [float(row["selections_per_token"]) for row in heat if row["system"] == "MH-MoE, h = 4"]
     assert sum(of) == pytest.approx(4 * 1)  # h selections a token in its one MoE layer
 
@@ -114,7 +112,7 @@ def test_pictures_of_one_seed_say_which_and_those_of_several_name_them_all(
     for module in (heatmaps, activation_figure):
         monkeypatch.setattr(module, "save", keep)
     render(FIGURE, (SCALE,), tmp_path, finished.results)
-    stem = f"{FIGURE.stem}_mini"
+    stem = f"{FIGURE.slug}_mini"
     for one in (stem, f"{stem}_groups"):
         assert "Models of seed 1 alone." in notes[one] and "seeds" not in notes[one]
     assert "; seeds 1, 2." in notes[f"{stem}_thresholds"] and "alone" not in notes[f"{stem}_thresholds"]

@@ -2,14 +2,17 @@
 
 import dataclasses
 
-from analysis.measured_claims import MeasuredClaim
-from experiments.figure6_scaling_experts import EXPERIMENT as FIGURE6
+from analysis.claims.measured import MeasuredClaim
+from experiments.figure6_scaling_experts import PAGE as FIGURE6
 from experiments.figure6_scaling_experts import SERIES
-from experiments.figure9_scaling_curves import EXPERIMENT as FIGURE9
-from experiments.measurements import MEASUREMENTS, measured, path_of, save
-from experiments.runs import Records, model_config, plan
+from experiments.figure9_scaling_curves import PAGE as FIGURE9
+from experiments.kinds.routing import EXPERT_ACTIVATION
+from experiments.kinds.score_table import ZERO_SHOT_ENGLISH, ZERO_SHOT_HELLASWAG
+from experiments.kinds.trend import PANELS
+from experiments.runner.measurements import measured, path_of, save
+from experiments.runner.runs import model_config
+from experiments.runner.store import Records
 from experiments.scales import CPU
-from experiments.trends import PANELS
 from tests.fake_records import record
 
 
@@ -24,12 +27,12 @@ def test_mh_moe_has_the_size_of_x_moe_at_every_number_of_experts():
 
 
 def test_sizes_without_a_grid_take_the_rate_of_a_neighbour_and_run_no_grid_of_their_own(tmp_path):
-    runs = plan(FIGURE6, CPU, "english", CPU.seeds, Records(CPU, tmp_path))
+    runs = FIGURE6.runs(CPU, CPU.seeds, Records(CPU, tmp_path))
     tuned = {run.system.name for run in runs if not run.tests}
     assert tuned == {s.name for series in SERIES.values() for n, s in series.items() if n in (8, 32)}
     seeds = {n: len([r for r in runs if r.tests and r.system.name == s.name]) for n, s in SERIES["X-MoE"].items()}
     assert seeds == {8: 3, 16: 1, 32: 3, 64: 3, 128: 1, 256: 3}
-    curves = plan(FIGURE9, CPU, "english", CPU.seeds, Records(CPU, tmp_path))
+    curves = FIGURE9.runs(CPU, CPU.seeds, Records(CPU, tmp_path))
     assert {run.name for run in curves} == {run.name for run in runs}
 
 
@@ -44,7 +47,7 @@ def test_every_claim_names_systems_with_seeds_enough_and_the_reading_that_they_h
 
 
 def test_a_model_scored_on_all_tasks_is_not_scored_on_one_of_them_again(tmp_path):
-    run, whole, part = record("xmoe_8", 1), MEASUREMENTS["zero_shot_english"], MEASUREMENTS["zero_shot_hellaswag"]
+    run, whole, part = record("xmoe_8", 1), ZERO_SHOT_ENGLISH, ZERO_SHOT_HELLASWAG
     assert measured(part, run, tmp_path) is None
     values = {"tasks": {"rte": 0, "hellaswag": 1}, "data": {"tasks": {"rte": "a", "hellaswag": "b"}}, "settings": {}}
     save(whole, run, values, {}, tmp_path)
@@ -66,6 +69,6 @@ def test_the_panels_of_experts_are_shares_of_a_layers_experts_in_percent(tmp_pat
     one_of_four |= {"selections": [[100, 0, 0, 0]], "distinct": [[0, 100]], "probability": [[1.0, 0.0, 0.0, 0.0]]}
     names = ("activation", "effective", "collapsed")
     assert [PANELS[name][1](run, tmp_path) for name in names] == [None, None, None]
-    save(MEASUREMENTS["expert_activation"], run, one_of_four, {}, tmp_path)
+    save(EXPERT_ACTIVATION, run, one_of_four, {}, tmp_path)
     assert [PANELS[name][1](run, tmp_path) for name in names] == [25.0, 25.0, 75.0]
     assert FIGURE6.trend is not None and set(names[1:]) < set(FIGURE6.trend.panels)

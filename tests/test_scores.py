@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.answers import Item, summarise
-from analysis.claims import decide
-from analysis.ledger import ledger_markdown
-from analysis.measured_claims import MeasuredClaim, Quantity, Side, measure_values
-from analysis.scores import Score, mean_accuracy, mean_advantage, score_tables
-from experiments.measurements import MEASUREMENTS, measured, path_of
-from experiments.rendering import render, verdicts
-from experiments.running import Options, run_missing
-from experiments.runs import Records
-from experiments.table2_english_zero_shot import EXPERIMENT as TABLE2
-from experiments.table3_xnli_zero_shot import EXPERIMENT as TABLE3
-from experiments.table7_mlp_layers import EXPERIMENT as TABLE7
-from mhmoe.records import UserError
+from analysis.claims.ledger import ledger_markdown
+from analysis.claims.measured import MeasuredClaim, Quantity, Side, measure_values
+from analysis.claims.rules import decide
+from analysis.zero_shot.answers import Item, summarise
+from analysis.zero_shot.scores import Score, mean_accuracy, mean_advantage, score_tables
+from experiments.kinds.score_table import ZERO_SHOT_ENGLISH, ZERO_SHOT_MLP_LAYERS
+from experiments.report.render import render, verdicts
+from experiments.runner.launch import Options, run_missing
+from experiments.runner.measurements import measured, path_of
+from experiments.runner.store import Records
+from experiments.table2_english_zero_shot import PAGE as TABLE2
+from experiments.table3_xnli_zero_shot import PAGE as TABLE3
+from experiments.table7_mlp_layers import PAGE as TABLE7
+from mhmoe.io import UserError
 from tests.finished import finish
 from tests.mini import MINI, at_rate
 from tests.questions import write_questions
@@ -66,7 +67,7 @@ def of_seeds(two: float, four: float, base: int = 0) -> dict[int, dict[str, Any]
 
 STRONG, WEAK = of_seeds(0.9, 0.6), of_seeds(0.5, 0.25, 100)
 CLAIM = MeasuredClaim(
-    stem="table",
+    slug="table",
     statement="strong is better",
     source="here",
     measurement="scores",
@@ -264,7 +265,7 @@ def test_knowledge_shows_as_an_advantage_and_guessing_does_not():
     assert strong.startswith("+") and strong.endswith("↑") and "↑" not in weak
 
 
-@pytest.mark.parametrize("table", [TABLE2, TABLE3], ids=lambda table: table.stem)
+@pytest.mark.parametrize("table", [TABLE2, TABLE3], ids=lambda table: table.slug)
 def test_our_mean_is_the_papers_and_its_lines_are_ours(table: Any):
     printed = [row.paper_scores for row in table.rows if row.paper_scores]
     assert len(printed) == 5
@@ -290,7 +291,7 @@ def test_finished_models_are_scored_and_the_page_has_them(tmp_path):
     write_questions(data)
     page = dataclasses.replace(TABLE2, rows=[row for row in TABLE2.rows if row.system.name in ("dense", "xmoe_8")])
     options = finish(page, scale, tmp_path, data=data)
-    text = render(page, (scale,), tmp_path, options.results)[tmp_path / f"{page.stem}.md"]
+    text = render(page, (scale,), tmp_path, options.results)[tmp_path / f"{page.slug}.md"]
     assert "lm-eval" in text and "| HellaSwag, normalised " in text and "not run" not in text
     found = {v.claim.statement: v for v in verdicts([page], (scale,), options.results)}
     assert found["X-MoE, 8 experts has higher mean accuracy than Dense on nine English tasks"].n == 2
@@ -302,8 +303,8 @@ def test_scores_of_all_tasks_have_those_of_a_few_as_if_scored_alone(tmp_path):
     write_questions(data)
     table = dataclasses.replace(TABLE7, rows=TABLE7.rows[:1], claims=())
     options = finish(table, scale, tmp_path, seeds=(1,), data=data)
-    finish(dataclasses.replace(table, measurements=("zero_shot_english",)), scale, tmp_path, seeds=(1,), data=data)
-    measurement = MEASUREMENTS["zero_shot_mlp_layers"]
+    finish(dataclasses.replace(table, measurements=(ZERO_SHOT_ENGLISH,)), scale, tmp_path, seeds=(1,), data=data)
+    measurement = ZERO_SHOT_MLP_LAYERS
     (record,) = Records(scale, options.results).by_name.values()
     alone = measured(measurement, record, options.results)
     path_of(measurement, record, options.results).unlink()
@@ -319,13 +320,13 @@ def test_models_that_were_trained_alone_are_scored_once_there_is_a_data_folder(t
     scale = dataclasses.replace(at_rate(MINI, 0.01), corpus=ZipfText)
     table = dataclasses.replace(TABLE7, rows=TABLE7.rows[:1], claims=())
     options = Options(seeds=(1,), results=tmp_path / "results", cache=tmp_path / "cache")
-    assert run_missing(table, scale, "english", options)
-    assert "Zero-shot" not in render(table, (scale,), tmp_path, options.results)[tmp_path / f"{table.stem}.md"]
+    assert run_missing(table, scale, options)
+    assert "Zero-shot" not in render(table, (scale,), tmp_path, options.results)[tmp_path / f"{table.slug}.md"]
     with pytest.raises(UserError, match=r"measures zero_shot_mlp_layers, which .* set MHMOE_DATA .* --train-only"):
         finish(table, scale, tmp_path, seeds=(1,))
     data = tmp_path / "data"
     write_questions(data)
     finish(table, scale, tmp_path, seeds=(1,), data=data)
-    page = render(table, (scale,), tmp_path, options.results)[tmp_path / f"{table.stem}.md"]
+    page = render(table, (scale,), tmp_path, options.results)[tmp_path / f"{table.slug}.md"]
     assert "## Zero-shot scores" in page and "(52.9)" in page  # RTE without MLP layers, in the paper
     assert "generated" not in page

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mhmoe import configs
-from mhmoe.configs import config_from_dict
-from mhmoe.experts import ExpertsConfig, FeedForwardConfig
-from mhmoe.losses import balance_loss
-from mhmoe.multi_head import multi_head_moe
-from mhmoe.routers import (
+from mhmoe.layers import config as configs
+from mhmoe.layers.config import config_from_dict
+from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
+from mhmoe.layers.losses import balance_loss
+from mhmoe.layers.multi_head import multi_head_moe
+from mhmoe.layers.routers import (
     DotProductRouterConfig,
     FixedTemperatureRouterConfig,
     ReleasedRouterConfig,
@@ -22,7 +22,7 @@ from mhmoe.routers import (
     Routing,
     XMoERouterConfig,
 )
-from mhmoe.sparse_moe import Capacity, ResidualConfig, SparseMoE, SparseMoEConfig
+from mhmoe.layers.sparse_moe import Capacity, ResidualConfig, SparseMoE, SparseMoEConfig
 from tests import reference
 
 SHARED = FeedForwardConfig(dim=8, inner_dim=12)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.group_comparison import (
+from analysis.routing.text import encode, untrained
+from analysis.routing.words.comparison import (
     WordValue,
     adjusted_difference,
     compare,
@@ -17,7 +18,16 @@ from analysis.group_comparison import (
     matched_pairs,
     matching_key,
 )
-from analysis.polysemy import (
+from analysis.routing.words.in_context import (
+    WordInContext,
+    compare_senses,
+    contexts_of_generated,
+    measure_changes,
+    measure_contexts,
+    read_contexts,
+    share_changed,
+)
+from analysis.routing.words.polysemy import (
     Senses,
     lemma_of,
     listed_groups,
@@ -27,20 +37,10 @@ from analysis.polysemy import (
     read_word_list,
     sense_groups,
 )
-from analysis.routed_text import encode, untrained
-from analysis.sub_tokens import measure_words, read_words, texts_of, tokens_of, words_of
-from analysis.word_in_context import (
-    WordInContext,
-    compare_senses,
-    contexts_of_generated,
-    measure_changes,
-    measure_contexts,
-    read_contexts,
-    share_changed,
-)
-from mhmoe.generated import GeneratedCorpus
-from mhmoe.packing import PackedText
-from mhmoe.records import UserError
+from analysis.routing.words.sub_tokens import measure_words, read_words, texts_of, tokens_of, words_of
+from mhmoe.data.packing import PackedText
+from mhmoe.data.synthetic import GeneratedCorpus
+from mhmoe.io import UserError
 from tests import tiny
 
 TEXT = "The bada's molíku isn't x2 a_b — Bada; bada"

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from experiments.errata import ERRATA
-from experiments.recipes import HEADS, paper_number, paper_numbers, reference
-from experiments.rendering import render
+from experiments.kinds.printed_sizes import cost_rows, printed_rows
+from experiments.report.errata import ERRATA
+from experiments.report.render import render
 from experiments.scales import PAPER, SMOKE
-from experiments.sizes import cost_rows, errata_rows, printed_rows
-from experiments.table11_parameters import EXPERIMENT as TABLE11
+from experiments.systems import HEADS, paper_number, paper_numbers, reference
+from experiments.table11_parameters import PAGE as TABLE11
 
 
 def test_every_cell_of_the_language_tasks_is_within_a_million_and_the_multimodal_ones_are_not_made_up() -> None:
@@ -72,6 +72,6 @@ def test_the_page_has_every_model_every_reading_and_every_erratum_whatever_is_re
     assert sum(line.startswith("| english ") for line in lines) == 13
     for reading in ("equation", "parameters", "compute"):
         assert sum(f"MH-MoE, `{reading}`" in line for line in lines) == 6  # 8 to 256 experts
-    for row in errata_rows():
-        assert any(row["statement"] in line and row["finding"] in line for line in lines)
+    for erratum in ERRATA:
+        assert any(erratum.statement in line and erratum.finding() in line for line in lines)
     assert "## Scale smoke" not in page

@@ -16,16 +16,16 @@ import pytest
 import torch
 from torch import nn
 
-from mhmoe.batches import TrainingBatches
-from mhmoe.evaluation import evaluate
-from mhmoe.language_model import MHMoEForCausalLM
-from mhmoe.memory import peak_memory, reset_peak_memory
-from mhmoe.objective import Objective, accumulate_gradients
-from mhmoe.packing import PackedText
-from mhmoe.progress import Progress
-from mhmoe.records import UserError
-from mhmoe.training import make_optimizer, seed_parameters, train
-from mhmoe.training_config import TrainingConfig
+from mhmoe.data.batches import TrainingBatches
+from mhmoe.data.packing import PackedText
+from mhmoe.io import UserError
+from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.training.allocator import peak_memory, reset_peak_memory
+from mhmoe.training.checkpoint import Progress
+from mhmoe.training.config import TrainingConfig
+from mhmoe.training.evaluation import evaluate
+from mhmoe.training.loop import make_optimizer, seed_parameters, train
+from mhmoe.training.objective import Objective, accumulate_gradients
 from tests import tiny
 
 SYSTEMS = [*tiny.MOE, "full"]

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, jacrev, stack_module_state, vmap
 
-from mhmoe.experts import FeedForwardConfig
-from mhmoe.multi_head import MultiHead, multi_head_moe
-from mhmoe.sparse_moe import SparseMoEConfig
+from mhmoe.layers.experts import FeedForwardConfig
+from mhmoe.layers.multi_head import MultiHead, multi_head_moe
+from mhmoe.layers.sparse_moe import SparseMoEConfig
 from tests import reference
 
 STYLES: dict[str, dict[str, Any]] = {

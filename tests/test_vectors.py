@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from mhmoe.configs import config_from_dict
+from mhmoe.layers.config import config_from_dict
 from tests import reference
 from tests.vectors.make import CASES, FILE, vectors
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from analysis.polysemy import listed_groups
-from analysis.routed_text import load_checkpoint, untrained
-from analysis.sub_tokens import measure_words, read_words
-from analysis.word_list import main, read_texts
-from mhmoe.records import UserError
-from mhmoe.tokenization import as_transformers
+from analysis.routing.text import load_checkpoint, untrained
+from analysis.routing.words.polysemy import listed_groups
+from analysis.routing.words.sub_tokens import measure_words, read_words
+from analysis.routing.words.word_list import main, read_texts
+from mhmoe.data.tokenizer import as_transformers
+from mhmoe.io import UserError
 from tests import tiny
 
 WORDS = ("ba", "moli", "ku", "zure", "lin", "tepo", "sa", "rumo")

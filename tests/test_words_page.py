@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from experiments.figure7_polysemous_words import CLAIMED, EXPERIMENT
-from experiments.measurements import MEASUREMENTS
-from experiments.recipes import mhmoe
-from experiments.rendering import render, verdicts
-from experiments.running import Options, measure_missing
-from mhmoe.records import UserError
+from experiments.figure7_polysemous_words import CLAIMED, PAGE
+from experiments.kinds.words import WORD_SENSES
+from experiments.report.render import render, verdicts
+from experiments.runner.launch import Options, measure_missing
+from experiments.systems import mhmoe
+from mhmoe.io import UserError
 from tests.finished import finish
 from tests.mini import MINI, at_rate
 from tests.questions import words, write_manifest
@@ -28,12 +28,12 @@ LABEL = "MH-MoE, h = 8"  # of the claims; the model has fewer heads, for its siz
 SYSTEM = mhmoe(8, "parameters", 2)
 
 
-FIGURE = of_one_system(EXPERIMENT, LABEL, SYSTEM)
+FIGURE = of_one_system(PAGE, LABEL, SYSTEM)
 
 
 def write_lexicons(folder: Path) -> None:
     """Every other word has four senses; a few are false friends; word in context has the words themselves."""
-    settings, known = MEASUREMENTS["word_senses"].settings, words()
+    settings, known = WORD_SENSES.settings, words()
     lines = ["lemma\tnoun_senses\tverb_senses\tadj_senses\tadv_senses"]
     lines += [f"{word}\t{4 if i % 2 else 1}\t0\t0\t0" for i, word in enumerate(known)]
     friends = ["lang_a\tlang_b\tword_a\tword_b\trelation", *(f"en\tde\t{w}\t{w}\tfalse_friend" for w in known[:6])]
@@ -65,7 +65,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Options:
 
 
 def values(options: Options) -> dict[int, dict[str, Any]]:
-    return measured_by_seed("word_senses", SCALE, options)
+    return measured_by_seed(WORD_SENSES, SCALE, options)
 
 
 def test_every_word_has_its_group_and_its_values_of_both_routers(finished: Options):
@@ -82,17 +82,17 @@ def test_every_word_has_its_group_and_its_values_of_both_routers(finished: Optio
 
 
 def test_the_page_has_the_figure_and_every_comparison(finished: Options, tmp_path: Path):
-    page = render(FIGURE, (SCALE,), tmp_path, finished.results)[tmp_path / f"{FIGURE.stem}.md"]
-    assert f"({FIGURE.stem}_mini.png)" in page and (tmp_path / f"{FIGURE.stem}_mini.png").stat().st_size > 10_000
+    page = render(FIGURE, (SCALE,), tmp_path, finished.results)[tmp_path / f"{FIGURE.slug}.md"]
+    assert f"({FIGURE.slug}_mini.png)" in page and (tmp_path / f"{FIGURE.slug}_mini.png").stat().st_size > 10_000
     rows = {
         (row["compared"], row["view"]): row
-        for row in csv.DictReader((tmp_path / f"{FIGURE.stem}.csv").read_text().splitlines())
+        for row in csv.DictReader((tmp_path / f"{FIGURE.slug}.csv").read_text().splitlines())
     }
     raw = rows["three senses or more / one sense", "raw"]
     differences = [of_seed["senses"]["raw"]["difference"] for of_seed in values(finished).values()]
     assert float(raw["difference"]) == pytest.approx(sum(differences) / 2, rel=1e-4)
     assert ("one word in two senses / in one sense", "adjusted") in rows
-    shown = list(csv.DictReader((tmp_path / f"{FIGURE.stem}_mini.csv").read_text().splitlines()))
+    shown = list(csv.DictReader((tmp_path / f"{FIGURE.slug}_mini.csv").read_text().splitlines()))
     assert {row["panel"] for row in shown} == {
         f"{router}, {which}" for router in ("trained", "untrained") for which in ("all words", "matched pairs")
     }
@@ -109,7 +109,7 @@ def test_the_claims_are_judged_from_the_groups_means(finished: Options):
 def test_a_lexicon_that_was_changed_is_refused(finished: Options, data: Path, tmp_path: Path, monkeypatch):
     spoiled = tmp_path / "data"
     write_lexicons(spoiled)
-    lexicon = spoiled / MEASUREMENTS["word_senses"].settings["lexicon"]
+    lexicon = spoiled / WORD_SENSES.settings["lexicon"]
     lexicon.write_bytes(lexicon.read_bytes() + b" ")
     monkeypatch.setenv("MHMOE_DATA", str(spoiled))
     options = dataclasses.replace(finished, results=tmp_path / "results")
@@ -118,4 +118,4 @@ def test_a_lexicon_that_was_changed_is_refused(finished: Options, data: Path, tm
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     with pytest.raises(UserError, match=r"wordnet_sense_counts.* is damaged"):
-        measure_missing(FIGURE, SCALE, "english", options)
+        measure_missing(FIGURE, SCALE, options)

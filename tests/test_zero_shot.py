@@ -16,15 +16,15 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval.utils import apply_template, env
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from analysis import length_batched
-from analysis.answers import unpack
 from analysis.checkpoints import load
-from analysis.harness import scored_bytes, templates_compiled_once
-from analysis.length_batched import LengthBatchedLM
-from analysis.zero_shot import evaluate, main
-from analysis.zero_shot_tasks import ENGLISH, TASKS, XNLI, find, stock_file, write_tasks
-from mhmoe.records import UserError, sha256_of
-from mhmoe.tokenization import as_transformers, train_tokenizer
+from analysis.zero_shot import length_batched
+from analysis.zero_shot.answers import unpack
+from analysis.zero_shot.harness import scored_bytes, templates_compiled_once
+from analysis.zero_shot.length_batched import LengthBatchedLM
+from analysis.zero_shot.scoring import evaluate, main
+from analysis.zero_shot.tasks import ENGLISH, TASKS, XNLI, find, stock_file, write_tasks
+from mhmoe.data.tokenizer import as_transformers, train_tokenizer
+from mhmoe.io import UserError, sha256_of
 from tests import tiny
 from tests.questions import ITEMS, KINDS, sentence, words, write_manifest, write_questions
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.answers import Item, best_guess, pack, summarise, unpack
+from analysis.zero_shot.answers import Item, best_guess, pack, summarise, unpack
 
 LN2 = math.log(2)
 

@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from mhmoe.configs import Config
-from mhmoe.configuration import MHMoEConfig
-from mhmoe.corpora import Document
-from mhmoe.experts import ExpertsConfig
-from mhmoe.language_model import MHMoEForCausalLM
-from mhmoe.matching import match
-from mhmoe.packing import PackedText, PackingConfig, pack
-from mhmoe.routers import XMoERouterConfig
-from mhmoe.sparse_moe import SparseMoEConfig
-from mhmoe.training import seed_parameters
-from mhmoe.training_config import TrainingConfig
+from mhmoe.data.corpora import Document
+from mhmoe.data.packing import PackedText, PackingConfig, pack
+from mhmoe.layers.config import Config
+from mhmoe.layers.experts import ExpertsConfig
+from mhmoe.layers.matching import match
+from mhmoe.layers.routers import XMoERouterConfig
+from mhmoe.layers.sparse_moe import SparseMoEConfig
+from mhmoe.model.config import MHMoEConfig
+from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.training.config import TrainingConfig
+from mhmoe.training.loop import seed_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 DIM = 32

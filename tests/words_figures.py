@@ -3,11 +3,13 @@
 import dataclasses
 from typing import Any
 
-from analysis.measured_claims import MeasuredClaim
-from experiments.measurements import MEASUREMENTS, measured
-from experiments.running import Options
-from experiments.runs import Records
-from experiments.schema import Scale, System, WordsFigure
+from analysis.claims.measured import MeasuredClaim
+from experiments.kinds.words import WordsFigure
+from experiments.runner.launch import Options
+from experiments.runner.measurements import Measurement, measured
+from experiments.runner.store import Records
+from experiments.scales import Scale
+from experiments.systems import System
 
 
 def of_one_system(figure: WordsFigure, label: str, system: System) -> WordsFigure:
@@ -24,8 +26,8 @@ def of_one_system(figure: WordsFigure, label: str, system: System) -> WordsFigur
     return dataclasses.replace(figure, systems={label: system}, claims=claims)
 
 
-def measured_by_seed(name: str, scale: Scale, options: Options) -> dict[int, dict[str, Any]]:
+def measured_by_seed(measurement: Measurement, scale: Scale, options: Options) -> dict[int, dict[str, Any]]:
     """The values of a measurement, of the one system that was run."""
     records = Records(scale, options.results).by_name.values()
-    found = {r.seed: measured(MEASUREMENTS[name], r, options.results) for r in records}
+    found = {r.seed: measured(measurement, r, options.results) for r in records}
     return {seed: m.values for seed, m in found.items() if m is not None}

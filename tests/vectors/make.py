@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from mhmoe.configs import Config
-from mhmoe.experts import ExpertsConfig, FeedForwardConfig
-from mhmoe.multi_head import multi_head_moe
-from mhmoe.routers import DotProductRouterConfig, FixedTemperatureRouterConfig, ReleasedRouterConfig
-from mhmoe.sparse_moe import SparseMoEConfig
+from mhmoe.layers.config import Config
+from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
+from mhmoe.layers.multi_head import multi_head_moe
+from mhmoe.layers.routers import DotProductRouterConfig, FixedTemperatureRouterConfig, ReleasedRouterConfig
+from mhmoe.layers.sparse_moe import SparseMoEConfig
 from tests import reference
 
 FILE = Path(__file__).parent / "vectors.json"

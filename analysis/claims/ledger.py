@@ -1,0 +1,126 @@
+"""The ledger as a page: every claim with what the paper says, what the records say, and the verdict."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from analysis.claims.learning_speed import COSTS, log_costs
+from analysis.claims.measured import MeasuredClaim
+from analysis.claims.rules import LEVEL, Claim, Statement, Verdict, percent_of_perplexity
+from analysis.statistics import Interval, deviations_needed, summarise
+
+_HEADER = f"""# The ledger of claims
+
+Each line is a claim of the papers, or a control that they lack, and what the committed records say about it.
+The rule was fixed before the runs. Two systems are compared seed by seed on the same data in the same order.
+
+- **holds**: the 95% interval of the paired difference over seeds (t distribution) excludes zero in the
+  claimed direction, and p after Holm's correction within the table is below {LEVEL}.
+- **contradicted**: the same in the other direction. **cannot tell**: neither.
+- **not run**: a side has no records, or they share fewer than two seeds.
+
+"ours" is the difference in percent of the other system's perplexity, negative where the claim's favourite
+is lower, with its interval over seeds; "documents" is the interval when the test documents are resampled with
+the same models (a second source of chance, shown and not judged). For claims of faster learning "ours" is
+what the favourite spends until its validation loss is at or below the other's final one, as a ratio to what
+the other spent in all: the judged cost with its interval over seeds, then the other costs. Where no seed
+reaches that loss, although it spent as much, the claim is contradicted if the final validation losses differ
+by the same rule; where some seeds reach it and some do not, it is "cannot tell". For claims about measured
+values "ours" is the difference in the unit that is named, positive where the side named first is higher, and
+"documents" its interval over the questions with the same models, where it is a mean of such. Where gains are
+compared, each over a system of its own, "ours" is the difference between the two differences, and of perplexities
+the percent by which one's ratio is below the other's.
+"""
+
+
+def ledger_markdown(verdicts: Sequence[Verdict], titles: Mapping[str, str] | None = None) -> str:
+    """The ledger as Markdown: one table for each scale and stem, in the order of the verdicts."""
+    lines = [_HEADER]
+    for scale, stem in dict.fromkeys((verdict.scale, verdict.claim.slug) for verdict in verdicts):
+        lines += [f"## {(titles or {}).get(stem, stem)}, scale {scale}", ""]
+        lines += ["| statement | source | reading | paper | ours | documents | n | p (Holm) | verdict |"]
+        lines += ["|---|---|---|---|---|---|---:|---:|---|"]
+        rows = [_cells(v) for v in verdicts if (v.scale, v.claim.slug) == (scale, stem)]
+        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        lines += ["", *_power([v for v in verdicts if (v.scale, v.claim.slug) == (scale, stem)])]
+    return "\n".join(lines)
+
+
+def _power(family: Sequence[Verdict]) -> list[str]:
+    """What "cannot tell" means here: how large a difference would have had to be."""
+    judged = [verdict.n for verdict in family if not math.isnan(verdict.tested.p_value)]
+    if not judged:
+        return []
+    needed = " or ".join(
+        f"{deviations_needed(n, len(judged), LEVEL):.1f} (n = {n})" for n in sorted(set(judged), reverse=True)
+    )
+    claims = f"{len(judged)} claims" if len(judged) > 1 else "one claim"
+    return [f"The clearest of {claims} passes from a mean of {needed} standard deviations over seeds on.", ""]
+
+
+def _cells(verdict: Verdict) -> list[str]:
+    claim = verdict.claim
+    return [
+        claim.statement,
+        claim.source,
+        claim.reading or "-",
+        _paper(claim),
+        _ours(verdict),
+        _documents(verdict),
+        str(verdict.n),
+        _p(verdict.adjusted_p),
+        f"**{verdict.verdict}**" if verdict.verdict in ("holds", "contradicted") else verdict.verdict,
+    ]
+
+
+def _paper(claim: Statement) -> str:
+    if claim.paper is None:
+        return "-"
+    better, worse = claim.paper
+    of_perplexity = isinstance(claim, Claim) and claim.metric == "perplexity"
+    percent = f" ({100 * (better / worse - 1):+.1f}%)" if of_perplexity else ""
+    return f"{better:g} against {worse:g}{percent}"
+
+
+def _documents(verdict: Verdict) -> str:
+    if isinstance(verdict.claim, MeasuredClaim):
+        return _measured_bounds(verdict.documents)
+    return _bounds(percent_of_perplexity(verdict.documents))
+
+
+def _ours(verdict: Verdict) -> str:
+    if verdict.verdict == "not run":
+        return "not run"
+    claim = verdict.claim
+    if isinstance(claim, MeasuredClaim):
+        bounds = _measured_bounds(verdict.difference)
+        return f"{verdict.difference.mean:+.3g} {claim.unit}" + ("" if bounds == "-" else f" {bounds}")
+    assert isinstance(claim, Claim)
+    metric, n = claim.metric, len(verdict.costs)
+    mean, _, _ = verdict.percent
+    if metric == "perplexity":
+        return f"{mean:+.2f}% {_bounds(verdict.percent)}"
+    reached = log_costs(verdict.costs, metric)
+    if not reached:
+        return f"never (0 of {n} seeds); final perplexity {mean:+.2f}% {_bounds(verdict.percent)}"
+    ratios = {cost: math.exp(summarise(log_costs(verdict.costs, cost).values()).mean) for cost in COSTS}
+    others = ", ".join(f"{ratios[cost]:.2f} x {cost}" for cost in COSTS if cost != metric)
+    if len(reached) < n:
+        return f"{ratios[metric]:.2f} x {metric}, in {len(reached)} of {n} seeds, never in the others; {others}"
+    low, high = math.exp(verdict.tested.low), math.exp(verdict.tested.high)
+    bounds = "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
+    return f"{ratios[metric]:.2f} x {metric}{bounds}; {others}"
+
+
+def _bounds(percent: tuple[float, float, float]) -> str:
+    _, low, high = percent
+    return "-" if math.isnan(low) else f"[{low:+.2f}%, {high:+.2f}%]"
+
+
+def _measured_bounds(interval: Interval) -> str:
+    return "-" if math.isnan(interval.low) else f"[{interval.low:+.3g}, {interval.high:+.3g}]"
+
+
+def _p(p_value: float) -> str:
+    if math.isnan(p_value):
+        return "-"
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"

@@ -1,0 +1,86 @@
+"""Two groups of words side by side (v1 Figure 7): distributions, medians and effect sizes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from analysis.plotting import LOOKS, STYLE, Look, finish, legend_above, save
+from analysis.tables import csv_text
+from mhmoe.io import write_atomically
+
+_SECOND = "#333333"  # a dashed outline, over the first group's filled one
+
+
+class TwoGroups(NamedTuple):
+    """A value for each word of two groups, and what group_comparison.compare says of them."""
+
+    first: Sequence[float]
+    second: Sequence[float]
+    comparison: Mapping[str, Any]
+
+
+def two_group_figure(
+    panels: Mapping[str, TwoGroups],
+    path: Path,
+    *,
+    title: str,
+    names: tuple[str, str] = ("several senses", "one sense"),
+    x_label: str = "different experts of a word's sub-tokens, mean over MoE layers",
+    note: str = "",
+    look: Look = LOOKS[1],
+    bins: int = 30,
+) -> None:
+    """Write `path` (.png) and its .csv: the distributions of two groups of words, with medians and effect sizes.
+
+    look: of the system; its colour fills the first group.
+    """
+    values = [value for panel in panels.values() for group in panel[:2] for value in group]
+    low, high = min(values), max(values)
+    reach = max(high - low, 1e-6)
+    edges = np.linspace(low - 0.02 * reach, high + 0.02 * reach, bins + 1)
+    rows: list[list[str]] = []
+    with rc_context(STYLE):
+        columns = 2 if len(panels) > 1 else 1
+        lines = -(-len(panels) // columns)
+        figure = Figure(figsize=(max(8.0, 6.8 * columns), 0.9 + 4.8 * lines), layout="constrained")
+        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        for axes, (name, panel) in zip(grid.flat[: len(panels)], panels.items(), strict=True):
+            for i, group in enumerate(panel[:2]):
+                colour, dashes = (look.colour, _SECOND)[i], ("-", "--")[i]
+                share = np.histogram(group, edges)[0] / max(len(group), 1)
+                median = float(np.median(group)) if len(group) else float("nan")
+                label = f"{names[i]}: n = {len(group):,}, median {median:.2f}"
+                if not i:
+                    axes.stairs(share, edges, color=colour, fill=True, alpha=0.3)
+                axes.stairs(share, edges, color=colour, linewidth=2.0, linestyle=dashes, label=label)
+                axes.axvline(median, color=colour, linewidth=1.8, linestyle=dashes)
+                rows += [
+                    [name, names[i], f"{a:.6g}", f"{b:.6g}", f"{s:.6g}", str(len(group))]
+                    for a, b, s in zip(edges[:-1], edges[1:], share, strict=True)
+                ]
+            legend_above(axes, f"{name}\n{effect_text(panel.comparison)}")
+            axes.yaxis.set_major_locator(MaxNLocator(6))
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes.set_xlabel("different experts")
+        for axes in grid[:, 0]:
+            axes.set_ylabel("share of the group's words")
+        finish(figure, title, f"{x_label[0].upper()}{x_label[1:]}. {note} Vertical lines: medians.")
+        save(figure, path)
+    header = ["panel", "group", "from", "to", "share_of_words", "n"]
+    write_atomically(path.with_suffix(".csv"), csv_text([header, *rows]))
+
+
+def effect_text(comparison: Mapping[str, Any]) -> str:
+    """Difference of the means, effect size with interval, and p, in one line."""
+    if comparison.get("difference") is None:
+        return "too few words to compare"
+    d, low, high = (comparison[name] for name in ("cohens_d", "d_low", "d_high"))
+    size = "no spread" if d is None else f"d = {d:+.2f}" + ("" if low is None else f" [{low:+.2f}, {high:+.2f}]")
+    return f"difference {comparison['difference']:+.3f}, {size}, p = {comparison['p_value']:.2g}"

@@ -1,0 +1,283 @@
+"""A figure of routing on any text, and what is claimed of it (v1 Section 5.1).
+
+    effective experts                exp of the entropy of a layer's load, over all of them, mean over layers
+    experts that a token reaches     different experts of a layer over all of them, mean over tokens and layers
+    bits about the group             mutual information of a choice and the text's group (specialisation)
+
+The paper's activation ratio counts experts above a threshold that it does not print; these two need none. Between
+systems of unequal k and h the second is decided by their arithmetic (X-MoE reaches k of N whatever its router does),
+so systems are compared by the first, and a system with itself before training by the second. The most bits that a
+choice can tell fall with k h too: systems of equal k h and as many experts are compared.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.claims.measured import MeasuredClaim, Quantity, Side, Values
+from analysis.routing.activation import measure_activation, measure_groups, uniform_null
+from analysis.routing.activation_figure import activation_curves
+from analysis.routing.heatmaps import activation_heatmaps, group_heatmaps
+from analysis.routing.measures import summary, total
+from analysis.routing.text import load_checkpoint, untrained, windows_of, windows_of_texts
+from analysis.tables import Column, Row, seeds_text, table_markdown
+from analysis.zero_shot.harness import questions
+from analysis.zero_shot.tasks import find
+from experiments.kinds.score_table import files_of_tasks
+from experiments.report.captions import caption_of, generated_note, measured_systems, of_all, setting_of
+from experiments.report.looks import looks
+from experiments.runner.measurements import Measurement, Subject
+from experiments.runner.page import Page, Section, unique
+from experiments.runner.store import Records
+from experiments.scales import Scale
+from experiments.systems import System
+
+COLUMNS = (
+    Column("label", "system"),
+    Column("router", "router"),
+    Column("seeds", "seeds"),
+    Column("distinct_share", "experts that a token reaches", ".2f", 100, "%"),
+    Column("effective_experts", "effective experts", ".2f"),
+    Column("collapsed_share", "collapsed", ".1f", 100, "%"),
+    Column("largest_load", "largest load", ".3f"),
+    Column("bits", "bits about the group", ".3f"),
+    Column("normalised", "of the most possible", ".1f", 100, "%"),
+    Column("permuted_bits", "groups dealt out anew", ".3f"),
+    Column("permuted_quantile", "95% of them below", ".3f"),
+    Column("dominant_share", "of an expert, its busiest group", ".1f", 100, "%"),
+)
+_EXPLAINED = (
+    "Means over MoE layers and seeds. Experts that a token reaches: different experts of a layer, of all. Effective: "
+    "exp of the entropy of the load. Collapsed: experts with less than a tenth of the even share. Largest load: share "
+    "of the busiest expert. Bits about the group: what the choice of an expert tells of the {group}; of the most "
+    "possible: log2 of the number of groups or experts, which choices of several experts cannot reach; groups dealt "
+    "out anew: bits when the texts' groups are permuted, mean and 95% quantile. Of an expert, its busiest group: the "
+    "largest share that a {group} has of it, mean over experts, all {group}s counting equally; {even:.1%} if it takes "
+    "no sides. Untrained: the same seed before training. Random: every sub-token or token takes experts at random."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingFigure(Page):
+    """Which experts a text goes to: heatmaps, activation against the threshold, groups of texts, and nulls.
+
+    The first of `measurements`, for the systems by the label they have in the figures. text: what was read, and
+    group: what its groups are. printed: what the paper prints for the activation ratio, by its label.
+    """
+
+    systems: Mapping[str, System]
+    text: str
+    group: str
+    printed: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    def all_systems(self) -> list[System]:
+        return unique([*self.systems.values()])
+
+    def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
+        found, runs = measured_systems(self, self.systems, scale, records)
+        if not found:
+            return None
+        counts = {
+            label: {seed: total(v["trained"]["groups"]) for seed, v in seeds.items()} for label, seeds in found.items()
+        }
+        first = {label: next(iter(seeds)) for label, seeds in found.items()}
+        tokens = next(iter(next(iter(counts.values())).values()))["tokens"]
+        lines = caption_of(runs, of_all(found))
+        read = f"Read: questions of {self.text}, {tokens:,} tokens.{generated_note(of_all(found))}"
+        note = f"{setting_of(runs)}; {seeds_text(seeds for seeds in found.values())}. {read}"
+        one = f"{setting_of(runs)}. {read} Models of seed {' and '.join(map(str, sorted(set(first.values()))))} alone."
+        stem = f"{self.slug}_{scale.name}"
+        activation_heatmaps(
+            {self.text: {label: seeds[first[label]] for label, seeds in counts.items()}},
+            folder / f"{stem}.png",
+            title=self.title,
+            note=f"{one} A layer makes h k selections a token, which is most of how systems differ in colour.",
+        )
+        nulls = {
+            "untrained": {
+                label: [total(v["untrained"]["groups"]) for v in seeds.values()] for label, seeds in found.items()
+            },
+            "random": {label: [uniform_null(c, seed) for seed, c in seeds.items()] for label, seeds in counts.items()},
+        }
+        activation_curves(
+            {label: list(seeds.values()) for label, seeds in counts.items()},
+            folder / f"{stem}_thresholds.png",
+            title="Activation ratio against its threshold",
+            note=note,
+            paper=self.printed,
+            nulls=nulls,
+            looks=looks({label: self.systems[label] for label in found}),
+        )
+        group_heatmaps(
+            {label: seeds[first[label]]["trained"]["groups"] for label, seeds in found.items()},
+            folder / f"{stem}_groups.png",
+            title=f"Experts by {self.group}",
+            note=f"{one} Any routing has a diagonal in this order; what a choice tells of the {self.group}: "
+            "see the table.",
+            group=self.group,
+        )
+        rows = [row for label, seeds in found.items() for row in _rows(label, seeds)]
+        groups = len(next(iter(next(iter(found.values())).values()))["trained"]["groups"])
+        lines.append(_EXPLAINED.format(group=self.group, even=1 / groups))
+        pictures = "".join(
+            f"![{title}]({stem}{part}.png)\n\n"
+            for title, part in ((self.title, ""), ("Thresholds", "_thresholds"), (f"By {self.group}", "_groups"))
+        )
+        return Section(pictures + table_markdown(COLUMNS, rows, caption=lines), COLUMNS, rows)
+
+
+def _rows(label: str, seeds: Mapping[int, Values]) -> list[Row]:
+    """Trained, untrained and random."""
+    rows: list[Row] = []
+    for router in ("trained", "untrained"):
+        measures = [summary(total(values[router]["groups"])) for values in seeds.values()]
+        told = {
+            name: [values[router][part][measure] for values in seeds.values()]
+            for name, part, measure in (
+                ("bits", "specialisation", "bits"),
+                ("normalised", "specialisation", "normalised"),
+                ("dominant_share", "specialisation", "dominant_share"),
+                ("permuted_bits", "permuted", "mean_bits"),
+                ("permuted_quantile", "permuted", "quantile_95_bits"),
+            )
+        }
+        rows.append({"label": label, "router": router, "seeds": len(seeds), **_means(measures), **_mean_of(told)})
+    random = [summary(uniform_null(total(v["trained"]["groups"]), seed)) for seed, v in seeds.items()]
+    rows.append({"label": label, "router": "random", "seeds": len(seeds), **_means(random)})
+    return rows
+
+
+def _means(measures: Sequence[Mapping[str, float]]) -> Row:
+    return {name: float(np.mean([m[name] for m in measures])) for name in measures[0]}
+
+
+def _mean_of(values: Mapping[str, Any]) -> Row:
+    return {name: float(np.mean(value)) for name, value in values.items()}
+
+
+def _quantity(name: str, measure: str, router: str = "trained") -> Quantity:
+    def of(values: Values) -> float | None:
+        return 100 * summary(total(values[router]["groups"]))[measure] if values else None
+
+    return Quantity(name=name, unit="points (% of a layer's experts)", of=of)
+
+
+def _bits(values: Values) -> float | None:
+    return float(np.mean(values["trained"]["specialisation"]["bits"])) if values else None
+
+
+EFFECTIVE = _quantity("experts in effective use", "effective_share")
+REACHED = _quantity("experts that a token reaches", "distinct_share")
+REACHED_UNTRAINED = _quantity("experts that a token reaches before training", "distinct_share", "untrained")
+BITS = Quantity(name="bits about the group", unit="bits", of=_bits)
+
+
+def routing_figure(
+    *,
+    slug: str,
+    title: str,
+    systems: Mapping[str, System],
+    denser: Sequence[tuple[str, str, str]],
+    telling: Sequence[tuple[str, str, str]] = (),
+    text: str,
+    group: str,
+    measurement: Measurement,
+    task: str = "english",
+    printed: Mapping[str, float] | None = None,
+    notes: Sequence[str] = (),
+) -> RoutingFigure:
+    """The figure and its claims: that each of `denser` (labels of the denser and the sparser system, who says so)
+    has more experts in effective use; that the choices of the first of `telling` tell more of the group; and that
+    training makes the tokens of systems with heads reach more."""
+
+    def claim(statement: str, source: str, higher: tuple[str, Quantity], lower: tuple[str, Quantity]) -> MeasuredClaim:
+        return MeasuredClaim(
+            slug=slug,
+            statement=statement,
+            source=source,
+            reading=systems[higher[0]].reading or systems[lower[0]].reading,
+            task=task,
+            measurement=measurement.name,
+            higher=Side(system=systems[higher[0]].name, quantity=higher[1]),
+            lower=Side(system=systems[lower[0]].name, quantity=lower[1]),
+        )
+
+    claims = [
+        claim(f"{dense}: more {EFFECTIVE.name} than {sparse}", source, (dense, EFFECTIVE), (sparse, EFFECTIVE))
+        for dense, sparse, source in denser
+    ]
+    claims += [
+        claim(f"{more}: a choice tells more of the {group} than with {less}", source, (more, BITS), (less, BITS))
+        for more, less, source in telling
+    ]
+    claims += [
+        claim(
+            f"{label}: more {REACHED.name} than before training",
+            "ours: against the untrained router",
+            (label, REACHED),
+            (label, REACHED_UNTRAINED),
+        )
+        for label, system in systems.items()
+        if system.reading
+    ]
+    return RoutingFigure(
+        slug=slug,
+        title=title,
+        task=task,
+        systems=systems,
+        text=text,
+        group=group,
+        printed=printed or {},
+        notes=notes,
+        measurements=(measurement,),
+        claims=claims,
+    )
+
+
+# ---- what is measured -----------------------------------------------------------------------
+
+
+def _activation(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any]:
+    model, _ = load_checkpoint(subject.model)
+    if model.config.moe is None:
+        return {}
+    split = getattr(subject.text, settings["split"])
+    windows = windows_of(split, model.config.max_position_embeddings).spaced(settings["max_windows"])
+    return measure_activation(model, windows)
+
+
+def _question_routing(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the trained model and of the one that it started from, by task."""
+    model, tokenizer = load_checkpoint(subject.model)
+    if model.config.moe is None:
+        return {}
+    tasks = {task.folder: task for task in find(settings["tasks"])}  # the same questions once
+    texts, source = questions([*tasks.values()], subject.data.path, settings["items"])
+    groups = [name for name, several in zip(tasks, texts.values(), strict=True) for _ in several]
+    length = model.config.max_position_embeddings
+    windows = windows_of_texts([text for several in texts.values() for text in several], tokenizer, length)
+    models = {"trained": model, "untrained": untrained(model, subject.seed)}
+    return {"data": source, **{name: measure_groups(of, windows, groups) for name, of in models.items()}}
+
+
+def _routed(name: str, tasks: Sequence[str]) -> Measurement:
+    """Which experts the questions of some tasks go to."""
+    return Measurement(
+        name=name,
+        settings={"tasks": [*tasks], "items": 250},
+        smoke={"items": 20},
+        measure=_question_routing,
+        files=files_of_tasks,
+    )
+
+
+EXPERT_ACTIVATION = Measurement(
+    name="expert_activation",  # how often each expert is chosen on the test text; nothing for dense models
+    settings={"split": "test", "max_windows": 1024},
+    measure=_activation,
+)
+ROUTING_ENGLISH = _routed("routing_english", ["english"])
+ROUTING_XNLI = _routed("routing_xnli", ["xnli"])

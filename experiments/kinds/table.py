@@ -1,0 +1,102 @@
+"""A table of test perplexity, with the figure of its trend, its zero-shot scores, and its languages."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.languages import language_figure, language_markdown
+from analysis.perplexity import PERPLEXITY_COLUMNS, RowSpec, perplexity_table
+from analysis.tables import table_markdown
+from analysis.zero_shot.scores import Score
+from experiments.kinds.score_table import ScoredRow, scores_of
+from experiments.kinds.trend import Trend, draw
+from experiments.report.captions import all_runs, caption_of, current_runs, declared_marks, setting_of
+from experiments.report.looks import each_role_once, looks
+from experiments.runner.page import Page, Section, unique
+from experiments.runner.store import Records
+from experiments.scales import Scale
+from experiments.systems import System, paper_number
+from mhmoe.training.record import divide
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(ScoredRow):
+    """paper: where the paper prints its perplexity, a path in paper.json. reference: the system that its change is
+    relative to, if it is another one than the table's."""
+
+    paper: tuple[str | int, ...] = ()
+    reference: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(Page):
+    """Rows of perplexity; changes are relative to the system `reference`.
+
+    scores: zero-shot scores that stand below, from the first of `measurements`.
+    """
+
+    rows: Sequence[Row]
+    scores: Sequence[Score] = ()
+    reference: str | None = None
+    split: str = "test"
+    trend: Trend | None = None
+
+    def all_systems(self) -> list[System]:
+        return unique([row.system for row in self.rows])
+
+    def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
+        systems = self.all_systems()
+        of_systems = all_runs(systems, scale, records, self.task)
+        found = [record for several in of_systems.values() for record in several]
+        if not found:
+            return None
+        declared = declared_marks(systems, scale, records, self.task)
+        specs = [
+            RowSpec(system=row.system.name, label=row.system.label, paper=_printed(row.paper), reference=row.reference)
+            for row in self.rows
+        ]
+        rows = perplexity_table(specs, of_systems, reference=self.reference, split=self.split, declared=declared)
+        current, _ = divide(found, declared)
+        lines = caption_of(current)
+        lines.append(
+            f"Perplexity on `{self.split}`; ours: mean and standard deviation over seeds. The paper's values "
+            "are of models of 162M parameters and more, on other text: compare the changes relative to the "
+            "reference, not the values. tokens/s are those of the runs, whatever else the machine did; "
+            "benchmarks/ compares speeds."
+        )
+        page = table_markdown(PERPLEXITY_COLUMNS, rows, caption=lines)
+        if self.trend is not None:
+            name = f"{self.slug}_{scale.name}.png"
+            if draw(self, self.trend, scale, records, folder / name, setting_of(current)):
+                page += f"\n![{self.title}]({name})\n"
+        if self.scores and (scores := scores_of(self, self.rows, self.scores, scale, records)[0]):
+            page += "\n\n".join(["\n## Zero-shot scores", *(text for text in scores if text not in lines)])
+        if self.task == "multilingual" and self.reference is not None:
+            page += _languages(self, self.reference, scale, records, folder, lines[0])
+        return Section(page, PERPLEXITY_COLUMNS, rows)
+
+
+def _languages(table: Table, reference: str, scale: Scale, records: Records, folder: Path, note: str) -> str:
+    """Tables and figure language by language."""
+    current = current_runs(table.all_systems(), scale, records, table.task)
+    systems = {row.system.label: row.system for row in table.rows}
+    by_label = {label: found for label, system in systems.items() if (found := current[system.name])}
+    if not current[reference]:
+        return ""
+    name = f"{table.slug}_{scale.name}_languages.png"
+    parts = each_role_once([*systems.values()])  # X-MoE and MH-MoE of each number of experts
+    language_figure(
+        [[system.label for system in part if system.label in by_label] for part in parts],
+        by_label,
+        next(label for label, system in systems.items() if system.name == reference),
+        folder / name,
+        title="Perplexity by language",
+        note=f"{note} Bars: 95% interval of the difference paired by seed.",
+        looks={label: look for part in parts for label, look in looks({s.label: s for s in part}).items()},
+    )
+    return f"\n![Perplexity by language]({name})\n\n" + language_markdown(by_label)
+
+
+def _printed(path: Sequence[str | int]) -> float | None:
+    """The paper's number for a row, if it has one."""
+    return float(paper_number(path)) if path else None

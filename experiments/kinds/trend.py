@@ -1,0 +1,128 @@
+"""The figure of a page's systems against a number of theirs: heads, experts."""
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.figures import Panel, trend_figure
+from analysis.plotting import Point
+from analysis.routing.measures import summary
+from analysis.tables import seeds_text
+from experiments.kinds.routing import EXPERT_ACTIVATION
+from experiments.kinds.score_table import ZERO_SHOT_HELLASWAG
+from experiments.report.captions import current_runs, generated_note
+from experiments.report.looks import looks
+from experiments.runner.measurements import measured
+from experiments.runner.page import Page
+from experiments.runner.store import RESULTS, Records
+from experiments.scales import Scale
+from experiments.systems import System
+from mhmoe.io import UserError
+from mhmoe.training.record import Record
+
+Of = Callable[[Record, Path], float | None]
+
+
+def _perplexity(record: Record, results: Path) -> float:
+    return record.metrics["test"]["perplexity"]
+
+
+def _of_activation(measure: str) -> Of:
+    """A share of a layer's experts from `routing_measures.summary`, in percent."""
+
+    def of(record: Record, results: Path) -> float | None:
+        found = measured(EXPERT_ACTIVATION, record, results)
+        return None if found is None else 100 * summary(found.values)[measure]
+
+    return of
+
+
+def _hellaswag(record: Record, results: Path) -> float | None:
+    found = measured(ZERO_SHOT_HELLASWAG, record, results)
+    return None if found is None else found.values["tasks"]["hellaswag"]["advantage"]["value"]
+
+
+PANELS: dict[str, tuple[str, Of]] = {
+    "perplexity": ("test perplexity", _perplexity),
+    "activation": ("experts of a layer that a token reaches (%)", _of_activation("distinct_share")),
+    "effective": ("experts of a layer in effective use (%)", _of_activation("effective_share")),
+    "collapsed": ("experts below a tenth of the even share (%)", _of_activation("collapsed_share")),
+    "hellaswag": ("HellaSwag, advantage (bits per byte)", _hellaswag),
+}
+BENCHMARK = RESULTS / "speed" / "training.json"
+COSTS: dict[str, tuple[str, Callable[[Mapping[str, Any], int], float | None]]] = {
+    "speed": ("training speed, tokens/s on one thread", lambda row, tokens: tokens / statistics.median(row["seconds"])),
+    "memory": ("memory of training (MB)", lambda row, _: held / 1e6 if (held := row.get("held_bytes")) else None),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trend:
+    """series: label -> (number, system). panels: the quantities, by their keys in PANELS and COSTS."""
+
+    x_label: str
+    series: Mapping[str, Sequence[tuple[float, System]]]
+    panels: Sequence[str]
+    log_x: bool = False
+
+
+def draw(page: Page, trend: Trend, scale: Scale, records: Records, path: Path, setting: str) -> bool:
+    """A panel for each quantity that the trend names and that is known of a system. False if none is: no figure."""
+    current = current_runs(page.all_systems(), scale, records, page.task)
+    seeds: list[list[int]] = []
+
+    def of_runs(of: Of) -> dict[str, list[Point]]:
+        found: dict[str, list[Point]] = {}
+        for label, series in trend.series.items():
+            of_place = {
+                x: {r.seed: v for r in current[system.name] if (v := of(r, records.results)) is not None}
+                for x, system in series
+            }
+            seeds.extend([*of_seeds] for of_seeds in of_place.values())
+            values = {x: [*of_seeds.values()] for x, of_seeds in of_place.items() if of_seeds}
+            found[label] = [Point(x, sum(v) / len(v), min(v), max(v), len(v)) for x, v in values.items()]
+        return found
+
+    def of_benchmark(costs: Mapping[str, float]) -> dict[str, list[Point]]:
+        return {
+            label: [Point(x, v, v, v, 1) for x, system in series if (v := costs.get(system.name)) is not None]
+            for label, series in trend.series.items()
+        }
+
+    panels = [
+        Panel(PANELS[name][0], of_runs(PANELS[name][1]))
+        if name in PANELS
+        else Panel(COSTS[name][0], of_benchmark(measured_costs(name, scale)))
+        for name in trend.panels
+    ]
+    shown = [panel for panel in panels if any(panel.series.values())]
+    if not shown:
+        return False
+    timed = any(panel.y_label in {label for label, _ in COSTS.values()} for panel in shown)
+    text = f"{setting}. n: number of seeds, of each point from left to right where it differs; {seeds_text(seeds)}."
+    text += " Bars: lowest to highest seed."
+    if "hellaswag" in trend.panels:
+        asked = (measured(ZERO_SHOT_HELLASWAG, r, records.results) for of_system in current.values() for r in of_system)
+        text += generated_note(found.values for found in asked if found is not None)
+    text += " Speed and memory: one measurement, results/speed/training.md." if timed else ""
+    look = looks({label: series[-1][1] for label, series in trend.series.items() if series})
+    trend_figure(shown, path, title=page.title, x_label=trend.x_label, note=text, log_x=trend.log_x, looks=look)
+    return True
+
+
+def measured_costs(name: str, scale: Scale) -> dict[str, float]:
+    """A cost of training by system, from the committed benchmark, if it is of this scale."""
+    if not BENCHMARK.is_file():
+        return {}
+    try:
+        benchmark = json.loads(BENCHMARK.read_bytes())["measured"]
+        if benchmark["scale"] != scale.name:
+            return {}
+        rows = {row["system"]: row for row in benchmark["rows"] if not row["compiled"] and row["seconds"]}
+        costs = {system: COSTS[name][1](row, benchmark["tokens_per_step"]) for system, row in rows.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{BENCHMARK} is damaged ({error!r}); run: make bench") from None
+    return {system: cost for system, cost in costs.items() if cost is not None}

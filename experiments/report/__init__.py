@@ -1,0 +1,12 @@
+"""Records into results/. looks: how systems look in figures. captions: what stands above a page's numbers.
+
+errata: where v1 contradicts itself. render: pages and the ledger. index: what is in results/.
+"""
+
+READING_ORDER = (
+    "looks",
+    "captions",
+    "errata",
+    "render",
+    "index",
+)

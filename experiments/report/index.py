@@ -1,0 +1,87 @@
+"""results/README.md: what is there, how much of it has been run, and what it took."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.tables import Column, Row, table_markdown
+from experiments.runner.measurements import measured
+from experiments.runner.page import Page
+from experiments.runner.runs import Run
+from experiments.runner.store import RESULTS, Records
+from experiments.scales import Scale
+from mhmoe.io import write_atomically
+from mhmoe.training.record import Record
+
+COLUMNS = (
+    Column("page", "page"),
+    Column("scale", "scale"),
+    Column("done", "runs done"),
+    Column("stale", "stale"),
+    Column("missing", "missing"),
+    Column("measured", "models measured"),
+    Column("hours", "hours", ",.1f"),
+    Column("pflops", "training PFLOPs", ",.2f"),
+)
+HEAD = """# Results
+
+Everything here but LOG.md is rendered from the records under runs/ (`make report`); nothing is typed.
+[claims.md](claims.md) is the ledger of claims and verdicts, [LOG.md](LOG.md) the diary, failures included.
+
+Hours are those of training alone, on the devices that the records name. Pages share runs. What is measured on
+finished models (scores, routing) has records of its own under measurements/.
+"""
+
+
+def render_index(
+    pages: Sequence[Page], scales: Sequence[Scale], folder: Path, results: Path = RESULTS
+) -> dict[Path, str]:
+    """The index of results/, one row a page and scale that has records, and the total of all records."""
+    rows: list[Row] = []
+    everything: dict[str, Record] = {}
+    for scale in scales:
+        records = Records(scale, results)
+        everything |= {f"{scale.name}/{name}": record for name, record in records.by_name.items()}
+        for page in pages:
+            runs = page.planned(scale, records)
+            states = [records.state(run) for run in runs]
+            done = [records.by_name[run.name] for run, state in zip(runs, states, strict=True) if state == "done"]
+            if states.count("missing") < len(runs):
+                rows.append(
+                    {
+                        "page": f"[{page.title}]({page.slug}.md)",
+                        "scale": scale.name,
+                        **{state: states.count(state) for state in ("done", "stale", "missing")},
+                        "measured": _measured(page, [run for run in runs if run.tests], records),
+                        **_spent(done),
+                    }
+                )
+    for page in pages:
+        if not page.trains:
+            shown = ", ".join(scale.name for scale in page.scales(scales))
+            rows.append({"page": f"[{page.title}]({page.slug}.md)", "scale": shown, "done": "nothing to run"})
+    total = _spent(list(everything.values()))
+    rows.append({"page": "all records", "scale": "all", "done": len(everything), **total})
+    path = folder / "README.md"
+    text = HEAD + "\n" + table_markdown(COLUMNS, rows)
+    write_atomically(path, text)
+    return {path: text}
+
+
+def _measured(page: Page, finals: Sequence[Run], records: Records) -> str | None:
+    """Of how many final models everything that the page needs is measured."""
+    if not page.measurements:
+        return None
+    found = [records.by_name[run.name] for run in finals if records.state(run) == "done"]
+    whole = [
+        record
+        for record in found
+        if all(measured(measurement, record, records.results) for measurement in page.measurements)
+    ]
+    return f"{len(whole)} of {len(finals)}"
+
+
+def _spent(records: Sequence[Record]) -> Row:
+    return {
+        "hours": sum(r.wall_seconds for r in records) / 3600,
+        "pflops": sum(3 * r.flops_per_token * r.tokens for r in records) / 1e15,
+    }

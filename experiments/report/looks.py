@@ -1,0 +1,32 @@
+"""How systems look in every figure: a colour, a marker and a line for each role."""
+
+from collections.abc import Mapping, Sequence
+
+from analysis.plotting import LOOKS, Look
+from experiments.systems import System
+
+ROLES: Mapping[str, Look] = dict(
+    zip(("dense", "xmoe", "control", "parameters", "compute", "equation"), LOOKS, strict=False)
+)
+"""System.role -> look. What has no role takes what is free in its figure."""
+
+
+def looks(systems: Mapping[str, System]) -> dict[str, Look]:
+    """Label -> look. The second system of a role in a figure is hollow; of more, the others take what is free."""
+    found: dict[str, Look] = {}
+    seen: dict[str, int] = {}
+    for label, system in systems.items():
+        seen[system.role] = seen.get(system.role, 0) + 1
+        if (look := ROLES.get(system.role)) is not None and seen[system.role] < 3:
+            found[label] = look if seen[system.role] == 1 else look.second()
+    return found
+
+
+def each_role_once(systems: Sequence[System]) -> list[list[System]]:
+    """The systems in their order, divided before each one whose role stands in its part already."""
+    parts: list[list[System]] = [[]]
+    for system in systems:
+        if system.role and any(system.role == other.role for other in parts[-1]):
+            parts.append([])
+        parts[-1].append(system)
+    return parts

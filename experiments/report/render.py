@@ -1,0 +1,65 @@
+"""Records into results/: tables, figures, the ledger. Reads committed records and nothing else.
+
+results/<stem>.md, .csv and .png hold every committed scale; the smoke scale is a check of the machinery, so
+its records and pages stay out of git, under results/smoke.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.claims.judge import judge
+from analysis.claims.ledger import ledger_markdown
+from analysis.claims.rules import Verdict
+from analysis.tables import Column, csv_text, table_csv
+from experiments.report.captions import current_runs, measured_values
+from experiments.runner.page import Page
+from experiments.runner.store import RESULTS, Records
+from experiments.scales import Scale
+from mhmoe.io import write_atomically
+
+SCALE = Column("scale", "scale")
+
+
+def render(page: Page, scales: Sequence[Scale], folder: Path, results: Path = RESULTS) -> dict[Path, str]:
+    """Write a page's files; returns those that are text, for printing and comparing."""
+    possible = page.scales(scales)
+    found = {scale.name: page.section(scale, Records(scale, results), folder) for scale in possible}
+    sections = {name: section for name, section in found.items() if section is not None}
+    parts = [f"# {page.title}\n", *(f"## Scale {name}\n\n{section.markdown}" for name, section in sections.items())]
+    if not sections:
+        declared = ", ".join(scale.name for scale in possible)
+        parts.append(f"Not run at {'any of the scales ' if len(possible) > 1 else 'scale '}{declared}.\n")
+    parts += [f"{note}\n" for note in page.notes]
+    columns = next((section.columns for section in sections.values()), None)
+    rows = [{"scale": name, **row} for name, section in sections.items() for row in section.rows]
+    files = {
+        folder / f"{page.slug}.md": "\n".join(parts),
+        folder / f"{page.slug}.csv": csv_text([]) if columns is None else table_csv((SCALE, *columns), rows),
+    }
+    for path, content in files.items():
+        write_atomically(path, content)
+    return files
+
+
+def verdicts(pages: Sequence[Page], scales: Sequence[Scale], results: Path = RESULTS) -> list[Verdict]:
+    """A verdict on every claim, by the current records alone."""
+    found: list[Verdict] = []
+    for page in pages:
+        for scale in scales:
+            records = Records(scale, results)
+            if page.claims and records.by_name and scale.reads(page.task):
+                current = current_runs(page.all_systems(), scale, records, page.task)
+                runs = [record for of_system in current.values() for record in of_system]
+                found += judge(page.claims, runs, scale.name, measured_values(page.measurements, current, results))
+    return found
+
+
+def render_claims(
+    pages: Sequence[Page], scales: Sequence[Scale], folder: Path, results: Path = RESULTS
+) -> dict[Path, str]:
+    """The ledger, claims.md."""
+    path = folder / "claims.md"
+    titles = {page.slug: page.title for page in pages}
+    files = {path: ledger_markdown(verdicts(pages, scales, results), titles)}
+    write_atomically(path, files[path])
+    return files

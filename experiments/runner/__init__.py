@@ -1,0 +1,26 @@
+"""Runs: what a page needs, what is done, and doing the rest.
+
+runs: one training run. store: records on disk; manifest: their hashes. plan: the runs of some systems. measurements:
+what is measured on finished models. page: what every page is. texts: which text, and whose results. outlook, dry_run:
+what is to be expected. processes, jobs: several that share the work. again: runs done once more. execute: one run.
+launch: what is missing. validation: records from elsewhere. run_command: the command.
+"""
+
+READING_ORDER = (
+    "runs",
+    "store",
+    "plan",
+    "manifest",
+    "measurements",
+    "page",
+    "texts",
+    "outlook",
+    "dry_run",
+    "processes",
+    "jobs",
+    "again",
+    "execute",
+    "launch",
+    "validation",
+    "run_command",
+)

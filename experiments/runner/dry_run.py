@@ -1,0 +1,57 @@
+"""What a command would run, and what it would cost. Nothing is trained."""
+
+from collections.abc import Sequence
+
+from analysis.tables import Column, Row, table_markdown
+from experiments.runner.outlook import seconds_of, tokens_of
+from experiments.runner.runs import Run, model_config
+from experiments.runner.store import Records
+from mhmoe.training.record import Record
+
+COLUMNS = (
+    Column("name", "run"),
+    Column("state", "state"),
+    Column("parameters", "parameters (M)", ",.2f", 1e-6),
+    Column("active", "active (M)", ",.2f", 1e-6),
+    Column("flops", "MFLOPs a token", ",.2f", 1e-6),
+    Column("tokens", "tokens (M)", ",.2f", 1e-6),
+    Column("training_flops", "training (PFLOPs)", ",.3f", 1e-15),
+    Column("seconds", "seconds", ",.0f"),
+    Column("memory", "peak memory (GB)", ",.1f", 1e-9),
+)
+
+
+def cost_table(runs: Sequence[Run], records: Records, elsewhere: Sequence[Record] = ()) -> str:
+    """A table of the runs.
+
+    Seconds and memory are those of a finished run of the same system, here or else `elsewhere`; without one, memory
+    is the weights with their gradients and both Adam moments, and seconds are unknown.
+    """
+    finished = [*records.by_name.values(), *elsewhere]
+    rows = [_row(run, records.state(run), finished) for run in runs]
+    missing = [row for row in rows if row["state"] != "done"]
+    known = [row["seconds"] for row in missing if row["seconds"] is not None]
+    total = sum(row["training_flops"] for row in missing) / 1e15
+    estimate = (
+        f"about {sum(known) / 3600:.1f} hours one after the other" if len(known) == len(missing) else "time unknown"
+    )
+    caption = f"{len(missing)} of {len(rows)} runs are not done; {total:,.2f} PFLOPs; {estimate}."
+    return table_markdown(COLUMNS, rows, caption=[caption])
+
+
+def _row(run: Run, state: str, finished: Sequence[Record]) -> Row:
+    model = model_config(run.scale, run.system)
+    tokens = tokens_of(run)
+    flops = model.flops_per_token(run.scale.training["length"])
+    alike = [record for record in finished if record.system == run.system.name]
+    return {
+        "name": run.name + ("" if run.learning_rate is None else f" (rate {run.learning_rate:g})"),
+        "state": state,
+        "parameters": model.parameters(),
+        "active": model.active_parameters(),
+        "flops": flops,
+        "tokens": tokens,
+        "training_flops": 3 * flops * tokens,
+        "seconds": seconds_of(run, finished),
+        "memory": alike[0].peak_memory_bytes if alike else 16 * model.parameters(),
+    }

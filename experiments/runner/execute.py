@@ -1,0 +1,155 @@
+"""One run: trained, evaluated, its model kept and its record written. What a killed process left is removed."""
+
+import math
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from experiments.runner.again import SAME, deviation
+from experiments.runner.manifest import write_listed
+from experiments.runner.runs import Run, model_config, run_config, training_config
+from experiments.runner.store import Records
+from mhmoe.data.packing import PackedText
+from mhmoe.data.tokenizer import as_transformers
+from mhmoe.io import UserError, check_sealed_folder, check_writable, new_folder, remove_leftovers, seal_folder
+from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.training.allocator import peak_memory, reset_peak_memory
+from mhmoe.training.evaluation import evaluate
+from mhmoe.training.loop import seed_parameters, train
+from mhmoe.training.record import Record, fingerprint, provenance
+
+LISTING = "run.json"  # of a model's folder: whose it is, and the hash of every file
+
+
+def execute(
+    run: Run,
+    text: PackedText,
+    records: Records,
+    cache: Path,
+    *,
+    deadline: float = math.inf,
+    number: str = "",
+    again: Record | None = None,
+) -> bool:
+    """Train and measure one run, keep its model and write its record; False when the deadline came first.
+
+    number: which one of how many it is, to be shown. again: the record of a run whose model is wanted once more;
+    it stays, and the model must be that good.
+    """
+    device = torch.device(run.scale.device)
+    if device.type == "cuda" and dist.is_initialized():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    source = provenance(command(), device_name(device), torch.get_num_threads())
+    processes = dist.get_world_size() if dist.is_initialized() else 1
+    config, training = run_config(run, text.fingerprint, processes), training_config(run)
+    mark = fingerprint(config, run.seed)
+    model_settings = model_config(run.scale, run.system)
+    model = MHMoEForCausalLM(model_settings)
+    seed_parameters(model, run.seed)
+    model.to(device)  # pyright: ignore[reportArgumentType]  # transformers wraps it in an untyped decorator
+    reset_peak_memory(device)
+
+    checkpoint = _checkpoint(cache, run.scale.name, run.name, mark)
+    progress = train(
+        model,
+        text,
+        training,
+        seed=run.seed,
+        checkpoint=checkpoint,
+        deadline=deadline,
+        label=f"{run.scale.name} {run.name} ({number})",
+    )
+    if progress is None:
+        return False
+    if dist.is_initialized() and dist.get_rank() > 0:
+        return True
+    splits = {"valid": text.valid} | ({"test": text.test} if run.tests else {})
+    metrics = {name: evaluate(model, split, training.length) for name, split in splits.items()}
+    record = Record(
+        name=run.name,
+        fingerprint=mark,
+        scale=run.scale.name,
+        task=run.task,
+        system=run.system.name,
+        seed=run.seed,
+        config=config,
+        provenance=source,
+        steps=progress.step,
+        tokens=progress.step * training.tokens_per_step,
+        wall_seconds=progress.seconds,
+        peak_memory_bytes=peak_memory(device),
+        parameters=model_settings.parameters(),
+        active_parameters=model_settings.active_parameters(),
+        flops_per_token=model_settings.flops_per_token(training.length),
+        metrics=metrics,
+        curve=progress.curve,
+    )
+    if again is not None and abs(difference := deviation(record, again)) > SAME:
+        raise UserError(f"{run.name} trained again differs by {difference:+.2%} from its record; run it anew")
+    if run.tests:  # models that later measurements read
+        save_model(model, text, model_folder(run, cache), mark)
+    if again is None:
+        write_listed(records.path(run), record.to_json(), records.folder)
+    checkpoint.unlink(missing_ok=True)
+    shown = metrics.get("test", metrics["valid"])
+    rate = record.tokens / record.wall_seconds
+    tqdm.write(f"{run.scale.name} {run.name}: perplexity {shown['perplexity']:.2f}, {rate:,.0f} tokens/s")
+    return True
+
+
+def save_model(model: MHMoEForCausalLM, text: PackedText, folder: Path, mark: str) -> None:
+    """Model and tokenizer as transformers reads them, in a folder that is whole or not there and says whose it is."""
+    with new_folder(folder, replace=True) as new:
+        try:
+            model.save_pretrained(new)
+            as_transformers(text.tokenizer).save_pretrained(new)
+        except Exception as error:  # safetensors and tokenizers have exceptions of their own for a full disk
+            raise UserError(f"cannot write {folder}: {error}; nothing of it was left behind") from None
+        seal_folder(new, LISTING, {"run": mark})
+
+
+def model_folder(run: Run, cache: Path) -> Path:
+    return cache / "models" / run.scale.name / run.name
+
+
+def _checkpoint(cache: Path, scale: str, name: str, mark: str) -> Path:
+    return cache / "checkpoints" / scale / f"{name}-{mark}.pt"
+
+
+def holds_model(folder: Path, record: Record) -> bool:
+    """Whether the model of this record is there. One that is another run's, or damaged, is told of and not used."""
+    if not folder.is_dir():
+        return False
+    try:
+        check_sealed_folder(folder, LISTING, "it is trained again", run=record.fingerprint)
+    except UserError as error:
+        tqdm.write(f"{record.scale} {record.name}: {error}")
+        return False
+    return True
+
+
+def clean(records: Records, cache: Path, text_cache: Path) -> None:
+    """See that results can be written, and remove what killed processes left: half-written files, and the
+    checkpoints of runs that are finished."""
+    scale = records.scale.name
+    models, checkpoints = cache / "models" / scale, cache / "checkpoints" / scale
+    for folder in (cache, records.folder):
+        check_writable(folder)
+    for folder in (records.folder, text_cache / "packed", models, checkpoints):
+        remove_leftovers(folder)
+    for record in records.by_name.values():
+        if "test" not in record.metrics or (models / record.name).is_dir():  # else it may be trained again just now
+            _checkpoint(cache, scale, record.name, record.fingerprint).unlink(missing_ok=True)
+
+
+def command() -> str:
+    return shlex.join(["python", "-m", "experiments", *sys.argv[1:]])
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

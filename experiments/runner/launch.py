@@ -1,0 +1,214 @@
+"""Runs what is missing: trains, measures, writes the record.
+
+Several processes may work on the same page. An interrupted run goes on from its checkpoint.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from experiments.runner.execute import clean, command, device_name, execute, holds_model, model_folder
+from experiments.runner.measurements import Measurement, Subject, folder_of_data, is_measured, save
+from experiments.runner.outlook import time_left
+from experiments.runner.page import Page
+from experiments.runner.processes import check_device, claimed, is_past, join_processes
+from experiments.runner.runs import Run
+from experiments.runner.store import RESULTS, Records
+from experiments.runner.texts import CACHE, text_of
+from experiments.scales import Scale
+from mhmoe.cli import OutOfTime, stopped_at
+from mhmoe.data.manifest import DATA_VARIABLE, DataFolder
+from mhmoe.data.packing import PackedText
+from mhmoe.io import UserError
+from mhmoe.training.record import Record, provenance
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to run, nothing of it in a fingerprint.
+
+    seeds: of the final runs. data: a corpus folder or a packed one. deadline: of time.monotonic(). results,
+    cache: where records go, and where checkpoints, locks and models are kept. packed: where packed text is, if
+    not in `cache`. corpus: the fingerprint that a current record's corpus has; any if None. again: results
+    whose finished runs are done once more, at their learning rates. train_only: nothing is measured.
+    """
+
+    seeds: tuple[int, ...]
+    data: Path | None = None
+    deadline: float = math.inf
+    results: Path = RESULTS
+    cache: Path = CACHE
+    packed: Path | None = None
+    corpus: Mapping[str, Any] | None = None
+    again: Path | None = None
+    train_only: bool = False
+
+    def records(self, scale: Scale) -> Records:
+        return Records(scale, self.results, self.corpus)
+
+    def elsewhere(self, scale: Scale) -> list[Record]:
+        """The committed records, where others are written: they tell how long a run may take."""
+        return [] if self.results == RESULTS else list(Records(scale).by_name.values())
+
+    def text(self, scale: Scale) -> PackedText:
+        return text_of(scale, self.data, self.packed or self.cache)
+
+
+def planned_runs(page: Page, scale: Scale, options: Options, records: Records) -> list[Run]:
+    """All runs of a command. Of those done again, the ones that choose a rate are left out: it is chosen."""
+    if options.again is None:
+        return page.runs(scale, options.seeds, records)
+    reference = Records(scale, options.again, options.corpus)
+    runs = page.runs(scale, options.seeds, reference)
+    tests = any(run.tests for run in runs)
+    return [run for run in runs if reference.state(run) == "done" and (run.tests or not tests)]
+
+
+def run_all(page: Page, scale: Scale, options: Options) -> bool:
+    """Do what is missing of an page, runs and measurements; False when the deadline came first.
+
+    A process of its own is stopped within seconds of the deadline, whatever it is doing. Processes that share a run
+    stop together, after a step.
+    """
+    join_processes(scale)
+    try:
+        with stopped_at(math.inf if dist.is_initialized() else options.deadline):
+            done = run_missing(page, scale, options)
+            return done and (options.train_only or measure_missing(page, scale, options))
+    except OutOfTime:
+        return False
+
+
+def run_missing(page: Page, scale: Scale, options: Options) -> bool:
+    """Do every run that has no current record; False when the deadline came first."""
+    records = options.records(scale)
+    elsewhere = options.elsewhere(scale)
+    text: PackedText | None = None
+    join_processes(scale)
+    clean(records, options.cache, options.packed or options.cache)
+    progressed = None
+    while True:
+        runs = planned_runs(page, scale, options, records)
+        todo = records.not_done(runs)
+        if not todo or (progressed is not None and is_past(options.deadline)):
+            return not todo
+        if progressed is False:
+            time.sleep(2)  # others work on what is left
+        progressed = False
+        for run in todo:
+            if run.learning_rate is None:
+                continue  # the tuning runs before it are not all done
+            with claimed(run.name, scale, options.cache) as mine:
+                records.reload()
+                if not mine or records.state(run) == "done":
+                    continue
+                if text is None:
+                    check_device(scale)
+                    text = options.text(run.scale)
+                    _check_alike(text, [r for r in runs if records.state(r) == "done"], records)
+                left = time_left(records.not_done(todo), [*records.by_name.values(), *elsewhere])
+                number = f"run {runs.index(run) + 1} of {len(runs)}" + (f", {left} left of all" if left else "")
+                if not execute(run, text, records, options.cache, deadline=options.deadline, number=number):
+                    return False
+                progressed = True
+            break  # the plan may have changed: a rate may be chosen now
+        records.reload()
+
+
+def _check_alike(text: PackedText, done: Sequence[Run], records: Records) -> None:
+    """Raises UserError if the corpus of the finished runs was cut into other tokens; no page could hold both."""
+    others = [run.name for run in done if records.by_name[run.name].config["data"] != text.fingerprint]
+    if others:
+        raise UserError(
+            f"{len(others)} current records, such as {others[0]}, read this text packed into other tokens; install "
+            "their version of tokenizers (requirements.lock), or name another folder by --results"
+        )
+
+
+def data_folder(page: Page, scale: Scale, options: Options) -> DataFolder | None:
+    """The folder of all data that is named, if a measurement of the page reads one and there is one."""
+    if all(measurement.files is None for measurement in page.measurements):
+        return None
+    path = folder_of_data(options.data, scale, options.packed or options.cache)
+    return None if path is None else DataFolder.at(path)
+
+
+def unmeasured(page: Page, scale: Scale, options: Options, records: Records) -> list[tuple[Run, Measurement]]:
+    """What the page wants to know of its final models, and nobody has measured."""
+    if not page.measurements or options.again is not None or options.train_only:
+        return []
+    folder = data_folder(page, scale, options)
+    finals = [run for run in page.runs(scale, options.seeds, records) if run.tests]
+    return [
+        (run, measurement)
+        for run in finals
+        for measurement in page.measurements
+        if records.state(run) != "done"
+        or not is_measured(measurement, records.by_name[run.name], folder, options.results)
+    ]
+
+
+def check_data(
+    page: Page, scale: Scale, todo: Sequence[tuple[Run, Measurement]], options: Options
+) -> DataFolder | None:
+    """The data folder of what is to be measured yet, if that needs one.
+
+    Raises UserError, before anything is trained for it, if there is no folder, or a file in it is missing or damaged.
+    """
+    folder = data_folder(page, scale, options)
+    for measurement in {measurement.name: measurement for _, measurement in todo}.values():
+        if measurement.files is not None and folder is None:
+            raise UserError(
+                f"{page.slug} measures {measurement.name}, which needs a data folder; set {DATA_VARIABLE} or "
+                "give --data, or say --train-only to leave it out"
+            )
+        for file in measurement.files_at(scale.name):
+            assert folder is not None
+            folder.hash_of(file)
+    return folder
+
+
+def measure_missing(page: Page, scale: Scale, options: Options) -> bool:
+    """Measure what the page wants of its finished models; False when the deadline came first.
+
+    A model that is not in the cache any more is trained again, and must come out as its record says. Raises UserError
+    if the data folder lacks what is to be measured (see `check_data`).
+    """
+    records = options.records(scale)
+    todo = unmeasured(page, scale, options, records)
+    folder = check_data(page, scale, todo, options)
+    text: PackedText | None = None
+    for i, (run, measurement) in enumerate(todo, 1):
+        record = records.by_name[run.name]
+        with claimed(f"{measurement.name}-{run.name}", scale, options.cache) as mine:
+            if not mine or is_measured(measurement, record, folder, options.results):
+                continue
+            if is_past(options.deadline):
+                return False
+            text = text or options.text(run.scale)
+            model = model_folder(run, options.cache)
+            if not holds_model(model, record) and not execute(
+                run,
+                text,
+                records,
+                options.cache,
+                deadline=options.deadline,
+                number=f"for measurement {i} of {len(todo)}",
+                again=record,
+            ):
+                return False
+            if dist.is_initialized() and dist.get_rank() > 0:
+                continue
+            source = provenance(command(), device_name(torch.device(scale.device)), torch.get_num_threads())
+            subject = Subject(model=model, seed=run.seed, text=text, folder=folder)
+            values = measurement.measure(subject, measurement.settings_at(scale.name))
+            save(measurement, record, values, source, options.results)
+            tqdm.write(f"{scale.name} {run.name}: {measurement.name} measured ({i} of {len(todo)})")
+    return True

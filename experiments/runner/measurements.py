@@ -1,0 +1,176 @@
+"""What is measured on finished models, apart from their training.
+
+A `Measurement` is data, as an experiment is: a name, the settings that determine its values, and the function
+of analysis/ that does it. Results are records of their own, results/measurements/<scale>/<name>/<run>.json,
+current as long as run and settings are those that are declared.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.runner.manifest import write_listed
+from experiments.runner.store import RESULTS
+from experiments.scales import Scale
+from mhmoe.data.manifest import DATA_VARIABLE, LOCAL, DataFolder
+from mhmoe.data.packing import PackedText
+from mhmoe.io import UserError
+from mhmoe.training.record import Record, fingerprint
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What a measurement may look at: the model's folder and the seed it started from, the packed text, and the
+    folder of all data, where it reads files of that."""
+
+    model: Path
+    seed: int
+    text: PackedText
+    folder: DataFolder | None
+
+    @property
+    def data(self) -> DataFolder:
+        assert self.folder is not None  # whoever calls a measurement that reads files gives it
+        return self.folder
+
+
+def folder_of_data(given: Path | None, scale: Scale, cache: Path) -> Path | None:
+    """The folder that `--data` names, unless it holds packed text alone; else MHMOE_DATA; else what stands in for them
+    at the scale, written into `cache`; None if nothing does."""
+    if given is not None and not (given / "pack.json").exists():
+        return given
+    if named := os.environ.get(DATA_VARIABLE):
+        return Path(named)
+    return None if scale.stand_in is None else scale.stand_in.at(cache / "generated")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """name: its folder. settings: all that determines its values but the model and its text; smoke: what is
+    different there at the smoke scale. measure: gives the values, as JSON. files: what it reads of the folder of all
+    data with these settings, None if the packed text is enough; raises UserError where a package for it is missing.
+    within: a measurement of more tasks, from whose values `narrow` takes those of `settings["tasks"]`."""
+
+    name: str
+    settings: Mapping[str, Any]
+    measure: Callable[[Subject, Mapping[str, Any]], dict[str, Any]]
+    smoke: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    files: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
+    within: "Measurement | None" = None
+    narrow: Callable[[Mapping[str, Any], Sequence[str]], dict[str, Any]] | None = None
+
+    def settings_at(self, scale: str) -> dict[str, Any]:
+        return {**self.settings, **(self.smoke if scale == "smoke" else {})}
+
+    def files_at(self, scale: str) -> Sequence[str]:
+        """Raises UserError where a package for reading them is missing."""
+        return () if self.files is None else self.files(self.settings_at(scale))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A measurement of one run's model. `run` and `run_fingerprint` say of which."""
+
+    measurement: str
+    run: str
+    run_fingerprint: str
+    scale: str
+    task: str
+    system: str
+    seed: int
+    settings: dict[str, Any]
+    fingerprint: str
+    provenance: dict[str, Any]
+    values: dict[str, Any]
+    schema_version: int = SCHEMA_VERSION
+
+
+def mark(measurement: Measurement, run: Record) -> str:
+    """The fingerprint that a current measurement of this run has."""
+    identity = {"measurement": measurement.name, "settings": measurement.settings_at(run.scale), "run": run.fingerprint}
+    return fingerprint(identity, run.seed)
+
+
+def path_of(measurement: Measurement, run: Record, results: Path = RESULTS) -> Path:
+    return results / "measurements" / run.scale / measurement.name / f"{run.name}.json"
+
+
+def measured(measurement: Measurement, run: Record, results: Path = RESULTS) -> Measured | None:
+    """The current measurement of a run, if there is one; or what a wider one found of the same.
+
+    Raises UserError if a file is damaged.
+    """
+    found = _read(measurement, run, results)
+    wider = measurement.within
+    if found is not None or wider is None or measurement.narrow is None:
+        return found
+    found = _read(wider, run, results) if _but_tasks(wider, run) == _but_tasks(measurement, run) else None
+    return found and dataclasses.replace(found, values=measurement.narrow(found.values, measurement.settings["tasks"]))
+
+
+def _but_tasks(measurement: Measurement, run: Record) -> dict[str, Any]:
+    return {**measurement.settings_at(run.scale), "tasks": None}
+
+
+def _read(measurement: Measurement, run: Record, results: Path) -> Measured | None:
+    path = path_of(measurement, run, results)
+    if not path.is_file():
+        return None
+    found = read_measured(path)
+    return found if found.fingerprint == mark(measurement, run) else None
+
+
+def read_measured(path: Path) -> Measured:
+    """Raises UserError if the file is damaged."""
+    try:
+        raw = json.loads(path.read_bytes())
+        fields = {field.name for field in dataclasses.fields(Measured)}
+        if raw["schema_version"] != SCHEMA_VERSION or raw.keys() != fields:
+            raise ValueError(f"fields or schema_version are not those of version {SCHEMA_VERSION}")
+        return Measured(**raw)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"measurement {path} is damaged ({error}); remove it and measure again") from None
+
+
+def data_of(values: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """Of a measurement's values: the kind of data that it read beside the text, and the files with their sha256."""
+    data = dict(values.get("data", {}))
+    kind = data.pop("kind", LOCAL)
+    tasks = data.get("tasks")
+    return kind, data if tasks is None else {t["file"]: t["sha256"] for t in tasks.values() if "file" in t}
+
+
+def is_measured(measurement: Measurement, run: Record, folder: DataFolder | None, results: Path = RESULTS) -> bool:
+    """Whether there is a current measurement of a run, and none of its files differs in the folder that is given.
+
+    Raises UserError if a file is damaged.
+    """
+    found = measured(measurement, run, results)
+    given = {} if folder is None else folder.sha256
+    return found is not None and all(given.get(file, mark) == mark for file, mark in data_of(found.values)[1].items())
+
+
+def save(
+    measurement: Measurement, run: Record, values: dict[str, Any], provenance: dict[str, Any], results: Path = RESULTS
+) -> None:
+    record = Measured(
+        measurement=measurement.name,
+        run=run.name,
+        run_fingerprint=run.fingerprint,
+        scale=run.scale,
+        task=run.task,
+        system=run.system,
+        seed=run.seed,
+        settings=measurement.settings_at(run.scale),
+        fingerprint=mark(measurement, run),
+        provenance=provenance,
+        values=values,
+    )
+    text = json.dumps(dataclasses.asdict(record), separators=(",", ":")) + "\n"
+    write_listed(path_of(measurement, run, results), text, results / "measurements" / run.scale)

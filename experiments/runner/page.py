@@ -1,0 +1,79 @@
+"""What every page of results is: a declaration that knows its systems, its runs and how it is shown.
+
+A kind of page is a subclass (kinds/), a table or figure one instance of a kind, in a file of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from analysis.claims.measured import MeasuredClaim
+from analysis.claims.rules import Claim
+from analysis.tables import Column, Row
+from experiments.runner.measurements import Measurement
+from experiments.runner.plan import final_plan, tuning_plan
+from experiments.runner.runs import Run
+from experiments.runner.store import Records
+from experiments.scales import Scale
+from experiments.systems import System
+
+
+class Section(NamedTuple):
+    """A page at one scale: Markdown for people, rows for the CSV file. Pictures lie beside."""
+
+    markdown: str
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """slug: the name of its file, and of its pages. task: the pre-training task it is about. claims: for the ledger.
+
+    measurements: what is measured on its finished models. notes: remarks below.
+    """
+
+    trains: ClassVar[bool] = True
+    """False for kinds that are counted from configs alone."""
+
+    slug: str
+    title: str
+    notes: Sequence[str] = ()
+    task: str = "english"
+    claims: Sequence[Claim | MeasuredClaim] = ()
+    measurements: Sequence[Measurement] = ()
+
+    def all_systems(self) -> list[System]:
+        """Every system once, in the order of their first appearance."""
+        raise NotImplementedError
+
+    def runs(self, scale: Scale, seeds: Sequence[int], records: Records) -> list[Run]:
+        """What must be trained: the learning rates first, then the finals seed by seed.
+
+        Raises UserError if a final seed is the one that chooses the rates.
+        """
+        if not self.trains:
+            return []
+        systems = self.all_systems()
+        finals = final_plan(systems, scale, self.task, seeds, records)
+        return [*tuning_plan(systems, scale, self.task), *finals]
+
+    def planned(self, scale: Scale, records: Records) -> list[Run]:
+        """The runs with the scale's own seeds; none where the scale has no text for the task."""
+        if not scale.reads(self.task):
+            return []
+        return self.runs(scale, tuple(scale.for_task(self.task).seeds), records)
+
+    def scales(self, rendered: Sequence[Scale]) -> Sequence[Scale]:
+        """At which of the scales that are rendered it can have a section."""
+        return [scale for scale in rendered if scale.reads(self.task)]
+
+    def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
+        """Its content at a scale, pictures drawn into `folder`; None while nothing of it was run."""
+        raise NotImplementedError
+
+
+def unique(systems: Sequence[System]) -> list[System]:
+    """Every system once, in the order of their first appearance."""
+    return list({system.name: system for system in systems}.values())

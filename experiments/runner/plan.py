@@ -1,0 +1,41 @@
+"""What a page needs trained: its final runs at the chosen rates, and before them the runs that choose."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from experiments.runner.runs import Run, final_name, tuning_runs
+from experiments.runner.store import Records
+from experiments.scales import Scale
+from experiments.systems import System
+from mhmoe.io import UserError
+
+
+def final_runs(scale: Scale, task: str, system: System, seeds: Sequence[int], records: Records) -> Iterator[Run]:
+    """One run for every seed, at the chosen learning rate."""
+    scale = scale.for_task(task)
+    rate = records.chosen_rate(task, system)
+    for seed in seeds:
+        yield Run(
+            name=final_name(task, system, seed),
+            scale=scale,
+            task=task,
+            system=system,
+            seed=seed,
+            learning_rate=rate,
+        )
+
+
+def tuning_plan(systems: Iterable[System], scale: Scale, task: str) -> list[Run]:
+    """The runs that choose the systems' learning rates, once each: ablated systems share a grid."""
+    runs = (run for system in systems for run in tuning_runs(scale, task, system))
+    return list({run.name: run for run in runs}.values())
+
+
+def final_plan(systems: Iterable[System], scale: Scale, task: str, seeds: Sequence[int], records: Records) -> list[Run]:
+    """The systems' final runs, seed by seed.
+
+    Raises UserError if a final seed is the one that chooses the rates.
+    """
+    if scale.tuning_seed in seeds and len(scale.learning_rates) > 1:
+        raise UserError(f"seed {scale.tuning_seed} chooses the learning rates; take others for the final runs")
+    finals = [list(final_runs(scale, task, s, seeds[: s.seeds], records)) for s in systems]
+    return [of[i] for i in range(max(map(len, finals), default=0)) for of in finals if i < len(of)]

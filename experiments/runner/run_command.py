@@ -1,0 +1,148 @@
+"""What `python -m experiments run` does with its arguments: check them, find the records, work, tell."""
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.runner.again import comparison
+from experiments.runner.dry_run import cost_table
+from experiments.runner.jobs import is_spoken_for, run_in_jobs, useful_jobs
+from experiments.runner.launch import Options, check_data, planned_runs, run_all, unmeasured
+from experiments.runner.page import Page
+from experiments.runner.processes import check_device
+from experiments.runner.runs import Run
+from experiments.runner.store import COMMITTED, RESULTS, Records
+from experiments.runner.texts import CACHE, OWN, results_of, work_folder
+from experiments.scales import Scale
+from mhmoe.cli import stopped_at
+from mhmoe.io import UserError, check_writable
+from mhmoe.training.record import git_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Those of the command, which says what they mean; `time_budget` counts from `started` (time.monotonic)."""
+
+    slug: str
+    seeds: tuple[int, ...]
+    data: Path | None
+    results: Path | None
+    jobs: int
+    heads: tuple[int, ...]
+    time_budget: float | None
+    train_only: bool
+    again: bool
+    started: float
+
+    def check(self) -> None:
+        """Raises UserError on a value that cannot be meant."""
+        if self.jobs < 1:
+            raise UserError(f"jobs={self.jobs} is not allowed; it must be at least 1")
+        if wrong := [seed for seed in self.seeds if seed < 0]:
+            raise UserError(f"seeds={wrong[0]} is not allowed; a seed is 0 or more")
+        if twice := [seed for seed in self.seeds if self.seeds.count(seed) > 1]:
+            raise UserError(f"seeds={twice[0]} is given twice; give each seed once")
+        if self.time_budget is not None and not 0 < self.time_budget < math.inf:
+            raise UserError(f"time_budget={self.time_budget} is not allowed; give seconds above 0, or leave it out")
+
+    def for_jobs(self, page: Page, scale: Scale, options: Options) -> list[str]:
+        """The command line of one of several processes that do the same."""
+        line = ["run", self.slug, "--scale", scale.name, "--task", page.task, "--seeds", *map(str, options.seeds)]
+        line += ["--heads", *map(str, self.heads)] if self.heads else []
+        line += [] if self.data is None else ["--data", str(self.data)]
+        line += [] if options.results == RESULTS else ["--results", str(options.results)]
+        line += ["--train-only"] if self.train_only else []
+        line += ["--again"] if self.again else []
+        left = options.deadline - time.monotonic()
+        return line if left == math.inf else [*line, "--time-budget", str(max(left, 1e-3))]
+
+
+def execute_command(page: Page, scale: Scale, arguments: Arguments, dry_run: bool) -> int:
+    """Returns the exit code. Raises UserError before the work where that is possible."""
+    options = _options(page.task, scale, arguments)
+    records = options.records(scale)
+    runs = planned_runs(page, scale, options, records)
+    if arguments.again and not runs:
+        raise UserError(f"no run of {page.slug} at scale {scale.name} has a current record to be repeated")
+    todo = records.not_done(runs)
+    to_measure = unmeasured(page, scale, options, records)
+    code = 0
+    if dry_run:
+        print(cost_table(runs, records, options.elsewhere(scale)))
+    elif todo or to_measure:
+        check_data(page, scale, to_measure, options)
+        for folder in (options.results, options.cache, CACHE):
+            check_writable(folder)
+        code = _work(page, scale, options, arguments, useful_jobs(arguments.jobs, len(todo + to_measure)))
+    elif not arguments.again:
+        print(_nothing_to_run(page, runs, records))
+    if arguments.again and not dry_run and not is_spoken_for() and code == 0:
+        code = _compare(runs, options.records(scale), Records(scale))
+    return code
+
+
+def _options(task: str, scale: Scale, arguments: Arguments) -> Options:
+    results, corpus = results_of(scale, task, arguments.data)
+    if arguments.again:
+        if results != RESULTS:
+            raise UserError("--again repeats the committed runs, and those are of other text; leave it out")
+        results = OWN / f"again-{git_state()['commit'][:8]}"
+    results = (arguments.results or results).absolute()
+    budget = arguments.time_budget
+    return Options(
+        seeds=arguments.seeds or tuple(scale.for_task(task).seeds),
+        data=arguments.data,
+        deadline=math.inf if budget is None else arguments.started + budget,
+        results=results,
+        cache=work_folder(results),
+        packed=CACHE,
+        corpus=corpus,
+        again=RESULTS if arguments.again else None,
+        train_only=arguments.train_only,
+    )
+
+
+def _work(page: Page, scale: Scale, options: Options, arguments: Arguments, jobs: int) -> int:
+    if options.results != RESULTS and not is_spoken_for():
+        why = "" if arguments.results or arguments.again else "; the committed ones are of other text"
+        print(f"records go to {_shown(options.results)}{why}")
+    if jobs > 1:
+        check_device(scale)  # here, so that it is said before the jobs start; the text is packed once, too
+        with stopped_at(options.deadline):
+            options.text(scale.for_task(page.task))
+        return run_in_jobs(jobs, arguments.for_jobs(page, scale, options))
+    if not run_all(page, scale, options):
+        print("stopped at the time budget; the same command goes on from here")
+    return 0
+
+
+def _compare(runs: Sequence[Run], ours: Records, theirs: Records) -> int:
+    if ours.not_done(runs):
+        return 0  # the time budget came first, and was told of
+    table, same = comparison(runs, ours, theirs)
+    print(table)
+    return 0 if same else 1
+
+
+def _nothing_to_run(page: Page, runs: Sequence[Run], records: Records) -> str:
+    """Whose records are current, and how to train all the same."""
+    if not runs:
+        return f"nothing to run: {page.slug} trains nothing"
+    found = [records.by_name[run.name].provenance for run in runs]
+    devices = sorted({str(source.get("device", "unknown")) for source in found})
+    commits = sorted({str(source.get("commit", "unknown"))[:7] for source in found})
+    where = f"device {', '.join(devices)}; commit {', '.join(commits[:3])}"
+    where += f" and {len(commits) - 3} others" if len(commits) > 3 else ""
+    if records.results == RESULTS and records.scale.name in {scale.name for scale in COMMITTED}:
+        return (
+            f"nothing to run: all {len(runs)} records are current. They are those of this repository ({where}); "
+            "to train anew on this machine and compare, add --again (make: AGAIN=1)"
+        )
+    return f"nothing to run: all {len(runs)} records in {_shown(records.folder)} are current ({where})"
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(RESULTS.parent) else str(path)

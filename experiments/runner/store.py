@@ -1,0 +1,135 @@
+"""Records on disk: which runs are done, stale or missing, and the learning rates that follow.
+
+A record is current when its fingerprint is the one that today's declaration gives, with the text's hashes
+taken from the record itself: judging a record needs no data, only running does. Which text the scale
+declares (source, files' names, packing) is compared all the same, and the text itself where one is named.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.runner.runs import Run, final_name, run_config, tuning_runs
+from experiments.scales import SCALES, Scale
+from experiments.systems import System
+from mhmoe.data.corpora import LocalCorpus
+from mhmoe.io import UserError
+from mhmoe.training.record import Record, fingerprint
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+COMMITTED = tuple(scale for scale in SCALES.values() if scale.name != "smoke")
+TIE = 0.01  # perplexities this close, relatively, count as equal
+State = Literal["done", "stale", "missing"]
+
+
+def is_text_of(scale: Scale, data: Mapping[str, Any]) -> bool:
+    """Whether a packed text's fingerprint is of the text that the scale declares, whatever its hashes are."""
+    if data.get("packing") != dataclasses.asdict(scale.packing):
+        return False
+    found = data.get("corpus", {})
+    try:
+        corpus = scale.corpus()
+    except ValueError:  # the hub's revision is not pinned here, so that of the record stands
+        return found.get("kind") == "hub"
+    same = _declares(corpus, found)
+    if isinstance(corpus, LocalCorpus):
+        sets = {name.rpartition("-")[0] for name in found.get("files", ())}
+        same = same and sets == {f"{corpus.subfolder}/{name}" for name in corpus.sets}
+    return same and found.get("kind") == corpus.kind
+
+
+def _declares(corpus: Any, found: Mapping[str, Any]) -> bool:
+    """Whether a corpus has the values of its fields that a fingerprint names."""
+    for name in (field.name for field in dataclasses.fields(corpus) if field.name in found):
+        value = getattr(corpus, name)
+        if dataclasses.is_dataclass(value):
+            same = isinstance(found[name], Mapping) and _declares(value, found[name])
+        else:
+            same = found[name] == (list(value) if isinstance(value, tuple) else value)  # as JSON has it
+        if not same:
+            return False
+    return True
+
+
+_LOADED: dict[Path, tuple[tuple[int, int, int], Record]] = {}
+
+
+def _loaded(path: Path) -> Record:
+    """A record, read and checked once as long as its file stays as it is: checking takes its time."""
+    stat = path.stat()
+    state = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+    if path not in _LOADED or _LOADED[path][0] != state:
+        _LOADED[path] = (state, Record.load(path))
+    return _LOADED[path][1]
+
+
+class Records:
+    """All records of a scale under results/runs, by name.
+
+    corpus: the fingerprint of the corpus that a current record must be of; any if None.
+    """
+
+    def __init__(self, scale: Scale, results: Path = RESULTS, corpus: Mapping[str, Any] | None = None) -> None:
+        self.scale, self.results, self.folder = scale, results, results / "runs" / scale.name
+        self.corpus = corpus
+        self.reload()
+
+    def reload(self) -> None:
+        """Read them again. Raises UserError if a file is damaged or holds another run's record."""
+        self.by_name: dict[str, Record] = {}
+        for path in sorted(self.folder.glob("*.json")):
+            record = _loaded(path)
+            if (record.scale, record.name) != (self.scale.name, path.stem):
+                raise UserError(f"{path} is the record of {record.scale} {record.name}; move or remove it")
+            self.by_name[path.stem] = record
+
+    def path(self, run: Run) -> Path:
+        return self.folder / f"{run.name}.json"
+
+    def state(self, run: Run) -> State:
+        """Whether the record that exists is the one this run would write."""
+        record = self.by_name.get(run.name)
+        if record is None:
+            return "missing"
+        return "done" if record.fingerprint == self.declared(run) else "stale"
+
+    def not_done(self, runs: Iterable[Run]) -> list[Run]:
+        """Those without a current record."""
+        return [run for run in runs if self.state(run) != "done"]
+
+    def declared(self, run: Run) -> str:
+        """The fingerprint the run should have on the text, and by the number of processes where it matters, that its
+        record names; "" if that is other text."""
+        record = self.by_name.get(run.name)
+        if record is None or run.learning_rate is None:
+            return ""
+        data, processes = record.config.get("data", {}), record.config.get("processes", 1)
+        same = self.corpus is None or self.corpus == data.get("corpus")
+        return fingerprint(run_config(run, data, processes), run.seed) if same and is_text_of(run.scale, data) else ""
+
+    def chosen_rate(self, task: str, system: System) -> float | None:
+        """The smallest rate of the grid within TIE of the lowest perplexity on `valid`.
+
+        Not simply the best one: the grid's runs are short, and short runs favour high rates. None while one
+        of the grid's records is missing or stale.
+        """
+        if system.tuned_as is not None:
+            rate = self.chosen_rate(task, system.tuned_as)
+            return None if rate is None else rate * system.rate_factor
+        if len(self.scale.learning_rates) == 1:
+            return self.scale.learning_rates[0]
+        tried = list(tuning_runs(self.scale, task, system))
+        if any(self.state(run) != "done" for run in tried):
+            return None
+        found = [
+            (self.by_name[run.name].metrics["valid"]["perplexity"], rate)
+            for run, rate in zip(tried, self.scale.learning_rates, strict=True)
+        ]
+        return min(rate for perplexity, rate in found if perplexity <= (1 + TIE) * min(found)[0])
+
+    def seeds(self, task: str, system: System) -> list[int]:
+        """The seeds of a system's final runs: those that the scale declares, and others that were run."""
+        declared = list(self.scale.for_task(task).seeds)[: system.seeds]
+        run = {r.seed for r in self.by_name.values() if r.name == final_name(task, system, r.seed)}
+        return declared + sorted(run - set(declared))

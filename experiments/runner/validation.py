@@ -1,0 +1,102 @@
+"""What somebody sends: whether a record or a measurement is valid and of a declared run; and taking it in."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from experiments.runner.manifest import register
+from experiments.runner.measurements import Measured, mark, path_of, read_measured
+from experiments.runner.page import Page
+from experiments.runner.runs import Run
+from experiments.runner.store import RESULTS, Records
+from experiments.scales import SCALES
+from mhmoe.io import UserError, write_atomically
+from mhmoe.training.record import Record
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """A valid file: what it is of, whether that is declared, its place among the results, its manifest's folder."""
+
+    name: str
+    verdict: str
+    place: Path
+    folder: Path
+
+
+def judge(path: Path, pages: Iterable[Page], results: Path = RESULTS) -> Judged:
+    """Raises UserError, in one line, if the file is no valid record and no valid measurement."""
+    if _is_measurement(path):
+        return _judge_measurement(path, pages, results)
+    record = Record.load(path)
+    if record.scale not in SCALES:
+        raise UserError(f"{path}: scale={record.scale!r} is not known; choose one of {', '.join(SCALES)}")
+    records = Records(SCALES[record.scale], results)
+    records.by_name[record.name] = record  # it is judged as if it were there
+    found = [run for page in pages for run in _planned(page, record, records)]
+    run = next((run for run in found if run.name == record.name), None)
+    if run is None:
+        verdict = "of no declared run"
+    elif run.learning_rate is None:
+        verdict = "of a declared run, but the records that choose its learning rate are not here"
+    elif records.state(run) == "done":
+        verdict = "current"
+    else:
+        verdict = "not current: what is declared has another config, learning rate or text"
+    return Judged(f"{record.scale} {record.name}", verdict, records.folder / f"{record.name}.json", records.folder)
+
+
+def order(path: Path) -> tuple[bool, bool, str]:
+    """What others are judged by comes first: learning rates, final runs, measurements."""
+    return _is_measurement(path), "-lr" not in path.name, path.name
+
+
+def take_in(path: Path, judged: Judged) -> None:
+    """Copy a valid file to its place, unless it lies there, and list it in the manifest.
+
+    Raises UserError if it is not current, or its place has another file.
+    """
+    if judged.verdict != "current":
+        raise UserError(f"{path} is {judged.verdict}; only current ones are registered")
+    content = path.read_bytes()
+    if judged.place.exists() and judged.place.read_bytes() != content:
+        raise UserError(f"{judged.place} is there already, and differs from {path}; remove it first, if it is worse")
+    if not judged.place.exists():
+        write_atomically(judged.place, content)
+    register(judged.place, judged.folder)
+
+
+def _planned(page: Page, record: Record, records: Records) -> list[Run]:
+    scale = records.scale
+    if page.task != record.task or not scale.reads(record.task) or record.seed < 0:
+        return []
+    seeds = [] if record.seed == scale.tuning_seed else [record.seed]
+    return page.runs(scale, seeds, records)
+
+
+def _is_measurement(path: Path) -> bool:
+    try:
+        raw: Any = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False  # which the record's reader says better
+    return isinstance(raw, dict) and "measurement" in raw
+
+
+def _judge_measurement(path: Path, pages: Iterable[Page], results: Path) -> Judged:
+    found: Measured = read_measured(path)
+    declared = {measurement.name: measurement for page in pages for measurement in page.measurements}
+    if found.measurement not in declared or found.scale not in SCALES:
+        raise UserError(f"{path} is {found.measurement!r} at scale {found.scale!r}, which is not declared")
+    measurement, records = declared[found.measurement], Records(SCALES[found.scale], results)
+    record = records.by_name.get(found.run)
+    if record is None:
+        raise UserError(f"{path} is of {found.run}, whose record is not in {records.folder}; register that first")
+    named = (record.task, record.system, record.seed, record.fingerprint)
+    if (found.task, found.system, found.seed, found.run_fingerprint) != named:
+        raise UserError(f"{path} is not of the run {found.run} that {records.folder} has")
+    current = found.fingerprint == mark(measurement, record)
+    verdict = "current" if current else "not current: the measurement is declared with other settings"
+    place = path_of(measurement, record, results)
+    return Judged(f"{found.measurement} of {found.scale} {found.run}", verdict, place, place.parents[1])

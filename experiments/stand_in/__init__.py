@@ -1,0 +1,6 @@
+"""A generated data folder with known answers, where no other is given."""
+
+READING_ORDER = (
+    "questions",
+    "folder",
+)

@@ -1,0 +1,225 @@
+"""The systems that are compared, as functions of the scale.
+
+Numbers that follow from others are not written here: sizes
+of MH-MoE are solved in mhmoe.matching, learning rates are chosen on `valid` (learning_rates.py).
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from baselines.dense import dense as dense_config
+from baselines.xmoe import xmoe as xmoe_config
+from experiments.scales import PAPER, Scale
+from mhmoe.layers.config import LayerConfig
+from mhmoe.layers.matching import Reading, match, with_sizes
+from mhmoe.layers.multi_head import MultiHeadConfig
+from mhmoe.layers.sparse_moe import SparseMoEConfig
+
+HEADS = 4
+OURS = "ours: the control that the papers lack"  # the source of such claims
+CHOICE_OF_RATE = (
+    "Chosen is the smallest rate within 1% of the system's best perplexity: the grid's runs are short, and short runs "
+    "favour high rates. A chosen rate at the edge of the grid says that the grid should be wider."
+)
+
+
+@dataclass(frozen=True)
+class System:
+    """One row: a name for records, a label for people, and the feed-forward config it has at a scale.
+
+    layer: gives the config of the MoE blocks, or None for a dense model. seeds: limits the final runs to
+    the first so many of the scale's seeds. model, training: replace arguments of the scale's. tuned_as: the
+    system whose learning rate it takes, times `rate_factor`; None for one that is tuned itself. reading: under
+    which reading it is of X-MoE's size; "" for X-MoE itself and for dense models. role: how it looks in figures
+    (looks.py); "" takes what is free there.
+    """
+
+    name: str
+    label: str
+    layer: Callable[[Scale], LayerConfig | None] = field(repr=False, hash=False, compare=False)
+    seeds: int | None = None
+    model: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    training: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    tuned_as: "System | None" = field(default=None, repr=False)
+    rate_factor: float = 1.0
+    reading: str = ""
+    role: str = ""
+
+    def at(self, scale: Scale) -> Scale:
+        """The scale with this system's own arguments of model and training."""
+        model, training = {**scale.model, **self.model}, {**scale.training, **self.training}
+        return dataclasses.replace(scale, model=model, training=training)
+
+
+@cache
+def paper_numbers() -> dict[str, Any]:
+    """Every number printed in the two papers' tables, with their names as keys."""
+    return json.loads((Path(__file__).parent / "paper.json").read_text())
+
+
+def paper_number(path: Sequence[str | int]) -> Any:
+    """What stands at a path in paper.json."""
+    value: Any = paper_numbers()
+    for key in path:
+        value = value[key]
+    return value
+
+
+def dense() -> System:
+    return System("dense", "Dense", lambda scale: None, role="dense")
+
+
+def xmoe(num_experts: int, top_k: int = 1, *, seeds: int | None = None, width: int | None = None) -> System:
+    """X-MoE; with top_k = h it is the control of MH-MoE's gain. `width` replaces the scale's model width."""
+    name = f"xmoe_{num_experts}" + (f"_k{top_k}" if top_k > 1 else "")
+    label = f"X-MoE, {num_experts} experts" + (f", k = {top_k} (control)" if top_k > 1 else "")
+    system = _system(name, label, lambda scale: reference(scale, num_experts, top_k), seeds, width)
+    return dataclasses.replace(system, role="control" if top_k > 1 else "xmoe")
+
+
+def mhmoe(
+    num_experts: int,
+    reading: Reading,
+    heads: int = HEADS,
+    *,
+    top_k: int = 1,
+    layers: int = 1,
+    seeds: int | None = None,
+    width: int | None = None,
+) -> System:
+    """MH-MoE of the size of X-MoE top-1 with `num_experts` experts, under a reading of that.
+
+    heads=1 splits nothing; `layers` is the depth of the head and the merge MLP, 0 leaves them out.
+    """
+    name = f"mhmoe_{num_experts}_{reading}" + (f"_h{heads}" if heads != HEADS else "")
+    label = f"MH-MoE, {num_experts} experts, h = {heads}"
+    if top_k > 1:
+        name, label = f"{name}_k{top_k}", f"{label}, k = {top_k}"
+    if layers != 1:
+        name, label = f"{name}_n{layers}", f"{label}, {layers or 'no'} MLP layers"
+
+    def layer(scale: Scale) -> LayerConfig:
+        base = reference(scale, num_experts)
+        printed = reading == "parameters" and (heads, top_k, layers, width) == (HEADS, 1, 1, None)
+        if printed and scale.name == PAPER.name:
+            return table11_layer(num_experts)
+        return match(reading, base, heads=heads, top_k=top_k, layers=layers, multiple_of=scale.multiple_of)
+
+    system = _system(name, f"{label}, `{reading}`", layer, seeds, width)
+    return dataclasses.replace(system, reading=reading, role=reading)
+
+
+def compared() -> tuple[tuple[System, str], ...]:
+    """The systems of Tables 1 to 3, each with the paper's key for it, "" if it has none there."""
+    return (
+        (dense(), "dense"),
+        (xmoe(8), "xmoe_8"),
+        (xmoe(8, top_k=HEADS), ""),
+        (mhmoe(8, "parameters"), "mhmoe_8"),
+        (mhmoe(8, "compute"), ""),
+        (xmoe(32, seeds=3), "xmoe_32"),
+        (mhmoe(32, "parameters", seeds=3), "mhmoe_32"),
+        (mhmoe(32, "compute", seeds=3), ""),
+    )
+
+
+def with_layers(system: System) -> System:
+    """The system with a head and a merge layer around its MoE, nothing split and nothing matched (v1 Table 6).
+
+    Under "Dense" they go around the feed-forward networks that MoE layers would replace.
+    """
+
+    def layer(scale: Scale) -> LayerConfig:
+        inner = system.layer(scale) or dense_layer(scale)
+        return MultiHeadConfig(dim=scale.model["hidden_size"], heads=1, inner=inner)
+
+    return System(f"{system.name}_mlp", f"{system.label}, with MLP layers", layer, system.seeds)
+
+
+def varied(
+    system: System,
+    name: str,
+    label: str,
+    *,
+    moe: Callable[[SparseMoEConfig], LayerConfig] | None = None,
+    model: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    rate_factor: float = 1.0,
+) -> System:
+    """The system with one thing changed, at the learning rate of the unchanged one.
+
+    moe: changes the sparse MoE, inside the heads where there are some. model, training: as in System.
+    """
+
+    def layer(scale: Scale) -> LayerConfig | None:
+        whole = system.layer(scale)
+        if moe is None:
+            return whole
+        if isinstance(whole, MultiHeadConfig):
+            assert isinstance(whole.inner, SparseMoEConfig)
+            return whole.replace(inner=moe(whole.inner))
+        assert isinstance(whole, SparseMoEConfig)
+        return moe(whole)
+
+    return System(
+        f"{system.name}_{name}",
+        f"{system.label}, {label}",
+        layer,
+        seeds=1,
+        model={**system.model, **(model or {})},
+        training={**system.training, **(training or {})},
+        tuned_as=system,
+        rate_factor=rate_factor,
+    )
+
+
+def as_tuned(system: System, other: System, *, seeds: int = 1) -> System:
+    """A few seeds of a system, at the learning rate of another."""
+    return dataclasses.replace(system, seeds=seeds, tuned_as=other)
+
+
+def _system(
+    name: str, label: str, layer: Callable[[Scale], LayerConfig], seeds: int | None, width: int | None
+) -> System:
+    if width is None:
+        return System(name, label, layer, seeds)
+    return System(f"{name}_w{width}", f"{label}, width {width}", layer, seeds, {"hidden_size": width})
+
+
+def reference(scale: Scale, num_experts: int, top_k: int = 1) -> SparseMoEConfig:
+    """The X-MoE layer at a scale."""
+    style = scale.style
+    return xmoe_config(
+        scale.model["hidden_size"],
+        num_experts,
+        top_k,
+        activation=style.activation,
+        bias=style.bias,
+        inner_norm=style.inner_norm,
+    )
+
+
+def dense_layer(scale: Scale) -> LayerConfig:
+    """The feed-forward network of ordinary blocks. Its inner norm is left to the experts (v1 Table 11)."""
+    return dense_config(scale.model["hidden_size"], scale.style.activation, scale.style.bias)
+
+
+def table11_layer(num_experts: int) -> LayerConfig:
+    """MH-MoE as v1 Table 11 prints it (h = 4): the inner width follows from the printed expert parameters."""
+    millions = paper_numbers()["v1_table11_parameters_millions"]["english"]["mhmoe"][str(num_experts)][1]
+    base = reference(PAPER, num_experts)
+    blocks = PAPER.model["num_hidden_layers"] // 2
+
+    def experts(width: int) -> int:
+        layer = with_sizes(base, heads=HEADS, top_k=1, expert_dim=width, num_experts=num_experts)
+        assert isinstance(layer.inner, SparseMoEConfig)
+        return blocks * layer.inner.experts.parameters()
+
+    per_width = experts(2) - experts(1)
+    width = round(1 + (millions * 1e6 - experts(1)) / per_width)
+    return with_sizes(base, heads=HEADS, top_k=1, expert_dim=width, num_experts=num_experts)

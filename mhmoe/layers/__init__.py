@@ -1,0 +1,16 @@
+"""The layers and their configs: routers, experts, the sparse mixture, and heads around it.
+
+grouped: one matrix product a group. dispatch: rows to their experts and back. matching: sizes equal to X-MoE's.
+"""
+
+READING_ORDER = (
+    "config",
+    "routers",
+    "grouped",
+    "dispatch",
+    "experts",
+    "losses",
+    "sparse_moe",
+    "multi_head",
+    "matching",
+)

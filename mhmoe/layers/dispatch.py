@@ -1,0 +1,142 @@
+"""Rows to their experts and back: sort the selections, and sum the experts' results with the gates.
+
+    order      the selections (row, choice) sorted by expert, so that each expert's rows lie together
+    combine    out_r = sum_j g_rj y_{position(r, j)}
+
+What makes it fast on CPU: an expert's share of rows is filled up so that shapes recur; gathering and combining
+are index_select and embedding_bag, whose gradients are again gathers, never scatters. Gradients of any order,
+and under vmap the batch is so many more rows.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from mhmoe.layers.grouped import batch_first, shifted
+
+BLOCK = 32
+"""On CPU each expert's share is filled up to a multiple of so many rows. oneDNN builds a kernel for every new
+shape, which costs more than a small product: with shapes that recur it does not have to."""
+
+
+class Order(NamedTuple):
+    """The selections in the order of their experts, and among one expert's in their own."""
+
+    expert: Int[Tensor, " selections"]
+    row: Int[Tensor, " selections"]
+    position: Int[Tensor, "rows top_k"]
+    """Where each selection went. What fills up a share is nobody's position: nothing reads its result."""
+    ends: Int[Tensor, " experts"]
+
+
+def sort_by_expert(index: Int[Tensor, "rows top_k"], num_experts: int) -> Order:
+    """The order of these selections; shares are filled up with row 0."""
+    expert, source = index.flatten().sort(stable=True)  # stable: the sums' order does not vary
+    ends = expert.new_zeros(num_experts).scatter_add(0, expert, torch.ones_like(expert)).cumsum(0)
+    place, row = torch.arange(expert.shape[0], device=index.device), source // index.shape[1]
+    if index.device.type == "cpu" and _numbers_may_be_read(index):  # the filled length varies
+        sizes = ends.diff(prepend=ends.new_zeros(1))
+        filled = (sizes + BLOCK - 1) // BLOCK * BLOCK
+        place = place + (filled.cumsum(0) - filled - ends + sizes)[expert]
+        ends = filled.cumsum(0)
+        empty = place.new_zeros(int(ends[-1]))
+        expert, row = empty.index_copy(0, place, expert), empty.index_copy(0, place, row)
+    position = source.scatter(0, source, place).view_as(index)
+    return Order(expert, row, position, ends.to(torch.int32))
+
+
+def _numbers_may_be_read(index: Tensor) -> bool:
+    """False where there are none, or one run stands for others: a graph is being made, or a function transformed."""
+    transformed = torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]  # no other name
+    traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    return type(index) is Tensor and not (torch.compiler.is_compiling() or traced or transformed)
+
+
+def gather(x: Float[Tensor, "rows dim"], order: Order) -> Float[Tensor, "selections dim"]:
+    """Each selection's row, in the order of the experts."""
+    return _Gather.apply(x, order.row, order.position)  # pyright: ignore[reportReturnType]
+
+
+def combine(
+    y: Float[Tensor, "selections dim"], weight: Float[Tensor, "rows top_k"], order: Order
+) -> Float[Tensor, "rows dim"]:
+    """Each row's results, summed with its gate weights."""
+    return _Combine.apply(y, weight.to(y.dtype), order.row, order.position)  # pyright: ignore
+
+
+class _Gather(torch.autograd.Function):
+    """x[row]; backward sums each row's gradients."""
+
+    @staticmethod
+    def forward(x: Tensor, row: Tensor, position: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return x.index_select(0, row)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[2])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        (position,) = ctx.saved_tensors
+        return _Sum.apply(grads[0].contiguous(), position), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, int]:  # pyright: ignore
+        x, row, position = batch_first(info, in_dims, *inputs)
+        flat = _Gather.apply(x.flatten(0, 1), shifted(row, x.shape[1]), shifted(position, row.shape[1]))
+        return flat.view(*row.shape, x.shape[2]), 0
+
+
+class _Sum(torch.autograd.Function):
+    """sum_j y[position[r, j]]: the transpose of `_Gather`."""
+
+    @staticmethod
+    def forward(y: Tensor, position: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return F.embedding_bag(position, y, mode="sum")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+        ctx.selections = inputs[0].shape[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        (position,) = ctx.saved_tensors
+        rows = grads[0].repeat_interleave(position.shape[1], dim=0)
+        return grads[0].new_zeros(ctx.selections, rows.shape[1]).index_copy(0, position.flatten(), rows), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, int]:  # pyright: ignore
+        y, position = batch_first(info, in_dims, *inputs)
+        flat = _Sum.apply(y.flatten(0, 1), shifted(position, y.shape[1]))
+        return flat.view(*position.shape[:2], y.shape[2]), 0
+
+
+class _Combine(torch.autograd.Function):
+    """sum_j weight[r, j] y[position[r, j]]."""
+
+    @staticmethod
+    def forward(y: Tensor, weight: Tensor, row: Tensor, position: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return F.embedding_bag(position, y, mode="sum", per_sample_weights=weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        y, weight, row, position = ctx.saved_tensors
+        grad = _Gather.apply(grads[0], row, position)
+        weight_grad = torch.linalg.vecdot(grad, y).index_select(0, position.flatten()).view_as(weight)
+        gate = weight.new_zeros(y.shape[0]).index_copy(0, position.flatten(), weight.flatten())
+        return grad * gate.unsqueeze(-1), weight_grad, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, int]:  # pyright: ignore
+        y, weight, row, position = batch_first(info, in_dims, *inputs)
+        places = shifted(position, y.shape[1])
+        flat = _Combine.apply(y.flatten(0, 1), weight.flatten(0, 1), shifted(row, position.shape[1]), places)
+        return flat.view(*position.shape[:2], y.shape[2]), 0

@@ -1,0 +1,219 @@
+"""Feed-forward networks: one dense, or many with stacked weights of which each row uses a few.
+
+    f(x)  = W_down norm(act(W_up x + b_up)) + b_down
+    o(x)  = sum_{j <= top_k} g_j(x) f_{p_j(x)}(x)                            (v1 Eq. 6, without its residual)
+
+act is GELU, or SwiGLU: silu(a) * b of the two halves of W_up x. norm is absent unless `inner_norm`
+(the sub-LN of the authors' stack); with it and biases an expert has the parameters that v1 Table 11
+counts. Stacked weights are laid out as in transformers: up_proj [experts, inner, dim] (twice the
+inner rows for SwiGLU), down_proj [experts, dim, inner].
+
+Rows are sorted by expert, each expert multiplies its contiguous share, and the weighted results
+are added back to their rows: nothing is padded and nothing is dropped.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mhmoe.fields import Size
+from mhmoe.layers.config import Config, LayerConfig
+from mhmoe.layers.dispatch import Order, combine, gather, sort_by_expert
+from mhmoe.layers.grouped import grouped_linear
+from mhmoe.layers.routers import Routing, autocast_type
+
+
+class FFNOutput(NamedTuple):
+    """What every feed-forward layer returns. A layer that does not route has neither loss nor routing."""
+
+    hidden: Float[Tensor, "*batch dim"]
+    balance_loss: Float[Tensor, ""] | None = None
+    routing: Routing | None = None
+
+
+class GELU(nn.Module):
+    """Exact (erf) GELU."""
+
+    def forward(self, x: Float[Tensor, "*rows inner"]) -> Float[Tensor, "*rows inner"]:
+        return F.gelu(x)
+
+
+class SwiGLU(nn.Module):
+    """silu(gate) * up, the two halves of the last axis (Shazeer 2020, arXiv 2002.05202)."""
+
+    def forward(self, x: Float[Tensor, "*rows two_inner"]) -> Float[Tensor, "*rows inner"]:
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate) * up
+
+
+ACTIVATIONS = {"gelu": GELU, "swiglu": SwiGLU}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NetworkConfig(Config):
+    """One two-layer network of input width `dim`; three matrices when gated."""
+
+    dim: Size
+    activation: Literal["gelu", "swiglu"] = "gelu"
+    bias: bool = False
+    inner_norm: bool = False
+
+    @property
+    def up_width(self) -> int:
+        return self.inner * (2 if self.activation == "swiglu" else 1)
+
+    @property
+    def inner(self) -> int:
+        raise NotImplementedError
+
+    def network_parameters(self) -> int:
+        matrices = self.dim * (self.up_width + self.inner)
+        return matrices + self.bias * (self.up_width + self.dim) + self.inner_norm * 2 * self.inner
+
+    def network_flops(self) -> int:
+        return 2 * self.dim * (self.up_width + self.inner)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedForwardConfig(_NetworkConfig, LayerConfig, kind="feed_forward"):
+    """One dense network that every token goes through."""
+
+    inner_dim: Size
+
+    @property
+    def inner(self) -> int:
+        return self.inner_dim
+
+    def build(self) -> "FeedForward":
+        return FeedForward(self)
+
+    def parameters(self) -> int:
+        return self.network_parameters()
+
+    def flops_per_token(self) -> int:
+        return self.network_flops()
+
+
+class FeedForward(nn.Module):
+    """f(x) for every row."""
+
+    def __init__(self, config: FeedForwardConfig) -> None:
+        super().__init__()
+        self.up_proj = nn.Linear(config.dim, config.up_width, bias=config.bias)
+        self.activation = ACTIVATIONS[config.activation]()
+        self.inner_norm = nn.LayerNorm(config.inner) if config.inner_norm else nn.Identity()
+        self.down_proj = nn.Linear(config.inner, config.dim, bias=config.bias)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As each of the stacked experts."""
+        for linear in (self.up_proj, self.down_proj):
+            nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None) -> FFNOutput:
+        """A mask changes nothing here: rows do not see each other."""
+        return FFNOutput(self.down_proj(self.inner_norm(self.activation(self.up_proj(x)))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertsConfig(_NetworkConfig, kind="experts"):
+    """`num_experts` networks of the same shape."""
+
+    num_experts: Size
+    expert_dim: Size
+
+    @property
+    def inner(self) -> int:
+        return self.expert_dim
+
+    def build(self) -> "Experts":
+        return Experts(self)
+
+    def parameters(self) -> int:
+        return self.num_experts * self.network_parameters()
+
+    def flops_per_token(self) -> int:
+        """Of one selection; a row makes top_k of them."""
+        return self.network_flops()
+
+
+class Experts(nn.Module):
+    """o(x) for every row, given its routing."""
+
+    def __init__(self, config: ExpertsConfig) -> None:
+        super().__init__()
+        count, inner = config.num_experts, config.inner
+        self.num_experts = count
+        self.up_proj = nn.Parameter(torch.empty(count, config.up_width, config.dim))
+        self.down_proj = nn.Parameter(torch.empty(count, config.dim, inner))
+        self.up_bias = nn.Parameter(torch.empty(count, config.up_width)) if config.bias else None
+        self.down_bias = nn.Parameter(torch.empty(count, config.dim)) if config.bias else None
+        self.activation = ACTIVATIONS[config.activation]()
+        self.inner_norm = StackedLayerNorm(count, inner) if config.inner_norm else NoNorm()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal with the inverse of each matrix's input width as variance; biases 0."""
+        for weight in (self.up_proj, self.down_proj):
+            nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
+        for bias in (self.up_bias, self.down_bias):
+            if bias is not None:
+                nn.init.zeros_(bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch dim"],
+        index: Int[Tensor, "*batch top_k"],
+        weight: Float[Tensor, "*batch top_k"],
+    ) -> Float[Tensor, "*batch dim"]:
+        """Weighted sum of the chosen experts' outputs; selections of weight 0 add nothing."""
+        top_k = index.shape[-1]
+        order = sort_by_expert(index.reshape(-1, top_k), self.num_experts)
+        rows, up, down = _compute_type(x.reshape(-1, x.shape[-1]), self.up_proj, self.down_proj)
+
+        inner = _add(self.up_bias, grouped_linear(gather(rows, order), up, order.ends), order)
+        inner = self.inner_norm(self.activation(inner), order.expert)
+        out = _add(self.down_bias, grouped_linear(inner.to(rows.dtype), down, order.ends), order)
+        return combine(out, weight.reshape(-1, top_k), order).view(x.shape)
+
+
+class StackedLayerNorm(nn.Module):
+    """LayerNorm over the inner width, each expert with its own scale and shift."""
+
+    def __init__(self, num_experts: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_experts, width))
+        self.bias = nn.Parameter(torch.empty(num_experts, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Float[Tensor, "rows inner"], expert: Int[Tensor, " rows"]) -> Float[Tensor, "rows inner"]:
+        return F.layer_norm(x, x.shape[-1:]) * self.weight[expert] + self.bias[expert]
+
+
+class NoNorm(nn.Module):
+    """The identity, with the signature of `StackedLayerNorm`."""
+
+    def forward(self, x: Float[Tensor, "rows inner"], expert: Int[Tensor, " rows"]) -> Float[Tensor, "rows inner"]:
+        return x
+
+
+def _add(bias: Tensor | None, rows: Tensor, order: Order) -> Tensor:
+    return rows if bias is None else rows + bias.to(rows.dtype)[order.expert]
+
+
+def _compute_type(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Under autocast its type, as in torch's own products, which the grouped one would ignore."""
+    device = autocast_type(tensors[0])
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors)

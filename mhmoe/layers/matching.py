@@ -1,0 +1,134 @@
+"""What "the same size as X-MoE" means: three readings, solved from the configs' own counts.
+
+    equation     inner width 4 beta d, as v1 Eq. 16 and Table 9 print it; beta from `parameters`
+    parameters   as many parameters as the reference, by the inner width alone (v1 Table 11: 4 beta h d);
+                 each token then costs about h times the reference's expert FLOPs
+    compute      as many parameters and as many FLOPs per token, by inner width and number of experts (v2)
+
+The reference is a plain MoE of width d. Parameters are all of the layer's: head and merge layers, router,
+biases, inner norms. FLOPs are v2's (Eq. 8): head and merge layers and experts, not the router, which is
+negligible at the paper's width but not at small ones. Widths and counts are whole numbers, so a small
+difference remains too: every complexity table prints the totals with everything counted.
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+from mhmoe.layers.multi_head import MultiHeadConfig, multi_head_moe
+from mhmoe.layers.sparse_moe import SparseMoEConfig
+
+Reading = Literal["equation", "parameters", "compute"]
+
+
+def match(
+    reading: Reading,
+    reference: SparseMoEConfig,
+    *,
+    heads: int,
+    top_k: int = 1,
+    layers: int = 1,
+    multiple_of: int = 1,
+) -> MultiHeadConfig:
+    """The MH-MoE layer of the reference's size under a reading; the inner width is a multiple of `multiple_of`.
+
+    `layers` is the depth of the head and of the merge MLP. Raises ValueError when the reading is unknown, the
+    reference has a shared network (v2's equations have none), or no positive width has that size.
+    """
+    if reference.shared is not None:
+        raise ValueError("the reference has a shared network, which no reading matches; leave it out")
+    if reading not in get_args(Reading):
+        raise ValueError(f"reading={reading!r} is not known; choose one of {', '.join(get_args(Reading))}")
+
+    def layer(expert_dim: int, num_experts: int) -> MultiHeadConfig:
+        sizes = {"expert_dim": expert_dim, "num_experts": num_experts}
+        return with_sizes(reference, heads=heads, top_k=top_k, layers=layers, **sizes)
+
+    num_experts = reference.experts.num_experts
+    if reading == "compute":
+        experts = reference.experts
+        width, _ = follow_up_sizes(
+            dim=reference.dim,
+            heads=heads,
+            top_k=top_k,
+            inner_dim=reference.router.top_k * experts.expert_dim,
+            num_experts=num_experts,
+            matrices=(experts.up_width + experts.inner) // experts.inner,
+            projections=2 * layers,
+        )
+        width = _rounded(width, multiple_of)
+        count = _solve(lambda n: layer(width, n).parameters(), reference.parameters(), start=top_k)
+        return layer(width, max(round(count), top_k))
+    width = _solve(lambda w: layer(w, num_experts).parameters(), reference.parameters())
+    return layer(_rounded(width if reading == "parameters" else width / heads, multiple_of), num_experts)
+
+
+def with_sizes(
+    reference: SparseMoEConfig, *, heads: int, top_k: int, expert_dim: int, num_experts: int, layers: int = 1
+) -> MultiHeadConfig:
+    """MH-MoE in the manner of the reference (router, activation, biases, norms, capacity), with these sizes."""
+    dim, experts = reference.dim, reference.experts
+    if dim % heads == 0:  # otherwise multi_head_moe says what is wrong, by its own names
+        router = reference.router.replace(dim=dim // heads, num_experts=num_experts, top_k=top_k)
+    else:
+        router = reference.router
+    return multi_head_moe(
+        dim=dim,
+        num_experts=num_experts,
+        expert_dim=expert_dim,
+        moe_heads=heads,
+        top_k=top_k,
+        activation=experts.activation,
+        bias=experts.bias,
+        inner_norm=experts.inner_norm,
+        head_layers=layers,
+        merge_layers=layers,
+        capacity_factor=reference.capacity_factor,
+        router=router,
+    )
+
+
+def beta(config: MultiHeadConfig, reference: SparseMoEConfig) -> float:
+    """The inner width over h times the reference's: the paper's beta in v1 Table 11's reading of it."""
+    inner = config.inner
+    assert isinstance(inner, SparseMoEConfig)
+    return inner.experts.expert_dim / (config.heads * reference.experts.expert_dim)
+
+
+def follow_up_sizes(
+    *,
+    dim: int,
+    heads: int,
+    top_k: int,
+    inner_dim: int | float,
+    num_experts: int,
+    matrices: int = 2,
+    projections: int = 2,
+) -> tuple[float, float]:
+    """(expert_dim, num_experts) of v2 Eq. 8 and 9, not rounded.
+
+    The reference is a top-1 MoE with `num_experts` experts of inner width `inner_dim`; with m `matrices` an
+    expert (2, or 3 for SwiGLU) and p `projections` (v2's head and merge layer: 2),
+    k m d w + p d^2 = m d inner_dim, and m d inner_dim E = p d^2 + m (d/h) w E_mh.
+    Raises ValueError where the projections alone cost more than the reference.
+    """
+    spent = projections * dim / matrices
+    width = (inner_dim - spent) / top_k
+    _check_positive(width)
+    count = (inner_dim * num_experts - spent) * heads / width
+    return width, count
+
+
+def _solve(count: Callable[[int], int], target: int, start: int = 1) -> float:
+    """Where a count that is linear in its argument reaches the target."""
+    low, high = count(start), count(start + 1)
+    return start + (target - low) / (high - low)
+
+
+def _check_positive(width: float) -> None:
+    if width <= 0:
+        raise ValueError(f"no positive inner width has the reference's size (solved: {width:.1f})")
+
+
+def _rounded(width: float, multiple_of: int) -> int:
+    _check_positive(width)
+    return max(round(width / multiple_of), 1) * multiple_of

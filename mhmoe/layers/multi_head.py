@@ -1,0 +1,202 @@
+"""Multi-head mixture of experts: split tokens into sub-tokens, route each on its own, merge them again.
+
+    X'  = head(X)                     head(x)  = W_head x + b                            (v1 Eq. 3)
+    X'' = split(X')                   (l, d) -> (l h, d/h), token-major                  (v1 Eq. 4)
+    O   = inner(X'')                  any layer on sub-tokens, a sparse MoE in the paper (v1 Eq. 5-6)
+    Y   = merge(join(O))              join undoes the split; merge(x) = W_merge x + b    (v1 Eq. 7-9)
+
+X in R^{l x d} are tokens, h the heads of this layer (not of attention), d/h the width of a sub-token.
+The h sub-tokens of a token are an axis of their own here: (..., d) -> (..., h, d/h) is the same layout.
+Wu et al. 2024, arXiv 2404.15045; initialisation as its Appendix E: Xavier-uniform, gain 1/sqrt(2) for
+the head layer and 1 for the merge layer, biases 0.
+
+Departures from the paper: the head layer has a bias too, as in the released code; Eq. 6's residual is
+off unless `inner_residual` (see sparse_moe.py).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from mhmoe.fields import Range, Size, check_value
+from mhmoe.layers.config import LayerConfig, divisors
+from mhmoe.layers.experts import ExpertsConfig, FFNOutput
+from mhmoe.layers.routers import RouterConfig, XMoERouterConfig
+from mhmoe.layers.sparse_moe import ResidualConfig, SparseMoEConfig
+
+HEAD_GAIN = 1 / math.sqrt(2)
+MERGE_GAIN = 1.0
+Depth = Annotated[int, Range(least=0, most=100)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiHeadConfig(LayerConfig, kind="multi_head"):
+    """`inner` works on sub-tokens of width dim / heads.
+
+    `head_layers` and `merge_layers` are the depths of the MLPs before and after, ReLU between their
+    layers: 1 is the paper's layer, 0 leaves it out. `heads=1` leaves the splitting out.
+    """
+
+    dim: Size
+    heads: Size
+    inner: LayerConfig
+    head_layers: Depth = 1
+    merge_layers: Depth = 1
+    bias: bool = True
+
+    def check(self) -> None:
+        check_heads("heads", self.heads, self.dim)
+        width = self.inner.dim  # pyright: ignore[reportAttributeAccessIssue]  # every feed-forward config has it
+        if width != self.dim // self.heads:
+            raise ValueError(
+                f"inner works on width {width}, but a sub-token has dim / heads = {self.dim // self.heads} numbers"
+            )
+
+    def build(self) -> "MultiHead":
+        return MultiHead(self)
+
+    def parameters(self) -> int:
+        return self._layers() * (self.dim**2 + self.bias * self.dim) + self.inner.parameters()
+
+    def active_parameters(self, rows: int = 1) -> int:
+        layers = self._layers() * (self.dim**2 + self.bias * self.dim)
+        return layers + self.inner.active_parameters(rows * self.heads)
+
+    def flops_per_token(self) -> int:
+        return 2 * self._layers() * self.dim**2 + self.heads * self.inner.flops_per_token()
+
+    def _layers(self) -> int:
+        return self.head_layers + self.merge_layers
+
+
+class MultiHead(nn.Module):
+    """Y for tokens X of any leading shape; the routing it returns has the axes (..., heads, top_k)."""
+
+    def __init__(self, config: MultiHeadConfig) -> None:
+        super().__init__()
+        self.dim, self.heads = config.dim, config.heads
+        self.head = _mlp(config.dim, config.head_layers, config.bias, HEAD_GAIN)
+        self.inner = config.inner.build()
+        self.merge = _mlp(config.dim, config.merge_layers, config.bias, MERGE_GAIN)
+
+    def forward(self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None) -> FFNOutput:
+        """The sub-tokens of tokens where `mask` is False are not routed."""
+        if x.shape[-1] != self.dim:
+            raise ValueError(
+                f"x has width {x.shape[-1]}, this layer has dim={self.dim}; give x of shape (..., {self.dim})"
+            )
+        subtokens = split(self.head(x), self.heads)
+        output: FFNOutput = self.inner(subtokens, expand_mask(mask, self.heads))
+        return FFNOutput(self.merge(join(output.hidden)), output.balance_loss, output.routing)
+
+
+def split(x: Float[Tensor, "*batch dim"], heads: int) -> Float[Tensor, "*batch heads head_dim"]:
+    """Cut every token into `heads` consecutive slices (v1 Eq. 4)."""
+    return x.unflatten(-1, (heads, -1))
+
+
+def join(x: Float[Tensor, "*batch heads head_dim"]) -> Float[Tensor, "*batch dim"]:
+    """Put the slices back side by side, in their order (v1 Eq. 7-8)."""
+    return x.flatten(-2)
+
+
+def expand_mask(mask: Bool[Tensor, "*batch"] | None, heads: int) -> Bool[Tensor, "*batch heads"] | None:
+    """A padded token's sub-tokens are padding."""
+    return None if mask is None else mask.unsqueeze(-1).expand(*mask.shape, heads)
+
+
+class Projection(nn.Linear):
+    """A linear layer with the initialisation of v1 Appendix E."""
+
+    def __init__(self, dim: int, bias: bool, gain: float) -> None:
+        self.gain = gain
+        super().__init__(dim, dim, bias=bias)
+
+    def reset_parameters(self) -> None:
+        nn.init.xavier_uniform_(self.weight, gain=self.gain)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+def _mlp(dim: int, layers: int, bias: bool, gain: float) -> nn.Module:
+    """`layers` projections with ReLU between them; the identity for none."""
+    modules: list[nn.Module] = []
+    for _ in range(layers):
+        modules += [nn.ReLU()] if modules else []
+        modules.append(Projection(dim, bias, gain))
+    if len(modules) < 2:
+        return modules[0] if modules else nn.Identity()
+    return nn.Sequential(*modules)
+
+
+def multi_head_moe(
+    *,
+    dim: int,
+    num_experts: int,
+    expert_dim: int,
+    moe_heads: int = 4,
+    top_k: int | None = None,
+    activation: str = "gelu",
+    bias: bool = False,
+    inner_norm: bool = False,
+    inner_residual: bool = False,
+    head_layers: int = 1,
+    merge_layers: int = 1,
+    capacity_factor: float | None = None,
+    router: RouterConfig | None = None,
+) -> MultiHeadConfig:
+    """Config of the paper's layer: `MultiHead` around a `SparseMoE` on sub-tokens.
+
+    `expert_dim` is the inner width of one expert; matching.py solves it for an equal size. `bias` and
+    `inner_norm` are the experts'. The default router is the X-MoE paper's, with `top_k` of 1; another one works
+    on width dim / moe_heads and has its own. Raises ValueError, naming the field, for sizes that do not fit
+    together.
+    """
+    check_heads("moe_heads", moe_heads, dim)
+    width = dim // moe_heads
+    if router is None:
+        router = XMoERouterConfig(dim=width, num_experts=num_experts, top_k=1 if top_k is None else top_k)
+    elif top_k is not None and top_k != router.top_k:
+        raise ValueError(
+            f"top_k={top_k} and router.top_k={router.top_k} differ; give both the same, or the router's alone"
+        )
+    inner: LayerConfig = SparseMoEConfig(
+        router=router,
+        experts=ExpertsConfig(
+            dim=width,
+            num_experts=num_experts,
+            expert_dim=expert_dim,
+            activation=activation,  # pyright: ignore[reportArgumentType]  # ExpertsConfig checks it
+            bias=bias,
+            inner_norm=inner_norm,
+        ),
+        capacity_factor=capacity_factor,
+    )
+    if inner_residual:
+        inner = ResidualConfig(inner=inner)
+    return MultiHeadConfig(dim=dim, heads=moe_heads, inner=inner, head_layers=head_layers, merge_layers=merge_layers)
+
+
+class MultiHeadMoE(MultiHead):
+    """The paper's layer, ready to stand where an FFN stood; takes the arguments of `multi_head_moe`.
+
+        layer = MultiHeadMoE(dim=768, num_experts=8, top_k=1, moe_heads=4, expert_dim=3072)
+        hidden, balance_loss, routing = layer(x)       # x: (..., 768)
+
+    Add `balance_weight * balance_loss` (0.01 in the paper) to the task's loss.
+    """
+
+    def __init__(self, **sizes: Any) -> None:
+        super().__init__(multi_head_moe(**sizes))
+
+
+def check_heads(name: str, heads: int, dim: int) -> None:
+    """Raises ValueError unless `heads` cuts `dim` into equal slices."""
+    check_value("dim", dim, Size)
+    check_value(name, heads, int)
+    if heads < 1 or dim % heads:
+        choices = ", ".join(map(str, divisors(dim)[:-1]))
+        raise ValueError(f"{name}={heads} does not divide dim={dim}; choose one of {choices}")

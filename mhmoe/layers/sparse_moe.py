@@ -1,0 +1,149 @@
+"""Sparsely gated mixture of experts: router -> capacity -> experts -> combine.
+
+    y(x) = sum_{p in top_k(g(x))} g_p(x) f_p(x)  [+ f_shared(x)]                         (v1 Eq. 1, 6)
+
+x is a token, or a sub-token inside `MultiHead`. The optional shared network sees every row (v2 Table 2).
+
+Departures from the paper: Eq. 6's residual x + ... is not here but in `Residual`, which wraps any layer;
+Figure 3, the pseudo-code and the released code leave it out, and so do we by default. No row is dropped
+unless a capacity is set; `capacity_factor=1.0` is what the released code trains and evaluates with.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from mhmoe.fields import Range
+from mhmoe.layers.config import LayerConfig
+from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig, FFNOutput
+from mhmoe.layers.losses import balance_loss
+from mhmoe.layers.routers import RouterConfig, Routing
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseMoEConfig(LayerConfig, kind="sparse_moe"):
+    """A router, the experts it chooses from, and optionally a capacity and a shared network."""
+
+    router: RouterConfig
+    experts: ExpertsConfig
+    capacity_factor: Annotated[float, Range(least=0.01, most=10**6)] | None = None  # below, nearly all is dropped
+    shared: FeedForwardConfig | None = None
+
+    def check(self) -> None:
+        for name in ("dim", "num_experts"):
+            if getattr(self.router, name) != getattr(self.experts, name):
+                raise ValueError(
+                    f"router.{name}={getattr(self.router, name)} and experts.{name}="
+                    f"{getattr(self.experts, name)} differ; give both the same"
+                )
+        if self.shared is not None and self.shared.dim != self.dim:
+            raise ValueError(f"shared.dim={self.shared.dim} is not the experts' dim={self.dim}; give both the same")
+
+    @property
+    def dim(self) -> int:
+        return self.experts.dim
+
+    def build(self) -> "SparseMoE":
+        return SparseMoE(self)
+
+    def parameters(self) -> int:
+        return self.router.parameters() + self.experts.parameters() + _of(self.shared, "parameters")
+
+    def active_parameters(self, rows: int = 1) -> int:
+        selected = min(rows * self.router.top_k, self.experts.num_experts)
+        chosen = selected * self.experts.network_parameters()
+        return self.router.parameters() + chosen + _of(self.shared, "parameters")
+
+    def flops_per_token(self) -> int:
+        experts = self.router.top_k * self.experts.flops_per_token()
+        return self.router.flops_per_token() + experts + _of(self.shared, "flops_per_token")
+
+
+def _of(shared: FeedForwardConfig | None, count: str) -> int:
+    return 0 if shared is None else getattr(shared, count)()
+
+
+class SparseMoE(nn.Module):
+    """y(x) for every row; returns what was routed where, and the balance loss of it."""
+
+    def __init__(self, config: SparseMoEConfig) -> None:
+        super().__init__()
+        self.router = config.router.build()
+        self.capacity = nn.Identity() if config.capacity_factor is None else Capacity(config.capacity_factor)
+        self.experts = config.experts.build()
+        self.shared = None if config.shared is None else config.shared.build()
+
+    def forward(self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None) -> FFNOutput:
+        """Rows where `mask` is False are not routed: they get 0 (and the shared network), and count nowhere."""
+        routing: Routing = self.capacity(self.router(x, mask))
+        hidden = self.experts(x, routing.index, routing.weight)
+        if self.shared is not None:
+            hidden = hidden + self.shared(x).hidden
+        return FFNOutput(hidden, balance_loss(routing.probabilities, routing.index, mask), routing)
+
+
+class Capacity(nn.Module):
+    """In training, an expert takes at most factor * top_k * ceil(rows / experts) selections; the rest count 0.
+
+    First choices of all rows come before second choices, and earlier rows before later ones (GShard).
+    Departure: evaluation drops nothing. The released scripts evaluate with the capacity of training
+    (`moe-eval-capacity-token-fraction` of -1), so that what a token gets depends on its batch.
+    """
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = Fraction(str(factor)).limit_denominator(10**6)  # 0.29 means 29/100, which no float is
+
+    def forward(self, routing: Routing) -> Routing:
+        if not self.training:
+            return routing
+        num_experts, top_k = routing.probabilities.shape[-1], routing.index.shape[-1]
+        index = routing.index.reshape(-1, top_k).T.flatten()  # choice-major
+        kept = routing.kept.reshape(-1, top_k)
+        rows, kept = kept.shape[0], kept.T.flatten()
+        experts = torch.arange(num_experts, device=index.device)
+        chosen = (index.unsqueeze(-1) == experts) & kept.unsqueeze(-1)
+        position = (chosen.cumsum(dim=0) - 1).gather(-1, index.unsqueeze(-1)).squeeze(-1)
+        share = (rows + num_experts - 1) // num_experts
+        limit = self.factor.numerator * top_k * share // self.factor.denominator  # whole numbers, for torch.export
+        kept = (kept & (position < limit)).view(top_k, -1).T.reshape(routing.kept.shape)
+        return Routing(routing.index, torch.where(kept, routing.weight, 0.0), routing.probabilities, kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualConfig(LayerConfig, kind="residual"):
+    """Any feed-forward config, with the residual of Eq. 6 around it."""
+
+    inner: LayerConfig
+
+    @property
+    def dim(self) -> int:
+        return self.inner.dim  # pyright: ignore[reportAttributeAccessIssue]  # every feed-forward config has it
+
+    def build(self) -> "Residual":
+        return Residual(self)
+
+    def parameters(self) -> int:
+        return self.inner.parameters()
+
+    def active_parameters(self, rows: int = 1) -> int:
+        return self.inner.active_parameters(rows)
+
+    def flops_per_token(self) -> int:
+        return self.inner.flops_per_token()
+
+
+class Residual(nn.Module):
+    """o = x + inner(x) (v1 Eq. 6)."""
+
+    def __init__(self, config: ResidualConfig) -> None:
+        super().__init__()
+        self.inner = config.inner.build()
+
+    def forward(self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None) -> FFNOutput:
+        output: FFNOutput = self.inner(x, mask)
+        return FFNOutput(x + output.hidden, output.balance_loss, output.routing)

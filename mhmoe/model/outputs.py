@@ -1,0 +1,46 @@
+"""What the language model returns: as transformers' own models, with both losses and the routing besides.
+
+The cache is `output.past_key_values` in every version; transformers 5.24 renamed the field itself to `cache`.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from mhmoe.layers.routers import Routing
+
+CACHE = next(f.name for f in dataclasses.fields(BaseModelOutputWithPast) if f.name in ("cache", "past_key_values"))
+"""The cache's name as a field of an output, and as an argument of transformers' own functions."""
+
+
+@dataclass
+class MHMoEModelOutput(BaseModelOutputWithPast):
+    """What the blocks return together; `balance_loss` is the mean over the MoE layers, None without any."""
+
+    last_hidden_state: Float[Tensor, "batch length dim"] | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    """What enters each block, then what leaves the final norm."""
+    attentions: tuple[Tensor, ...] | None = None
+    """The weights of each block, (batch, heads, length, length); the eager kernel alone has them."""
+    balance_loss: Float[Tensor, ""] | None = None
+    routing: tuple[Routing, ...] | None = None
+
+
+@dataclass
+class MHMoEOutput(CausalLMOutputWithPast):
+    """`task_loss` is in nats per label. `loss` is the one to minimise, and outside of training the one to report:
+
+    in training     `task_loss` + config.balance_weight * `balance_loss`
+    in evaluation   `task_loss`, whose exponential is the perplexity
+    """
+
+    loss: Float[Tensor, ""] | None = None
+    logits: Float[Tensor, "batch length vocabulary"] | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    task_loss: Float[Tensor, ""] | None = None
+    balance_loss: Float[Tensor, ""] | None = None
+    routing: tuple[Routing, ...] | None = None

@@ -1,0 +1,93 @@
+"""What a training run is told: the optimiser and schedule of v1, the batch, and how it is computed."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from mhmoe.fields import Count, Range, check_fields
+from mhmoe.model.config import MHMoEConfig
+
+Beta = Annotated[float, Range(least=0, below=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Optimiser and schedule of v1 (Adam 0.9, 0.98, eps 1e-6, decoupled weight decay 0.01, linear decay).
+
+    A step takes `batch_sequences` sequences of `length` tokens, in `micro_batches` parts per process.
+    The rate rises linearly over `warmup` of the steps and falls linearly to 0. Weight decay is for
+    matrices alone. `clip_norm` is the released script's. `evaluations` points make the curve.
+
+    `scaled_rates` names matrices of feed-forward networks ("up_proj", "down_proj") whose rate is multiplied
+    by the input width that they have in v1's network (dim, 4 dim) over their own, as muP asks of Adam
+    (Yang et al. 2022, arXiv 2203.03466, Table 3): experts of unequal width then learn alike.
+    """
+
+    steps: Count
+    batch_sequences: Count
+    length: Count
+    learning_rate: Annotated[float, Range(above=0)]
+    warmup: Annotated[float, Range(least=0, most=1)] = 0.04
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
+    eps: Annotated[float, Range(above=0)] = 1e-6
+    weight_decay: Annotated[float, Range(least=0)] = 0.01
+    clip_norm: Annotated[float, Range(above=0)] = 2.0
+    micro_batches: Count = 1
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    evaluations: Count = 10
+    evaluation_windows: Count = 256
+    scaled_rates: tuple[Literal["up_proj", "down_proj"], ...] = ()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.batch_sequences % self.micro_batches:
+            raise ValueError(
+                f"micro_batches={self.micro_batches} does not divide batch_sequences={self.batch_sequences}; "
+                "choose one that does"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As records have it: without fields that came later, where they are at their defaults."""
+        fields = dataclasses.asdict(self)
+        if not self.scaled_rates:
+            del fields["scaled_rates"]
+        return fields
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_sequences * self.length
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        warmup = max(round(self.warmup * self.steps), 1)
+        return self.learning_rate * min((step + 1) / warmup, (self.steps - step) / max(self.steps - warmup, 1))
+
+    def evaluates_after(self, done: int) -> bool:
+        """Whether the curve has a point after `done` steps: evenly spaced, the last step included."""
+        return done * self.evaluations // self.steps > (done - 1) * self.evaluations // self.steps
+
+
+def identity(
+    model: MHMoEConfig, training: TrainingConfig, data: Mapping[str, Any], processes: int = 1
+) -> dict[str, Any]:
+    """All that determines a run's numbers but its seed; `data` is the packed text's fingerprint.
+
+    The number of processes is part of it where experts have a capacity: what is dropped depends on each process's
+    share of the batch. Elsewhere it changes the order of sums and nothing else.
+    """
+    fields = {name: getattr(model, name) for name in MHMoEConfig.__annotations__}
+    whole = {"model": fields, "training": training.to_dict(), "data": dict(data)}
+    return whole | {"processes": processes} if processes > 1 and has_capacity(model) else whole
+
+
+def has_capacity(model: MHMoEConfig) -> bool:
+    """Whether any layer drops selections in training."""
+    found: list[Any] = [model.moe, model.feed_forward]
+    for part in found:
+        if isinstance(part, Mapping):
+            if part.get("capacity_factor") is not None:
+                return True
+            found += part.values()
+    return False

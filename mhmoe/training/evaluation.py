@@ -1,0 +1,88 @@
+"""Perplexity of a language model on whole documents.
+
+    nll(document) = - sum_i log p(token_i | the tokens before it in its window)       nats
+
+Every token of a document is predicted exactly once, in windows that never cross documents (see
+`batches.EvaluationSet`). Perplexity is exp(nll / tokens) and depends on the tokenizer; bits per byte,
+nll / ln 2 / bytes of the text, does not.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mhmoe.data.batches import IGNORE, EvaluationSet
+from mhmoe.data.multilingual import language_of
+from mhmoe.training.record_checks import summarise_documents
+
+
+def token_nll(
+    logits: Float[Tensor, "batch length vocabulary"], targets: Int[Tensor, "batch length"]
+) -> Float[Tensor, "batch length"]:
+    """Negative log-likelihood of each target in nats, in float32; 0 where the target is -100."""
+    flat = nn.functional.cross_entropy(
+        logits.flatten(0, -2).float(), targets.flatten(), reduction="none", ignore_index=IGNORE
+    )
+    return flat.view(targets.shape)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    text: EvaluationSet,
+    length: int,
+    *,
+    batch_size: int = 64,
+    max_windows: int | None = None,
+) -> dict[str, Any]:
+    """Perplexity, bits per byte, and per document the summed nll, tokens and bytes.
+
+    With `max_windows`, evenly spaced windows of the whole text are scored instead of all; bits per byte
+    then takes a document's bytes in proportion to its tokens. Computes in the model's own precision.
+    """
+    inputs, targets, owner = text.windows(length)
+    if max_windows is not None and max_windows < len(inputs):
+        chosen = np.linspace(0, len(inputs) - 1, max_windows).round().astype(int)
+        inputs, targets, owner = inputs[chosen], targets[chosen], owner[chosen]
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    nll, tokens = np.zeros(len(text)), np.zeros(len(text), dtype=np.int64)
+    for start in range(0, len(inputs), batch_size):
+        part = slice(start, start + batch_size)
+        target = torch.from_numpy(targets[part]).to(device)
+        logits = model(torch.from_numpy(inputs[part]).to(device)).logits
+        losses = token_nll(logits, target).sum(dim=1, dtype=torch.float64).cpu().numpy()
+        np.add.at(nll, owner[part], losses)
+        np.add.at(tokens, owner[part], (targets[part] != IGNORE).sum(axis=1))
+    model.train(was_training)
+
+    share = tokens / np.maximum(np.diff(text.offsets), 1)
+    documents = [
+        {
+            "id": text.ids[i],
+            "nll": float(nll[i]),
+            "tokens": int(tokens[i]),
+            "bytes": round(float(share[i] * text.num_bytes[i])),
+        }
+        for i in np.flatnonzero(tokens)
+    ]
+    return {**summarise_documents(documents), "documents": documents}
+
+
+def by_group(documents: list[dict[str, Any]], group: Callable[[str], str] = language_of) -> dict[str, dict[str, Any]]:
+    """Perplexity, bits per byte, tokens and bytes of each group, and how many `documents` it has; in groups' order.
+
+    documents: the rows of `evaluate`, also as a record keeps them. group: from a document's id to its group;
+    by default its language, which the ids of a multilingual corpus begin with. Perplexity compares models on
+    one language and not languages with each other, whose tokens are of different lengths; bits per byte
+    depends on how many bytes the script takes for a letter. Raises ValueError if an id names no group.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for document in documents:
+        groups.setdefault(group(document["id"]), []).append(document)
+    return {name: {**summarise_documents(rows), "documents": len(rows)} for name, rows in sorted(groups.items())}

@@ -1,0 +1,206 @@
+"""The one training loop, over the losses of `objective`.
+
+Which tokens a step sees, and where a parameter starts, are pure functions of the seed, so a run resumed from
+its last checkpoint ends with the weights of one never interrupted, to the bit. Another number of micro-batches
+or processes changes the order of sums and nothing else, unless experts have a capacity, whose drops depend on
+how the batch is cut: the runs then have different fingerprints. (Micro-batches are part of the config, and so of
+the fingerprint, in any case.)
+"""
+
+import hashlib
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mhmoe.cli import OutOfTime
+from mhmoe.data.batches import TrainingBatches
+from mhmoe.data.packing import PackedText
+from mhmoe.display import display
+from mhmoe.io import UserError, remove_leftovers
+from mhmoe.model.config import MHMoEConfig
+from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.training.allocator import KeptMemory
+from mhmoe.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from mhmoe.training.config import TrainingConfig, identity
+from mhmoe.training.evaluation import evaluate
+from mhmoe.training.objective import Objective, accumulate_gradients
+from mhmoe.training.record import fingerprint
+
+
+def seed_parameters(model: MHMoEForCausalLM, seed: int) -> None:
+    """Draw every parameter anew from the seed and its module's name: systems start from what they share."""
+    with torch.random.fork_rng(devices=[]):
+        for name, module in model.named_modules():
+            torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7]))
+            model._init_weights(module)  # pyright: ignore[reportPrivateUsage]
+    model.tie_weights()
+
+
+def make_optimizer(model: MHMoEForCausalLM, config: TrainingConfig) -> torch.optim.AdamW:
+    """Matrices with weight decay, all else without; a group for each `rate_factor` of the learning rate."""
+    groups = dict[tuple[float, float], list[nn.Parameter]]()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            # The experts' biases and norms are stacked, so the number of axes alone does not tell.
+            is_matrix = parameter.ndim >= 2 and not name.endswith("bias") and "norm." not in name
+            decay = config.weight_decay if is_matrix else 0.0
+            factor = _rate_factor(name, parameter, model.config.hidden_size, config) if is_matrix else 1.0
+            groups.setdefault((decay, factor), []).append(parameter)
+    described = [{"params": p, "weight_decay": decay, "rate_factor": f} for (decay, f), p in groups.items()]
+    return torch.optim.AdamW(described, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
+
+
+def _rate_factor(name: str, matrix: Tensor, dim: int, config: TrainingConfig) -> float:
+    for part, width in (("up_proj", dim), ("down_proj", 4 * dim)):
+        if part in config.scaled_rates and part in name.split("."):
+            return width / matrix.shape[-1]
+    return 1.0
+
+
+def train(
+    model: MHMoEForCausalLM,
+    text: PackedText,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    deadline: float = math.inf,
+    label: str = "",
+) -> Progress | None:
+    """Train `model` from its current parameters; returns None when `deadline` (time.monotonic) came first.
+
+    With `checkpoint`, state is written there at least every `checkpoint_seconds` and at the deadline; if
+    the file exists, training goes on from it. The deadline is looked at after every step and evaluation, of which
+    one is always done; within `command_line.stopped_at`, a long one is stopped too, and repeated the next time.
+    Raises UserError on text that the model cannot read, a loss that is not finite, on a checkpoint that is damaged
+    or another run's, and when one cannot be written.
+    """
+    _check_readable(model.config, text, config)
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    device = next(model.parameters()).device
+    optimizer = make_optimizer(model, config)
+    batches = TrainingBatches(text.train, config.length, config.batch_sequences, seed)
+    run = fingerprint(identity(model.config, config, text.fingerprint, world), seed)
+    progress = Progress()
+    if checkpoint is not None:
+        if rank == 0:
+            remove_leftovers(checkpoint.parent)
+        if checkpoint.exists():
+            progress = load_checkpoint(checkpoint, model, optimizer, config, run)
+
+    objective: nn.Module = Objective(model, config.precision)
+    if world > 1:
+        objective = nn.parallel.DistributedDataParallel(objective)
+    if config.compile:
+        torch.compiler.reset()  # one run's graphs are of no use to the next
+        objective = torch.compile(objective, dynamic=False)  # pyright: ignore[reportAssignmentType]
+
+    def save() -> None:
+        if checkpoint is not None and rank == 0:
+            save_checkpoint(checkpoint, model, optimizer, progress, run)
+
+    def stop_unless_finite(value: float, what: str) -> None:
+        if not math.isfinite(value):
+            raise UserError(
+                f"{label + ': ' if label else ''}the {what} is not finite at step {progress.step} ({value}); "
+                f"nothing was written for this step. Lower learning_rate={config.learning_rate}"
+            )
+
+    model.train()
+    bar = display(
+        label or "training",
+        config.steps * config.tokens_per_step,
+        done=progress.step * config.tokens_per_step,
+        quiet=rank != 0,
+    )
+    kept = KeptMemory()
+    saved = begun = time.monotonic()
+    earlier = progress.seconds
+    with bar:
+        while progress.step < config.steps or progress.due is not None:
+            begun_work, evaluation, losses = time.monotonic(), dict[str, Any](), (0.0, 0.0)
+            try:  # what takes long, and changes neither weights nor progress
+                if progress.due is not None:
+                    evaluation = evaluate(model, text.valid, config.length, max_windows=config.evaluation_windows)
+                else:
+                    tokens = torch.from_numpy(batches.batch(progress.step, rank, world)).to(device)
+                    losses = accumulate_gradients(objective, tokens, config, model.config.balance_weight)
+            except OutOfTime:
+                save()
+                return None
+            if progress.due is not None:
+                stop_unless_finite(evaluation["nll_per_token"], "loss on valid")
+                progress.curve.append(progress.due | _on_valid(evaluation))
+                progress.due = None
+                bar.note(f"valid perplexity {evaluation['perplexity']:.2f}")
+                begun += time.monotonic() - begun_work  # training time alone
+            else:
+                stop_unless_finite(losses[0], "task loss")
+                stop_unless_finite(losses[1], "balance loss")
+                norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+                stop_unless_finite(float(norm), "gradient's norm")
+                for group in optimizer.param_groups:
+                    group["lr"] = config.rate(progress.step) * group["rate_factor"]
+                optimizer.step()
+                optimizer.zero_grad()
+                kept.bound()
+                progress.step += 1
+                bar.update(config.tokens_per_step)
+                progress.seconds = earlier + time.monotonic() - begun
+                if config.evaluates_after(progress.step):
+                    progress.due = _curve_point(config, progress, _means_over_processes(device, *losses))
+                    continue
+            # Agreed on by all processes: one that went on alone would wait for the others for ever.
+            late = deadline < math.inf and any(_means_over_processes(device, float(time.monotonic() >= deadline)))
+            if late and progress.step < config.steps:
+                save()
+                return None
+            if time.monotonic() - saved >= checkpoint_seconds:
+                save()
+                saved = time.monotonic()
+    save()
+    return progress
+
+
+def _check_readable(model: MHMoEConfig, text: PackedText, config: TrainingConfig) -> None:
+    if config.length > model.max_position_embeddings:
+        raise UserError(
+            f"length={config.length} exceeds the model's max_position_embeddings={model.max_position_embeddings}; "
+            "train on shorter sequences, or make a model that reads longer ones"
+        )
+    largest = max(int(tokens.max()) for tokens in (text.train, text.valid.tokens, text.test.tokens))
+    if largest >= model.vocab_size:
+        raise UserError(
+            f"the text has token {largest}, the model vocab_size={model.vocab_size}; "
+            f"make a model with a vocabulary of at least {largest + 1}, or pack the text with a smaller one"
+        )
+
+
+def _means_over_processes(device: torch.device, *values: float) -> list[float]:
+    if not dist.is_initialized():
+        return list(values)
+    means = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(means)
+    return (means / dist.get_world_size()).tolist()
+
+
+def _curve_point(config: TrainingConfig, progress: Progress, losses: list[float]) -> dict[str, Any]:
+    """The point of the curve after this step, but for what its evaluation says."""
+    return {
+        "step": progress.step,
+        "tokens": progress.step * config.tokens_per_step,
+        "seconds": round(progress.seconds, 3),
+        "task_loss": losses[0],
+        "balance_loss": losses[1],
+    }
+
+
+def _on_valid(evaluation: dict[str, Any]) -> dict[str, float]:
+    return {"valid_nll": evaluation["nll_per_token"], "valid_bits_per_byte": evaluation["bits_per_byte"]}

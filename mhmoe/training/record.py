@@ -1,0 +1,167 @@
+"""What every run must state.
+
+A record is one JSON file under results/runs/<scale>/. Its fingerprint is the hash of what
+determines the numbers (model, training, data hashes, seed) and of nothing else: not the
+commit, not the machine. A record whose fingerprint is not the one declared is stale. Its digest
+is the hash of all that it says, so that a change by hand is found.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mhmoe.io import UserError, read_json, sha256_of, write_atomically
+from mhmoe.training.record_checks import check_record, check_types
+
+SCHEMA_VERSION = 1
+Declared = Mapping[tuple[str, str], str]
+"""(scale, name) of a run -> the fingerprint that it should have."""
+_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "datasets", "lm_eval")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One finished run. Units: nats, tokens, bytes, seconds; FLOPs are of the forward pass."""
+
+    name: str
+    fingerprint: str
+    scale: str
+    task: str
+    system: str
+    seed: int
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    steps: int
+    tokens: int
+    wall_seconds: float
+    peak_memory_bytes: int
+    parameters: int
+    active_parameters: int
+    flops_per_token: int
+    metrics: dict[str, dict[str, Any]]
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """The text of its file."""
+        return json.dumps(dataclasses.asdict(self) | {"digest": self.digest()}, separators=(",", ":")) + "\n"
+
+    def save(self, path: Path) -> None:
+        write_atomically(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> "Record":
+        """Read and check a record. Raises UserError with the reason when it is not a valid one."""
+        return cls.from_dict(read_json(path, "record", "run it again or remove it"), where=str(path))
+
+    @classmethod
+    def from_dict(cls, raw: Any, where: str = "record") -> "Record":
+        """Check what `save` wrote, or what was written before there was a digest. Raises UserError likewise."""
+        if not isinstance(raw, dict):
+            raise UserError(f"{where}: a record is a JSON object, this is a {type(raw).__name__}")
+        if raw.get("schema_version") != SCHEMA_VERSION:
+            raise UserError(
+                f"{where}: schema_version={raw.get('schema_version')!r}, this version reads {SCHEMA_VERSION}"
+            )
+        content = {name: value for name, value in raw.items() if name != "digest"}
+        fields = {f.name for f in dataclasses.fields(cls)}
+        unknown, missing = sorted(content.keys() - fields), sorted(fields - content.keys())
+        if unknown or missing:
+            raise UserError(f"{where}: unknown fields {unknown}, missing fields {missing}")
+        try:
+            check_types(content)
+            record = cls(**content)
+            if (expected := fingerprint(record.config, record.seed)) != record.fingerprint:
+                raise ValueError(f"fingerprint {record.fingerprint} does not belong to its config ({expected})")
+            check_record(content)
+            digest = record.digest() if "digest" in raw else None
+        except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
+            raise UserError(f"{where}: {error}") from None
+        if digest != raw.get("digest"):
+            raise UserError(f"{where} was changed after it was written: digest is not that of the rest; run it again")
+        return record
+
+    def digest(self) -> str:
+        """Hash of everything that the record says; stands in its file beside it."""
+        return sha256_of(canonical_json(dataclasses.asdict(self)))
+
+
+def divide(records: Sequence[Record], declared: Declared | None = None) -> tuple[list[Record], list[Record]]:
+    """Records into (current, stale), given the declared fingerprint of each run, by (scale, name).
+
+    A run that is not declared belongs to another table and is in neither; None takes all as they are.
+    """
+    if declared is None:
+        return list(records), []
+    current, stale = [], []
+    for record in records:
+        if wanted := declared.get((record.scale, record.name)):
+            (current if record.fingerprint == wanted else stale).append(record)
+    return current, stale
+
+
+def by_seed(records: Sequence[Record]) -> dict[int, Record]:
+    """One system's records by seed. UserError if two records claim the same seed."""
+    found: dict[int, Record] = {}
+    for record in records:
+        if other := found.get(record.seed):
+            both = f"records {other.name} and {record.name} both are"
+            raise UserError(f"{both} {record.system}, seed {record.seed}; remove one")
+        found[record.seed] = record
+    return dict(sorted(found.items()))
+
+
+def canonical_json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def fingerprint(config: Mapping[str, Any], seed: int) -> str:
+    """Hash (16 hex digits) of what determines a run's numbers."""
+    return sha256_of(canonical_json({"config": config, "seed": seed}))[:16]
+
+
+def provenance(command: str, device: str, threads: int) -> dict[str, Any]:
+    """Where a run came from: command, commit, versions, machine. Not part of the fingerprint."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "command": command,
+        **git_state(),
+        "versions": versions,
+        "device": device,
+        "threads": threads,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the code that runs, and whether files other than results differ from it.
+
+    Records appear while runs go on, so changes under results/ do not make a tree dirty.
+    """
+    here = Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--", ".", ":!results"))}
+    except (OSError, subprocess.CalledProcessError):
+        # A copied tree without git says so by these variables, which whoever copies it sets.
+        return {
+            "commit": os.environ.get("MHMOE_COMMIT", "unknown"),
+            "dirty": "MHMOE_COMMIT" not in os.environ,
+        }
