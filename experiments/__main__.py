@@ -30,7 +30,7 @@ from experiments.runner.page import Page
 from experiments.runner.run_command import Arguments, execute_command
 from experiments.runner.runs import model_config
 from experiments.runner.store import COMMITTED, RESULTS, Records
-from experiments.runner.texts import CACHE, results_of, text_of
+from experiments.runner.texts import CACHE, OWN, results_of, text_of
 from experiments.runner.validation import judge, order, take_in
 from experiments.scales import SCALES, Scale
 from mhmoe.cli import exit_code
@@ -128,6 +128,8 @@ def render_(
     """
     chosen = scale_of(scale)
     page = None if slug in ("", "claims") else find(slug, task, heads)
+    if results is None and page is not None and slug.endswith(".py"):
+        results = OWN / page.slug
     if results is None and not check:
         results = _results_of(chosen, page.task if page else task or "english", data)
     results = (results or RESULTS).absolute()

@@ -69,6 +69,7 @@ def _from_file(path: Path) -> ModuleType:
         if spec is None or spec.loader is None or not path.is_file():
             raise UserError(f"{path} is not a file of Python; name a table or figure, or a file that declares a PAGE")
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        sys.path.append(str(path.resolve().parent))  # its neighbours can be imported, as a script's can
         try:
             spec.loader.exec_module(module)
         except Exception as error:

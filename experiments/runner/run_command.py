@@ -62,7 +62,7 @@ class Arguments:
 
 def execute_command(page: Page, scale: Scale, arguments: Arguments, dry_run: bool) -> int:
     """Returns the exit code. Raises UserError before the work where that is possible."""
-    options = _options(page.task, scale, arguments)
+    options = _options(page, scale, arguments)
     records = options.records(scale)
     runs = planned_runs(page, scale, options, records)
     if arguments.again and not runs:
@@ -84,8 +84,10 @@ def execute_command(page: Page, scale: Scale, arguments: Arguments, dry_run: boo
     return code
 
 
-def _options(task: str, scale: Scale, arguments: Arguments) -> Options:
-    results, corpus = results_of(scale, task, arguments.data)
+def _options(page: Page, scale: Scale, arguments: Arguments) -> Options:
+    results, corpus = results_of(scale, page.task, arguments.data)
+    if arguments.slug.endswith(".py"):  # a page of the user's own
+        results = OWN / page.slug
     if arguments.again:
         if results != RESULTS:
             raise UserError("--again repeats the committed runs, and those are of other text; leave it out")
@@ -93,7 +95,7 @@ def _options(task: str, scale: Scale, arguments: Arguments) -> Options:
     results = (arguments.results or results).absolute()
     budget = arguments.time_budget
     return Options(
-        seeds=arguments.seeds or tuple(scale.for_task(task).seeds),
+        seeds=arguments.seeds or tuple(scale.for_task(page.task).seeds),
         data=arguments.data,
         deadline=math.inf if budget is None else arguments.started + budget,
         results=results,
@@ -107,7 +109,8 @@ def _options(task: str, scale: Scale, arguments: Arguments) -> Options:
 
 def _work(page: Page, scale: Scale, options: Options, arguments: Arguments, jobs: int) -> int:
     if options.results != RESULTS and not is_spoken_for():
-        why = "" if arguments.results or arguments.again else "; the committed ones are of other text"
+        named = arguments.results or arguments.again or options.results == OWN / page.slug
+        why = "" if named else "; the committed ones are of other text"
         print(f"records go to {_shown(options.results)}{why}")
     if jobs > 1:
         check_device(scale)  # here, so that it is said before the jobs start; the text is packed once, too

@@ -1,0 +1,161 @@
+"""A new router, system, measurement and kind of page: a file each, nothing else edited, run at the smoke scale."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.commands import Project
+
+ROUTER = '''
+"""Each row goes to experts by the hash of the signs of its numbers: a null that learns nothing."""
+
+from dataclasses import dataclass
+
+import torch
+
+from mhmoe.layers.routers import Router, RouterConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignRouterConfig(RouterConfig, kind="sign_router"):
+    def build(self):
+        return SignRouter(self)
+
+    def parameters(self):
+        return 0
+
+    def flops_per_token(self):
+        return 0
+
+
+class SignRouter(Router):
+    def scores(self, x):
+        powers = 2 ** torch.arange(x.shape[-1], device=x.device) % 8191
+        chosen = ((x > 0) * powers).sum(dim=-1) % self.config.num_experts
+        return 4.0 * torch.nn.functional.one_hot(chosen, self.config.num_experts).float()
+'''
+SYSTEM = """
+from experiments.systems import System, reference
+from sign_router import SignRouterConfig
+
+
+def signs(num_experts):
+    def layer(scale):
+        moe = reference(scale, num_experts)
+        router = SignRouterConfig(dim=moe.router.dim, num_experts=num_experts)
+        return moe.replace(router=router)
+
+    return System(f"signs_{num_experts}", f"Signs, {num_experts} experts", layer)
+"""
+MEASUREMENT = """
+from dataclasses import dataclass
+
+from analysis.routing.text import load_checkpoint
+from experiments.runner.measurements import Measurement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norms:
+    largest: float
+    names: list[str]
+
+
+def measure(subject, settings):
+    model, _ = load_checkpoint(subject.model)
+    norms = {name: float(p.norm()) for name, p in model.named_parameters() if settings["part"] in name}
+    return Norms(largest=max(norms.values()), names=sorted(norms))
+
+
+LARGEST_NORM = Measurement(name="largest_norm", settings={"part": "up_proj"}, measure=measure)
+"""
+KIND = """
+from dataclasses import dataclass
+
+from analysis.tables import Column, table_markdown
+from experiments.report.captions import caption_of, measured_systems
+from experiments.runner.page import Page, Section
+
+COLUMNS = (Column("label", "system"), Column("perplexity", "perplexity", ".1f"), Column("norm", "norm", ".3f"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormTable(Page):
+    systems: tuple
+
+    def all_systems(self):
+        return list(self.systems)
+
+    def section(self, scale, records, folder):
+        found, runs = measured_systems(self, {s.label: s for s in self.systems}, scale, records)
+        if not found:
+            return None
+        perplexity = {record.system: record.metrics["test"]["perplexity"] for record in runs}
+        rows = [
+            {"label": s.label, "perplexity": perplexity[s.name], "norm": found[s.label][1].largest}
+            for s in self.systems
+        ]
+        return Section(table_markdown(COLUMNS, rows, caption=caption_of(runs)), COLUMNS, rows)
+"""
+PAGE = """
+from experiments.systems import xmoe
+from largest_norm import LARGEST_NORM
+from norm_table import NormTable
+from signs import signs
+
+PAGE = NormTable(
+    slug="norms", title="Norms", systems=(xmoe(8), signs(8)), measurements=(LARGEST_NORM,), notes=("A note.",)
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    files = {"sign_router": ROUTER, "signs": SYSTEM, "largest_norm": MEASUREMENT, "norm_table": KIND, "norms": PAGE}
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project.new(tmp_path_factory.mktemp("project"))
+
+
+def test_a_page_of_a_new_kind_with_a_new_system_router_and_measurement_is_run_and_rendered(own: Path, project: Project):
+    page = own / "norms.py"
+    ended = project.run("run", str(page), "--scale", "smoke")
+    assert ended.code == 0 and "records go to results-own/norms" in ended.out, ended.err
+    results = project.root / "results-own" / "norms"
+    records = {path.stem: json.loads(path.read_bytes()) for path in (results / "runs" / "smoke").glob("*.json")}
+    assert set(records) == {"english-xmoe_8-seed1", "english-signs_8-seed1"}
+    router = records["english-signs_8-seed1"]["config"]["model"]["moe"]["router"]
+    assert router["kind"] == "sign_router"
+    rendered = project.run("render", str(page), "--scale", "smoke")
+    assert rendered.code == 0 and rendered.out.startswith("# Norms\n") and "A note." in rendered.out, rendered.err
+    rows = list(csv.DictReader((results / "smoke" / "norms.csv").read_text().splitlines()))
+    assert [row["label"] for row in rows] == ["X-MoE, 8 experts", "Signs, 8 experts"]
+    for row, name in zip(rows, ("english-xmoe_8-seed1", "english-signs_8-seed1"), strict=True):
+        assert float(row["perplexity"]) == pytest.approx(records[name]["metrics"]["test"]["perplexity"], rel=1e-4)
+        assert float(row["norm"]) > 0
+    again = project.run("run", str(page), "--scale", "smoke")
+    assert again.code == 0 and "nothing to run: all 2 records" in again.out
+    assert not (project.root / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "is not a file"),
+        ("x = 1\n", "declares no PAGE"),
+        ("import nothing_of_this_name\n", "cannot be imported: ModuleNotFoundError: No module named"),
+        ("PAGE = 3\n", "declares no PAGE"),
+    ],
+)
+def test_a_file_without_a_page_is_refused_in_one_line(text: str | None, reason: str, project: Project, tmp_path: Path):
+    if text is not None:
+        (tmp_path / "page.py").write_text(text)
+    ended = project.run("run", str(tmp_path / "page.py"), "--scale", "smoke")
+    assert ended.code == 2 and reason in ended.err and ended.err.count("\n") == 1
