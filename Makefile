@@ -21,6 +21,7 @@ VERSIONS ?= lowest torch==2.11.0 newest
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+DOCS := .cache/docs-venv
 PIP := -m pip --disable-pip-version-check -qq
 
 TASK_OPTION = $(if $(strip $(TASK)),--task $(TASK))
@@ -32,7 +33,7 @@ RUN_OPTIONS = --scale $(SCALE) $(TASK_OPTION) --jobs $(JOBS) \
 TABLES = $(sort $(foreach file,$(notdir $(wildcard experiments/table[0-9]*_*.py)),$(firstword $(subst _, ,$(file)))))
 FIGURES = $(sort $(foreach file,$(notdir $(wildcard experiments/figure[0-9]*_*.py)),$(firstword $(subst _, ,$(file)))))
 
-.PHONY: help setup lock format lint test check check-wheel bench ablate-heads tables figures claims report status
+.PHONY: help setup lock format lint test check check-wheel docs bench ablate-heads tables figures claims report status
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { name = $$1; sub("%", "<n>", name); printf "  make %-20s %s\n", name, $$2 }' $(MAKEFILE_LIST)
@@ -57,19 +58,27 @@ $(INSTALLED): requirements.lock pyproject.toml
 LOCKING := .cache/lock-venv
 TORCH = $(shell sed -n 's/^torch==//p' requirements.lock)
 
-lock: ## resolve the newest versions again into requirements.lock and environment.yml (TORCH=version for another torch)
+# The documentation has an environment of its own: in .venv its packages would make `make setup` 15 s slower.
+EXTRA = $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+FREEZE = awk -F == '{ gsub("_", "-", $$1); sub(/[+].*/, "", $$2); print tolower($$1) "==" $$2 }' | LC_ALL=C sort
+
+lock: ## resolve the newest versions again: requirements.lock, environment.yml, docs/requirements.txt (TORCH=version)
 	@rm -rf $(LOCKING) && $(PYTHON) -m venv $(LOCKING)
 	@echo "lock: resolving with torch $(TORCH)"
 	@$(LOCKING)/bin/python $(PIP) install 'torch==$(TORCH)'
 	@$(LOCKING)/bin/python $(PIP) install -e '.[experiments,dev]'
 	@{ sed '/^#/!d' requirements.lock; \
 	   $(LOCKING)/bin/python $(PIP) freeze --all --exclude pip --exclude-editable \
-	   | awk -F == '{ gsub("_", "-", $$1); sub(/[+].*/, "", $$2); print tolower($$1) "==" $$2 }' | LC_ALL=C sort; \
-	 } > requirements.lock.new
+	   | $(FREEZE); } > requirements.lock.new
 	@awk -F == 'NR == FNR { version[$$1] = $$2; next } \
 	  { name = $$1; sub(/^ *- /, "", name); if (NF == 2 && name in version) print $$1 "==" version[name]; else print }' \
 	  requirements.lock.new environment.yml > environment.yml.new
 	@mv requirements.lock.new requirements.lock && mv environment.yml.new environment.yml
+	@rm -rf $(LOCKING) && $(PYTHON) -m venv $(LOCKING)
+	@echo "lock: resolving the packages of the documentation"
+	@$(LOCKING)/bin/python $(PIP) install $(EXTRA)
+	@{ sed '/^#/!d' docs/requirements.txt; $(LOCKING)/bin/python $(PIP) freeze | $(FREEZE); } > docs/requirements.txt.new
+	@mv docs/requirements.txt.new docs/requirements.txt
 	@rm -rf $(LOCKING)
 
 format: setup ## format the code and repair what ruff can
@@ -90,6 +99,17 @@ check: lint test ## lint, test, the wheel with the newest packages, and the comm
 
 check-wheel: setup ## install the wheel afresh with the lowest and the newest allowed packages, and use it
 	@$(BIN)/python -m tests.fresh_install $(VERSIONS)
+
+docs: setup $(DOCS)/.installed ## build the documentation into build/docs/site, warnings as errors
+	@$(BIN)/python -m docs.assemble build/docs/pages
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+	@echo "docs: build/docs/site/index.html"
+
+$(DOCS)/.installed: docs/requirements.txt
+	@echo "docs: packages of docs/requirements.txt into $(DOCS)"
+	@$(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python $(PIP) install -r docs/requirements.txt
+	@touch $@
 
 bench: setup ## time the layer and the training against their peers
 	@$(BIN)/python -m benchmarks

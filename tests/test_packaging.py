@@ -19,8 +19,8 @@ from tests.fresh_install import build_wheel, pins
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LIBRARY = [Requirement(text) for text in PROJECT["dependencies"]]
-EXPERIMENTS, DEV = (
-    [Requirement(text) for text in PROJECT["optional-dependencies"][extra]] for extra in ("experiments", "dev")
+EXPERIMENTS, DEV, DOCS = (
+    [Requirement(text) for text in PROJECT["optional-dependencies"][extra]] for extra in ("experiments", "dev", "docs")
 )
 FOLDERS = {
     "mhmoe": LIBRARY,
@@ -28,18 +28,20 @@ FOLDERS = {
     "analysis": LIBRARY + EXPERIMENTS,
     "experiments": LIBRARY + EXPERIMENTS,
     "benchmarks": LIBRARY + EXPERIMENTS,
+    "docs": [],  # mkdocs is run, not imported
     "tests": LIBRARY + EXPERIMENTS + DEV,
 }
 OURS = {*FOLDERS, "conftest"}
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").rglob("*.md")))]
 
 
-def lock() -> dict[str, str]:
-    """Name to version, of every line of requirements.lock; any line but `name==version` is refused."""
+def lock(file: str = "requirements.lock") -> dict[str, str]:
+    """Name to version, of every line of a lock file; any line but `name==version` is refused."""
     pins: dict[str, str] = {}
-    for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
+    for line in (ROOT / file).read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             match = re.fullmatch(r"([a-z0-9.-]+)==([A-Za-z0-9.!]+)", line)
-            assert match, f"requirements.lock: {line!r} is not name==version without a local suffix"
+            assert match, f"{file}: {line!r} is not name==version without a local suffix"
             pins[canonicalize_name(match[1])] = match[2]
     return pins
 
@@ -48,6 +50,13 @@ def lock() -> dict[str, str]:
 def test_the_locked_version_is_one_that_pyproject_allows(requirement: Requirement) -> None:
     version = lock().get(canonicalize_name(requirement.name))
     assert version is not None, f"requirements.lock lacks {requirement.name}; run make lock"
+    assert requirement.specifier.contains(version), f"{requirement} does not allow the locked {version}"
+
+
+@pytest.mark.parametrize("requirement", DOCS, ids=str)
+def test_the_documentation_is_built_with_versions_that_pyproject_allows(requirement: Requirement) -> None:
+    version = lock("docs/requirements.txt").get(canonicalize_name(requirement.name))
+    assert version is not None, f"docs/requirements.txt lacks {requirement.name}; run make lock"
     assert requirement.specifier.contains(version), f"{requirement} does not allow the locked {version}"
 
 
@@ -141,15 +150,15 @@ def mentioned_targets(document: str) -> list[str]:
     return re.findall(r"\bmake ((?!\w+=)[\w-]+)(?![\w<-])", "\n".join(code))
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_make_target_in_the_documents_exists(document: str) -> None:
     mentioned = mentioned_targets(document)
-    assert mentioned, f"{document} names no make target"
+    assert mentioned or document.startswith("docs/"), f"{document} names no make target"
     defined = defined_targets()
     assert [name for name in mentioned if not any(re.fullmatch(pattern, name) for pattern in defined)] == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_table_and_figure_that_the_documents_make_is_declared(document: str) -> None:
     stems = {name.removeprefix("reproduce-") for name in mentioned_targets(document) if name[-1].isdigit()}
     assert [stem for stem in sorted(stems) if not list((ROOT / "experiments").glob(f"{stem}_*.py"))] == []

@@ -1,48 +1,235 @@
-"""What the README says in prose is what the committed tables give, and its code runs as it stands."""
+"""What README.md, CONTRIBUTING.md and docs/ say is so: code runs, commands exist, numbers are the records'."""
 
 import csv
+import functools
 import json
 import math
 import re
+import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tyro
 
+import mhmoe
+from analysis.routing import inspect
+from analysis.routing.words import word_list
 from analysis.statistics import paired_difference
+from analysis.zero_shot import scoring
+from benchmarks.__main__ import benchmark
+from docs import assemble
+from experiments.__main__ import app
+from experiments.runner.page import Page
+from experiments.runner.store import Records
+from experiments.scales import SMOKE
+from mhmoe.layers import config as layer_configs
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-NAMES = [(re.findall(r"(?:layer|model|xmoe) = .*", block) or ["?"])[0][:40] for block in BLOCKS]
+README = ROOT / "README.md"
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [README, ROOT / "CONTRIBUTING.md", *DOCS]
+TABLE1 = list(csv.DictReader((ROOT / "results" / "table1_perplexity.csv").read_text(encoding="utf-8").splitlines()))
+CPU = {row["label"]: row for row in TABLE1 if row["scale"] == "cpu"}
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=NAMES)
-def test_a_block_of_python_runs_by_itself_and_prints_what_stands_beside_it(block: str, capsys):
-    namespace = {"__name__": "readme"}
-    exec(compile(block, "README.md", "exec"), namespace)
-    printed = capsys.readouterr().out.splitlines()
-    said = re.findall(r"^print\(.*\)  # (.*)$", block, flags=re.MULTILINE)
-    assert printed[: len(said)] == said
-    if (loss := namespace.get("loss")) is not None:
-        parameters = dict(namespace["model"].named_parameters())  # pyright: ignore[reportAttributeAccessIssue]
-        routers = [p.grad for name, p in parameters.items() if "router" in name and p.requires_grad]
-        assert loss.isfinite() and routers and all(grad is not None for grad in routers)  # pyright: ignore
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
 
 
-def test_the_readme_builds_a_layer_a_model_and_somebody_elses():
-    assert len(BLOCKS) >= 4
-    for name in ("MultiHeadMoE(", "MHMoEForCausalLM(", "match(", "LlamaForCausalLM("):
-        assert sum(name in block for block in BLOCKS) >= 1, name
+def blocks(page: Path, kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", read(page), flags=re.MULTILINE | re.DOTALL)
 
 
-def test_every_link_of_the_readme_leads_to_a_file():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
-    assert len(links) > 20
-    assert [link for link in links if not (ROOT / link.partition("#")[0]).exists()] == []
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+# ---- code -----------------------------------------------------------------------------------
+
+# The blocks of the README stand by themselves; those of a page of docs/ go on from those before them.
+TOGETHER = [(f"README.md {i}", [block]) for i, block in enumerate(blocks(README, "python"), 1)]
+TOGETHER += [(name(page), found) for page in DOCS if (found := blocks(page, "python"))]
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to write into; kinds of configs that a page adds are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(layer_configs, "_KINDS", dict(layer_configs._KINDS))
+    return tmp_path
+
+
+@pytest.mark.parametrize("code", [code for _, code in TOGETHER], ids=[where for where, _ in TOGETHER])
+def test_python_runs_and_prints_what_stands_beside_it(code: list[str], elsewhere: Path, capsys):
+    namespace: dict[str, Any] = {"__name__": "a_page"}
+    for block in code:
+        exec(compile(block, "a page", "exec"), namespace)
+        said = re.findall(r"^print\(.*\)  # (.*)$", block, flags=re.MULTILINE)
+        assert capsys.readouterr().out.splitlines() == said
+        if "loss.backward()" in block:
+            parameters = dict(namespace["model"].named_parameters())
+            routers = [p.grad for name, p in parameters.items() if "router" in name and p.requires_grad]
+            assert namespace["loss"].isfinite() and routers and all(grad is not None for grad in routers)
+    for page in (value for value in namespace.values() if isinstance(value, Page)):
+        planned = page.planned(SMOKE, Records(SMOKE, elsewhere))
+        assert [run.system.name for run in planned] == [system.name for system in page.all_systems()]
+
+
+def test_the_tutorials_build_a_layer_a_model_somebody_elses_and_every_kind_of_addition():
+    code = "\n".join(block for _, code in TOGETHER for block in code)
+    built = ("MultiHeadMoE(", "MHMoEForCausalLM(", "match(", "LlamaForCausalLM(", "train(", "(RouterConfig", "System(")
+    for part in (*built, "PAGE = Table(", "(Page)", "Measurement("):
+        assert part in code, part
+
+
+# ---- commands, links and paths --------------------------------------------------------------
+
+
+def parsed(function: Callable[..., object]) -> Callable[[list[str]], object]:
+    """Parses arguments as the command does, and does nothing with them."""
+
+    @functools.wraps(function)
+    def nothing(*_: object, **__: object) -> None: ...
+
+    return lambda arguments: tyro.cli(nothing, args=arguments)
+
+
+PARSERS = {
+    **{f"experiments {command}": parsed(spec.target) for command, spec in app._subcommands.items()},  # pyright: ignore
+    "analysis.routing.inspect": parsed(inspect.run),
+    "analysis.routing.words.word_list": parsed(word_list.run),
+    "analysis.zero_shot": lambda arguments: tyro.cli(scoring.Arguments, args=arguments),
+    "benchmarks": parsed(benchmark),
+}
+
+
+def module_commands() -> list[tuple[str, str]]:
+    """(page, what follows `-m`) of every command in a bash block."""
+    found: list[tuple[str, str]] = []
+    for page in PAGES:
+        for line in "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():
+            if command := re.search(r"python (?:\S+=\S+ )*-m (.*)|torchrun .* -m (.*)", line.partition("  #")[0]):
+                found.append((name(page), command[1] or command[2]))
+    return found
+
+
+COMMANDS = module_commands()
+
+
+@pytest.mark.parametrize("command", [c for _, c in COMMANDS], ids=[f"{page} {c}" for page, c in COMMANDS])
+def test_a_command_in_the_documents_takes_the_arguments_that_stand_there(command: str):
+    module, *arguments = shlex.split(command)
+    if module == "experiments":
+        module, *arguments = f"{module} {arguments[0]}", *arguments[1:]
+    if module.startswith("tests."):
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
+    else:
+        PARSERS[module](arguments)
+
+
+def test_an_argument_that_does_not_exist_is_found(capsys):
+    with pytest.raises(SystemExit):
+        PARSERS["experiments run"](["table1", "--size", "cpu"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_and_every_path_of_a_page_leads_to_a_file(page: Path):
+    text = read(page)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("http")]
+    assert [link for link in links if not (page.parent / link.partition("#")[0]).exists()] == []
+    top = "mhmoe|baselines|analysis|experiments|results|benchmarks|tests|docs"
+    paths = re.findall(rf"`((?:{top})/[\w./*-]*)`", text)
+    assert [path for path in paths if not list(ROOT.glob(path.rstrip("/")))] == []
+
+
+def test_the_readme_is_short_and_its_first_screen_has_a_command_a_table_and_a_figure():
+    lines = read(README).splitlines()
+    first = "\n".join(lines[:40])
+    assert len(lines) <= 120
+    assert "make reproduce-table1" in first and "|---|" in first and "![" in first
+
+
+# ---- the site -------------------------------------------------------------------------------
+
+
+def test_every_page_has_a_place_in_the_navigation_and_links_within_the_site():
+    navigation = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    places = assemble.sources()
+    assert set(navigation) <= places.keys()
+    assert [name(page) for page in DOCS if page.relative_to(ROOT / "docs").as_posix() not in navigation] == []
+    for place, path in places.items():
+        if path.suffix == ".md":
+            assemble.with_links_of_the_site(read(path), place, path)
+
+
+def test_a_link_to_a_file_of_the_repository_is_one_of_the_site_or_refused():
+    def moved(link: str) -> str:
+        return assemble.with_links_of_the_site(f"[x]({link})", "how/layer.md", ROOT / "docs" / "how" / "layer.md")
+
+    assert moved("../../results/claims.md") == "[x](../results/claims.md)"
+    assert moved("../tutorials/layer.md") == "[x](../tutorials/layer.md)"
+    assert moved("https://arxiv.org") == "[x](https://arxiv.org)" and moved("#rule") == "[x](#rule)"
+    with pytest.raises(ValueError, match=r"^docs/how/layer\.md links to \.\./\.\./Makefile, which is no page of the site$"):
+        moved("../../Makefile")
+
+
+def test_a_block_with_a_command_gets_what_it_prints_and_other_commands_are_refused():
+    page = "Say:\n\n```console\n$ make\n```\n\nEnd."
+    assert assemble.with_outputs(page, lambda command: f"<{command}>") == page.replace("$ make", "$ make\n<make>")
+    with pytest.raises(ValueError, match="is not run for a page"):
+        assemble.printed("python -m experiments run table1")
+
+
+def test_every_command_is_in_the_reference_of_commands():
+    reference = read(ROOT / "docs" / "reference" / "commands.md")
+    assert [command for command in PARSERS if f"$ python -m {command} --help" not in reference] == []
+
+
+def test_every_public_name_is_in_the_reference_of_the_library():
+    names = read(ROOT / "docs" / "reference" / "library.md").partition("## Modules")[0]
+    assert {*re.findall(r"^::: mhmoe\.(\w+)$", names, flags=re.MULTILINE), "READING_ORDER"} == set(mhmoe.__all__)
+
+
+def test_every_symbol_of_the_package_is_in_the_glossary():
+    symbols = [line.split("|")[0].strip() for line in (mhmoe.__doc__ or "").splitlines() if line.count("|") == 2][1:]
+    glossary = re.findall(r"^\| (.*?) \|", read(ROOT / "docs" / "glossary.md"), flags=re.MULTILINE)
+    assert len(symbols) > 8 and set(symbols) <= set(glossary)
+
+
+# ---- numbers --------------------------------------------------------------------------------
+
+
+def test_the_table_of_the_readme_is_table_1_of_the_committed_records():
+    labels = {
+        "Dense": "Dense",
+        "X-MoE": "X-MoE, 8 experts",
+        "X-MoE, k = 4 (control)": "X-MoE, 8 experts, k = 4 (control)",
+        "MH-MoE, h = 4, equal parameters": "MH-MoE, 8 experts, h = 4, `parameters`",
+        "MH-MoE, h = 4, equal FLOPs": "MH-MoE, 8 experts, h = 4, `compute`",
+    }
+    table = read(README).partition("| Table 1, 8 experts |")[2].partition("\n\n")[0]
+    shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    assert [row[0] for row in shown] == [*labels]
+    for label, *cells in shown:
+        row = CPU[labels[label]]
+
+        def percent(key: str, row: dict[str, str] = row) -> str:
+            return f"{float(row[key]):+.1f}%" if row[key] else "-"
+
+        assert cells == [
+            f"{float(row['perplexity']):.2f} ± {float(row['std']):.2f} ({row['seeds']})",
+            percent("change"),
+            percent("paper_change"),
+            f"{float(row['parameters']) / 1e6:.2f}M",
+            f"{float(row['flops_per_token']) / 1e6:.2f}",
+        ]
 
 
 def test_every_result_of_both_papers_has_a_page_or_says_what_it_needs():
-    rows = dict(re.findall(r"^\| (v[12] [^|]+?) \| [^|]+ \| ([^|]+) \|$", README, flags=re.MULTILINE))
+    papers = read(ROOT / "docs" / "papers.md")
+    rows = dict(re.findall(r"^\| (v[12] [^|]+?) \| [^|]+ \| ([^|]+) \|$", papers, flags=re.MULTILINE))
     tables = [f"v1 Table {n}" for n in (*range(1, 8), 11)] + [f"v2 Table {n}" for n in range(1, 6)]
     shown = [f"v1 Figure {n}" for n in ("1a", 4, 5, 6, 7, 9)] + ["v1 Figures 8, 10"]
     assert set(rows) == {*tables, *shown}
@@ -50,19 +237,21 @@ def test_every_result_of_both_papers_has_a_page_or_says_what_it_needs():
         assert "results/" in text or re.search("not built yet: (needs|.*missing)", text), text
 
 
-def changes() -> dict[str, float]:
-    """Percent above X-MoE with 8 experts, by row of Table 1 at the cpu scale."""
-    rows = csv.DictReader((ROOT / "results" / "table1_perplexity.csv").read_text(encoding="utf-8").splitlines())
-    return {row["label"]: float(row["change"]) for row in rows if row["scale"] == "cpu" and row["change"]}
+def test_the_readme_links_to_the_page_of_every_table_and_figure():
+    declared = [path.stem for kind in ("table", "figure") for path in (ROOT / "experiments").glob(f"{kind}[0-9]*_*.py")]
+    assert len(declared) > 10
+    assert [slug for slug in declared if f"(results/{slug}.md)" not in read(README)] == []
 
 
-def test_the_differences_to_x_moe_in_the_readme_are_those_of_table_1():
-    prose = " ".join(README.split())
+PROSE = " ".join(read(ROOT / "docs" / "results.md").split())
+
+
+def test_the_differences_to_x_moe_in_the_results_are_those_of_table_1():
     sentence = r"MH-MoE ends ([\d.]+)% above .*? at equal FLOPs and ([\d.]+)% above .*? k = h, is ([\d.]+)% below"
-    found = re.search(sentence, prose)
+    found = re.search(sentence, PROSE)
     assert found is not None
     compute, parameters, control = (float(figure) for figure in found.groups())
-    ours = changes()
+    ours = {label: float(row["change"]) for label, row in CPU.items() if row["change"]}
     assert f"{ours['MH-MoE, 8 experts, h = 4, `compute`']:.1f}" == f"{compute:.1f}"
     assert f"{ours['MH-MoE, 8 experts, h = 4, `parameters`']:.1f}" == f"{parameters:.1f}"
     assert f"{ours['X-MoE, 8 experts, k = 4 (control)']:.1f}" == f"{-control:.1f}"
@@ -75,9 +264,8 @@ def nll(system: str) -> dict[int, float]:
     return {record["seed"]: record["metrics"]["test"]["nll_per_token"] for record in found}
 
 
-def test_what_more_experts_bring_in_the_readme_is_what_the_records_give():
-    prose = " ".join(README.split())
-    found = re.search(r"X-MoE's perplexity rises by ([\d.]+)% .*? MH-MoE ends ([\d.]+)% above it at equal FLOPs", prose)
+def test_what_more_experts_bring_in_the_results_is_what_the_records_give():
+    found = re.search(r"X-MoE's perplexity rises by ([\d.]+)% .*? MH-MoE ends ([\d.]+)% above it at equal FLOPs", PROSE)
     assert found is not None
     pairs = (("xmoe_256", "xmoe_8"), ("mhmoe_256_compute", "xmoe_256"))
     percent = [100 * math.expm1(paired_difference(nll(a), nll(b)).mean) for a, b in pairs]
