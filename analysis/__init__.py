@@ -12,7 +12,6 @@ READING_ORDER = (
     "figures",
     "perplexity",
     "languages",
-    "outputs",
     "checkpoints",
     "claims",
     "routing",

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import style
 from matplotlib.figure import Figure
 
 from analysis.plotting import (
@@ -75,7 +75,7 @@ def learning_curves(
     styles = looks_of((label for series in panels.values() for label in series), looks)
     drawn = [p for series in points.values() for line in series.values() for p in line]
     lines = [value for values in (paper_lines or {}).values() for value in values.values()]
-    with rc_context(STYLE):
+    with style.context(STYLE):
         columns, longest = min(len(panels), MOST_COLUMNS), 1 + max(map(len, panels.values()))
         figure, grid = grid_of_panels(len(panels), columns, width=max(8.0, 6.2 * columns), legend=longest, share=True)
         all_axes = grid.flat[: len(panels)]
@@ -136,7 +136,7 @@ def trend_figure(
     """
     styles = looks_of((label for panel in panels for label in panel.series), looks)
     places = sorted({p.x for panel in panels for line in panel.series.values() for p in line})
-    with rc_context(STYLE):
+    with style.context(STYLE):
         columns = 2 if len(panels) == 4 else min(len(panels), MOST_COLUMNS)
         longest = max(len(panel.series) + len(panel.reference) for panel in panels)
         figure, grid = grid_of_panels(len(panels), columns, width=max(8.6, 6.2 * columns), legend=longest)
@@ -183,7 +183,7 @@ def category_figure(
     """
     series = {label: line for panel in panels for label, line in panel.series.items()}
     styles = looks_of(series, looks)
-    with rc_context(STYLE):
+    with style.context(STYLE):
         size = (max(13.0, 0.9 * len(categories)), 0.8 + 4.4 * len(panels))
         figure = Figure(figsize=size, layout="constrained")
         all_axes = figure.subplots(len(panels), sharex=True, sharey=True, squeeze=False)[:, 0]

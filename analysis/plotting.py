@@ -24,26 +24,7 @@ from mhmoe.io import write_atomically
 
 GREY = "#555555"
 MOST_COLUMNS = 3  # panels in a line
-STYLE: Any = {
-    "font.size": 13,
-    "axes.titlesize": 14,
-    "legend.fontsize": 11.5,
-    "legend.title_fontsize": 12,
-    "legend.handlelength": 3.2,
-    "legend.frameon": False,
-    "axes.titlepad": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": "black",
-    "ytick.labelcolor": "black",
-    "axes.grid": True,
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.8,
-    "axes.axisbelow": True,
-}
+STYLE = Path(__file__).with_name("figures.mplstyle")
 
 
 class Look(NamedTuple):

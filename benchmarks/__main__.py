@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import tyro
 
-from analysis.outputs import check_output
 from benchmarks.layer_speed import measure_layers, sizes_dict
 from benchmarks.report import write_layer, write_training, write_zero_shot
 from benchmarks.timing import ROOT
@@ -25,7 +24,7 @@ from experiments.runner.measurements import folder_of_data
 from experiments.scales import CPU
 from mhmoe.cli import exit_code
 from mhmoe.data.manifest import DATA_VARIABLE
-from mhmoe.io import UserError
+from mhmoe.io import UserError, check_output
 from mhmoe.training.record import provenance
 
 RESULTS = ROOT / "results" / "speed"

@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import style
 from matplotlib.figure import Figure
 
 from analysis.plotting import LOOKS, STYLE, Look, Point, draw, finish, log_range, reference, save, ticks
@@ -43,7 +43,7 @@ def layer_figure(data: Data, path: Path) -> None:
     lines = -(-len(settings) // columns)
     by_thread = sorted(settings, key=lambda setting: (setting[0], setting[1] != "float32"))
     experts = sorted({row["num_experts"] for row in data["rows"]})
-    with rc_context(STYLE):
+    with style.context(STYLE):
         figure = Figure(figsize=(3.4 + 5.4 * columns, 1.6 + 4.4 * lines), layout="constrained")
         panels = np.atleast_1d(figure.subplots(lines, columns, sharex=True, sharey=True)).flatten()
         drawn, beyond = list[float](), list[float]()

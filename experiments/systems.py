@@ -1,7 +1,7 @@
 """The systems that are compared, as functions of the scale.
 
 Numbers that follow from others are not written here: sizes
-of MH-MoE are solved in mhmoe.matching, learning rates are chosen on `valid` (learning_rates.py).
+of MH-MoE are solved in mhmoe.layers.matching, learning rates are chosen on `valid` (learning_rates.py).
 """
 
 import dataclasses

@@ -39,8 +39,7 @@ def write_atomically(path: Path, *pieces: bytes | memoryview | str) -> None:
     """Write beside `path`, fsync, rename: a crash or a full disk leaves the old file as it was."""
     temporary = None
     try:
-        if path.exists() and not path.is_file():  # to rename over a device, such as /dev/null, would replace it
-            raise UserError(f"cannot write {path}: it is {'a folder' if path.is_dir() else 'no file'}; name a file")
+        _check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = _new_file(path)
         with os.fdopen(handle, "wb") as file:
@@ -105,6 +104,26 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"cannot write in {folder}: {error.strerror or error}; make it writable") from None
+
+
+def check_output(path: Path) -> None:
+    """Raises UserError unless a file can be written at `path`; makes its folder if need be, and nothing else."""
+    try:
+        str(path).encode()
+        _check_replaceable(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.writing-"):
+            pass
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise UserError(
+            f"cannot write {path}: {getattr(error, 'strerror', None) or error}; name another file"
+        ) from None
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raises UserError if there is something else than a file: to rename over a device would replace it."""
+    if os.path.lexists(path) and not path.is_file():
+        raise UserError(f"cannot write {path}: it is {'a folder' if path.is_dir() else 'no file'}; name a file")
 
 
 def _new_file(path: Path, is_folder: bool = False) -> tuple[int, Path]:

@@ -27,8 +27,8 @@ SCALES["long"] = _d.replace(at_rate(MINI, 0.01), name="long", training={**MINI.t
 """
 TWO_SYSTEMS = '''"""Two systems."""
 
-from experiments.recipes import dense, mhmoe
-from experiments.schema import Row, Table
+from experiments.kinds.table import Row, Table
+from experiments.systems import dense, mhmoe
 
 PAGE = Table(
     slug="table98_two", title="Two", rows=(Row(system=dense()), Row(system=mhmoe(8, "compute")))

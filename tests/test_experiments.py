@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,8 +60,8 @@ def test_an_experiment_is_found_by_the_unique_beginning_of_its_name():
 
 @pytest.mark.parametrize("name", ["table", "table99", "", "perplexity", "table1_perplexity_"])
 def test_what_is_no_name_of_an_experiment_is_refused_in_one_line(name, monkeypatch):
-    several = {"table1_perplexity": TABLE1, "table11_parameters": TABLE1}
-    monkeypatch.setattr("experiments.declared.experiments", lambda: several)
+    several = dict.fromkeys(["table1_perplexity", "table11_parameters"], SimpleNamespace(PAGE=TABLE1))
+    monkeypatch.setattr("experiments.catalog._modules", lambda: several)
     assert find("table1") is TABLE1  # not table11
     with pytest.raises(UserError, match=r"choose one of .*table11_parameters") as refused:
         find(name)

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from analysis.checkpoints import load
-from analysis.outputs import check_output
 from analysis.routing import inspect
 from analysis.routing.inspect import RoutedToken, routed_tokens, terminal
 from analysis.routing.text import encode, load_checkpoint
@@ -25,7 +24,7 @@ from experiments.kinds import trend
 from experiments.scales import CPU
 from mhmoe.data.manifest import DataFolder
 from mhmoe.data.tokenizer import as_transformers
-from mhmoe.io import UserError, write_atomically
+from mhmoe.io import UserError, check_output, write_atomically
 from tests import tiny
 
 HALF = "\ud83d"

@@ -21,7 +21,7 @@ from experiments.runner.outlook import seconds_of, time_left, tokens_of
 from experiments.runner.store import Records
 from experiments.table1_perplexity import PAGE as TABLE1
 from mhmoe.display import JOB, RECORD, display
-from mhmoe.training import display as display_module
+from mhmoe.training.loop import display as display_module
 from tests.forged import forged
 from tests.mini import MINI, at_rate
 from tests.tiny import ROOT
@@ -69,7 +69,7 @@ def test_on_a_terminal_every_job_has_a_line_of_its_own(tmp_path):
     (tmp_path / "stub").chmod(0o755)
     program.write_text(
         f"import sys; sys.executable = {str(tmp_path / 'stub')!r}\n"
-        "from experiments.jobs import run_in_jobs; run_in_jobs(2, [])\n"
+        "from experiments.runner.jobs import run_in_jobs; run_in_jobs(2, [])\n"
     )
     shown = on_a_terminal(program)
     assert "cpu first (run 3 of 8):" in shown and "cpu second (run 4 of 8):" in shown
@@ -103,7 +103,7 @@ def test_jobs_end_with_the_process_that_started_them(number, tmp_path):
     program = (
         "import signal, sys; from experiments.__main__ import _end; signal.signal(signal.SIGTERM, _end)\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
-        "from mhmoe.command_line import exit_code; from experiments.jobs import run_in_jobs\n"
+        "from mhmoe.cli import exit_code; from experiments.runner.jobs import run_in_jobs\n"
         f"sys.executable = {str(tmp_path / 'stub')!r}\n"
         "sys.exit(exit_code(lambda: run_in_jobs(2, []), interrupted='interrupted'))\n"
     )

@@ -10,7 +10,7 @@ from mhmoe.training.allocator import keep_freed_memory
 
 PROGRAM = """
 import torch
-from mhmoe.memory import KeptMemory, keep_freed_memory
+from mhmoe.training.allocator import KeptMemory, keep_freed_memory
 
 def held():
     return int(open("/proc/self/statm").read().split()[1]) * 4096

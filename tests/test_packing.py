@@ -355,8 +355,8 @@ def test_a_corpus_that_breaks_off_leaves_nothing(tmp_path: Path):
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from mhmoe.packing import pack
-from mhmoe.records import UserError
+from mhmoe.data.packing import pack
+from mhmoe.io import UserError
 from tests.test_packing import CONFIG, Babble
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (8000, resource.RLIM_INFINITY))

@@ -49,8 +49,8 @@ PROGRAM = """
 import dataclasses, sys
 from pathlib import Path
 import torch
-from mhmoe.packing import load_packed
-from mhmoe.training import train
+from mhmoe.data.packing import load_packed
+from mhmoe.training.loop import train
 from tests import tiny
 
 packed, folder = map(Path, sys.argv[1:])

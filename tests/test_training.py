@@ -533,8 +533,8 @@ def test_a_dense_model_has_no_balance_loss(text: PackedText) -> None:
 COMPILED = """
 import dataclasses, sys
 from pathlib import Path
-from mhmoe.packing import load_packed
-from mhmoe.training import train
+from mhmoe.data.packing import load_packed
+from mhmoe.training.loop import train
 from tests import tiny
 import torch
 text = load_packed(Path(sys.argv[1]))

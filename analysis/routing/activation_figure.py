@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import rc_context
+from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -37,7 +37,7 @@ def activation_curves(
     """
     styles = looks_of(systems, looks)
     rows: list[list[str]] = []
-    with rc_context(STYLE):
+    with style.context(STYLE):
         figure = Figure(figsize=(15.5, 5.8), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
         views: tuple[tuple[Per, str], ...] = (("token", "per token"), ("row", "per routed row (sub-token or token)"))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import colormaps, rc_context
+from matplotlib import colormaps, style
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
@@ -139,7 +139,7 @@ def _heatmaps(
     norm = LogNorm(lowest, highest, clip=True)
     columns = max(len(line) for line in grid)
     heights = [max(0.3 * max(len(panel.lines) for panel in line), 0.8) for line in grid]
-    with rc_context(STYLE | {"axes.grid": False, "axes.titlesize": 13, "axes.titlepad": 6}):
+    with style.context([STYLE, {"axes.grid": False, "axes.titlesize": 13, "axes.titlepad": 6}]):
         size = (_WIDTH, 1.9 + sum(heights) + 0.85 * len(grid))
         figure = Figure(figsize=size, layout="constrained")
         all_axes = figure.subplots(len(grid), columns, squeeze=False, gridspec_kw={"height_ratios": heights})

@@ -6,7 +6,6 @@ always printed too. `--html FILE` writes the same as one page that needs nothing
 pointing at a cell shows the gate weights and the router's favourites.
 """
 
-import html
 import os
 import sys
 import unicodedata
@@ -18,19 +17,25 @@ from unicodedata import east_asian_width
 
 import numpy as np
 import tyro
+from jinja2 import Template
+from markupsafe import Markup, escape
 from tokenizers import Tokenizer
 from tyro.conf import Positional
 
-from analysis.outputs import check_output
 from analysis.routing.text import check_unicode, encode, load_checkpoint, route, windows_of_ids
 from mhmoe.cli import exit_code
-from mhmoe.io import UserError, write_atomically
+from mhmoe.io import UserError, check_output, write_atomically
 from mhmoe.model.language_model import MHMoEForCausalLM
 
 # Tol's light qualitative scheme: black text reads on all of them, and colour-blind people tell them apart.
 _COLOURS = ("#77AADD", "#EE8866", "#EEDD88", "#FFAABB", "#99DDFF", "#44BB99", "#BBCC33", "#AAAA00", "#DDDDDD")
 _FAVOURITES = 3  # of the router, shown on hover
-_STYLE = """
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{{ title }}</title>
+<style>
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #111;
   background: #fff }
 h1 { font-size: 1.3rem } h2 { font-size: 1.05rem; margin: 1.6rem 0 .5rem } .note { color: #555; font-size: .9rem }
@@ -43,6 +48,26 @@ h1 { font-size: 1.3rem } h2 { font-size: 1.05rem; margin: 1.6rem 0 .5rem } .note
 .expert { font: 11px/1.55 ui-monospace, monospace; min-width: 1.35rem; text-align: center; padding: 0 2px;
   border-radius: 2px; cursor: help; color: #000 }
 .legend .expert { display: inline-block; margin: 0 3px 3px 0 }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+<p class="note">{{ note }}</p>
+<div class="text">
+{% for piece, layers in tokens -%}
+<div class="token"><span class="piece">{{ piece }}</span>
+{%- for cells in layers %}<span class="layer">
+{%- for expert, hover in cells -%}
+<span class="expert" style="background:{{ colour(expert) }}" title="{{ hover }}">{{ expert }}</span>
+{%- endfor %}</span>{% endfor %}</div>
+{% endfor -%}
+</div>
+<h2>Experts that were chosen</h2>
+<p class="legend">
+{%- for expert, hover in chosen %}
+<span class="expert" style="background:{{ colour(expert) }}" title="{{ hover }}">{{ expert }}</span>{% endfor %}</p>
+</body>
+</html>
 """
 
 
@@ -136,11 +161,6 @@ def page(tokens: Sequence[RoutedToken], layers: Sequence[int], blocks: Sequence[
     selections = np.zeros(experts, dtype=int)
     for token in tokens:
         np.add.at(selections, token.index[list(layers)], 1)
-    legend = " ".join(
-        f'<span class="expert" style="background:{colour(e)}" title="expert {e}: {selections[e]} selections">{e}</span>'
-        for e in range(experts)
-        if selections[e]
-    )
     named = ", ".join(f"{layer + 1} (block {block})" for layer, block in zip(layers, blocks, strict=True))
     what = f"{rows} sub-tokens each" if rows > 1 else "routed whole"
     note = (
@@ -148,34 +168,31 @@ def page(tokens: Sequence[RoutedToken], layers: Sequence[int], blocks: Sequence[
         f"({named}), one cell a selection in the order of the sub-tokens, with the expert's number. Point at a cell "
         "for its gate weight. Nine colours go round, so the number decides."
     )
-    body = "\n".join(_token_html(token, layers) for token in tokens)
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n"
-        f'<p class="note">{html.escape(note)}</p>\n<div class="text">\n{body}\n</div>\n'
-        f'<h2>Experts that were chosen</h2>\n<p class="legend">{legend}</p>\n</body>\n</html>\n'
+    return Template(_PAGE, autoescape=True, keep_trailing_newline=True).render(
+        title=title,
+        note=note,
+        colour=colour,
+        tokens=[(_piece_html(token.text), [_cells(token, layer) for layer in layers]) for token in tokens],
+        chosen=[(expert, f"expert {expert}: {n} selections") for expert, n in enumerate(selections) if n],
     )
 
 
-def _token_html(token: RoutedToken, layers: Sequence[int]) -> str:
-    lines: list[str] = []
-    for layer in layers:
-        cells: list[str] = []
-        for row, chosen in enumerate(token.index[layer]):
-            probability = token.probabilities[layer, row]
-            best = np.argsort(-probability, kind="stable")[:_FAVOURITES]
-            favourites = ", ".join(f"{e}: {probability[e]:.2f}" for e in best)
-            for expert, weight in zip(chosen, token.weight[layer, row], strict=True):
-                hover = (
-                    f"layer {layer + 1}, sub-token {row + 1}: expert {expert}, gate weight {weight:.3f}; "
-                    f"probabilities {favourites}"
-                )
-                cells.append(
-                    f'<span class="expert" style="background:{colour(expert)}" title="{hover}">{expert}</span>'
-                )
-        lines.append(f'<span class="layer">{"".join(cells)}</span>')
-    piece = html.escape(_visible(token.text)).replace("·", '<span class="space">·</span>')
-    return f'<div class="token"><span class="piece">{piece}</span>{"".join(lines)}</div>'
+def _piece_html(text: str) -> Markup:
+    return escape(_visible(text)).replace("·", Markup('<span class="space">·</span>'))
+
+
+def _cells(token: RoutedToken, layer: int) -> list[tuple[int, str]]:
+    """Each selection of a token in a layer: the expert, and what is shown when one points at it."""
+    cells: list[tuple[int, str]] = []
+    for row, chosen in enumerate(token.index[layer]):
+        probability = token.probabilities[layer, row]
+        best = np.argsort(-probability, kind="stable")[:_FAVOURITES]
+        favourites = ", ".join(f"{e}: {probability[e]:.2f}" for e in best)
+        where = f"layer {layer + 1}, sub-token {row + 1}"
+        for expert, weight in zip(chosen, token.weight[layer, row], strict=True):
+            told = f"{where}: expert {expert}, gate weight {weight:.3f}; probabilities {favourites}"
+            cells.append((int(expert), told))
+    return cells
 
 
 def run(

@@ -23,7 +23,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tyro.conf import Positional
 
 from analysis.checkpoints import load
-from analysis.outputs import check_output
 from analysis.statistics import CONFIDENCE
 from analysis.tables import Column, table_markdown
 from analysis.zero_shot.answers import ACCURACIES, FINER, best_guess, summarise
@@ -31,7 +30,7 @@ from analysis.zero_shot.harness import HUB, load_tasks, quiet, templates_compile
 from analysis.zero_shot.tasks import Task, checked_files, find, write_tasks
 from mhmoe.cli import exit_code
 from mhmoe.data.manifest import DATA_VARIABLE
-from mhmoe.io import UserError, write_atomically
+from mhmoe.io import UserError, check_output, write_atomically
 from mhmoe.training.allocator import keep_freed_memory
 from mhmoe.training.record import provenance
 

@@ -14,10 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from analysis.outputs import check_output
 from mhmoe.data.manifest import DataFolder
 from mhmoe.data.multilingual import XNLI_LANGUAGES
-from mhmoe.io import UserError, write_atomically
+from mhmoe.io import UserError, check_output, write_atomically
 
 SPLITS = ("validation", "test")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -44,7 +44,7 @@ def two_group_figure(
     reach = max(high - low, 1e-6)
     edges = np.linspace(low - 0.02 * reach, high + 0.02 * reach, bins + 1)
     rows: list[list[str]] = []
-    with rc_context(STYLE):
+    with style.context(STYLE):
         columns = 2 if len(panels) > 1 else 1
         lines = -(-len(panels) // columns)
         figure = Figure(figsize=(max(8.0, 6.8 * columns), 0.9 + 4.8 * lines), layout="constrained")
