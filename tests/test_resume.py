@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> PackedText:
     return tiny.text(tmp_path_factory.mktemp("cache"))
 
 
-def without_seconds(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def without_seconds(curve: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in point.items() if name != "seconds"} for point in curve]
 
 

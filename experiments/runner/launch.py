@@ -140,7 +140,7 @@ def data_folder(page: Page, scale: Scale, options: Options) -> DataFolder | None
     return None if path is None else DataFolder.at(path)
 
 
-def unmeasured(page: Page, scale: Scale, options: Options, records: Records) -> list[tuple[Run, Measurement]]:
+def unmeasured(page: Page, scale: Scale, options: Options, records: Records) -> list[tuple[Run, Measurement[Any]]]:
     """What the page wants to know of its final models, and nobody has measured."""
     if not page.measurements or options.again is not None or options.train_only:
         return []
@@ -156,7 +156,7 @@ def unmeasured(page: Page, scale: Scale, options: Options, records: Records) -> 
 
 
 def check_data(
-    page: Page, scale: Scale, todo: Sequence[tuple[Run, Measurement]], options: Options
+    page: Page, scale: Scale, todo: Sequence[tuple[Run, Measurement[Any]]], options: Options
 ) -> DataFolder | None:
     """The data folder of what is to be measured yet, if that needs one.
 

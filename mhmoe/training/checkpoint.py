@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mhmoe.io import UserError, read_sealed, write_sealed
 from mhmoe.training.config import TrainingConfig
+from mhmoe.training.record_checks import Point, TrainedPoint
 
 
 @dataclass
@@ -30,8 +31,8 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    due: dict[str, Any] | None = None
+    curve: list[Point] = field(default_factory=list[Point])
+    due: TrainedPoint | None = None
 
 
 def save_checkpoint(

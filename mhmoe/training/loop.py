@@ -12,7 +12,6 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,6 +30,7 @@ from mhmoe.training.config import TrainingConfig, identity
 from mhmoe.training.evaluation import evaluate
 from mhmoe.training.objective import Objective, accumulate_gradients
 from mhmoe.training.record import fingerprint
+from mhmoe.training.record_checks import Evaluation, Point, TrainedPoint
 
 
 def seed_parameters(model: MHMoEForCausalLM, seed: int) -> None:
@@ -125,7 +125,7 @@ def train(
     earlier = progress.seconds
     with bar:
         while progress.step < config.steps or progress.due is not None:
-            begun_work, evaluation, losses = time.monotonic(), dict[str, Any](), (0.0, 0.0)
+            begun_work, evaluation, losses = time.monotonic(), None, (0.0, 0.0)
             try:  # what takes long, and changes neither weights nor progress
                 if progress.due is not None:
                     evaluation = evaluate(model, text.valid, config.length, max_windows=config.evaluation_windows)
@@ -135,9 +135,9 @@ def train(
             except OutOfTime:
                 save()
                 return None
-            if progress.due is not None:
+            if progress.due is not None and evaluation is not None:
                 stop_unless_finite(evaluation["nll_per_token"], "loss on valid")
-                progress.curve.append(progress.due | _on_valid(evaluation))
+                progress.curve.append(_evaluated(progress.due, evaluation))
                 progress.due = None
                 bar.note(f"valid perplexity {evaluation['perplexity']:.2f}")
                 begun += time.monotonic() - begun_work  # training time alone
@@ -191,7 +191,7 @@ def _means_over_processes(device: torch.device, *values: float) -> list[float]:
     return (means / dist.get_world_size()).tolist()
 
 
-def _curve_point(config: TrainingConfig, progress: Progress, losses: list[float]) -> dict[str, Any]:
+def _curve_point(config: TrainingConfig, progress: Progress, losses: list[float]) -> TrainedPoint:
     """The point of the curve after this step, but for what its evaluation says."""
     return {
         "step": progress.step,
@@ -202,5 +202,5 @@ def _curve_point(config: TrainingConfig, progress: Progress, losses: list[float]
     }
 
 
-def _on_valid(evaluation: dict[str, Any]) -> dict[str, float]:
-    return {"valid_nll": evaluation["nll_per_token"], "valid_bits_per_byte": evaluation["bits_per_byte"]}
+def _evaluated(point: TrainedPoint, found: Evaluation) -> Point:
+    return {**point, "valid_nll": found["nll_per_token"], "valid_bits_per_byte": found["bits_per_byte"]}
