@@ -22,7 +22,7 @@ from experiments.runner.store import Records
 from experiments.systems import mhmoe
 from mhmoe import io as files
 from mhmoe.io import UserError, remove_leftovers, sha256_of, write_atomically
-from mhmoe.training.loop import record as records
+from mhmoe.training import record as records
 from mhmoe.training.record import Record, fingerprint, provenance
 from mhmoe.training.record_checks import summarise_documents
 from tests import tiny
