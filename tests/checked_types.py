@@ -21,6 +21,8 @@ def checked(function: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
     """`jaxtyping.jaxtyped`, for whatever it decorates."""
     if function is None:
         return functools.partial(checked, typechecker=typechecker)
+    if getattr(function, "__no_type_check__", False):
+        return function
     again = functools.partial(checked, typechecker=typechecker)
     if inspect.isclass(function):
         if dataclasses.is_dataclass(function) and not hasattr(function.__init__, _WRAPPED):
