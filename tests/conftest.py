@@ -1,6 +1,8 @@
 """What holds for every test: one thread, fixed seeds, no network.
 
-It is loaded before jaxtyping's import hook is installed, so it must not import `mhmoe`.
+It is loaded before jaxtyping's import hook is installed, so it must not import `mhmoe`. But it imports what `mhmoe`
+and the tests do: the hook looks for the byte code of whatever a module of ours imports first under names of its own,
+so that each process compiled a thousand files of torch and transformers anew.
 """
 
 import os
@@ -11,16 +13,25 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
+import importlib
 import ipaddress
 import random
 import sys
 
 import hypothesis
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 
+from tests.checked_types import checked
+from tests.commands import LIBRARIES
+
+for library in LIBRARIES:
+    importlib.import_module(library)
+
 torch.set_num_threads(1)
+jaxtyping.jaxtyped = checked  # with which the hook decorates every function and class
 
 # Derandomised: a red test is red for everybody. No deadline: CI machines stall.
 hypothesis.settings.register_profile("mhmoe", derandomize=True, deadline=None, print_blob=True)
