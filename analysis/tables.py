@@ -37,16 +37,16 @@ class Column:
         return format(value if self.factor == 1 else value * self.factor, self.spec) + self.suffix
 
 
-def caption(records: Sequence[Record], *, reading: str, sources: Sequence[str]) -> list[str]:
-    """What a reader must know before the numbers: scale, text, tokens a run, seeds, reading of equal size."""
+def caption(records: Sequence[Record], *, matching: str, sources: Sequence[str]) -> list[str]:
+    """What a reader must know before the numbers: scale, text, tokens a run, seeds, what equal size means."""
     if not records:
-        return [f"No current records. Reading of equal size: {reading}."]
+        return [f"No current records. Equal size: {matching}."]
     by_system: dict[str, list[int]] = {}
     for record in records:
         by_system.setdefault(record.system, []).append(record.seed)
     return [
         f"{setting(records, sources)}; {seeds_text(by_system.values())}.",
-        f"Reading of equal size: {reading}.",
+        f"Equal size: {matching}.",
     ]
 
 
