@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mhmoe.layers.matching import in_words
 from mhmoe.training.record import Record
 
 NOT_RUN, STALE, NOTHING = "not run", "stale", "-"
@@ -78,7 +79,7 @@ def table_markdown(
 ) -> str:
     """Title, caption lines, and the table, padded so that it also reads as plain text."""
     cells = [[column.heading for column in columns]] + [[column.text(row) for column in columns] for row in rows]
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in cells]
+    cells = [[in_words(cell).replace("|", "\\|") for cell in line] for line in cells]
     widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(columns))]
     numeric = [any(isinstance(row.get(c.key), int | float) for row in rows) for c in columns]
     rule = ["-" * (w - 1) + (":" if number else "-") for w, number in zip(widths, numeric, strict=True)]

@@ -14,10 +14,12 @@ from experiments.systems import HEADS, System
 from mhmoe.training.record import Record
 
 MATCHINGS = (
-    "`parameters`: as many parameters as X-MoE, by the inner width (v1 Table 11; h times the expert FLOPs). "
-    "`compute`: as many parameters and FLOPs, by inner width and number of experts (v2)"
+    "with `parameters`, as many as X-MoE has, by the inner width (v1 Table 11; h times the expert FLOPs); with "
+    "`compute`, as many parameters and FLOPs, by inner width and number of experts (v2)"
 )
-CONTROL = f"The control is X-MoE with k = h = {HEADS}: the FLOPs and selections of `parameters`, without heads"
+CONTROL = (
+    f"The control is X-MoE with k = h = {HEADS}: the FLOPs and selections of MH-MoE with `parameters`, without heads"
+)
 
 
 def matchings(records: Sequence[Record]) -> str:
