@@ -96,8 +96,8 @@ def benchmark(
 
 def facts(quick: bool) -> dict[str, Any]:
     """What both benchmarks state: where and when they were measured."""
-    source = provenance(shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), cpu_model(), 0)
-    del source["threads"]  # every setting has its own
+    whole = provenance(shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), cpu_model(), 0)
+    source = {name: value for name, value in whole.items() if name != "threads"}  # every setting has its own
     return {"schema_version": 1, "quick": quick, "cores": os.cpu_count(), "provenance": source}
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from analysis.zero_shot.answers import ACCURACIES
 from analysis.zero_shot.tasks import find, write_tasks
 from benchmarks.timing import run_with_threads
 from mhmoe.io import UserError
@@ -54,9 +53,8 @@ def measure_zero_shot(
 def _rows(task: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each accuracy that lm-eval prints, and ours."""
     return [
-        {"task": task, "n": ours["n"], "measure": name, "ours": ours[name]["value"], "lm_eval": theirs[f"{name},none"]}
-        for name in ACCURACIES
-        if f"{name},none" in theirs
+        {"task": task, "n": ours["n"], "measure": name, "ours": found["value"], "lm_eval": theirs[f"{name},none"]}
+        for name, found in ours["accuracies"].items()
     ]
 
 

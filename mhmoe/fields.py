@@ -1,19 +1,24 @@
-"""Fields of configs held to their declared types and ranges, where a config is made.
+"""Fields held to their declared types and ranges: of configs where they are made, of JSON where it is read.
 
 A range stands beside its field: `rate: Annotated[float, Range(above=0)]`. Whole numbers of other libraries
 (numpy's) become int, whole numbers where decimal ones are wanted become float, lists become tuples: equal
 configs are then equal in JSON too. `True` is no number, and no number is infinite or nan.
+
+`from_json` reads records, measurements and what else was written as `json.dumps(dataclasses.asdict(value))`.
+Why not msgspec or pydantic: both bring a compiled package to every training machine, msgspec checks nothing where
+an object is constructed, and pydantic reports in several lines.
 """
 
 import dataclasses
 import functools
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
+Some = TypeVar("Some")
 _NAMES = {int: "a whole number", float: "a finite number", bool: "True or False", str: "text", NoneType: "None"}
 _LONGEST = 80  # characters of a refused value in a message
 _NOTHING = object()
@@ -62,9 +67,9 @@ def check_fields(config: Any, declared: Mapping[str, Any] | None = None) -> None
 
 @functools.cache
 def declared_fields(cls: type) -> dict[str, Any]:
-    """The annotations of a dataclass's fields, with their ranges."""
+    """The annotations of the fields of a dataclass or TypedDict, with their ranges."""
     hints = get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else hints
 
 
 def check_value(name: str, value: Any, declared: Any) -> Any:
@@ -106,9 +111,13 @@ def _fit(value: Any, declared: Any) -> Any:
             return value
     elif origin in (tuple, list) and isinstance(value, tuple | list):
         endless = origin is list or arguments[-1] is Ellipsis
+        if endless and _all_plain(value, arguments[0]):
+            return origin(value)
         kinds = arguments[:1] * len(value) if endless else arguments
         if len(kinds) == len(value):
             return origin(_fit(item, kind) for item, kind in zip(value, kinds, strict=True))
+    elif origin is dict and isinstance(value, dict) and arguments[1] is not Any:
+        return {_fit(key, arguments[0]): _fit(item, arguments[1]) for key, item in value.items()}
     elif (fitted := _plain(value, origin or declared)) is not _NOTHING:
         return fitted
     raise _MisfitError(f"it must be {_described(declared)}", near=False)
@@ -137,6 +146,86 @@ def _plain(value: Any, cls: Any) -> Any:
     except OverflowError:  # an int beyond all floats
         return _NOTHING
     return number if cls is int or math.isfinite(number) else _NOTHING
+
+
+def _all_plain(values: Collection[Any], declared: Any) -> bool:
+    """Whether a look at all together shows that each fits: most values do, and there are many of them."""
+    origin, arguments = get_origin(declared), get_args(declared)
+    kind, *limits = arguments if origin is Annotated else (declared,)
+    if set(map(type, values)) != {kind} or kind not in (int, float, str, bool):
+        return False
+    if kind is float and not math.isfinite(sum(values)):
+        return False
+    return all(min(values) in limit and max(values) in limit for limit in limits)
+
+
+# ---- JSON -----------------------------------------------------------------------------------
+
+
+def from_json(cls: type[Some], raw: Any, name: str = "", **given: Any) -> Some:
+    """What `raw`, as JSON has it, says of a dataclass, with dataclasses, lists and mappings inside; and of a
+    TypedDict, which stays the very mapping that it is and may have more keys.
+
+    name: stands before the names of fields in messages. given: types in the place of fields' own annotations.
+    Raises ValueError, in one line that names the field, where keys are unknown or missing or a value does not fit.
+    """
+    if not isinstance(raw, dict):
+        raise ValueError(f"{name or 'it'} is a {type(raw).__name__}; it must have {', '.join(declared_fields(cls))}")
+    declared = declared_fields(cls) | given
+    missing = sorted(declared.keys() - raw.keys())
+    if is_typeddict(cls):
+        if missing:
+            raise ValueError(f"{_path(name, missing[0])} is missing")
+        for key, kind in declared.items():
+            _read(_path(name, key), raw[key], kind)
+        return cast(Some, raw)
+    unknown = sorted(raw.keys() - declared.keys())
+    if unknown or missing:
+        raise ValueError(f"{name and f'{name}: '}unknown fields {shown(unknown)}, missing fields {shown(missing)}")
+    return cls(**{key: _read(_path(name, key), raw[key], kind) for key, kind in declared.items()})
+
+
+def _path(name: str, key: Any) -> str:
+    return f"{name and f'{name}.'}{key if str(key).isprintable() else shown(key)}"
+
+
+@functools.cache
+def _has_objects(declared: Any) -> bool:
+    if isinstance(declared, type) and (dataclasses.is_dataclass(declared) or is_typeddict(declared)):
+        return True
+    return get_origin(declared) is not Annotated and any(map(_has_objects, get_args(declared)))
+
+
+def _read(name: str, raw: Any, declared: Any) -> Any:
+    if not _has_objects(declared):
+        return check_value(name, raw, declared)
+    origin, arguments = get_origin(declared), get_args(declared)
+    if origin in (Union, UnionType):  # an object or None
+        (some,) = (option for option in arguments if option is not NoneType)
+        return None if raw is None and NoneType in arguments else _read(name, raw, some)
+    if origin is dict:
+        return {
+            key: _read(_path(name, key), value, arguments[1]) for key, value in check_value(name, raw, dict).items()
+        }
+    if origin is list:
+        rows = check_value(name, raw, list)
+        if is_typeddict(arguments[0]) and _are_plain_rows(rows, declared_fields(arguments[0])):
+            return rows
+        return [_read(_path(name, i), row, arguments[0]) for i, row in enumerate(rows)]
+    return from_json(declared, raw, name)
+
+
+def _are_plain_rows(rows: list[Any], declared: Mapping[str, Any]) -> bool:
+    """Whether a look at each column shows that all rows fit: a record has thousands of documents."""
+    if set(map(type, rows)) != {dict}:
+        return False
+    try:
+        return all(_all_plain([row[name] for row in rows], kind) for name, kind in declared.items())
+    except KeyError:
+        return False
+
+
+# ---- messages -------------------------------------------------------------------------------
 
 
 def _described(declared: Any) -> str:

@@ -1,14 +1,22 @@
 """Records of runs that never were: valid ones, with a perplexity, a spread and a curve of one's choosing."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from mhmoe.training.record import Record, fingerprint
-from mhmoe.training.record_checks import summarise_documents
+from mhmoe.training.record_checks import Document, Evaluation, Point, Provenance, summarise_documents
 
 TOKENS = 1_000_000
+PROVENANCE: Provenance = {
+    "command": "none",
+    "commit": "0" * 40,
+    "dirty": False,
+    "versions": {},
+    "device": "cpu",
+    "threads": 1,
+    "started": "2026-01-01T00:00:00Z",
+}
 
 
 def record(
@@ -33,7 +41,7 @@ def record(
     hardness = common.normal(0, 0.3, documents)
     own = np.random.default_rng([seed, *system.encode()]).normal(0, 0.01, documents)
     shared = np.random.default_rng(seed).normal(0, 0.05)
-    rows: list[dict[str, Any]] = [
+    rows: list[Document] = [
         {
             "id": f"document-{i}",
             "nll": float(t * (nll + shared + h + o)),
@@ -42,9 +50,9 @@ def record(
         }
         for i, (t, h, o) in enumerate(zip(tokens, hardness, own, strict=True))
     ]
-    evaluation = summarise_documents(rows) | {"documents": rows}
+    evaluation: Evaluation = {**summarise_documents(rows), "documents": rows}
     config = {"model": system, "training": {"learning_rate": learning_rate}, "data": {"sha256": data}}
-    points = [
+    points: list[Point] = [
         {
             "step": i,
             "tokens": TOKENS * i // len(curve),
@@ -64,7 +72,7 @@ def record(
         system=system,
         seed=seed,
         config=config,
-        provenance={"command": "none"},
+        provenance=PROVENANCE,
         steps=len(curve),
         tokens=TOKENS,
         wall_seconds=seconds,

@@ -11,18 +11,8 @@ import numpy as np
 from experiments.runner.runs import Run, model_config, run_config, training_config
 from mhmoe.training.config import TrainingConfig
 from mhmoe.training.record import Record, fingerprint
-from mhmoe.training.record_checks import summarise_documents
+from mhmoe.training.record_checks import Document, Evaluation, Point, summarise_documents
 from tests import fake_records
-
-PROVENANCE = {
-    "command": "none",
-    "commit": "0" * 40,
-    "dirty": False,
-    "versions": {},
-    "device": "cpu",
-    "threads": 1,
-    "started": "2026-01-01T00:00:00Z",
-}
 
 
 def forged(run: Run, nll: float = 4.5, *, curve: Sequence[float] = (6.0, 5.0, 4.6), **more: Any) -> Record:
@@ -46,7 +36,6 @@ def of_text(
         task=run.task,
         config=config,
         fingerprint=fingerprint(config, run.seed),
-        provenance=PROVENANCE,
         steps=training.steps,
         tokens=training.steps * training.tokens_per_step,
         parameters=model.parameters(),
@@ -58,7 +47,7 @@ def of_text(
 
 
 def text_fingerprint(
-    metrics: Mapping[str, Mapping[str, Any]], corpus: Mapping[str, Any], packing: Mapping[str, Any]
+    metrics: Mapping[str, Evaluation], corpus: Mapping[str, Any], packing: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Of a packed text whose documents are those of an evaluation."""
     splits = {
@@ -74,7 +63,7 @@ def text_fingerprint(
     }
 
 
-def curve_points(training: TrainingConfig, curve: Sequence[float], seconds: float) -> list[dict[str, Any]]:
+def curve_points(training: TrainingConfig, curve: Sequence[float], seconds: float) -> list[Point]:
     """A point wherever the config evaluates; its loss is that of `curve`, spread evenly from the first to the last."""
     steps = [done for done in range(1, training.steps + 1) if training.evaluates_after(done)]
     losses = np.interp(np.linspace(0, 1, len(steps)), np.linspace(0, 1, len(curve)), curve)
@@ -96,10 +85,10 @@ def curve_points(training: TrainingConfig, curve: Sequence[float], seconds: floa
 
 def worsened(record: Record, factor: float) -> Record:
     """The same record with `factor` times the nll in every document, its summary following from them."""
-    metrics: dict[str, dict[str, Any]] = {}
+    metrics: dict[str, Evaluation] = {}
     for split, evaluation in record.metrics.items():
-        documents = [{**document, "nll": factor * document["nll"]} for document in evaluation["documents"]]
-        metrics[split] = summarise_documents(documents) | {"documents": documents}
+        documents: list[Document] = [{**row, "nll": factor * row["nll"]} for row in evaluation["documents"]]
+        metrics[split] = {**summarise_documents(documents), "documents": documents}
     assert math.isclose(metrics["valid"]["nll_per_token"], factor * record.metrics["valid"]["nll_per_token"])
     return dataclasses.replace(record, metrics=metrics)
 

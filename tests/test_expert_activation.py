@@ -1,5 +1,6 @@
 """Counts are what a loop over tokens, sub-tokens and choices counts; padding is in none of them."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,19 @@ from analysis.routing.activation import count_documents, measure_activation, mea
 from analysis.routing.activation_figure import activation_curves
 from analysis.routing.heatmaps import activation_heatmaps, group_heatmaps
 from analysis.routing.measures import (
+    Counts,
     activation_curve,
     collapse,
-    distinct_share,
     effective_experts,
     frequencies,
     mean_distinct,
     specialisation,
-    specialisation_of,
     summary,
 )
 from analysis.routing.text import Windows, untrained, windows_of, windows_of_ids, windows_of_texts
+from analysis.routing.words.comparison import Comparison
 from analysis.routing.words.figure import TwoGroups, two_group_figure
-from mhmoe.data.packing import PackedText
+from mhmoe.data.packing import PackedDataset
 from mhmoe.layers.routers import XMoERouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
@@ -36,7 +37,7 @@ SHAPES = {"xmoe": (1, 1, 4), "xmoe_top2": (1, 2, 4), "mhmoe_parameters": (2, 1, 
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> PackedText:
+def text(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
     return tiny.text(tmp_path_factory.mktemp("packed"))
 
 
@@ -86,24 +87,24 @@ def test_counts_are_those_of_a_loop_without_padding(system: str) -> None:
     documents = [draw.randint(1, 300, size).tolist() for size in (1, 15, 16, 17, 40, 3)]
     ours = measure_activation(model, windows_of_ids(documents, LENGTH), batch_size=3)
     loop = _loop(model, documents, LENGTH)
-    assert ours["tokens"] == sum(map(len, documents)) == len(loop["distinct"][0])
-    assert (ours["rows_per_token"], ours["top_k"]) == (rows, top_k)
-    assert np.array_equal(ours["selections"], loop["selections"])
-    assert np.allclose(ours["probability"], loop["probability"], atol=2e-3)
-    assert ours["distinct"] == [np.bincount(d, minlength=rows * top_k + 1).tolist() for d in loop["distinct"]]
+    assert ours.tokens == sum(map(len, documents)) == len(loop["distinct"][0])
+    assert (ours.rows_per_token, ours.top_k) == (rows, top_k)
+    assert np.array_equal(ours.selections, loop["selections"])
+    assert np.allclose(ours.probability, loop["probability"], atol=2e-3)
+    assert ours.distinct == [np.bincount(d, minlength=rows * top_k + 1).tolist() for d in loop["distinct"]]
 
 
 @pytest.mark.parametrize("system", SHAPES)
-def test_a_row_of_the_heatmap_sums_to_its_selections_per_token(system: str, text: PackedText) -> None:
+def test_a_row_of_the_heatmap_sums_to_its_selections_per_token(system: str, text: PackedDataset) -> None:
     rows, top_k, _ = SHAPES[system]
     counts = measure_activation(_model(system), windows_of(text.valid, LENGTH))
-    assert np.sum(counts["selections"], axis=1).tolist() == [counts["tokens"] * rows * top_k] * 2
+    assert np.sum(counts.selections, axis=1).tolist() == [counts.tokens * rows * top_k] * 2
     assert frequencies(counts).sum(axis=1) == pytest.approx(rows * top_k)
     assert frequencies(counts, "row").sum(axis=1) == pytest.approx(top_k)
-    assert np.sum(counts["probability"], axis=1) == pytest.approx(counts["tokens"] * rows, rel=1e-4)
+    assert np.sum(counts.probability, axis=1) == pytest.approx(counts.tokens * rows, rel=1e-4)
 
 
-def test_every_token_of_a_text_is_counted_once_and_padding_never(text: PackedText) -> None:
+def test_every_token_of_a_text_is_counted_once_and_padding_never(text: PackedDataset) -> None:
     strings = ["bada", "", "mo li ku " * 30]
     encoded = [text.tokenizer.encode(s, add_special_tokens=False).ids for s in strings]
     windows = windows_of_texts(strings, text.tokenizer, LENGTH)
@@ -121,10 +122,10 @@ def test_longer_padding_changes_no_count() -> None:
     short = measure_activation(model, windows_of_ids(documents, 12))
     long = measure_activation(model, windows_of_ids([*documents, [3] * 40], 64))
     alone = measure_activation(model, windows_of_ids([[3] * 40], 64))
-    assert np.array_equal(np.subtract(long["selections"], alone["selections"]), short["selections"])
+    assert np.array_equal(np.subtract(long.selections, alone.selections), short.selections)
 
 
-def test_windows_of_a_split_hold_all_tokens_but_each_documents_last(text: PackedText) -> None:
+def test_windows_of_a_split_hold_all_tokens_but_each_documents_last(text: PackedDataset) -> None:
     windows = windows_of(text.valid, LENGTH)
     for document in range(len(text.valid)):
         mine = windows.document == document
@@ -138,21 +139,22 @@ def test_counting_leaves_the_model_in_its_mode() -> None:
     assert model.training
 
 
-def test_groups_add_up_to_the_whole(text: PackedText) -> None:
+def test_groups_add_up_to_the_whole(text: PackedDataset) -> None:
     model, windows = _model("mhmoe_parameters"), windows_of(text.valid, LENGTH)
     groups = ["even" if i % 2 == 0 else "odd" for i in range(windows.num_documents)]
     whole, parts = measure_activation(model, windows), measure_groups(model, windows, groups, permutations=5)
     for name in ("tokens", "selections", "distinct"):
-        assert np.array_equal(np.sum([c[name] for c in parts["groups"].values()], axis=0), whole[name])
-    ours = parts["specialisation"]["bits"]
-    assert ours == pytest.approx(specialisation_of(parts["groups"])["bits"])
+        parts_sum = np.sum([getattr(counts, name) for counts in parts.groups.values()], axis=0)
+        assert np.array_equal(parts_sum, getattr(whole, name))
+    of_groups = specialisation([counts.selections for counts in parts.groups.values()])
+    assert parts.specialisation.bits == pytest.approx(of_groups.bits)
 
 
 def test_groups_that_differ_tell_more_than_groups_dealt_out_anew() -> None:
     documents = [[10 + i % 2] * 12 for i in range(30)]
     groups = [("ten", "eleven")[i % 2] for i in range(30)]
     found = measure_groups(_model("mhmoe_parameters"), windows_of_ids(documents, LENGTH), groups, permutations=50)
-    assert max(found["specialisation"]["bits"]) > 2 * max(found["permuted"]["quantile_95_bits"])
+    assert max(found.specialisation.bits) > 2 * max(found.permuted.quantile_95_bits)
 
 
 def test_a_dense_model_long_windows_and_a_group_without_tokens_are_refused() -> None:
@@ -167,7 +169,7 @@ def test_a_dense_model_long_windows_and_a_group_without_tokens_are_refused() -> 
         windows_of_ids([], LENGTH)
 
 
-def test_spaced_windows_are_the_whole_texts_from_first_to_last(text: PackedText) -> None:
+def test_spaced_windows_are_the_whole_texts_from_first_to_last(text: PackedDataset) -> None:
     windows = windows_of(text.valid, LENGTH)
     some: Windows = windows.spaced(5)
     assert len(some.inputs) == 5
@@ -189,32 +191,39 @@ def test_the_untrained_null_is_what_a_run_of_that_seed_starts_from() -> None:
 @pytest.mark.parametrize(("rows", "top_k"), [(1, 1), (1, 3), (4, 1), (2, 2)])
 def test_the_uniform_null_is_what_shuffled_labels_give(rows: int, top_k: int) -> None:
     tokens, experts = 4000, 6
-    null = uniform_null(
-        {"tokens": tokens, "rows_per_token": rows, "top_k": top_k, "selections": np.zeros((3, experts))}, 0
-    )
+    null = uniform_null(_nothing_chosen(tokens, rows, top_k, (3, experts)), 0)
     draw = np.random.RandomState(1)
     index = draw.rand(tokens, rows, experts).argsort(axis=-1)[..., :top_k].reshape(tokens, -1)
     reached = np.bincount([len(set(token)) for token in index.tolist()], minlength=rows * top_k + 1)
-    assert np.sum(null["selections"], axis=1).tolist() == [tokens * rows * top_k] * 3
+    assert np.sum(null.selections, axis=1).tolist() == [tokens * rows * top_k] * 3
     share = top_k / experts
     spread = math.sqrt(tokens * rows * share * (1 - share))
-    assert np.abs(np.array(null["selections"]) - tokens * rows * share).max() < 5 * spread
-    assert np.abs(np.array(null["distinct"]) - reached).max() < 5 * math.sqrt(2 * tokens / 4)
-    assert np.sum(null["distinct"], axis=1).tolist() == [tokens] * 3
+    assert np.abs(np.array(null.selections) - tokens * rows * share).max() < 5 * spread
+    assert np.abs(np.array(null.distinct) - reached).max() < 5 * math.sqrt(2 * tokens / 4)
+    assert np.sum(null.distinct, axis=1).tolist() == [tokens] * 3
 
 
 def test_no_row_of_the_uniform_null_takes_an_expert_twice() -> None:
-    null = uniform_null({"tokens": 50, "rows_per_token": 1, "top_k": 3, "selections": np.zeros((2, 3))}, 0)
-    assert null["selections"] == [[50, 50, 50]] * 2
-    assert null["distinct"] == [[0, 0, 0, 50]] * 2
+    null = uniform_null(_nothing_chosen(50, 1, 3, (2, 3)), 0)
+    assert null.selections == [[50, 50, 50]] * 2
+    assert null.distinct == [[0, 0, 0, 50]] * 2
+
+
+def _nothing_chosen(tokens: int, rows: int, top_k: int, shape: tuple[int, int]) -> Counts:
+    zeros = np.zeros(shape, dtype=int).tolist()
+    return Counts(
+        tokens=tokens, rows_per_token=rows, top_k=top_k, selections=zeros, probability=zeros, distinct=[[0]] * shape[0]
+    )
 
 
 # ---- measures -------------------------------------------------------------------------------
 
 
-def _counts(selections: list[list[int]], rows: int = 1) -> dict[str, Any]:
+def _counts(selections: list[list[int]], rows: int = 1) -> Counts:
     tokens = sum(selections[0]) // rows
-    return {"tokens": tokens, "rows_per_token": rows, "top_k": 1, "selections": selections, "distinct": [[0, tokens]]}
+    return Counts(
+        tokens=tokens, rows_per_token=rows, top_k=1, selections=selections, probability=[], distinct=[[0, tokens]]
+    )
 
 
 def test_effective_experts_are_all_when_even_and_one_when_collapsed() -> None:
@@ -232,18 +241,17 @@ def test_an_expert_below_a_tenth_of_the_uniform_share_has_collapsed() -> None:
 
 
 def test_the_distinct_share_is_per_expert_of_a_layer() -> None:
-    counts = {**_counts([[5, 5, 0, 0]], rows=2), "distinct": [[0, 1, 4]]}
+    counts = dataclasses.replace(_counts([[5, 5, 0, 0]], rows=2), distinct=[[0, 1, 4]])
     assert mean_distinct(counts) == [1.8]
-    assert distinct_share(counts) == pytest.approx(0.45)
-    assert summary(counts)["distinct_share"] == pytest.approx(0.45)
+    assert summary(counts).distinct_share == pytest.approx(0.45)
 
 
 def test_experts_of_their_own_for_each_group_tell_everything_and_shared_ones_nothing() -> None:
-    own = specialisation([[[10, 0, 0, 0]], [[0, 99, 0, 0]], [[0, 0, 5, 0]], [[0, 0, 0, 1]]], ["a", "b", "c", "d"])
-    assert own["bits"] == pytest.approx([2.0]) and own["normalised"] == pytest.approx([1.0])
-    assert own["dominant"] == [["a", "b", "c", "d"]] and own["dominant_share"] == [[1.0] * 4]
+    own = specialisation([[[10, 0, 0, 0]], [[0, 99, 0, 0]], [[0, 0, 5, 0]], [[0, 0, 0, 1]]])
+    assert own.bits == pytest.approx([2.0]) and own.normalised == pytest.approx([1.0])
+    assert own.dominant == [[0, 1, 2, 3]] and own.dominant_share == [[1.0] * 4]
     shared = specialisation([[[6, 2]], [[30, 10]]])
-    assert shared["bits"] == pytest.approx([0.0]) and shared["dominant_share"] == [[0.5, 0.5]]
+    assert shared.bits == pytest.approx([0.0]) and shared.dominant_share == [[0.5, 0.5]]
 
 
 def test_specialisation_is_the_mutual_information_of_equally_weighted_groups() -> None:
@@ -255,11 +263,11 @@ def test_specialisation_is_the_mutual_information_of_equally_weighted_groups() -
         for e in range(3)
         if joint[g, e]
     )
-    assert specialisation(selections)["bits"] == pytest.approx([expected])
+    assert specialisation(selections).bits == pytest.approx([expected])
 
 
 def test_an_expert_that_nobody_chose_has_no_dominant_group() -> None:
-    assert specialisation([[[1, 0]], [[1, 0]]])["dominant"] == [[0, None]]
+    assert specialisation([[[1, 0]], [[1, 0]]]).dominant == [[0, None]]
 
 
 # ---- figures --------------------------------------------------------------------------------
@@ -279,7 +287,7 @@ def test_figures_are_pictures_with_their_numbers_beside_them(tmp_path: Path) -> 
         paper={"paper": 0.9},
         nulls={"random": {"one": [_counts([[50, 50, 0, 0], [100, 0, 0, 0]])]}},
     )
-    nothing = {"difference": None}
+    nothing = Comparison(n=(3, 2), paired=False, resamples=0)
     two_group_figure({"one": TwoGroups([1, 2, 3], [1.5, 2.5], nothing)}, tmp_path / "two.png", title="Two")
     for name in ("heat", "group", "curve", "two"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

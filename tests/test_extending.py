@@ -52,12 +52,13 @@ def signs(num_experts):
 MEASUREMENT = """
 from dataclasses import dataclass
 
+from analysis.results import Result
 from analysis.routing.text import load_checkpoint
 from experiments.runner.measurements import Measurement
 
 
 @dataclass(frozen=True, kw_only=True)
-class Norms:
+class Norms(Result):
     largest: float
     names: list[str]
 
@@ -68,7 +69,7 @@ def measure(subject, settings):
     return Norms(largest=max(norms.values()), names=sorted(norms))
 
 
-LARGEST_NORM = Measurement(name="largest_norm", settings={"part": "up_proj"}, measure=measure)
+LARGEST_NORM = Measurement(name="largest_norm", settings={"part": "up_proj"}, result=Norms, measure=measure)
 """
 KIND = """
 from dataclasses import dataclass
@@ -88,7 +89,8 @@ class NormTable(Page):
         return list(self.systems)
 
     def section(self, scale, records, folder):
-        found, runs = measured_systems(self, {s.label: s for s in self.systems}, scale, records)
+        systems = {s.label: s for s in self.systems}
+        found, runs = measured_systems(self.measurements[0], systems, scale, records, self.task)
         if not found:
             return None
         perplexity = {record.system: record.metrics["test"]["perplexity"] for record in runs}

@@ -5,14 +5,14 @@ import json
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import jaxtyping
 import numpy as np
 import pytest
 import torch
 
-from mhmoe.fields import Count, Range, check_fields
+from mhmoe.fields import Count, Range, check_fields, from_json
 from mhmoe.layers import config as configs
 from mhmoe.layers.experts import FeedForwardConfig
 from mhmoe.layers.multi_head import multi_head_moe
@@ -128,3 +128,84 @@ def test_equal_configs_are_equal_in_json_whatever_numbers_they_were_made_of() ->
     foreign = XMoERouterConfig(dim=np.int64(4), num_experts=np.uint8(4), temperature=np.float32(1))  # pyright: ignore
     assert json.dumps(foreign.to_dict()) == json.dumps(plain.to_dict())
     assert json.dumps(plain.replace(temperature=1).to_dict()) == json.dumps(plain.to_dict())
+
+
+# ---- JSON -----------------------------------------------------------------------------------
+
+
+class Row(TypedDict):
+    name: str
+    size: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    pair: tuple[int, float]
+    column: list[Annotated[float, Range(least=0)]]
+    hashes: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    inner: Inner
+    maybe: Inner | None
+    by_name: dict[str, Inner]
+    rows: list[Row]
+    anything: Any = None
+
+
+INNER = Inner(pair=(1, 2.5), column=[0.0, 3.0], hashes={"a": "b"})
+OUTER = Outer(inner=INNER, maybe=None, by_name={"x": INNER}, rows=[{"name": "a", "size": 1}, {"name": "b", "size": 2}])
+
+
+def as_json() -> Any:
+    return json.loads(json.dumps(dataclasses.asdict(OUTER)))
+
+
+def test_what_was_written_as_json_is_read_as_the_very_same() -> None:
+    assert from_json(Outer, as_json()) == OUTER
+    filled = dataclasses.replace(OUTER, maybe=INNER)
+    assert from_json(Outer, json.loads(json.dumps(dataclasses.asdict(filled)))) == filled
+    given = from_json(Outer, {**as_json(), "anything": dataclasses.asdict(INNER)}, anything=Inner)
+    assert given.anything == INNER
+
+
+WRONG: list[tuple[str, Any, str]] = [
+    ("inner", 1, "inner is a int; it must have pair, column, hashes"),
+    ("maybe", {"pair": [1, 2.5]}, r"maybe: unknown fields \[\], missing fields \['column', 'hashes'\]"),
+    (
+        "by_name",
+        {"x": {**dataclasses.asdict(INNER), "y\n": 1}},
+        r"by_name.x: unknown fields \['y\\n'\], missing fields",
+    ),
+    (
+        "rows",
+        [{"name": "a", "size": 1}, {"name": "b", "size": 0}],
+        "rows.1.size=0 is not allowed; it must be at least 1",
+    ),
+    ("inner.column", [1.0, -1.0], r"inner.column=\[1.0, -1.0\] is not allowed; it must be at least 0"),
+    ("inner.column", [math.inf, 1.0], "inner.column=.* is not allowed; it must be a finite number, at least 0"),
+    ("inner.pair", [1, 2.5, 3], "inner.pair=.* is not allowed; it must be a list of a whole number and a finite"),
+    ("inner.hashes", {"a": 1}, "inner.hashes=.* is not allowed; it must be"),
+    ("by_name\n", {}, r"unknown fields \['by_name\\n'\], missing fields \[\]"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), WRONG, ids=str_or_type)
+def test_a_wrong_value_in_json_is_named_by_its_path_in_one_line(path: str, value: Any, message: str) -> None:
+    raw = place = as_json()
+    *parents, last = path.split(".")
+    for key in parents:
+        place = place[key]
+    place[last] = value
+    with pytest.raises(ValueError, match=f"^{message}") as caught:
+        from_json(Outer, raw)
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_may_have_more_keys_and_lack_none() -> None:
+    raw = {**as_json(), "rows": [{"name": "a", "size": 1, "more": None}]}
+    assert from_json(Outer, raw).rows == raw["rows"]
+    del raw["rows"][0]["name"]
+    with pytest.raises(ValueError, match=r"^rows.0.name is missing$"):
+        from_json(Outer, raw)

@@ -16,7 +16,9 @@ from analysis.figures import Panel, category_figure, learning_curves, trend_figu
 from analysis.plotting import LOOKS, Point, counts, looks_of, save
 from analysis.routing import activation_figure, heatmaps
 from analysis.routing.heatmaps import activation_heatmaps, group_heatmaps
+from analysis.routing.measures import Counts
 from analysis.routing.words import figure as word_figure
+from analysis.routing.words.comparison import Comparison
 from analysis.routing.words.figure import TwoGroups, two_group_figure
 from experiments.kinds.curves import Curves
 from experiments.kinds.routing import RoutingFigure
@@ -133,7 +135,9 @@ def test_legends_stand_outside_the_data_and_inside_the_figure(drawn: list[Figure
         for s in "xy"
     ]
     category_figure(half, [*"abcdef"], tmp_path / "c.png", title="T", x_label="x")
-    effect = {"difference": -0.001, "cohens_d": -0.02, "d_low": -0.1, "d_high": 0.1, "p_value": 0.04}
+    effect = Comparison(
+        n=(3, 2), paired=False, resamples=9, difference=-0.001, cohens_d=-0.02, d_low=-0.1, d_high=0.1, p_value=0.04
+    )
     words = {name: TwoGroups([1, 2, 3], [1.5, 2.5], effect) for name in ("trained, matched pairs", "b", "c", "d")}
     two_group_figure(words, tmp_path / "d.png", title="T")
     assert len(drawn) == 4
@@ -155,9 +159,11 @@ def test_a_long_title_is_wrapped_into_the_figure(drawn: list[Figure], tmp_path: 
 # ---- heatmaps -------------------------------------------------------------------------------
 
 
-def _counts(selections: list[list[int]]) -> dict[str, object]:
+def _counts(selections: list[list[int]]) -> Counts:
     tokens = sum(selections[0])
-    return {"tokens": tokens, "rows_per_token": 1, "top_k": 1, "selections": selections, "distinct": [[0, tokens]]}
+    return Counts(
+        tokens=tokens, rows_per_token=1, top_k=1, selections=selections, probability=[], distinct=[[0, tokens]]
+    )
 
 
 def _cells(figure: Figure) -> list[np.ndarray]:

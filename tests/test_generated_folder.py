@@ -13,7 +13,7 @@ from lm_eval.evaluator import evaluate
 
 from analysis.routing.words.in_context import read_contexts
 from analysis.routing.words.polysemy import read_false_friends, read_senses
-from analysis.zero_shot.answers import summarise
+from analysis.zero_shot.answers import Scores, summarise
 from analysis.zero_shot.harness import load_tasks, quiet, to_item
 from analysis.zero_shot.tasks import find
 from experiments.catalog import pages
@@ -96,7 +96,7 @@ def loaded(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         return load_tasks(find(TASKS), folder, tmp_path_factory.mktemp("tasks"))[0]
 
 
-def scores(lm: LM, loaded: dict[str, Any]) -> dict[str, Any]:
+def scores(lm: LM, loaded: dict[str, Any]) -> dict[str, Scores]:
     with quiet():
         results: Any = evaluate(lm, {"tasks": loaded}, bootstrap_iters=0)
     samples = results["samples"]
@@ -105,17 +105,16 @@ def scores(lm: LM, loaded: dict[str, Any]) -> dict[str, Any]:
 
 def test_who_knows_the_rules_of_the_text_answers_every_question(loaded: dict[str, Any]) -> None:
     found = scores(Oracle(), loaded)
-    assert {name: values["n"] for name, values in found.items()} == dict.fromkeys(found, 24)
+    assert {name: values.n for name, values in found.items()} == dict.fromkeys(found, 24)
     for name, values in found.items():
-        measures = [measure for measure in ("acc", "acc_norm") if measure in values]
-        assert measures and {values[m]["value"] for m in measures} == {1.0}, name
+        assert {accuracy.value for accuracy in values.accuracies.values()} == {1.0}, name
 
 
 def test_who_finds_all_answers_alike_is_right_as_often_as_chance(loaded: dict[str, Any]) -> None:
     for name, values in scores(Ignorant(), loaded).items():
         if name != "truthfulqa_mc1":  # whose right answer always stands first: that is its format
-            assert values["acc"]["value"] == pytest.approx(values["chance"]), name
-        assert values["advantage"]["value"] == pytest.approx(0, abs=1) and values["majority"] in (None, 0.5)
+            assert values.accuracies["acc"].value == pytest.approx(values.chance), name
+        assert values.finer["advantage"].value == pytest.approx(0, abs=1) and values.majority in (None, 0.5)
 
 
 def senses_seen() -> dict[str, set[frozenset[str]]]:

@@ -23,7 +23,7 @@ from mhmoe.data.multilingual import MultilingualCorpus
 from mhmoe.io import UserError, sha256_of
 from mhmoe.training.evaluation import by_group
 from mhmoe.training.record import Record
-from mhmoe.training.record_checks import summarise_documents
+from mhmoe.training.record_checks import Document, Evaluation, summarise_documents
 from tests.forged import forged, of_text, save
 from tests.mini import MINI, at_rate
 
@@ -35,7 +35,7 @@ SCALE = dataclasses.replace(at_rate(MINI, 0.01), texts={"multilingual": TEXT})
 def multilingual(run: Run, losses: dict[str, float]) -> Record:
     """A record of a multilingual run with these nll per token, language by language."""
     record = forged(run, 4.0)
-    rows = [
+    rows: list[Document] = [
         {**row, "id": f"{language}/wiki/{i}", "nll": row["tokens"] * (losses[language] + 0.01 * run.seed)}
         for i, row in enumerate(record.metrics["valid"]["documents"])
         for language in LANGUAGES
@@ -51,7 +51,7 @@ def multilingual(run: Run, losses: dict[str, float]) -> Record:
         "order_seed": corpus.order_seed,
         "files": {"multilingual/de-train.jsonl.gz": "0"},
     }
-    evaluation = summarise_documents(rows) | {"documents": rows}
+    evaluation: Evaluation = {**summarise_documents(rows), "documents": rows}
     return of_text(record, run, text, {"valid": evaluation, "test": evaluation})
 
 

@@ -22,6 +22,7 @@ from mhmoe.io import UserError
 from mhmoe.training.record import Record
 from tests import forged
 from tests.commands import program
+from tests.fake_records import PROVENANCE
 from tests.mini import MINI
 
 KNOWN = list(pages().values())
@@ -187,7 +188,7 @@ def test_another_record_in_its_place_is_not_overwritten(results: Path, tmp_path:
 def test_a_measurement_is_judged_by_the_record_of_its_run_and_taken_in(results: Path, tmp_path: Path) -> None:
     record, measurement = forged.forged(final(results)), EXPERT_ACTIVATION
     elsewhere = tmp_path / "elsewhere"
-    save(measurement, record, {}, {}, elsewhere)
+    save(measurement, record, None, PROVENANCE, elsewhere)
     path = path_of(measurement, record, elsewhere)
     with pytest.raises(UserError, match="whose record is not in"):
         judge(path, KNOWN, results)

@@ -40,9 +40,10 @@ def test_every_finished_model_is_measured_and_counts_are_complete(finished: Opti
     for record in records(finished).by_name.values():
         found = measured(ACTIVATION, record, finished.results)
         assert found is not None and found.run_fingerprint == record.fingerprint
-        values = found.values
-        (selections,) = values["selections"]  # one MoE layer
-        assert sum(selections) == values["tokens"] * values["rows_per_token"] * values["top_k"] > 0
+        assert found.values is not None
+        counts = found.values.counts
+        (selections,) = counts.selections  # one MoE layer
+        assert sum(selections) == counts.tokens * counts.rows_per_token * counts.top_k > 0
     assert len(records(finished).by_name) == 4  # X-MoE, its control, and both readings
 
 

@@ -24,7 +24,7 @@ from mhmoe import io as files
 from mhmoe.io import UserError, remove_leftovers, sha256_of, write_atomically
 from mhmoe.training import record as records
 from mhmoe.training.record import Record, fingerprint, provenance
-from mhmoe.training.record_checks import summarise_documents
+from mhmoe.training.record_checks import Document, summarise_documents
 from tests import tiny
 from tests.forged import forged
 from tests.mini import MINI, at_rate
@@ -153,13 +153,13 @@ NOT_ALLOWED = {
     ),
     "metric of text": (
         change("metrics.test.perplexity", "low"),
-        r"metrics.test.perplexity=low does not follow",
+        r"metrics.test.perplexity='low' is not allowed; it must be a finite number",
     ),
     "metric missing": (
         change("metrics.test.perplexity", ...),
-        r"metrics.test.perplexity=None does not follow",
+        r"metrics.test.perplexity is missing",
     ),
-    "evaluation missing": (change("metrics.test", None), r"metrics.test has no documents"),
+    "evaluation missing": (change("metrics.test", None), r"metrics.test is a NoneType; it must have perplexity"),
     "no evaluation": (change("metrics", {}), r"metrics is empty"),
 }
 
@@ -188,11 +188,11 @@ FORGED = {
     "curve's loss": (change("curve.0.valid_nll", float("nan")), r"curve.0.valid_nll=nan is not allowed"),
     "curve's seconds": (change("curve.0.seconds", 1e6), r"curve has seconds that do not rise to wall_seconds"),
     "learning rate": (change("config.training.learning_rate", float("inf")), r"config.training: learning_rate=inf"),
-    "training of text": (change("config.training", ["x"]), r"config.training: "),
-    "model of text": (change("config.model", "dense"), r"config.model is not one of this version's"),
+    "training of text": (change("config.training", ["x"]), r"config.training=\['x'\] is not allowed"),
+    "model of text": (change("config.model", "dense"), r"config.model='dense' is not allowed; it must be dict"),
     "model": (change("config.model.moe.heads", 3), r"config.model is not one of this version's: .*heads=3"),
     "length": (change("config.training.length", 32), r"length=32 exceeds config.model.max_position_embeddings=16"),
-    "no text": (change("config.data", {}), r"data must have corpus, packing"),
+    "no text": (change("config.data", {}), r"config.data.corpus is missing"),
     "text's size": (change("config.data.splits.test.tokens", 5), r"metrics.test has \d+ tokens, its text \(5\)"),
     "two of one id": (change("metrics.test.documents.1.id", "document-0"), r"metrics.test has two documents of one"),
     "nll below 0": (change("metrics.test.documents.1.nll", -1.0), r"documents.1.nll=-1.0 is not allowed"),
@@ -286,9 +286,9 @@ def test_a_missing_record_is_named(tmp_path: Path) -> None:
 
 def test_the_summary_is_perplexity_per_token_and_bits_per_byte() -> None:
     """Two bits on each of four tokens, one on each of two, over 5 bytes."""
-    documents = [
-        {"nll": 8 * 0.6931471805599453, "tokens": 4, "bytes": 3},
-        {"nll": 2 * 0.6931471805599453, "tokens": 2, "bytes": 2},
+    documents: list[Document] = [
+        {"id": "a", "nll": 8 * 0.6931471805599453, "tokens": 4, "bytes": 3},
+        {"id": "b", "nll": 2 * 0.6931471805599453, "tokens": 2, "bytes": 2},
     ]
     summary = summarise_documents(documents)
     assert summary["perplexity"] == pytest.approx(2 ** (10 / 6))
@@ -297,7 +297,7 @@ def test_the_summary_is_perplexity_per_token_and_bits_per_byte() -> None:
 
 
 def test_a_model_beyond_hope_has_a_perplexity_too() -> None:
-    assert summarise_documents([{"nll": 1e6, "tokens": 1, "bytes": 1}])["perplexity"] > 1e300
+    assert summarise_documents([{"id": "a", "nll": 1e6, "tokens": 1, "bytes": 1}])["perplexity"] > 1e300
 
 
 # ---- whole or not at all --------------------------------------------------------------------

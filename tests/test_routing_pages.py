@@ -10,7 +10,8 @@ from matplotlib.text import Text
 
 from analysis.claims.measured import MeasuredClaim
 from analysis.routing import activation_figure, heatmaps
-from analysis.routing.measures import summary, total
+from analysis.routing.activation import QuestionRouting
+from analysis.routing.measures import Counts, summary, total
 from analysis.zero_shot.harness import questions
 from analysis.zero_shot.tasks import find
 from experiments.figure1_expert_activation import PAGE as FIGURE1
@@ -54,16 +55,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Options:
     return finish(FIGURE, SCALE, tmp_path_factory.mktemp("finished"), data=data)
 
 
-def values(options: Options) -> dict[str, dict[int, dict]]:
+def values(options: Options) -> dict[str, dict[int, QuestionRouting]]:
     current = current_runs(FIGURE.all_systems(), SCALE, Records(SCALE, options.results), "english")
     found = measured_values([ROUTING_ENGLISH], current, options.results)
-    return {label: dict(found[ROUTING_ENGLISH.name, system.name]) for label, system in FIGURE.systems.items()}  # pyright: ignore
+    return {label: found[ROUTING_ENGLISH.name, system.name] for label, system in FIGURE.systems.items()}
 
 
 def test_the_questions_are_what_lm_eval_has_the_model_read(data: Path):
     texts, source = questions(find(["rte", "winogrande"]), data, 4)
     assert {name: len(several) for name, several in texts.items()} == {"rte": 4, "winogrande": 4}
-    assert all(len(task["sha256"]) == 64 for task in source["tasks"].values())
+    assert source.kind == "local" and [len(sha256) for sha256 in source.files.values()] == [64, 64]
     assert all("True or False?" in text for text in texts["rte"])
     assert not any("_" in text for text in texts["winogrande"])  # an answer stands in the gap
 
@@ -72,14 +73,14 @@ def test_every_question_is_counted_for_its_task_by_the_trained_and_by_the_untrai
     for label, seeds in values(finished).items():
         assert set(seeds) == {1, 2}
         for measured in seeds.values():
-            trained, untrained = (measured[name]["groups"] for name in ("trained", "untrained"))
+            trained, untrained = measured.trained.groups, measured.untrained.groups
             assert len(trained) == 9 and trained.keys() == untrained.keys()
             whole = total(trained)
-            choices = whole["tokens"] * whole["rows_per_token"] * whole["top_k"]
-            assert [sum(layer) for layer in whole["selections"]] == [choices] * len(whole["selections"])
-            assert whole["tokens"] == sum(group["tokens"] for group in trained.values()) > 9 * ITEMS
-            assert whole["rows_per_token"] == (4 if label.startswith("MH-MoE") else 1)
-            assert whole["selections"] != total(untrained)["selections"]
+            choices = whole.tokens * whole.rows_per_token * whole.top_k
+            assert [sum(layer) for layer in whole.selections] == [choices] * len(whole.selections)
+            assert whole.tokens == sum(group.tokens for group in trained.values()) > 9 * ITEMS
+            assert whole.rows_per_token == (4 if label.startswith("MH-MoE") else 1)
+            assert whole.selections != total(untrained).selections
 
 
 def test_the_page_has_pictures_and_every_router_beside_its_nulls(finished: Options, tmp_path: Path):
@@ -124,14 +125,14 @@ def test_the_claims_are_judged_from_the_measurements(finished: Options):
     denser = found["MH-MoE, h = 4: more experts in effective use than X-MoE, k = 1"]
     of_seeds = values(finished)
     ours, others = (
-        [100 * summary(total(m["trained"]["groups"]))["effective_share"] for m in of_seeds[label].values()]
+        [100 * summary(total(m.trained.groups)).effective_share for m in of_seeds[label].values()]
         for label in ("MH-MoE, h = 4", "X-MoE, k = 1")
     )
     assert denser.n == 2 and denser.difference.mean == pytest.approx((sum(ours) - sum(others)) / 2)
     assert [EFFECTIVE.of(m) for m in of_seeds["X-MoE, k = 1"].values()] == others
-    assert {claim.reading for claim in FIGURE.claims} == {"parameters"}
+    assert {claim.matching for claim in FIGURE.claims} == {"parameters"}
     assert {BITS.of(m) for m in of_seeds["X-MoE, k = 4"].values()} == {
-        sum(bits := m["trained"]["specialisation"]["bits"]) / len(bits) for m in of_seeds["X-MoE, k = 4"].values()
+        sum(bits := m.trained.specialisation.bits) / len(bits) for m in of_seeds["X-MoE, k = 4"].values()
     }
     before = found["MH-MoE, h = 4: more experts that a token reaches than before training"]
     measured = of_seeds["MH-MoE, h = 4"]
@@ -146,18 +147,11 @@ def test_what_a_choice_tells_is_claimed_of_systems_with_as_many_experts_and_choi
     xmoe, mhmoe = layers[0], layers[1]
     assert isinstance(xmoe, SparseMoEConfig) and isinstance(mhmoe, MultiHeadConfig)
     assert isinstance(mhmoe.inner, SparseMoEConfig) and mhmoe.inner.router.num_experts == xmoe.router.num_experts
-    assert xmoe.router.top_k == mhmoe.heads * mhmoe.inner.router.top_k == 4 and told.reading == "parameters"
+    assert xmoe.router.top_k == mhmoe.heads * mhmoe.inner.router.top_k == 4 and told.matching == "parameters"
 
 
 def test_groups_of_different_models_do_not_add_up():
-    group = {
-        "tokens": 1,
-        "rows_per_token": 1,
-        "top_k": 1,
-        "selections": [[1]],
-        "probability": [[1]],
-        "distinct": [[0, 1]],
-    }
-    assert total({"a": group, "b": group})["tokens"] == 2
+    group = Counts(tokens=1, rows_per_token=1, top_k=1, selections=[[1]], probability=[[1]], distinct=[[0, 1]])
+    assert total({"a": group, "b": group}).tokens == 2
     with pytest.raises(ValueError, match="of one model"):
-        total({"a": group, "b": {**group, "top_k": 2}})
+        total({"a": group, "b": dataclasses.replace(group, top_k=2)})

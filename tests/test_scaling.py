@@ -3,6 +3,10 @@
 import dataclasses
 
 from analysis.claims.measured import MeasuredClaim
+from analysis.results import Source
+from analysis.routing.activation import ExpertActivation
+from analysis.routing.measures import Counts
+from analysis.zero_shot.tasks import TASKS
 from experiments.figure6_scaling_experts import PAGE as FIGURE6
 from experiments.figure6_scaling_experts import SERIES
 from experiments.figure9_scaling_curves import PAGE as FIGURE9
@@ -13,7 +17,8 @@ from experiments.runner.measurements import measured, path_of, save
 from experiments.runner.runs import model_config
 from experiments.runner.store import Records
 from experiments.scales import CPU
-from tests.fake_records import record
+from tests.fake_records import PROVENANCE, record
+from tests.test_scores import items, scores_of
 
 
 def test_mh_moe_has_the_size_of_x_moe_at_every_number_of_experts():
@@ -40,35 +45,51 @@ def test_every_claim_names_systems_with_seeds_enough_and_the_reading_that_they_h
     of = {system.name: system for series in SERIES.values() for system in series.values()}
     for claim in (*FIGURE6.claims, *FIGURE9.claims):
         assert all((of[name].seeds or 5) >= 3 for name in claim.systems)
-        assert claim.reading in {of[name].reading for name in claim.systems}
+        assert claim.matching in {of[name].matching for name in claim.systems}
         if claim.source.startswith("v1"):
-            assert ("v2" in claim.source) == (claim.reading == "compute")
+            assert ("v2" in claim.source) == (claim.matching == "compute")
     assert sum(isinstance(claim, MeasuredClaim) for claim in FIGURE6.claims) == 3 + 2
 
 
 def test_a_model_scored_on_all_tasks_is_not_scored_on_one_of_them_again(tmp_path):
     run, whole, part = record("xmoe_8", 1), ZERO_SHOT_ENGLISH, ZERO_SHOT_HELLASWAG
     assert measured(part, run, tmp_path) is None
-    values = {"tasks": {"rte": 0, "hellaswag": 1}, "data": {"tasks": {"rte": "a", "hellaswag": "b"}}, "settings": {}}
-    save(whole, run, values, {}, tmp_path)
+    values = dataclasses.replace(
+        scores_of({"rte": items(9, 2, 0.5, 0), "hellaswag": items(9, 4, 0.5, 1)}),
+        data=Source(kind="local", files={TASKS["rte"].file: "a", TASKS["hellaswag"].file: "b"}),
+        tokens=7,
+    )
+    save(whole, run, values, PROVENANCE, tmp_path)
     found = measured(part, run, tmp_path)
     assert found is not None
-    assert found.values == {"tasks": {"hellaswag": 1}, "data": {"tasks": {"hellaswag": "b"}}, "settings": {}}
+    alone = Source(kind="local", files={TASKS["hellaswag"].file: "b"})
+    expected = dataclasses.replace(values, tasks={"hellaswag": values.tasks["hellaswag"]}, data=alone, tokens=None)
+    assert found.values == expected
     stricter = dataclasses.replace(part, settings={**part.settings, "limit": 5})
     assert measured(stricter, run, tmp_path) is None
     other = dataclasses.replace(run, fingerprint="0" * 16)
     assert measured(part, other, tmp_path) is None
     path_of(whole, run, tmp_path).unlink()
-    save(part, run, {"tasks": {"hellaswag": 2}}, {}, tmp_path)
+    other = scores_of({"hellaswag": items(9, 4, 0.5, 2)})
+    save(part, run, other, PROVENANCE, tmp_path)
     found = measured(part, run, tmp_path)
-    assert found is not None and found.values["tasks"]["hellaswag"] == 2
+    assert found is not None and found.values == other != expected
 
 
 def test_the_panels_of_experts_are_shares_of_a_layers_experts_in_percent(tmp_path):
-    run, one_of_four = record("xmoe_8", 1), {"tokens": 100, "rows_per_token": 1, "top_k": 1}
-    one_of_four |= {"selections": [[100, 0, 0, 0]], "distinct": [[0, 100]], "probability": [[1.0, 0.0, 0.0, 0.0]]}
+    run = record("xmoe_8", 1)
+    one_of_four = ExpertActivation(
+        counts=Counts(
+            tokens=100,
+            rows_per_token=1,
+            top_k=1,
+            selections=[[100, 0, 0, 0]],
+            probability=[[1.0, 0.0, 0.0, 0.0]],
+            distinct=[[0, 100]],
+        )
+    )
     names = ("activation", "effective", "collapsed")
     assert [PANELS[name][1](run, tmp_path) for name in names] == [None, None, None]
-    save(EXPERT_ACTIVATION, run, one_of_four, {}, tmp_path)
+    save(EXPERT_ACTIVATION, run, one_of_four, PROVENANCE, tmp_path)
     assert [PANELS[name][1](run, tmp_path) for name in names] == [25.0, 25.0, 75.0]
     assert FIGURE6.trend is not None and set(names[1:]) < set(FIGURE6.trend.panels)

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from scipy import stats
 from analysis.claims.ledger import ledger_markdown
 from analysis.claims.measured import MeasuredClaim, Quantity, Side, measure_values
 from analysis.claims.rules import decide
+from analysis.results import Result, Source
 from analysis.zero_shot.answers import Item, summarise
+from analysis.zero_shot.results import Settings, TaskScores, ZeroShotScores
 from analysis.zero_shot.scores import Score, mean_accuracy, mean_advantage, score_tables
 from experiments.kinds.score_table import ZERO_SHOT_ENGLISH, ZERO_SHOT_MLP_LAYERS
 from experiments.report.render import render, verdicts
@@ -52,16 +55,20 @@ def items(n: int, choices: int, right: float, seed: int) -> list[Item]:
     return made
 
 
-def result(two: float, four: float, seed: int) -> dict[str, Any]:
-    tasks = {"two": summarise(items(200, 2, two, seed)), "four": summarise(items(100, 4, four, seed + 50))}
-    settings = {"lm_eval": "0", "limit": None, "max_length": 64, "num_fewshot": 0}
-    return {
-        "tasks": {name: {**task, "cut": 0.25, "windowed": 0.0} for name, task in tasks.items()},
-        "settings": settings,
+def scores_of(tasks: Mapping[str, Sequence[Item]]) -> ZeroShotScores:
+    found = {
+        name: TaskScores(**vars(summarise(several)), version=1.0, cut=0.25, windowed=0.0)
+        for name, several in tasks.items()
     }
+    settings = Settings(lm_eval="0", limit=None, max_length=64, num_fewshot=0)
+    return ZeroShotScores(tasks=found, settings=settings, tokens=None, seconds=None)
 
 
-def of_seeds(two: float, four: float, base: int = 0) -> dict[int, dict[str, Any]]:
+def result(two: float, four: float, seed: int) -> ZeroShotScores:
+    return scores_of({"two": items(200, 2, two, seed), "four": items(100, 4, four, seed + 50)})
+
+
+def of_seeds(two: float, four: float, base: int = 0) -> dict[int, ZeroShotScores]:
     return {seed: result(two, four, base + seed) for seed in (1, 2, 3)}
 
 
@@ -145,19 +152,22 @@ def test_seeds_that_one_side_lacks_do_not_count():
 
 
 def test_different_items_are_not_compared():
-    other = {s: {**r, "tasks": {**r["tasks"], "two": summarise(items(199, 2, 0.5, s))}} for s, r in WEAK.items()}
+    fewer = {s: scores_of({"two": items(199, 2, 0.5, s)}).tasks for s in WEAK}
+    other = {s: dataclasses.replace(r, tasks={**r.tasks, **fewer[s]}) for s, r in WEAK.items()}
     with pytest.raises(UserError, match="measured on different items"):
         verdict(weak=other)
 
 
 def test_different_data_are_not_compared():
-    other = {seed: {**values, "data": {"file": "another hash"}} for seed, values in WEAK.items()}
+    source = Source(kind="local", files={"file": "another hash"})
+    other = {seed: dataclasses.replace(values, data=source) for seed, values in WEAK.items()}
     with pytest.raises(UserError, match="measured on different data"):
         verdict(weak=other)
 
 
 def test_what_was_measured_by_other_settings_is_not_compared():
-    other = {seed: {**values, "settings": {"lm_eval": "another"}} for seed, values in WEAK.items()}
+    settings = dataclasses.replace(WEAK[1].settings, lm_eval="another")
+    other = {seed: dataclasses.replace(values, settings=settings) for seed, values in WEAK.items()}
     with pytest.raises(UserError, match="measured on different settings"):
         verdict(weak=other)
 
@@ -172,9 +182,7 @@ def test_a_claim_that_compares_nothing_or_unlike_things_is_refused():
 
 
 def test_languages_and_both_scores_of_truthfulqa_are_one_cluster_each():
-    task = summarise(items(10, 4, 0.5, 0))
-    values = {"tasks": {s.task: task for table in (TABLE2, TABLE3) for s in table.scores}}
-    values["tasks"] = {name: {**t, "acc_norm": t["acc"]} for name, t in values["tasks"].items()}
+    values = scores_of({s.task: items(10, 4, 0.5, 0) for table in (TABLE2, TABLE3) for s in table.scores})
     for table, clusters in ((TABLE2, 9), (TABLE3, 1)):
         quantity = mean_accuracy(table.scores)
         assert quantity.items is not None
@@ -182,13 +190,18 @@ def test_languages_and_both_scores_of_truthfulqa_are_one_cluster_each():
 
 
 def test_one_system_can_be_compared_with_itself_by_two_quantities():
-    def part(name: str) -> Quantity:
-        return Quantity(name=name, unit="experts", of=lambda values: values[name])
+    @dataclass(frozen=True, kw_only=True)
+    class Groups(Result):
+        many: float
+        few: float
+
+    def part(name: str) -> Quantity[Groups]:
+        return Quantity(name=name, unit="experts", of=lambda values: getattr(values, name))
 
     claim = dataclasses.replace(
         CLAIM, higher=Side(system="a", quantity=part("many")), lower=Side(system="a", quantity=part("few"))
     )
-    values = {s: {"many": 3 + 0.1 * s, "few": 2 + 0.05 * s} for s in (1, 2, 3)}
+    values = {s: Groups(many=3 + 0.1 * s, few=2 + 0.05 * s) for s in (1, 2, 3)}
     (found,) = decide([measure_values(claim, {("scores", "a"): values}, "cpu")])
     assert found.verdict == "holds" and math.isnan(found.documents.mean)
 
@@ -203,10 +216,10 @@ def test_the_ledger_shows_the_difference_in_its_unit():
 
 
 def test_means_are_over_lines_for_accuracy_and_over_tasks_for_the_finer_measure():
-    values = STRONG[1]["tasks"]
-    two, four = 100 * values["two"]["acc"]["value"], 100 * values["four"]["acc"]["value"]
+    values = STRONG[1].tasks
+    two, four = (100 * values[task].accuracies["acc"].value for task in ("two", "four"))
     assert mean_accuracy(LINES).of(STRONG[1]) == pytest.approx((two + four + four) / 3)
-    advantages = [values[task]["advantage"]["value"] for task in ("two", "four")]
+    advantages = [values[task].finer["advantage"].value or 0 for task in ("two", "four")]
     assert mean_advantage(LINES).of(STRONG[1]) == pytest.approx(sum(advantages) / 2)
 
 
@@ -214,11 +227,11 @@ def test_a_table_has_ours_the_papers_chance_and_where_ours_differs_from_it():
     page, rows = score_tables(LINES, {"strong": STRONG, "weak": WEAK, "later": {}}, {"strong": [71.5, 60.1, 2.0, 44.5]})
     accuracy = page.split("### ")[1].splitlines()
     two = next(line for line in accuracy if line.startswith("| Two"))
-    found = [100 * r["tasks"]["two"]["acc"]["value"] for r in STRONG.values()]
+    found = [100 * r.tasks["two"].accuracies["acc"].value for r in STRONG.values()]
     mean, std = np.mean(found), np.std(found, ddof=1)
     assert f"{mean:.1f} ± {std:.1f} ↑ (71.5)" in two and "not run" in two
     assert [cell.strip() for cell in two.split("|")[2:7]] == ["200", "25", "2.1", "50.0", "-"]
-    weak = np.mean([100 * r["tasks"]["two"]["acc"]["value"] for r in WEAK.values()])
+    weak = np.mean([100 * r.tasks["two"].accuracies["acc"].value for r in WEAK.values()])
     assert f" {weak:.1f} " in two and two.count("↑") == 1
     assert "(44.5)" in next(line for line in accuracy if line.startswith("| average"))
     assert len(rows) == 3 * (len(LINES) + 3 * 2)
@@ -228,8 +241,8 @@ def test_a_table_has_ours_the_papers_chance_and_where_ours_differs_from_it():
 
 def test_who_always_says_the_more_frequent_answer_is_not_above_guessing():
     classes = [dataclasses.replace(item, choices=("yes", "no")) for item in items(200, 2, 0.8, 1)]
-    found = {"tasks": {"two": {**summarise(classes), "cut": 0.0}}}
-    assert found["tasks"]["two"]["majority"] > 0.7 and found["tasks"]["two"]["acc"]["p_chance"] < 1e-6
+    found = scores_of({"two": classes})
+    assert (found.tasks["two"].majority or 0) > 0.7 and (found.tasks["two"].accuracies["acc"].p_chance or 0) < 1e-6
     page, _ = score_tables(LINES[:1], {"frequent": {1: found, 2: found}}, {})
     assert "↑" not in next(line for line in page.splitlines() if line.startswith("| Two"))
 
@@ -242,17 +255,18 @@ def test_below_chance_has_its_own_arrow():
 def test_an_arrow_must_stand_among_all_cells():
     """Two hundred models that guess: by chance alone ten are beyond p < 0.05."""
     guessing = {str(i): {1: result(0.5, 0.25, 1000 + i)} for i in range(200)}
-    tasks = [values[1]["tasks"]["two"]["acc"] for values in guessing.values()]
-    assert sum(task["p_chance"] < 0.05 for task in tasks) > 2
+    tasks = [values[1].tasks["two"].accuracies["acc"] for values in guessing.values()]
+    assert sum((task.p_chance or 0) < 0.05 for task in tasks) > 2
     page, _ = score_tables(LINES[:1], guessing, {})
     assert not {"↑", "↓"} & set(page.split("### ")[1].split("|", 1)[1])
 
 
 @pytest.mark.parametrize("unknown", [1, 3])
 def test_a_seed_of_which_nothing_can_be_said_leaves_its_cell_without_an_arrow(unknown: int):
-    task = STRONG[unknown]["tasks"]["two"]
-    unsure = {**task, "acc": {**task["acc"], "p_chance": None}}
-    seeds = {**STRONG, unknown: {**STRONG[unknown], "tasks": {**STRONG[unknown]["tasks"], "two": unsure}}}
+    task = STRONG[unknown].tasks["two"]
+    accuracies = {"acc": dataclasses.replace(task.accuracies["acc"], p_chance=None)}
+    tasks = {**STRONG[unknown].tasks, "two": dataclasses.replace(task, accuracies=accuracies)}
+    seeds = {**STRONG, unknown: dataclasses.replace(STRONG[unknown], tasks=tasks)}
     line = next(x for x in score_tables(LINES[:1], {"strong": seeds}, {})[0].splitlines() if x.startswith("| Two"))
     assert "↑" not in line
 
@@ -310,10 +324,12 @@ def test_scores_of_all_tasks_have_those_of_a_few_as_if_scored_alone(tmp_path):
     path_of(measurement, record, options.results).unlink()
     among = measured(measurement, record, options.results)
     assert alone is not None and among is not None and among.measurement == "zero_shot_english"
-    assert list(among.values["tasks"]) == list(alone.values["tasks"]) == ["rte", "piqa", "winogrande"]
-    assert (among.values["data"], among.values["settings"]) == (alone.values["data"], alone.values["settings"])
-    for task, found in among.values["tasks"].items():
-        assert found["acc"] == alone.values["tasks"][task]["acc"]
+    ours, theirs = among.values, alone.values
+    assert ours is not None and theirs is not None
+    assert list(ours.tasks) == list(theirs.tasks) == ["rte", "piqa", "winogrande"]
+    assert (ours.data, ours.settings) == (theirs.data, theirs.settings)
+    for task, found in ours.tasks.items():
+        assert found.accuracies["acc"] == theirs.tasks[task].accuracies["acc"]
 
 
 def test_models_that_were_trained_alone_are_scored_once_there_is_a_data_folder(tmp_path):

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from experiments.kinds.score_table import ZERO_SHOT_MLP_LAYERS
 from experiments.kinds.words import WORD_SENSES
 from experiments.report.render import render
 from experiments.runner.launch import Options
-from experiments.runner.measurements import Measurement, data_of, measured
+from experiments.runner.measurements import Measurement, SomeResult, measured
 from experiments.runner.page import Page
 from experiments.runner.store import Records
 from experiments.scales import Text
@@ -47,11 +46,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Options:
     return [finish(page, SCALE, folder, seeds=(1,)) for page in PAGES.values()][-1]
 
 
-def values_of(measurement: Measurement, options: Options) -> dict[str, Any]:
+def values_of(measurement: Measurement[SomeResult], options: Options) -> SomeResult:
     """Of the one model that was measured so."""
     records = Records(SCALE, options.results).by_name.values()
     found = [measured(measurement, record, options.results) for record in records]
-    (values,) = (m.values for m in found if m is not None)
+    (values,) = (m.values for m in found if m is not None and m.values is not None)
     return values
 
 
@@ -69,14 +68,14 @@ def test_the_page_is_whole_and_says_that_its_questions_are_generated(name: str, 
         rows = csv.DictReader((tmp_path / f"{experiment.slug}.csv").read_text().splitlines())
         of_words = {row["compared"] for row in rows if row["view"] == "raw" and row["first"]}
         assert of_words >= {FIGURE7.headings[key] for key in ("senses", "false_friends")}
-        assert min(values_of(WORD_SENSES, finished)["contexts"]["raw"]["n"]) >= 10
+        assert min(values_of(WORD_SENSES, finished).comparisons["contexts"]["raw"].n) >= 10
 
 
 def test_real_questions_are_asked_where_generated_ones_were(finished: Options, tmp_path: Path):
     experiment = PAGES["table7"]
-    assert data_of(values_of(ZERO_SHOT_MLP_LAYERS, finished))[0] == "generated"
+    assert values_of(ZERO_SHOT_MLP_LAYERS, finished).is_generated
     write_questions(tmp_path / "data")
     finish(experiment, SCALE, finished.results.parent, seeds=(1,), data=tmp_path / "data")
-    assert data_of(values_of(ZERO_SHOT_MLP_LAYERS, finished))[0] == "local"
+    assert not values_of(ZERO_SHOT_MLP_LAYERS, finished).is_generated
     page = render(experiment, (SCALE,), tmp_path, finished.results)[tmp_path / f"{experiment.slug}.md"]
     assert "## Zero-shot" in page and "are generated" not in page

@@ -1,5 +1,6 @@
 """Words find their tokens, groups their words; a difference is found where one was planted, and only there."""
 
+import dataclasses
 import gzip
 import json
 from collections import Counter
@@ -19,6 +20,7 @@ from analysis.routing.words.comparison import (
     matching_key,
 )
 from analysis.routing.words.in_context import (
+    Contexts,
     WordInContext,
     compare_senses,
     contexts_of_generated,
@@ -37,8 +39,8 @@ from analysis.routing.words.polysemy import (
     read_word_list,
     sense_groups,
 )
-from analysis.routing.words.sub_tokens import measure_words, read_words, texts_of, tokens_of, words_of
-from mhmoe.data.packing import PackedText
+from analysis.routing.words.sub_tokens import measure_words, texts_of, tokens_of, words_of
+from mhmoe.data.packing import PackedDataset
 from mhmoe.data.synthetic import GeneratedCorpus
 from mhmoe.io import UserError
 from tests import tiny
@@ -47,7 +49,7 @@ TEXT = "The bada's molíku isn't x2 a_b — Bada; bada"
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> PackedText:
+def text(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
     return tiny.text(tmp_path_factory.mktemp("packed"))
 
 
@@ -98,7 +100,7 @@ def test_matched_words_are_as_long_as_a_reader_counts() -> None:
     assert matching_key("मेरी", WordValue(4, 2.0, 1.0), "")[2] == matching_key("my", WordValue(4, 2.0, 1.0), "")[2]
 
 
-def test_a_words_tokens_spell_the_word(text: PackedText) -> None:
+def test_a_words_tokens_spell_the_word(text: PackedDataset) -> None:
     (encoding,) = encode([TEXT], text.tokenizer)
     offsets = np.array(encoding.offsets)
     for word, start, end in words_of(TEXT):
@@ -106,13 +108,13 @@ def test_a_words_tokens_spell_the_word(text: PackedText) -> None:
         assert text.tokenizer.decode(ids).strip().lower() == word
 
 
-def test_a_packed_split_is_read_as_the_text_it_was(text: PackedText) -> None:
+def test_a_packed_split_is_read_as_the_text_it_was(text: PackedDataset) -> None:
     expected = [document.text for document in tiny.ZipfText().documents("valid")]
     assert texts_of(text.valid, text.tokenizer) == expected
 
 
 @pytest.mark.parametrize("rule", ["mean", "last"])
-def test_a_words_divergence_is_that_of_a_loop(rule: str, text: PackedText) -> None:
+def test_a_words_divergence_is_that_of_a_loop(rule: str, text: PackedDataset) -> None:
     model = tiny.model("mhmoe_parameters", num_hidden_layers=4).eval()
     texts = [*[document.text for document in tiny.ZipfText().documents("valid")][:3], "molíku Bada"]
     length = 16
@@ -131,24 +133,24 @@ def test_a_words_divergence_is_that_of_a_loop(rule: str, text: PackedText) -> No
             own = [v for v, (a, b) in zip(values, encoding.offsets, strict=True) if a < end and b > start]
             expected.setdefault(word, []).append((len(own), own[-1] if rule == "last" else sum(own) / len(own)))
     measured = measure_words(model, text.tokenizer, texts, length=length, rule=rule, min_count=1)  # pyright: ignore
-    words = read_words(json.loads(json.dumps(measured)))
+    words = measured.words
     assert words.keys() == expected.keys()
     for word, occurrences in expected.items():
         tokens, value = np.mean(occurrences, axis=0)
         assert words[word] == (len(occurrences), pytest.approx(tokens, abs=1e-3), pytest.approx(value, abs=1e-4))
 
 
-def test_words_before_the_beginning_that_is_named_do_not_count(text: PackedText) -> None:
+def test_words_before_the_beginning_that_is_named_do_not_count(text: PackedDataset) -> None:
     model, texts = tiny.model("mhmoe_parameters").eval(), ["ba be bi ba", "be ba"]
     measured = measure_words(model, text.tokenizer, texts, min_count=1, begin=[4, 3])
-    assert {word: entry[0] for word, entry in measured["words"].items()} == {"bi": 1, "ba": 2}
+    assert {word: found.count for word, found in measured.words.items()} == {"bi": 1, "ba": 2}
 
 
-def test_rare_words_are_left_out_and_the_most_frequent_kept(text: PackedText) -> None:
+def test_rare_words_are_left_out_and_the_most_frequent_kept(text: PackedDataset) -> None:
     model = tiny.model("xmoe").eval()
     measured = measure_words(model, text.tokenizer, ["a b a c b a d"], min_count=2, max_words=1)
-    assert measured["words"] == {"a": [3, pytest.approx(1, abs=1), 1.0]}
-    assert (measured["distinct_words"], measured["occurrences"]) == (4, 7)
+    assert measured.words == {"a": (3, pytest.approx(1, abs=1), 1.0)}
+    assert (measured.text.distinct_words, measured.text.occurrences) == (4, 7)
     with pytest.raises(ValueError, match="rule='first'"):
         measure_words(model, text.tokenizer, ["a"], rule="first")  # pyright: ignore[reportArgumentType]
 
@@ -232,6 +234,12 @@ def test_a_missing_or_empty_list_is_one_clear_line(tmp_path: Path) -> None:
 # ---- comparing ------------------------------------------------------------------------------
 
 
+def number(found: float | None) -> float:
+    """What must be known."""
+    assert found is not None
+    return found
+
+
 def _words(planted: float, seed: int = 0, count: int = 400) -> tuple[dict[str, WordValue], dict[str, bool]]:
     """Values that rise with frequency, on which the first group has more of; `planted` is added to that group."""
     draw = np.random.RandomState(seed)
@@ -270,19 +278,21 @@ def test_a_planted_difference_is_found_raw_and_in_pairs() -> None:
     words, groups = _words(0.5)
     found = compare_words(words, groups, {}, resamples=400)
     for view in ("raw", "matched"):
-        assert found[view]["p_value"] < 0.01 and found[view]["low"] > 0 and found[view]["d_low"] > 0
-    assert found["matched"]["difference"] == pytest.approx(0.5, abs=0.15)
+        assert number(found[view].p_value) < 0.01 and number(found[view].low) > 0 and number(found[view].d_low) > 0
+    assert found["matched"].difference == pytest.approx(0.5, abs=0.15)
 
 
 def test_a_difference_of_frequency_alone_is_found_raw_but_not_in_pairs() -> None:
     found = compare_words(*_words(0.0), {}, resamples=400)
-    assert found["raw"]["p_value"] < 0.01 and found["raw"]["low"] > 0
-    assert found["matched"]["p_value"] > 0.05 and found["matched"]["low"] < 0 < found["matched"]["high"]
+    raw, matched = found["raw"], found["matched"]
+    assert number(raw.p_value) < 0.01 and number(raw.low) > 0
+    assert number(matched.p_value) > 0.05 and number(matched.low) < 0 < number(matched.high)
 
 
 def test_the_permutation_test_seldom_finds_what_is_not_there() -> None:
     draw = np.random.RandomState(0)
-    p_values = [compare(draw.randn(30).tolist(), draw.randn(40).tolist(), resamples=200)["p_value"] for _ in range(40)]
+    drawn = [(draw.randn(30).tolist(), draw.randn(40).tolist()) for _ in range(40)]
+    p_values = [number(compare(*pair, resamples=200).p_value) for pair in drawn]
     assert sum(p < 0.05 for p in p_values) <= 6 and np.mean(p_values) == pytest.approx(0.5, abs=0.15)
 
 
@@ -290,17 +300,17 @@ def test_effect_sizes_are_those_of_their_formulas() -> None:
     a, b = [1.0, 2.0, 4.0], [0.0, 2.0, 2.0, 3.0]
     found = compare(a, b, resamples=100)
     above = np.mean([np.sign(x - y) for x in a for y in b])
-    assert found["cliffs_delta"] == pytest.approx(above)
+    assert found.cliffs_delta == pytest.approx(above)
     spread = np.sqrt((np.var(a, ddof=1) + np.var(b, ddof=1)) / 2)
-    assert found["cohens_d"] == pytest.approx((np.mean(a) - np.mean(b)) / spread)
-    assert found["n"] == [3, 4] and found["median"] == [2.0, 2.0]
-    json.dumps(found)
+    assert found.cohens_d == pytest.approx((np.mean(a) - np.mean(b)) / spread)
+    assert found.n == (3, 4) and found.median == (2.0, 2.0)
+    json.dumps(dataclasses.asdict(found))
 
 
 def test_what_cannot_be_known_is_left_open() -> None:
-    assert compare([1.0], [2.0, 3.0])["p_value"] is None
+    assert compare([1.0], [2.0, 3.0]).p_value is None
     constant = compare([1.0] * 5, [1.0] * 6, resamples=100)
-    assert constant["difference"] == 0 and constant["cohens_d"] is None and constant["p_value"] == 1.0
+    assert constant.difference == 0 and constant.cohens_d is None and constant.p_value == 1.0
     with pytest.raises(ValueError, match="no pairs"):
         compare([1.0, 2.0], [1.0], paired=True)
 
@@ -308,9 +318,9 @@ def test_what_cannot_be_known_is_left_open() -> None:
 def test_the_untrained_null_and_the_change_are_compared_in_the_same_pairs() -> None:
     (words, groups), (null, _) = _words(0.5), _words(0.0)
     found = compare_words(words, groups, {}, null=null, resamples=400)
-    assert found["change_raw"]["difference"] == pytest.approx(0.5)
-    assert found["change_matched"]["n"] == found["null_matched"]["n"] == [found["pairs"]] * 2
-    assert found["null_matched"]["p_value"] > 0.05
+    assert found["change_raw"].difference == pytest.approx(0.5)
+    assert found["change_matched"].n == found["null_matched"].n == found["matched"].n
+    assert number(found["null_matched"].p_value) > 0.05
 
 
 # ---- word in context ------------------------------------------------------------------------
@@ -327,15 +337,15 @@ def _item(first: str, second: str, word: str, same: bool) -> WordInContext:
     return WordInContext(texts=(first, second), spans=spans, same_sense=same)  # pyright: ignore[reportArgumentType]
 
 
-def test_the_same_context_changes_nothing_and_others_are_not_the_word(text: PackedText) -> None:
+def test_the_same_context_changes_nothing_and_others_are_not_the_word(text: PackedDataset) -> None:
     model = tiny.model("mhmoe_parameters", num_hidden_layers=4).eval()
     same = _item("ba moli ku", "ba moli ku", "moli", True)
     other = _item("ba moli ku", "moli zu re ba", "moli", False)
     found = measure_contexts(model, text.tokenizer, [same, other])
-    assert found["changed"][0] == 0 and found["others"][0] == 0 and found["overlap"] == [1.0, 0.25]
-    assert found["same_form"] == [True, True] and found["same_before"] == [True, False]
-    assert found["distance"][0] == 0 and found["distance"][1] > 0
-    assert measure_changes(model, text.tokenizer, [same, other]) == found["changed"]
+    assert found.changed[0] == 0 and found.others[0] == 0 and found.overlap.tolist() == [1.0, 0.25]
+    assert found.same_form.tolist() == [True, True] and found.same_before.tolist() == [True, False]
+    assert found.distance[0] == 0 and found.distance[1] > 0
+    assert measure_changes(model, text.tokenizer, [same, other]) == found.changed.tolist()
     # Against an explicit loop over layers and heads of each word's last token.
     index = []
     for string, (_, end) in zip(other.texts, other.spans, strict=True):
@@ -344,7 +354,7 @@ def test_the_same_context_changes_nothing_and_others_are_not_the_word(text: Pack
         with torch.no_grad():
             routing = model(torch.tensor([[0, *encoding.ids]]), output_routing=True).routing
         index.append([int(layer.index[0, last + 1, head, 0]) for layer in routing for head in range(2)])
-    assert found["changed"][1] == np.mean([a != b for a, b in zip(*index, strict=True)])
+    assert found.changed[1] == np.mean([a != b for a, b in zip(*index, strict=True)])
 
 
 def test_senses_that_move_the_experts_are_found_and_context_alone_is_not() -> None:
@@ -357,14 +367,14 @@ def test_senses_that_move_the_experts_are_found_and_context_alone_is_not() -> No
         "others": draw.rand(n),
     }  # fmt: skip
     noise = 0.1 * draw.randn(n)
-    planted = {**columns, "changed": 0.5 + 0.1 * ~same + noise}
-    confounded = {**columns, "same_form": ~same, "changed": 0.5 + 0.1 * ~same + noise}
-    null = {**columns, "changed": 0.5 + noise}
-    found = compare_senses({k: v.tolist() for k, v in planted.items()}, null=null, resamples=300)  # pyright: ignore
-    assert all(found[view]["p_value"] < 0.05 for view in ("raw", "same_form", "adjusted", "change_raw"))
-    assert found["null_raw"]["p_value"] > 0.05
-    explained = compare_senses({k: v.tolist() for k, v in confounded.items()}, resamples=300)
-    assert explained["raw"]["p_value"] < 0.05 and explained["adjusted"]["difference"] is None  # they are one
+    planted = Contexts(**columns, changed=0.5 + 0.1 * ~same + noise)
+    confounded = dataclasses.replace(planted, same_form=~same)
+    null = dataclasses.replace(planted, changed=0.5 + noise)
+    found = compare_senses(planted, null=null, resamples=300)
+    assert all(number(found[view].p_value) < 0.05 for view in ("raw", "same_form", "adjusted", "change_raw"))
+    assert number(found["null_raw"].p_value) > 0.05
+    explained = compare_senses(confounded, resamples=300)
+    assert number(explained["raw"].p_value) < 0.05 and explained["adjusted"].difference is None  # they are one
 
 
 def test_an_effect_is_found_as_large_as_it_is_though_a_control_goes_with_it() -> None:
@@ -374,11 +384,11 @@ def test_an_effect_is_found_as_large_as_it_is_though_a_control_goes_with_it() ->
     control = np.column_stack([1.0 * first + 0.7 * draw.randn(n), draw.rand(n)])
     values = 0.1 * first - 0.2 * control[:, 0] + 0.1 * draw.randn(n)
     found = adjusted_difference(values.tolist(), first.tolist(), control, resamples=300)
-    assert found["low"] < 0.1 < found["high"] and found["difference"] == pytest.approx(0.1, abs=0.02)
-    assert found["mean"][0] - found["mean"][1] == pytest.approx(found["difference"])
-    assert found["cohens_d"] == pytest.approx(1.0, abs=0.2) and found["p_value"] < 0.01
+    assert number(found.low) < 0.1 < number(found.high) and found.difference == pytest.approx(0.1, abs=0.02)
+    assert found.mean is not None and found.mean[0] - found.mean[1] == pytest.approx(found.difference)
+    assert found.cohens_d == pytest.approx(1.0, abs=0.2) and number(found.p_value) < 0.01
     raw = compare(values[first].tolist(), values[~first].tolist(), resamples=300)
-    assert raw["difference"] < 0  # the control alone would turn it
+    assert number(raw.difference) < 0  # the control alone would turn it
 
 
 def test_without_an_effect_the_adjusted_test_seldom_finds_one() -> None:
@@ -388,7 +398,7 @@ def test_without_an_effect_the_adjusted_test_seldom_finds_one() -> None:
         first = draw.rand(80) < 0.5
         control = (first + draw.randn(80))[:, None]
         values = 0.3 * control[:, 0] + draw.randn(80)
-        found.append(adjusted_difference(values.tolist(), first.tolist(), control, resamples=200)["p_value"])
+        found.append(number(adjusted_difference(values.tolist(), first.tolist(), control, resamples=200).p_value))
     assert 0 <= sum(p < 0.05 for p in found) <= 8 and max(found) > 0.7
 
 
@@ -431,8 +441,8 @@ def test_items_are_read_and_a_bad_line_is_named(tmp_path: Path) -> None:
         read_contexts(tmp_path / "none.jsonl")
 
 
-def test_an_untrained_model_is_measured_like_any_other(text: PackedText) -> None:
+def test_an_untrained_model_is_measured_like_any_other(text: PackedDataset) -> None:
     model = untrained(tiny.model("mhmoe_parameters"), 5)
     texts = [document.text for document in tiny.ZipfText().documents("test")]
-    words = read_words(measure_words(model, text.tokenizer, texts, min_count=2))
+    words = measure_words(model, text.tokenizer, texts, min_count=2).words
     assert words and all(1 <= measured.value <= 2 for measured in words.values())

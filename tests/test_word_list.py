@@ -9,7 +9,7 @@ import pytest
 
 from analysis.routing.text import load_checkpoint, untrained
 from analysis.routing.words.polysemy import listed_groups
-from analysis.routing.words.sub_tokens import measure_words, read_words
+from analysis.routing.words.sub_tokens import measure_words
 from analysis.routing.words.word_list import main, read_texts
 from mhmoe.data.tokenizer import as_transformers
 from mhmoe.io import UserError
@@ -45,7 +45,7 @@ def test_the_table_has_the_means_of_the_listed_words_and_of_all_others(files: di
     texts = read_texts(files["text.jsonl.gz"])
     assert len(texts) == 4
     for view, of in (("raw", model), ("null_raw", untrained(model, 3))):
-        words = read_words(measure_words(of, tokenizer, texts, min_count=2, max_words=None))
+        words = measure_words(of, tokenizer, texts, min_count=2, max_words=None).words
         assert set(words) == set(WORDS)
         groups = listed_groups(words, ["ku", "moli", "lin"])
         means = [sum(words[w].value for w in WORDS if groups[w] is side) / (3 if side else 5) for side in (True, False)]

@@ -5,10 +5,10 @@ import dataclasses
 import gzip
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from analysis.routing.words.senses import WordRouting
 from experiments.figure7_polysemous_words import CLAIMED, PAGE
 from experiments.kinds.words import WORD_SENSES
 from experiments.report.render import render, verdicts
@@ -64,7 +64,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Options:
     return finish(FIGURE, SCALE, tmp_path_factory.mktemp("finished"), data=data)
 
 
-def values(options: Options) -> dict[int, dict[str, Any]]:
+def values(options: Options) -> dict[int, WordRouting]:
     return measured_by_seed(WORD_SENSES, SCALE, options)
 
 
@@ -73,12 +73,13 @@ def test_every_word_has_its_group_and_its_values_of_both_routers(finished: Optio
     assert set(found) == {1, 2}
     known = words()
     for of_seed in found.values():
-        assert len(of_seed["words"]) > 20
-        for word, (several, part, count, tokens, trained, untrained) in of_seed["words"].items():
-            assert several == known.index(word) % 2 and part == "noun"
-            assert count >= 5 and tokens >= 1 and 1 <= trained <= 2 and 1 <= untrained <= 2
-        assert {"raw", "matched", "null_raw", "change_matched"} <= of_seed["senses"].keys()
-        assert sum(of_seed["contexts"]["raw"]["n"]) == 24
+        columns = of_seed.words
+        assert len(columns.word) > 20 and set(columns.part) == {"noun"}
+        assert columns.first == [known.index(word) % 2 == 1 for word in columns.word]
+        assert min(columns.count) >= 5 and min(columns.tokens) >= 1
+        assert all(1 <= value <= 2 for value in (*columns.trained, *columns.untrained))
+        assert {"raw", "matched", "null_raw", "change_matched"} <= of_seed.comparisons["senses"].keys()
+        assert sum(of_seed.comparisons["contexts"]["raw"].n) == 24
 
 
 def test_the_page_has_the_figure_and_every_comparison(finished: Options, tmp_path: Path):
@@ -89,7 +90,7 @@ def test_the_page_has_the_figure_and_every_comparison(finished: Options, tmp_pat
         for row in csv.DictReader((tmp_path / f"{FIGURE.slug}.csv").read_text().splitlines())
     }
     raw = rows["three senses or more / one sense", "raw"]
-    differences = [of_seed["senses"]["raw"]["difference"] for of_seed in values(finished).values()]
+    differences = [of_seed.comparisons["senses"]["raw"].difference or 0 for of_seed in values(finished).values()]
     assert float(raw["difference"]) == pytest.approx(sum(differences) / 2, rel=1e-4)
     assert ("one word in two senses / in one sense", "adjusted") in rows
     shown = list(csv.DictReader((tmp_path / f"{FIGURE.slug}_mini.csv").read_text().splitlines()))
@@ -102,7 +103,8 @@ def test_the_claims_are_judged_from_the_groups_means(finished: Options):
     found = {v.claim.statement: v for v in verdicts([FIGURE], (SCALE,), finished.results)}
     assert len(found) == len(CLAIMED)
     words_ = found[f"{LABEL}: words of three senses or more reach more experts than words of one"]
-    gaps = [m["senses"]["raw"]["mean"][0] - m["senses"]["raw"]["mean"][1] for m in values(finished).values()]
+    means = [m.comparisons["senses"]["raw"].mean or (0, 0) for m in values(finished).values()]
+    gaps = [first - second for first, second in means]
     assert words_.n == 2 and words_.difference.mean == pytest.approx(sum(gaps) / 2)
 
 

@@ -1,5 +1,6 @@
 """Our scores are lm-eval's, computed faster, with chance and finer measures beside them."""
 
+import dataclasses
 import gzip
 import json
 import math
@@ -21,9 +22,11 @@ from analysis.zero_shot import length_batched
 from analysis.zero_shot.answers import unpack
 from analysis.zero_shot.harness import scored_bytes, templates_compiled_once
 from analysis.zero_shot.length_batched import LengthBatchedLM
+from analysis.zero_shot.results import ZeroShotScores
 from analysis.zero_shot.scoring import evaluate, main
 from analysis.zero_shot.tasks import ENGLISH, TASKS, XNLI, find, stock_file, write_tasks
 from mhmoe.data.tokenizer import as_transformers, train_tokenizer
+from mhmoe.fields import from_json
 from mhmoe.io import UserError, sha256_of
 from tests import tiny
 from tests.questions import ITEMS, KINDS, sentence, words, write_manifest, write_questions
@@ -87,26 +90,27 @@ def test_every_kind_of_task_scores_exactly_as_in_lm_eval(data: Path, ours: tuple
         tasks=list(KINDS),
         task_manager=TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False),
     )
-    assert list(result["tasks"]) == KINDS
+    assert list(result.tasks) == KINDS
     for name in KINDS:
-        values, expected = result["tasks"][name], theirs["results"][name]
-        assert values["n"] == ITEMS == len(theirs["samples"][name])
+        values, expected = result.tasks[name], theirs["results"][name]
+        assert values.n == ITEMS == len(theirs["samples"][name])
         measures = [m for m in ("acc", "acc_norm") if f"{m},none" in expected]
-        assert [m for m in ("acc", "acc_norm") if m in values] == measures
+        assert [*values.accuracies] == measures
         for measure in measures:
             if name == "truthfulqa_mc2":  # a share of probability, not a count
-                assert values[measure]["value"] == pytest.approx(expected[f"{measure},none"], abs=1e-6)
+                assert values.accuracies[measure].value == pytest.approx(expected[f"{measure},none"], abs=1e-6)
             else:
-                assert values[measure]["value"] == expected[f"{measure},none"]
-            assert values[measure]["stderr"] == pytest.approx(expected[f"{measure}_stderr,none"], rel=1e-5)
+                assert values.accuracies[measure].value == expected[f"{measure},none"]
+            assert values.accuracies[measure].stderr == pytest.approx(expected[f"{measure}_stderr,none"], rel=1e-5)
         per_item = [by_hand(sample, name) for sample in theirs["samples"][name]]
         for number, measure in enumerate(("bits_per_byte", "margin")):
-            assert values[measure]["value"] == pytest.approx(np.mean([pair[number] for pair in per_item]), abs=1e-5)
-        assert unpack(values["items"]["advantage"]).mean() == pytest.approx(values["advantage"]["value"], abs=1e-3)
-    assert result["tasks"]["truthfulqa_mc1"]["cut"] == 1.0  # its prompt alone is longer than this context
-    assert result["tasks"]["xnli_de"]["cut"] == 0.0
-    assert result["data"]["tasks"]["rte"] == {"file": TASKS["rte"].file, "sha256": sha256_of(data / TASKS["rte"].file)}
-    json.dumps(result, allow_nan=False)
+            assert values.finer[measure].value == pytest.approx(np.mean([pair[number] for pair in per_item]), abs=1e-5)
+        advantages = unpack(values.items.values["advantage"])
+        assert advantages.mean() == pytest.approx(values.finer["advantage"].value, abs=1e-3)
+    assert result.tasks["truthfulqa_mc1"].cut == 1.0  # its prompt alone is longer than this context
+    assert result.tasks["xnli_de"].cut == 0.0
+    assert result.data is not None and result.data.files[TASKS["rte"].file] == sha256_of(data / TASKS["rte"].file)
+    assert from_json(ZeroShotScores, json.loads(json.dumps(dataclasses.asdict(result), allow_nan=False))) == result
 
 
 def by_hand(sample: dict[str, Any], name: str) -> tuple[float, float]:

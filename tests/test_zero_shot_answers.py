@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.zero_shot.answers import Item, best_guess, pack, summarise, unpack
+from analysis.zero_shot.answers import Item, Packed, pack, summarise, unpack
+from mhmoe.fields import from_json
 
 LN2 = math.log(2)
 
@@ -46,69 +47,71 @@ def test_without_knowledge_the_advantage_is_zero_and_the_margin_below() -> None:
     rng = np.random.default_rng(0)
     items = [item(i, rng.normal(8, 2, 4).clip(1).tolist(), [4] * 4, [int(rng.integers(4))]) for i in range(4000)]
     summary = summarise(items)
-    assert summary["advantage"]["low"] < 0 < summary["advantage"]["high"]
-    assert summary["margin"]["high"] < -0.3
+    advantage, margin = summary.finer["advantage"], summary.finer["margin"]
+    assert advantage.low is not None and advantage.high is not None and advantage.low < 0 < advantage.high
+    assert margin.high is not None and margin.high < -0.3
 
 
 @pytest.mark.parametrize("bits", [[1.0, 3.0], [3.0, 1.0]])
 def test_liking_one_of_two_classes_is_no_advantage_however_unequal_they_are(bits: list[float]) -> None:
     items = [item(i, bits, [1, 1], [int(i % 4 == 0)], choices=(" no", " yes")) for i in range(100)]
-    assert summarise(items)["advantage"]["value"] == pytest.approx(0, abs=1e-12)
+    assert summarise(items).finer["advantage"].value == pytest.approx(0, abs=1e-12)
     told = [item(i, bits if i % 4 else bits[::-1], [1, 1], [int(i % 4 == 0)], choices=("a", "b")) for i in range(8)]
-    assert summarise(told)["advantage"]["value"] == pytest.approx(bits[1] - bits[0])
+    assert summarise(told).finer["advantage"].value == pytest.approx(bits[1] - bits[0])
 
 
 def test_items_without_a_wrong_answer_have_no_margin_and_no_advantage() -> None:
     items = [item(i, [8.0 + i, 16.0], [8, 8], [0]) for i in range(20)]
     summary = summarise([*items, item(20, [8.0, 9.0], [8, 8], [0, 1])])
     for name in ("margin", "advantage"):
-        assert summary[name]["value"] == pytest.approx(np.mean([getattr(one, name)() for one in items]))
-    assert np.isnan(unpack(summary["items"]["advantage"])[20])
+        assert summary.finer[name].value == pytest.approx(np.mean([getattr(one, name)() for one in items]))
+    assert np.isnan(unpack(summary.items.values["advantage"])[20])
 
 
 def test_chance_is_the_mean_share_of_right_choices() -> None:
     items = [item(0, [1.0] * 4, [1] * 4, [0]), item(1, [1.0] * 5, [1] * 5, [1, 2])]
-    assert summarise(items)["chance"] == pytest.approx((1 / 4 + 2 / 5) / 2)
+    assert summarise(items).chance == pytest.approx((1 / 4 + 2 / 5) / 2)
 
 
 def test_a_majority_class_exists_only_where_all_items_have_the_same_choices() -> None:
     different = [item(i, [1.0, 2.0], [1, 1], [int(i < 1)]) for i in range(4)]
     same = [dataclasses.replace(one, choices=(" no", " yes")) for one in different]
-    assert summarise(different)["majority"] is None
-    assert summarise(same)["majority"] == 0.75
+    assert summarise(different).majority is None
+    assert summarise(same).majority == 0.75
 
 
 def test_always_saying_the_frequent_answer_differs_from_chance_but_not_from_the_majority() -> None:
     items = [item(i, [1.0, 2.0], [1, 1], [int(i % 4 == 0)], choices=(" no", " yes")) for i in range(100)]
-    acc = summarise(items)["acc"]
-    assert acc["value"] == 0.75
-    assert acc["p_chance"] < 1e-6
-    assert acc["p_majority"] == 1.0
-    assert best_guess(summarise(items), "acc") == (0.75, 1.0)
+    acc = summarise(items).accuracies["acc"]
+    assert acc.value == 0.75
+    assert acc.p_chance is not None and acc.p_chance < 1e-6
+    assert acc.p_majority == 1.0
+    assert summarise(items).best_guess("acc") == (0.75, 1.0)
 
 
 def test_an_accuracy_is_tested_exactly_and_has_the_standard_error_of_its_mean() -> None:
     right = [i % 3 == 0 for i in range(20)]
     items = [item(i, [1.0, 2.0], [1, 1], [0 if flag else 1]) for i, flag in enumerate(right)]
-    acc = summarise(items)["acc"]
-    assert acc["value"] == np.mean(right)
-    assert acc["stderr"] == pytest.approx(np.std(right, ddof=1) / math.sqrt(20))
-    assert acc["p_chance"] == stats.binomtest(sum(right), 20, 0.5).pvalue
-    assert acc["low"] < acc["value"] < acc["high"]
+    acc = summarise(items).accuracies["acc"]
+    assert acc.value == np.mean(right)
+    assert acc.stderr == pytest.approx(np.std(right, ddof=1) / math.sqrt(20))
+    assert acc.p_chance == stats.binomtest(sum(right), 20, 0.5).pvalue
+    assert acc.low is not None and acc.high is not None and acc.low < acc.value < acc.high
 
 
 def test_a_share_of_probability_is_tested_by_its_mean() -> None:
     items = [item(i, [1.0, 2.0], [1, 1], [0], scores={"acc": 0.5 + 0.01 * (i % 5)}) for i in range(50)]
-    acc = summarise(items)["acc"]
-    assert acc["p_chance"] == pytest.approx(2 * stats.norm.sf((acc["value"] - 0.5) / acc["stderr"]))
-    assert acc["high"] - acc["value"] == pytest.approx(stats.norm.ppf(0.975) * acc["stderr"])
+    acc = summarise(items).accuracies["acc"]
+    assert acc.stderr is not None and acc.high is not None
+    assert acc.p_chance == pytest.approx(2 * stats.norm.sf((acc.value - 0.5) / acc.stderr))
+    assert acc.high - acc.value == pytest.approx(stats.norm.ppf(0.975) * acc.stderr)
 
 
 def test_a_single_item_has_no_standard_error() -> None:
     summary = summarise([item(0, [1.0, 2.0], [1, 1], [0])])
-    assert summary["margin"]["stderr"] is None
-    assert summary["acc"]["stderr"] is None
-    json.dumps(summary, allow_nan=False)
+    assert summary.finer["margin"].stderr is None
+    assert summary.accuracies["acc"].stderr is None
+    json.dumps(dataclasses.asdict(summary), allow_nan=False)
 
 
 def test_nothing_cannot_be_summarised() -> None:
@@ -127,10 +130,13 @@ def test_packed_values_come_back_to_three_digits_and_flags_exactly() -> None:
 
 def test_all_english_items_fit_into_80_kilobytes() -> None:
     values = np.random.default_rng(0).normal(2.5, 1.5, 22_376)
-    assert len(json.dumps([pack(column) for column in (values, values > 2, values > 3)])) < 80_000
+    packed = [dataclasses.asdict(pack(column)) for column in (values, values > 2, values > 3)]
+    assert len(json.dumps(packed)) < 80_000
 
 
-@pytest.mark.parametrize("change", [{"type": "<f4"}, {"n": 7}])
-def test_values_packed_otherwise_are_refused(change: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="packed"):
-        unpack({**pack([1.5, 2.5]), **change})
+def test_values_packed_otherwise_are_refused() -> None:
+    packed = pack([1.5, 2.5])
+    with pytest.raises(ValueError, match="2 items are packed where n=7"):
+        unpack(dataclasses.replace(packed, n=7))
+    with pytest.raises(ValueError, match=r"^type='<f4' is not allowed; it must be one of bits, <f2$"):
+        from_json(Packed, {**dataclasses.asdict(packed), "type": "<f4"})

@@ -1,12 +1,11 @@
 """Figures of words cut down to one system, and what was measured of it."""
 
 import dataclasses
-from typing import Any
 
 from analysis.claims.measured import MeasuredClaim
 from experiments.kinds.words import WordsFigure
 from experiments.runner.launch import Options
-from experiments.runner.measurements import Measurement, measured
+from experiments.runner.measurements import Measurement, SomeResult, measured
 from experiments.runner.store import Records
 from experiments.scales import Scale
 from experiments.systems import System
@@ -26,8 +25,8 @@ def of_one_system(figure: WordsFigure, label: str, system: System) -> WordsFigur
     return dataclasses.replace(figure, systems={label: system}, claims=claims)
 
 
-def measured_by_seed(measurement: Measurement, scale: Scale, options: Options) -> dict[int, dict[str, Any]]:
+def measured_by_seed(measurement: Measurement[SomeResult], scale: Scale, options: Options) -> dict[int, SomeResult]:
     """The values of a measurement, of the one system that was run."""
     records = Records(scale, options.results).by_name.values()
     found = {r.seed: measured(measurement, r, options.results) for r in records}
-    return {seed: m.values for seed, m in found.items() if m is not None}
+    return {seed: m.values for seed, m in found.items() if m is not None and m.values is not None}

@@ -7,23 +7,23 @@ models stands beside.
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.claims.rules import Statement, Verdict
+from analysis.results import Result
 from analysis.statistics import CONFIDENCE, Interval, paired_difference
 from mhmoe.io import UserError
 
-Values = Mapping[str, Any]
-Measurements = Mapping[tuple[str, str], Mapping[int, Values]]
-"""What was measured: (measurement, system) -> seed -> values."""
+Measurements = Mapping[tuple[str, str], Mapping[int, Result]]
+"""What was measured: (measurement, system) -> seed -> result."""
+SomeResult = TypeVar("SomeResult", bound=Result)
 _UNKNOWN = Interval(math.nan, math.nan, math.nan, 0, math.nan)
 
 
@@ -40,27 +40,27 @@ class Items:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantity:
-    """A number of a measurement's values; None where there is none.
+class Quantity(Generic[SomeResult]):
+    """A number of a measurement's result; None where there is none.
 
     items: the groups whose means' mean it is, where it is one.
     """
 
     name: str
     unit: str
-    of: Callable[[Values], float | None] = field(repr=False, compare=False)
-    items: Callable[[Values], Sequence[Items]] | None = field(default=None, repr=False, compare=False)
+    of: Callable[[SomeResult], float | None] = field(repr=False, compare=False)
+    items: Callable[[SomeResult], Sequence[Items]] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
     system: str
-    quantity: Quantity
+    quantity: Quantity[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredClaim(Statement):
-    """That `higher` is above `lower`, both in the values of `measurement`.
+    """That `higher` is above `lower`, both in the results of `measurement`.
 
     over: if given, the systems that they are counted from: that `higher` gains more over over[0] than `lower` over
     over[1].
@@ -109,9 +109,9 @@ def measure_values(claim: MeasuredClaim, measurements: Measurements, scale: str)
     if len(seeds) < 2:
         nothing = dataclasses.replace(_UNKNOWN, n=len(seeds))
         return Verdict(claim=claim, scale=scale, verdict="not run", difference=nothing, tested=nothing)
-    for what in ("data", "settings"):
-        kinds = {json.dumps(of_system[name][s].get(what), sort_keys=True) for name in claim.systems for s in seeds}
-        if len(kinds) > 1:
+    first, *others = (of_system[name][s].conditions() for name in sorted(claim.systems) for s in seeds)
+    for what, value in first.items():
+        if any(other[what] != value for other in others):
             raise _measured_on_different(what, claim)
     difference = paired_difference(*({s: sum(values[s] for values in sides) for s in seeds} for sides in found))
     return Verdict(
@@ -124,8 +124,8 @@ def measure_values(claim: MeasuredClaim, measurements: Measurements, scale: str)
     )
 
 
-def _by_seed(side: Side, of_system: Mapping[str, Mapping[int, Values]]) -> dict[int, float]:
-    found = {seed: side.quantity.of(values) for seed, values in of_system[side.system].items()}
+def _by_seed(side: Side, of_system: Mapping[str, Mapping[int, Result]]) -> dict[int, float]:
+    found = {seed: side.quantity.of(result) for seed, result in of_system[side.system].items()}
     return {seed: value for seed, value in found.items() if value is not None}
 
 
@@ -136,7 +136,7 @@ def _measured_on_different(what: str, claim: MeasuredClaim) -> UserError:
     )
 
 
-def _over_items(claim: MeasuredClaim, of_system: Mapping[str, Mapping[int, Values]], seeds: Sequence[int]) -> Interval:
+def _over_items(claim: MeasuredClaim, of_system: Mapping[str, Mapping[int, Result]], seeds: Sequence[int]) -> Interval:
     """The mean over groups of the items' mean difference, averaged over seeds, with its normal interval.
 
     Clusters are independent, the groups of a cluster are not: their differences are added item by item.

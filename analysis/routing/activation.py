@@ -5,11 +5,12 @@
     sum_p n_p = tokens * rows_per_token * top_k
 
 Counts are of one text, or of each group of documents (language, topic, task). Two nulls stand beside
-them: the same model before training (`routed_text.untrained`), and `uniform_null`, in which every row
-chooses at random. What follows from the counts is in routing_measures.py. (v1 Section 5.1, Figures 1a, 5.)
+them: the same model before training (`text.untrained`), and `uniform_null`, in which every row
+chooses at random. What follows from the counts is in measures.py. (v1 Section 5.1, Figures 1a, 5.)
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from analysis.routing.measures import check_tokens, specialisation
+from analysis.results import Result
+from analysis.routing.measures import Counts, Specialisation, check_tokens, specialisation
 from analysis.routing.text import Integers, Windows, distinct_experts, route
 from mhmoe.model.language_model import MHMoEForCausalLM
 
@@ -39,21 +41,55 @@ class DocumentCounts:
     rows_per_token: int
     top_k: int
 
-    def total(self, chosen: npt.NDArray[np.bool_] | None = None) -> dict[str, Any]:
-        """The sums over all or the chosen documents [documents], as JSON."""
+    def total(self, chosen: npt.NDArray[np.bool_] | None = None) -> Counts:
+        """The sums over all or the chosen documents [documents]."""
         rows = slice(None) if chosen is None else chosen
-        return {
-            "tokens": int(self.tokens[rows].sum()),
-            "rows_per_token": self.rows_per_token,
-            "top_k": self.top_k,
-            "selections": self.selections[rows].sum(axis=0).tolist(),
-            "probability": self.probability[rows].sum(axis=0).round(3).tolist(),
-            "distinct": self.distinct[rows].sum(axis=0).tolist(),
-        }
+        return Counts(
+            tokens=int(self.tokens[rows].sum()),
+            rows_per_token=self.rows_per_token,
+            top_k=self.top_k,
+            selections=self.selections[rows].sum(axis=0).tolist(),
+            probability=self.probability[rows].sum(axis=0).round(3).tolist(),
+            distinct=self.distinct[rows].sum(axis=0).tolist(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertActivation(Result):
+    """The counts of a whole text."""
+
+    counts: Counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Permuted:
+    """bits of `Specialisation` when the documents' groups are dealt out anew, layer by layer: what documents differ
+    in anyway."""
+
+    permutations: int
+    mean_bits: list[float]
+    quantile_95_bits: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupRouting:
+    """groups: the counts of each group of documents. specialisation: numbers of groups are in that order."""
+
+    groups: dict[str, Counts]
+    specialisation: Specialisation
+    permuted: Permuted
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionRouting(Result):
+    """Of a model, and of the one that it started from, by task."""
+
+    trained: GroupRouting
+    untrained: GroupRouting
 
 
 def count_documents(model: MHMoEForCausalLM, windows: Windows, *, batch_size: int = 32) -> DocumentCounts:
-    """Count what the model routes where. Raises ValueError as `routed_text.route` does."""
+    """Count what the model routes where. Raises ValueError as `text.route` does."""
     sums: dict[str, npt.NDArray[Any]] = {}
     rows = top_k = 0
     for batch in route(model, windows, batch_size=batch_size):
@@ -85,12 +121,8 @@ def count_documents(model: MHMoEForCausalLM, windows: Windows, *, batch_size: in
     return DocumentCounts(**sums, rows_per_token=rows, top_k=top_k)  # pyright: ignore[reportArgumentType]
 
 
-def measure_activation(model: MHMoEForCausalLM, windows: Windows, *, batch_size: int = 32) -> dict[str, Any]:
-    """The counts of a whole text.
-
-    tokens, rows_per_token, top_k; for each MoE layer: selections of each expert, probability (the sum of the
-    router's softmax over all rows, for each expert), distinct (how many tokens reach 0, 1, 2, ... experts).
-    """
+def measure_activation(model: MHMoEForCausalLM, windows: Windows, *, batch_size: int = 32) -> Counts:
+    """The counts of a whole text."""
     return count_documents(model, windows, batch_size=batch_size).total()
 
 
@@ -102,13 +134,11 @@ def measure_groups(
     permutations: int = 200,
     seed: int = 0,
     batch_size: int = 32,
-) -> dict[str, Any]:
+) -> GroupRouting:
     """Counts for each group of documents, and how much of the group the chosen expert tells.
 
-    groups [documents]: the group of each document. Returns `groups` (name -> counts as above),
-    `specialisation` (see routing_measures) and `permuted`: its bits when the documents' groups are dealt out
-    anew, mean and 95% quantile per layer. The latter is what documents differ in anyway.
-    Raises ValueError unless there are two groups or more, each with tokens.
+    groups [documents]: the group of each document. Raises ValueError unless there are two groups or more, each with
+    tokens.
     """
     names = list(dict.fromkeys(groups))
     if len(groups) != windows.num_documents:
@@ -124,17 +154,17 @@ def measure_groups(
     for _ in range(permutations):
         shuffled = label.copy()
         shuffled[with_text] = generator.permutation(label[with_text])
-        dealt.append(specialisation(_sum_by(shuffled, flat, counts.selections.shape))["bits"])
+        dealt.append(specialisation(_sum_by(shuffled, flat, counts.selections.shape)).bits)
     bits = np.array(dealt)
-    return {
-        "groups": totals,
-        "specialisation": specialisation(_sum_by(label, flat, counts.selections.shape)),
-        "permuted": {
-            "permutations": permutations,
-            "mean_bits": bits.mean(axis=0).tolist(),
-            "quantile_95_bits": np.quantile(bits, 0.95, axis=0).tolist(),
-        },
-    }
+    return GroupRouting(
+        groups=totals,
+        specialisation=specialisation(_sum_by(label, flat, counts.selections.shape)),
+        permuted=Permuted(
+            permutations=permutations,
+            mean_bits=bits.mean(axis=0).tolist(),
+            quantile_95_bits=np.quantile(bits, 0.95, axis=0).tolist(),
+        ),
+    )
 
 
 def _sum_by(label: Integers, flat: Floats, shape: tuple[int, ...]) -> Floats:
@@ -143,7 +173,7 @@ def _sum_by(label: Integers, flat: Floats, shape: tuple[int, ...]) -> Floats:
     return (member @ flat).reshape(-1, *shape[1:])
 
 
-def uniform_null(counts: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def uniform_null(counts: Counts, seed: int) -> Counts:
     """Counts of the same tokens and choices if the experts' labels were shuffled anew for every row.
 
     Every row then chooses a random set of top_k experts, whatever the router says. The selections are drawn
@@ -152,8 +182,8 @@ def uniform_null(counts: Mapping[str, Any], seed: int) -> dict[str, Any]:
     exact probabilities, which follow from adding one random set after the other.
     """
     generator = np.random.default_rng(seed)
-    tokens, rows, top_k = (counts[name] for name in ("tokens", "rows_per_token", "top_k"))
-    layers, num_experts = np.shape(counts["selections"])
+    tokens, rows, top_k = counts.tokens, counts.rows_per_token, counts.top_k
+    layers, num_experts = len(counts.selections), counts.num_experts
     selections = np.zeros((layers, num_experts), dtype=np.int64)
     for layer in range(layers):
         left = np.zeros(top_k + 1, dtype=np.int64)  # rows that still have so many choices to make
@@ -174,11 +204,9 @@ def uniform_null(counts: Mapping[str, Any], seed: int) -> dict[str, Any]:
                 if chance > 0:
                     after[have + top_k - again] += reached[have] * chance
         reached = after
-    return {
-        "tokens": tokens,
-        "rows_per_token": rows,
-        "top_k": top_k,
-        "selections": selections.tolist(),
-        "probability": np.full((layers, num_experts), tokens * rows / num_experts).tolist(),
-        "distinct": generator.multinomial(tokens, reached / reached.sum(), size=layers).tolist(),
-    }
+    return dataclasses.replace(
+        counts,
+        selections=selections.tolist(),
+        probability=np.full((layers, num_experts), tokens * rows / num_experts).tolist(),
+        distinct=generator.multinomial(tokens, reached / reached.sum(), size=layers).tolist(),
+    )

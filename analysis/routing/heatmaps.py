@@ -50,7 +50,7 @@ def activation_heatmaps(
         [
             Panel(
                 -np.sort(-frequencies(counts, per), axis=1),
-                [str(layer + 1) for layer in range(len(counts["selections"]))],
+                [str(layer + 1) for layer in range(len(counts.selections))],
                 f"{system}, {text}: {_effective(counts)}",
             )
         ]
@@ -120,8 +120,7 @@ def _without_common(names: Sequence[str]) -> list[str]:
 
 
 def _effective(counts: Counts) -> str:
-    experts = np.shape(counts["selections"])[1]
-    return f"{np.mean(effective_experts(counts)):.3g} of {experts} experts effective"
+    return f"{np.mean(effective_experts(counts)):.3g} of {counts.num_experts} experts effective"
 
 
 def _heatmaps(

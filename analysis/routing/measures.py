@@ -1,4 +1,4 @@
-"""What follows from the counts of expert_activation.py; pure functions, nothing is measured here.
+"""What follows from the counts of activation.py; pure functions, nothing is measured here.
 
     activation ratio a(t)        share of the (layer, expert) cells with n_p / tokens > t          (v1 Section 5.1)
     effective experts            exp(- sum_p f_p log f_p), f_p = n_p / sum_q n_q, per layer: between 1 and N
@@ -10,16 +10,65 @@ The paper does not print its threshold t, so a(t) is a curve. Per token, a layer
 choices makes h k selections where X-MoE top-1 makes one; per row it makes k. Both are given.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-Counts = Mapping[str, Any]
 Per = Literal["token", "row"]
 COLLAPSED = 0.1  # of the uniform share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What the MoE layers did with a text, or with a group of its documents.
+
+    rows_per_token: routed rows of a token, its sub-tokens, or 1. selections [layers, experts]; probability [layers,
+    experts]: the sum of the router's softmax over all rows; distinct [layers, rows_per_token * top_k + 1]: how many
+    tokens reach 0, 1, 2, ... different experts.
+    """
+
+    tokens: int
+    rows_per_token: int
+    top_k: int
+    selections: list[list[int]]
+    probability: list[list[float]]
+    distinct: list[list[int]]
+
+    @property
+    def num_experts(self) -> int:
+        return len(self.selections[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Specialisation:
+    """How much an expert's number tells of the group, layer by layer.
+
+    bits: mutual information of group and expert. normalised: over the most that is possible, log2 min(groups,
+    experts). dominant [layers, experts]: the group with the largest share of the expert, None where nobody chose it.
+    dominant_share [layers, experts]: that share, 1/groups if it takes no sides, 1 if it serves one.
+    """
+
+    bits: list[float]
+    normalised: list[float]
+    dominant: list[list[int | None]]
+    dominant_share: list[list[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One number a measure, mean over layers: what a table has beside each system and each null."""
+
+    effective_experts: float
+    effective_share: float
+    distinct_experts: float
+    distinct_share: float
+    collapsed_share: float
+    largest_load: float
 
 
 def frequencies(counts: Counts, per: Per = "token") -> npt.NDArray[np.float64]:
@@ -27,8 +76,8 @@ def frequencies(counts: Counts, per: Per = "token") -> npt.NDArray[np.float64]:
     check_tokens({"the text": counts})
     if per not in ("token", "row"):
         raise ValueError(f"per={per!r} is not known; choose token or row")
-    rows = 1 if per == "token" else counts["rows_per_token"]
-    return np.asarray(counts["selections"], dtype=np.float64) / (counts["tokens"] * rows)
+    rows = 1 if per == "token" else counts.rows_per_token
+    return np.asarray(counts.selections, dtype=np.float64) / (counts.tokens * rows)
 
 
 def load(counts: Counts) -> npt.NDArray[np.float64]:
@@ -50,13 +99,8 @@ def effective_experts(counts: Counts) -> list[float]:
 
 def mean_distinct(counts: Counts) -> list[float]:
     """Different experts that a token reaches, mean over tokens, for each layer."""
-    histogram = np.asarray(counts["distinct"], dtype=np.float64)
+    histogram = np.asarray(counts.distinct, dtype=np.float64)
     return (histogram @ np.arange(histogram.shape[1]) / histogram.sum(axis=1)).tolist()
-
-
-def distinct_share(counts: Counts) -> float:
-    """The activation ratio per token: the share of a layer's experts that a token reaches, mean over layers."""
-    return float(np.mean(mean_distinct(counts))) / np.shape(counts["selections"])[1]
 
 
 def collapse(counts: Counts, below: float = COLLAPSED) -> list[float]:
@@ -65,13 +109,9 @@ def collapse(counts: Counts, below: float = COLLAPSED) -> list[float]:
     return (share * share.shape[1] < below).mean(axis=1).tolist()
 
 
-def specialisation(selections: npt.ArrayLike, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """How much an expert's number tells of the group. selections: [groups, layers, experts].
+def specialisation(selections: npt.ArrayLike) -> Specialisation:
+    """selections: [groups, layers, experts]. Groups count equally, however much text each has.
 
-    Groups count equally, however much text each has. For each layer: `bits`, the mutual information of
-    group and expert; `normalised`, bits over the most that is possible, log2 min(groups, experts);
-    `dominant`, for each expert the group with the largest share of it (an index, or its name), None for an
-    expert that nobody chose; `dominant_share`, that share: 1/groups if it takes no sides, 1 if it serves one.
     Raises ValueError unless there are two groups or more and each has selections in each layer.
     """
     counts = np.asarray(selections, dtype=np.float64)
@@ -87,50 +127,46 @@ def specialisation(selections: npt.ArrayLike, names: Sequence[str] | None = None
     share = given_group / np.where(overall > 0, overall * counts.shape[0], np.inf)
     best = share.argmax(axis=0)
     dominant = [
-        [None if o == 0 else int(b) if names is None else names[b] for b, o in zip(line, used, strict=True)]
+        [int(group) if chosen else None for group, chosen in zip(line, used, strict=True)]
         for line, used in zip(best, overall, strict=True)
     ]
-    return {
-        "bits": bits.tolist(),
-        "normalised": (bits / most).tolist(),
-        "dominant": dominant,
-        "dominant_share": share.max(axis=0).round(4).tolist(),
-    }
+    return Specialisation(
+        bits=bits.tolist(),
+        normalised=(bits / most).tolist(),
+        dominant=dominant,
+        dominant_share=share.max(axis=0).round(4).tolist(),
+    )
 
 
-def total(groups: Mapping[str, Counts]) -> dict[str, Any]:
+def total(groups: Mapping[str, Counts]) -> Counts:
     """The counts of all groups together. ValueError if there is none, or if they route differently."""
     several = list(groups.values())
-    if len({(counts["rows_per_token"], counts["top_k"]) for counts in several}) != 1:
+    if len({(counts.rows_per_token, counts.top_k) for counts in several}) != 1:
         raise ValueError("groups must be of one model, and there must be one at least")
-    summed = {
-        name: np.sum([counts[name] for counts in several], axis=0).tolist()
-        for name in ("tokens", "selections", "probability", "distinct")
-    }
-    return {**several[0], **summed}
+    return dataclasses.replace(
+        several[0],
+        tokens=sum(counts.tokens for counts in several),
+        selections=np.sum([counts.selections for counts in several], axis=0).tolist(),
+        probability=np.sum([counts.probability for counts in several], axis=0).tolist(),
+        distinct=np.sum([counts.distinct for counts in several], axis=0).tolist(),
+    )
 
 
-def specialisation_of(groups: Mapping[str, Counts]) -> dict[str, Any]:
-    """`specialisation` from the counts of each group, with the groups' names."""
-    check_tokens(groups)
-    return specialisation([counts["selections"] for counts in groups.values()], tuple(groups))
-
-
-def summary(counts: Counts) -> dict[str, float]:
-    """One number a measure, mean over layers: what a table has beside each system and each null."""
-    return {
-        "effective_experts": float(np.mean(effective_experts(counts))),
-        "effective_share": float(np.mean(effective_experts(counts))) / np.shape(counts["selections"])[1],
-        "distinct_experts": float(np.mean(mean_distinct(counts))),
-        "distinct_share": distinct_share(counts),
-        "collapsed_share": float(np.mean(collapse(counts))),
-        "largest_load": float(load(counts).max(axis=1).mean()),
-    }
+def summary(counts: Counts) -> Summary:
+    effective, distinct = float(np.mean(effective_experts(counts))), float(np.mean(mean_distinct(counts)))
+    return Summary(
+        effective_experts=effective,
+        effective_share=effective / counts.num_experts,
+        distinct_experts=distinct,
+        distinct_share=distinct / counts.num_experts,
+        collapsed_share=float(np.mean(collapse(counts))),
+        largest_load=float(load(counts).max(axis=1).mean()),
+    )
 
 
 def check_tokens(groups: Mapping[str, Counts]) -> None:
     """Raises ValueError, naming the group, where nothing was counted."""
-    if empty := [name for name, counts in groups.items() if not counts["tokens"]]:
+    if empty := [name for name, counts in groups.items() if not counts.tokens]:
         raise ValueError(f"{empty[0]} has no tokens, so nothing was routed; leave it out")
 
 

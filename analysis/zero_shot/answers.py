@@ -28,7 +28,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -73,12 +73,70 @@ class Item:
         return sum(self.right) / len(self.right)
 
 
-def summarise(items: Sequence[Item]) -> dict[str, Any]:
-    """A task's numbers, ready for JSON: n, chance, majority (None unless answers are classes), per measure its value,
-    standard error, 95% interval and p-values, and the items' own values of what is compared between models, packed.
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """Over items, with its standard error and 95% interval; None where it cannot be known."""
 
-    ValueError without items.
+    value: float | None
+    stderr: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy(Mean):
+    """With the p-values of its being at chance and at the majority."""
+
+    value: float
+    p_chance: float | None
+    p_majority: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """One value an item as base64: bits (numpy.packbits) if all are 0 or 1, else float16, little-endian.
+
+    float16 has three to four digits; a task's 10,042 items take 27 kB.
     """
+
+    n: int
+    type: Literal["bits", "<f2"]
+    base64: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemValues:
+    """The items' own values of what is compared between models, by measure. sha256: of the items' keys."""
+
+    sha256: str
+    values: dict[str, Packed]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """A task's numbers. majority: None unless answers are classes. accuracies, finer: by their names in ACCURACIES,
+    those that the task has, and FINER."""
+
+    n: int
+    chance: float
+    majority: float | None
+    accuracies: dict[str, Accuracy]
+    finer: dict[str, Mean]
+    items: ItemValues
+
+    def measure(self, name: str) -> Mean:
+        return self.accuracies[name] if name in self.accuracies else self.finer[name]
+
+    def best_guess(self, measure: str) -> tuple[float, float | None]:
+        """The most that a model without knowledge reaches by guessing, and the p-value of being there."""
+        accuracy = self.accuracies[measure]
+        if self.majority is not None and self.majority > self.chance:
+            return self.majority, accuracy.p_majority
+        return self.chance, accuracy.p_chance
+
+
+def summarise(items: Sequence[Item]) -> Scores:
+    """ValueError without items."""
     if not items:
         raise ValueError("no items to summarise")
     chance = float(np.mean([item.chance() for item in items]))
@@ -86,29 +144,25 @@ def summarise(items: Sequence[Item]) -> dict[str, Any]:
     columns: dict[str, Values] = {
         name: np.array([item.scores[name] for item in items]) for name in ACCURACIES if name in items[0].scores
     }
-    measures = {name: _accuracy(values, chance, majority) for name, values in columns.items()}
+    accuracies = {name: _accuracy(values, chance, majority) for name, values in columns.items()}
     columns["advantage"] = _class_weights(items) * np.array([item.advantage() for item in items])
-    measures["bits_per_byte"] = _mean(np.array([item.of_right() for item in items]))
-    measures["margin"] = _mean(np.array([item.margin() for item in items]))
-    measures["advantage"] = _mean(columns["advantage"])
-    return {
-        "n": len(items),
-        "chance": chance,
-        "majority": majority,
-        **measures,
-        "items": {
-            "sha256": hashlib.sha256(json.dumps([item.key for item in items]).encode()).hexdigest(),
-            **{name: pack(values) for name, values in columns.items()},
-        },
+    finer = {
+        "bits_per_byte": _mean(np.array([item.of_right() for item in items])),
+        "margin": _mean(np.array([item.margin() for item in items])),
+        "advantage": _mean(columns["advantage"]),
     }
-
-
-def best_guess(task: Mapping[str, Any], measure: str) -> tuple[float, float | None]:
-    """Of a task's summary: the most that a model without knowledge reaches by guessing, and the p-value of being
-    there."""
-    if task["majority"] is not None and task["majority"] > task["chance"]:
-        return task["majority"], task[measure]["p_majority"]
-    return task["chance"], task[measure]["p_chance"]
+    keys = json.dumps([item.key for item in items])
+    return Scores(
+        n=len(items),
+        chance=chance,
+        majority=majority,
+        accuracies=accuracies,
+        finer=finer,
+        items=ItemValues(
+            sha256=hashlib.sha256(keys.encode()).hexdigest(),
+            values={name: pack(values) for name, values in columns.items()},
+        ),
+    )
 
 
 def _classes(items: Sequence[Item]) -> Counter[tuple[bool, ...]]:
@@ -129,18 +183,15 @@ def _class_weights(items: Sequence[Item]) -> Values:
     return np.array([weights.get(item.right, 1.0) for item in items])
 
 
-def _mean(values: Values) -> dict[str, Any]:
+def _mean(values: Values) -> Mean:
     known = values[np.isfinite(values)]
     if not known.size:
-        return dict.fromkeys(("value", "stderr", "low", "high"))
+        return Mean(value=None, stderr=None, low=None, high=None)
     mean, error = float(known.mean()), _standard_error(known)
-    reach = None if error is None else float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * error
-    return {
-        "value": mean,
-        "stderr": error,
-        "low": None if reach is None else mean - reach,
-        "high": None if reach is None else mean + reach,
-    }
+    if error is None:
+        return Mean(value=mean, stderr=None, low=None, high=None)
+    reach = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * error
+    return Mean(value=mean, stderr=error, low=mean - reach, high=mean + reach)
 
 
 def _standard_error(values: Values) -> float | None:
@@ -148,46 +199,50 @@ def _standard_error(values: Values) -> float | None:
     return float(values.std(ddof=1)) / math.sqrt(values.size) if values.size > 1 else None
 
 
-def _accuracy(values: Values, chance: float, majority: float | None) -> dict[str, Any]:
-    summary = _mean(values)
+def _accuracy(values: Values, chance: float, majority: float | None) -> Accuracy:
+    value, mean = float(values.mean()), _mean(values)
+    low, high = mean.low, mean.high
     if np.isin(values, (0.0, 1.0)).all():
         right = int(values.sum())
         interval = stats.binomtest(right, values.size).proportion_ci(CONFIDENCE, method="exact")
-        summary |= {"low": float(interval.low), "high": float(interval.high)}
+        low, high = float(interval.low), float(interval.high)
 
         def p_value(of: float) -> float | None:
             return float(stats.binomtest(right, values.size, of).pvalue)
     else:
 
         def p_value(of: float) -> float | None:
-            distance = abs(summary["value"] - of)
-            return float(2 * stats.norm.sf(distance / summary["stderr"])) if summary["stderr"] else None
+            return float(2 * stats.norm.sf(abs(value - of) / mean.stderr)) if mean.stderr else None
 
-    summary["p_chance"] = p_value(chance)
-    summary["p_majority"] = None if majority is None else p_value(majority)
-    return summary
+    return Accuracy(
+        value=value,
+        stderr=mean.stderr,
+        low=low,
+        high=high,
+        p_chance=p_value(chance),
+        p_majority=None if majority is None else p_value(majority),
+    )
 
 
 # ---- values of items in a file ---------------------------------------------------------------
 
 
-def pack(values: ArrayLike) -> dict[str, Any]:
-    """One value an item as base64: bits (numpy.packbits) if all are 0 or 1, else float16, little-endian.
-
-    float16 has three to four digits; a task's 10,042 items take 27 kB.
-    """
+def pack(values: ArrayLike) -> Packed:
+    """One value an item."""
     array = np.asarray(values, dtype=np.float64)
     bits = bool(np.isin(array, (0.0, 1.0)).all())
     raw = np.packbits(array.astype(bool)) if bits else array.astype("<f2")
-    return {"n": array.size, "type": "bits" if bits else "<f2", "base64": base64.b64encode(raw.tobytes()).decode()}
+    text = base64.b64encode(raw.tobytes()).decode()
+    return Packed(n=array.size, type="bits" if bits else "<f2", base64=text)
 
 
-def unpack(packed: Mapping[str, Any]) -> Values:
-    """What `pack` packed. ValueError if it is of another type or length."""
-    raw, kind, n = base64.b64decode(packed["base64"]), packed["type"], packed["n"]
-    if kind not in ("bits", "<f2"):
-        raise ValueError(f"items are packed as {kind!r}; this version reads bits and <f2")
-    values = np.unpackbits(np.frombuffer(raw, np.uint8))[:n] if kind == "bits" else np.frombuffer(raw, "<f2")
-    if values.size != n:
-        raise ValueError(f"{values.size} items are packed where n={n}")
+def unpack(packed: Packed) -> Values:
+    """What `pack` packed. ValueError if it is of another length."""
+    raw = base64.b64decode(packed.base64)
+    if packed.type == "bits":
+        values = np.unpackbits(np.frombuffer(raw, np.uint8))[: packed.n]
+    else:
+        values = np.frombuffer(raw, packed.type)
+    if values.size != packed.n:
+        raise ValueError(f"{values.size} items are packed where n={packed.n}")
     return values.astype(np.float64)

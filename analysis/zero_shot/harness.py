@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from analysis.checkpoints import first_line
+from analysis.results import Source
 from analysis.zero_shot.answers import Item
 from analysis.zero_shot.tasks import Task, checked_files, stock_file, write_tasks
 from mhmoe.data.manifest import DataFolder
@@ -57,8 +58,8 @@ def templates_compiled_once() -> Iterator[None]:
         del environment.from_string  # the method is behind it
 
 
-def load_tasks(tasks: Sequence[Task], data: Path | str, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """lm-eval's task objects by name, and where their items come from: files with sha256, or data sets.
+def load_tasks(tasks: Sequence[Task], data: Path | str, folder: Path) -> tuple[dict[str, Any], Source]:
+    """lm-eval's task objects by name, and where their items come from.
 
     folder: for temporary files, which must stay as long as the tasks. Raises UserError if data cannot be had.
     """
@@ -77,24 +78,17 @@ def load_tasks(tasks: Sequence[Task], data: Path | str, folder: Path) -> tuple[d
         try:
             loaded |= manager.load([specs[task.name]])["tasks"]
         except Exception as error:  # whatever the network, the hub, the file formats and the templates raise
-            place = files[task.name]["file"] if files else "the hub"
+            place = task.file if files else "the hub"
             raise UserError(
                 f"task {task.name}: cannot read its items from {place} ({type(error).__name__}: {first_line(error)})"
             ) from error
         loaded[task.name].set_config("num_fewshot", 0)
     if data == HUB:
-        files = {
-            name: {
-                "dataset": task.DATASET_PATH,
-                "name": task.DATASET_NAME,
-                "fingerprint": task.eval_docs._fingerprint,
-            }
-            for name, task in loaded.items()
-        }
-    return loaded, {"kind": HUB if data == HUB else DataFolder.at(Path(data)).kind, "tasks": files}
+        files = {f"{task.DATASET_PATH} {task.DATASET_NAME}": task.eval_docs._fingerprint for task in loaded.values()}
+    return loaded, Source(kind=HUB if data == HUB else DataFolder.at(Path(data)).kind, files=files)
 
 
-def questions(tasks: Sequence[Task], data: Path | str, items: int) -> tuple[dict[str, list[str]], dict[str, Any]]:
+def questions(tasks: Sequence[Task], data: Path | str, items: int) -> tuple[dict[str, list[str]], Source]:
     """What a model reads of the first `items` items of each task: question and first answer, as lm-eval joins them;
     and where the items come from, as `load_tasks` says it.
 

@@ -7,19 +7,19 @@ paper's, and each of the finer measures of answers.py.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from analysis.claims.measured import Items, Quantity, Values
+from analysis.claims.measured import Items, Quantity
 from analysis.statistics import CONFIDENCE, holm, summarise
 from analysis.tables import NOT_RUN, Column, Row, table_markdown
-from analysis.zero_shot.answers import FINER, best_guess, unpack
+from analysis.zero_shot.answers import FINER, ItemValues, Mean, unpack
+from analysis.zero_shot.results import ZeroShotScores
 from analysis.zero_shot.tasks import TASKS
 
-Scores = Mapping[int, Values]
-"""Seed -> the result of zero_shot.evaluate, of one system."""
+OfSeeds = Mapping[int, ZeroShotScores]
+"""Of one system, by seed."""
 UP, DOWN = "↑", "↓"
 _SURE = f"p < {1 - CONFIDENCE:.2f} after Holm's correction for the cells of this table"
 AVERAGE = "average"
@@ -42,33 +42,34 @@ Cell = tuple[Score, str]  # a line and the label of a system
 Distance = tuple[float, float | None]  # of a seed's value from what is expected, with its p-value
 
 
-def mean_accuracy(scores: Sequence[Score]) -> Quantity:
+def mean_accuracy(scores: Sequence[Score]) -> Quantity[ZeroShotScores]:
     """The mean of all lines, in percent, as the paper's last column."""
     return _mean("mean accuracy", "points", [(s.task, s.measure) for s in scores], 100.0)
 
 
-def mean_advantage(scores: Sequence[Score]) -> Quantity:
+def mean_advantage(scores: Sequence[Score]) -> Quantity[ZeroShotScores]:
     """The advantage of right answers over wrong ones, mean over tasks."""
     return _mean("mean advantage", "bits per byte", [(s.task, "advantage") for s in _finer(scores)], 1.0)
 
 
-def _mean(name: str, unit: str, lines: Sequence[tuple[str, str]], factor: float) -> Quantity:
+def _mean(name: str, unit: str, lines: Sequence[tuple[str, str]], factor: float) -> Quantity[ZeroShotScores]:
     """Of measures of tasks, each in units of 1 / factor."""
 
-    def of(values: Values) -> float:
-        return float(np.mean([factor * values["tasks"][task][measure]["value"] for task, measure in lines]))
+    def of(result: ZeroShotScores) -> float | None:
+        means = [result.tasks[task].measure(measure).value for task, measure in lines]
+        known = [factor * mean for mean in means if mean is not None]
+        return float(np.mean(known)) if len(known) == len(means) else None
 
-    def items(values: Values) -> list[Items]:
-        return [_items(values, task, measure, factor) for task, measure in lines]
+    def items(result: ZeroShotScores) -> list[Items]:
+        return [_items(result.tasks[task].items, task, measure, factor) for task, measure in lines]
 
     return Quantity(name=name, unit=unit, of=of, items=items)
 
 
-def _items(values: Values, task: str, measure: str, factor: float) -> Items:
-    packed = values["tasks"][task]["items"]
+def _items(items: ItemValues, task: str, measure: str, factor: float) -> Items:
     folder = TASKS[task].folder if task in TASKS else task
     cluster = "xnli" if folder.startswith("xnli") else folder  # its languages are translations of the same items
-    return Items(packed["sha256"], factor * unpack(packed[measure]), cluster)
+    return Items(items.sha256, factor * unpack(items.values[measure]), cluster)
 
 
 def _finer(scores: Sequence[Score]) -> list[Score]:
@@ -76,7 +77,7 @@ def _finer(scores: Sequence[Score]) -> list[Score]:
 
 
 def score_tables(
-    scores: Sequence[Score], systems: Mapping[str, Scores], paper: Mapping[str, Sequence[float]]
+    scores: Sequence[Score], systems: Mapping[str, OfSeeds], paper: Mapping[str, Sequence[float]]
 ) -> tuple[str, list[Row]]:
     """Markdown of the tables, and one row for every number, for a CSV.
 
@@ -91,8 +92,8 @@ def score_tables(
         for score in scores:
             lines = [(score.measure, 100.0)] + [(name, 1.0) for name in FINER if score in _finer(scores)]
             for measure, factor in lines:
-                found = [values["tasks"][score.task][measure] for values in seeds.values()]
-                of_seeds = summarise(factor * f["value"] for f in found)
+                found = [result.tasks[score.task].measure(measure) for result in seeds.values()]
+                of_seeds = summarise(factor * f.value for f in found if f.value is not None)
                 rows.append(
                     {
                         "label": label,
@@ -101,7 +102,7 @@ def score_tables(
                         "seeds": of_seeds.n,
                         "value": of_seeds.mean,
                         "std": of_seeds.std,
-                        "stderr_over_items": summarise(factor * f["stderr"] for f in found).mean,
+                        "stderr_over_items": summarise(factor * f.stderr for f in found if f.stderr is not None).mean,
                     }
                 )
     return "\n".join(parts), rows
@@ -130,26 +131,27 @@ _FINER = (
 )
 
 
-def _accuracies(scores: Sequence[Score], systems: Mapping[str, Scores], paper: Mapping[str, Sequence[float]]) -> str:
+def _accuracies(scores: Sequence[Score], systems: Mapping[str, OfSeeds], paper: Mapping[str, Sequence[float]]) -> str:
     average = mean_accuracy(scores)
     of_cells: dict[Cell, list[Distance]] = {}
     for score in scores:
         for label, seeds in systems.items():
-            tasks = [values["tasks"][score.task] for values in seeds.values()]
-            guesses = [best_guess(task, score.measure) for task in tasks]
-            gaps = [task[score.measure]["value"] - guess for task, (guess, _) in zip(tasks, guesses, strict=True)]
+            tasks = [result.tasks[score.task] for result in seeds.values()]
+            guesses = [task.best_guess(score.measure) for task in tasks]
+            found = [task.accuracies[score.measure].value for task in tasks]
+            gaps = [value - guess for value, (guess, _) in zip(found, guesses, strict=True)]
             of_cells[score, label] = [(gap, p) for gap, (_, p) in zip(gaps, guesses, strict=True)]
     marks = _marks(of_cells)
     rows: list[Row] = []
     for i, score in enumerate(scores):
         row: Row = {"label": score.label} | _facts(score, systems)
         for label, seeds in systems.items():
-            found = [100 * values["tasks"][score.task][score.measure]["value"] for values in seeds.values()]
+            found = [100 * result.tasks[score.task].accuracies[score.measure].value for result in seeds.values()]
             row[label] = _cell(found, ".1f", marks[score, label], paper.get(label, ())[i : i + 1])
         rows.append(row)
     last: Row = {"label": AVERAGE}
     for label, seeds in systems.items():
-        known = [value for values in seeds.values() if (value := average.of(values)) is not None]
+        known = [value for result in seeds.values() if (value := average.of(result)) is not None]
         last[label] = _cell(known, ".1f", "", paper.get(label, ())[len(scores) :])
     columns = (
         Column("label", "score"),
@@ -171,13 +173,13 @@ def _accuracies(scores: Sequence[Score], systems: Mapping[str, Scores], paper: M
     return "### Accuracy\n\n" + table_markdown(columns, [*rows, last], caption=[note])
 
 
-def _facts(score: Score, systems: Mapping[str, Scores]) -> Row:
+def _facts(score: Score, systems: Mapping[str, OfSeeds]) -> Row:
     """What is the same for every model: items, chance, what was cut; and the first model's standard error."""
     for seeds in systems.values():
-        for values in seeds.values():
-            found = values["tasks"][score.task]
-            same = {key: found[key] for key in ("n", "chance", "majority", "cut")}
-            return same | {"stderr": found[score.measure]["stderr"]}
+        for result in seeds.values():
+            found = result.tasks[score.task]
+            same = {key: getattr(found, key) for key in ("n", "chance", "majority", "cut")}
+            return same | {"stderr": found.accuracies[score.measure].stderr}
     return {}
 
 
@@ -206,32 +208,33 @@ def _cell(values: Sequence[float], spec: str, mark: str, paper: Sequence[float] 
 
 
 def _finer_table(
-    title: str, name: str, spec: str, note: str, scores: Sequence[Score], systems: Mapping[str, Scores]
+    title: str, name: str, spec: str, note: str, scores: Sequence[Score], systems: Mapping[str, OfSeeds]
 ) -> str:
     finer = _finer(scores)
-    found = {
-        (score, label): [values["tasks"][score.task][name] for values in seeds.values()]
+    found: dict[Cell, list[Mean]] = {
+        (score, label): [result.tasks[score.task].finer[name] for result in seeds.values()]
         for score in finer
         for label, seeds in systems.items()
     }
     marks = dict.fromkeys(found, "")
     if name == "advantage":
-        marks = _marks({cell: [(f["value"], _p_value(f)) for f in of] for cell, of in found.items()})
+        marks = _marks({cell: [(f.value or 0.0, _p_value(f)) for f in of] for cell, of in found.items()})
     rows: list[Row] = []
     for score in finer:
-        of_first = next((of[0] for (line, _), of in found.items() if line == score and of), {})
-        row: Row = {"label": score.label.split(",")[0], "stderr": of_first.get("stderr")}
+        of_first = next((of[0].stderr for (line, _), of in found.items() if line == score and of), None)
+        row: Row = {"label": score.label.split(",")[0], "stderr": of_first}
         for label in systems:
-            row[label] = _cell([f["value"] for f in found[score, label]], spec, marks[score, label])
+            values = [f.value for f in found[score, label] if f.value is not None]
+            row[label] = _cell(values, spec, marks[score, label])
         rows.append(row)
     last: Row = {"label": AVERAGE, "stderr": None}
+    average = _mean(AVERAGE, "", [(s.task, name) for s in finer], 1.0)
     for label, seeds in systems.items():
-        means = [float(np.mean([values["tasks"][s.task][name]["value"] for s in finer])) for values in seeds.values()]
-        last[label] = _cell(means, spec, "")
+        last[label] = _cell([m for result in seeds.values() if (m := average.of(result)) is not None], spec, "")
     columns = (Column("label", "task"), Column("stderr", "s.e.", spec.lstrip("+")), *(Column(x, x) for x in systems))
     return f"### {title}\n\n" + table_markdown(columns, [*rows, last], caption=[note])
 
 
-def _p_value(mean: Mapping[str, Any]) -> float | None:
+def _p_value(mean: Mean) -> float | None:
     """Of a mean over items being zero, by the normal distribution."""
-    return float(2 * stats.norm.sf(abs(mean["value"]) / mean["stderr"])) if mean["stderr"] else None
+    return float(2 * stats.norm.sf(abs(mean.value) / mean.stderr)) if mean.value is not None and mean.stderr else None

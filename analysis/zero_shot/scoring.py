@@ -6,6 +6,7 @@ chance would give and measures that move at any scale (see answers.py). Scores a
 on the same files, which `--write-tasks` prepares; length_batched.py says where they are computed faster.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -24,9 +25,10 @@ from tyro.conf import Positional
 
 from analysis.checkpoints import load
 from analysis.statistics import CONFIDENCE
-from analysis.tables import Column, table_markdown
-from analysis.zero_shot.answers import ACCURACIES, FINER, best_guess, summarise
+from analysis.tables import Column, Row, table_markdown
+from analysis.zero_shot.answers import ACCURACIES, FINER, Scores, summarise
 from analysis.zero_shot.harness import HUB, load_tasks, quiet, templates_compiled_once, to_item
+from analysis.zero_shot.results import Settings, TaskScores, ZeroShotScores
 from analysis.zero_shot.tasks import Task, checked_files, find, write_tasks
 from mhmoe.cli import exit_code
 from mhmoe.data.manifest import DATA_VARIABLE
@@ -67,15 +69,13 @@ def evaluate(
     batch_tokens: int = BATCH_TOKENS,
     max_length: int | None = None,
     progress: bool = True,
-) -> dict[str, Any]:
-    """Score a causal model; everything in the result can be written as JSON.
+) -> ZeroShotScores:
+    """Score a causal model.
 
     tasks: names, or "english" and "xnli" for all of Table 2 and of Table 3. data: a folder with harness/ and
     manifest.json, or "hub" for the stock data sets. limit: the first so many items of each task. max_length: in
     tokens, what is longer is cut from the left; None takes the model's own.
 
-    Result: `tasks`, per name what answers.summarise gives, with the version of the task and the shares of its
-    requests that were cut and windowed; `data`, the files with their sha256; `settings`; tokens and seconds.
     Raises UserError for tasks and data that are not there, ValueError for numbers below 1.
     """
     chosen = find(tasks)
@@ -95,18 +95,13 @@ def evaluate(
             model.train(was_training)
         samples = results["samples"]
         values = {task.name: _values(task, loaded[task.name], samples[task.name], lm) for task in chosen}
-    return {
-        "tasks": values,
-        "data": source,
-        "settings": {
-            "num_fewshot": 0,
-            "limit": limit,
-            "max_length": lm.max_length,
-            "lm_eval": metadata.version("lm_eval"),
-        },
-        "tokens": lm.tokens,
-        "seconds": round(time.perf_counter() - started, 1),
-    }
+    return ZeroShotScores(
+        data=source,
+        tasks=values,
+        settings=Settings(num_fewshot=0, limit=limit, max_length=lm.max_length, lm_eval=metadata.version("lm_eval")),
+        tokens=lm.tokens,
+        seconds=round(time.perf_counter() - started, 1),
+    )
 
 
 def _check_limit(limit: int | None) -> None:
@@ -114,40 +109,39 @@ def _check_limit(limit: int | None) -> None:
         raise ValueError(f"limit={limit} is not allowed; it must be at least 1, or left out for all items")
 
 
-def _values(task: Task, loaded: Any, samples: Sequence[Mapping[str, Any]], lm: Any) -> dict[str, Any]:
+def _values(task: Task, loaded: Any, samples: Sequence[Mapping[str, Any]], lm: Any) -> TaskScores:
     items = [to_item(task, loaded, sample) for sample in samples]
     requests = sum(len(item.right) for item in items)
-    return {
-        **summarise(items),
-        "version": loaded.VERSION,
-        "cut": lm.cut[task.name] / requests,
-        "windowed": lm.windowed[task.name] / requests,
-    }
+    return TaskScores(
+        **vars(summarise(items)),
+        version=loaded.VERSION,
+        cut=lm.cut[task.name] / requests,
+        windowed=lm.windowed[task.name] / requests,
+    )
 
 
 # ---- the command -----------------------------------------------------------------------------
 
 
-def table(result: Mapping[str, Any]) -> str:
+def table(result: ZeroShotScores) -> str:
     """A result of `evaluate` as Markdown."""
-    rows: list[dict[str, Any]] = []
-    for name, values in result["tasks"].items():
-        row = {"task": name, **{key: values[key] for key in ("n", "chance", "majority", "cut")}}
+    rows: list[Row] = []
+    for name, scores in result.tasks.items():
+        row: Row = {"task": name, **{key: getattr(scores, key) for key in ("n", "chance", "majority", "cut")}}
         for measure in (*ACCURACIES, *FINER):
-            row |= {measure: None, f"{measure}_stderr": None}
-            if measure in values:
-                row |= {measure: values[measure]["value"], f"{measure}_stderr": values[measure]["stderr"]}
-        row |= {f"{measure}_verdict": _verdict(values, measure) for measure in ACCURACIES if measure in values}
+            found = scores.accuracies.get(measure) or scores.finer.get(measure)
+            row |= {measure: found and found.value, f"{measure}_stderr": found and found.stderr}
+        row |= {f"{measure}_verdict": _verdict(scores, measure) for measure in scores.accuracies}
         rows.append(row)
     return table_markdown(COLUMNS, rows)
 
 
-def _verdict(values: Mapping[str, Any], measure: str) -> str:
+def _verdict(scores: Scores, measure: str) -> str:
     """Where an accuracy lies to what guessing gives, with its p-value."""
-    guess, p_value = best_guess(values, measure)
+    guess, p_value = scores.best_guess(measure)
     if p_value is None:
         return "cannot tell"
-    side = "above" if values[measure]["value"] > guess else "below"
+    side = "above" if scores.accuracies[measure].value > guess else "below"
     return f"{side if p_value < 1 - CONFIDENCE else 'cannot tell'} (p = {p_value:.2g})"
 
 
@@ -215,8 +209,8 @@ def run(arguments: Arguments) -> None:
     if arguments.output is not None:
         command = " ".join(["python -m analysis.zero_shot", *sys.argv[1:]])
         origin = provenance(command, str(model.device), torch.get_num_threads())
-        result = {"checkpoint": arguments.checkpoint, **result, "provenance": origin}
-        write_atomically(arguments.output, json.dumps(result, separators=(",", ":"), allow_nan=False) + "\n")
+        whole = {"checkpoint": arguments.checkpoint, **dataclasses.asdict(result), "provenance": origin}
+        write_atomically(arguments.output, json.dumps(whole, separators=(",", ":"), allow_nan=False) + "\n")
         print(f"written to {arguments.output}")
 
 

@@ -90,8 +90,8 @@ def stock_file(task: Task) -> Path:
     return path
 
 
-def checked_files(tasks: Sequence[Task], data: Path) -> dict[str, dict[str, str]]:
-    """Per task its file below `data` and the file's sha256, after the file was checked against the manifest.
+def checked_files(tasks: Sequence[Task], data: Path) -> dict[str, str]:
+    """The tasks' files below `data` and their sha256, after they were checked against the manifest.
 
     Raises UserError if the manifest or a file is missing, not listed, or not what the manifest says.
     """
@@ -101,7 +101,7 @@ def checked_files(tasks: Sequence[Task], data: Path) -> dict[str, dict[str, str]
             raise UserError(
                 f"task {task.name} needs {data / task.file}, which is missing; fetch it, or leave the task out"
             )
-    return {task.name: {"file": task.file, "sha256": folder.hash_of(task.file)} for task in tasks}
+    return {task.file: folder.hash_of(task.file) for task in tasks}
 
 
 def write_tasks(folder: Path, tasks: Sequence[Task], data: Path, cache: Path | None = None) -> list[Path]:

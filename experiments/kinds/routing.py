@@ -10,18 +10,26 @@ so systems are compared by the first, and a system with itself before training b
 choice can tell fall with k h too: systems of equal k h and as many experts are compared.
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from analysis.claims.measured import MeasuredClaim, Quantity, Side, Values
-from analysis.routing.activation import measure_activation, measure_groups, uniform_null
+from analysis.claims.measured import MeasuredClaim, Quantity, Side
+from analysis.routing.activation import (
+    ExpertActivation,
+    GroupRouting,
+    QuestionRouting,
+    measure_activation,
+    measure_groups,
+    uniform_null,
+)
 from analysis.routing.activation_figure import activation_curves
 from analysis.routing.heatmaps import activation_heatmaps, group_heatmaps
-from analysis.routing.measures import summary, total
+from analysis.routing.measures import Counts, Summary, summary, total
 from analysis.routing.text import load_checkpoint, untrained, windows_of, windows_of_texts
 from analysis.tables import Column, Row, seeds_text, table_markdown
 from analysis.zero_shot.harness import questions
@@ -68,6 +76,7 @@ class RoutingFigure(Page):
     group: what its groups are. printed: what the paper prints for the activation ratio, by its label.
     """
 
+    measurements: Sequence[Measurement[QuestionRouting]] = ()
     systems: Mapping[str, System]
     text: str
     group: str
@@ -77,14 +86,12 @@ class RoutingFigure(Page):
         return unique([*self.systems.values()])
 
     def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
-        found, runs = measured_systems(self, self.systems, scale, records)
+        found, runs = measured_systems(self.measurements[0], self.systems, scale, records, self.task)
         if not found:
             return None
-        counts = {
-            label: {seed: total(v["trained"]["groups"]) for seed, v in seeds.items()} for label, seeds in found.items()
-        }
+        counts = {label: {seed: total(v.trained.groups) for seed, v in seeds.items()} for label, seeds in found.items()}
         first = {label: next(iter(seeds)) for label, seeds in found.items()}
-        tokens = next(iter(next(iter(counts.values())).values()))["tokens"]
+        tokens = next(iter(next(iter(counts.values())).values())).tokens
         lines = caption_of(runs, of_all(found))
         read = f"Read: questions of {self.text}, {tokens:,} tokens.{generated_note(of_all(found))}"
         note = f"{setting_of(runs)}; {seeds_text(seeds for seeds in found.values())}. {read}"
@@ -97,9 +104,7 @@ class RoutingFigure(Page):
             note=f"{one} A layer makes h k selections a token, which is most of how systems differ in colour.",
         )
         nulls = {
-            "untrained": {
-                label: [total(v["untrained"]["groups"]) for v in seeds.values()] for label, seeds in found.items()
-            },
+            "untrained": {label: [total(v.untrained.groups) for v in seeds.values()] for label, seeds in found.items()},
             "random": {label: [uniform_null(c, seed) for seed, c in seeds.items()] for label, seeds in counts.items()},
         }
         activation_curves(
@@ -112,7 +117,7 @@ class RoutingFigure(Page):
             looks=looks({label: self.systems[label] for label in found}),
         )
         group_heatmaps(
-            {label: seeds[first[label]]["trained"]["groups"] for label, seeds in found.items()},
+            {label: seeds[first[label]].trained.groups for label, seeds in found.items()},
             folder / f"{stem}_groups.png",
             title=f"Experts by {self.group}",
             note=f"{one} Any routing has a diagonal in this order; what a choice tells of the {self.group}: "
@@ -120,7 +125,7 @@ class RoutingFigure(Page):
             group=self.group,
         )
         rows = [row for label, seeds in found.items() for row in _rows(label, seeds)]
-        groups = len(next(iter(next(iter(found.values())).values()))["trained"]["groups"])
+        groups = len(of_all(found)[0].trained.groups)
         lines.append(_EXPLAINED.format(group=self.group, even=1 / groups))
         pictures = "".join(
             f"![{title}]({stem}{part}.png)\n\n"
@@ -129,50 +134,47 @@ class RoutingFigure(Page):
         return Section(pictures + table_markdown(COLUMNS, rows, caption=lines), COLUMNS, rows)
 
 
-def _rows(label: str, seeds: Mapping[int, Values]) -> list[Row]:
+def _rows(label: str, seeds: Mapping[int, QuestionRouting]) -> list[Row]:
     """Trained, untrained and random."""
     rows: list[Row] = []
-    for router in ("trained", "untrained"):
-        measures = [summary(total(values[router]["groups"])) for values in seeds.values()]
+    routers = {"trained": [v.trained for v in seeds.values()], "untrained": [v.untrained for v in seeds.values()]}
+    for router, found in routers.items():
         told = {
-            name: [values[router][part][measure] for values in seeds.values()]
-            for name, part, measure in (
-                ("bits", "specialisation", "bits"),
-                ("normalised", "specialisation", "normalised"),
-                ("dominant_share", "specialisation", "dominant_share"),
-                ("permuted_bits", "permuted", "mean_bits"),
-                ("permuted_quantile", "permuted", "quantile_95_bits"),
-            )
+            "bits": [of.specialisation.bits for of in found],
+            "normalised": [of.specialisation.normalised for of in found],
+            "dominant_share": [of.specialisation.dominant_share for of in found],
+            "permuted_bits": [of.permuted.mean_bits for of in found],
+            "permuted_quantile": [of.permuted.quantile_95_bits for of in found],
         }
-        rows.append({"label": label, "router": router, "seeds": len(seeds), **_means(measures), **_mean_of(told)})
-    random = [summary(uniform_null(total(v["trained"]["groups"]), seed)) for seed, v in seeds.items()]
-    rows.append({"label": label, "router": "random", "seeds": len(seeds), **_means(random)})
-    return rows
+        means = {name: float(np.mean(values)) for name, values in told.items()}
+        rows.append({"label": label, "router": router, **_means([total(of.groups) for of in found]), **means})
+    random = [uniform_null(total(v.trained.groups), seed) for seed, v in seeds.items()]
+    return [*rows, {"label": label, "router": "random", **_means(random)}]
 
 
-def _means(measures: Sequence[Mapping[str, float]]) -> Row:
-    return {name: float(np.mean([m[name] for m in measures])) for name in measures[0]}
+def _means(seeds: Sequence[Counts]) -> Row:
+    measures = [dataclasses.asdict(summary(counts)) for counts in seeds]
+    return {"seeds": len(seeds), **{name: float(np.mean([m[name] for m in measures])) for name in measures[0]}}
 
 
-def _mean_of(values: Mapping[str, Any]) -> Row:
-    return {name: float(np.mean(value)) for name, value in values.items()}
+def _share(
+    name: str, measure: Callable[[Summary], float], router: Callable[[QuestionRouting], GroupRouting]
+) -> Quantity[QuestionRouting]:
+    return Quantity(
+        name=name,
+        unit="points (% of a layer's experts)",
+        of=lambda result: 100 * measure(summary(total(router(result).groups))),
+    )
 
 
-def _quantity(name: str, measure: str, router: str = "trained") -> Quantity:
-    def of(values: Values) -> float | None:
-        return 100 * summary(total(values[router]["groups"]))[measure] if values else None
-
-    return Quantity(name=name, unit="points (% of a layer's experts)", of=of)
-
-
-def _bits(values: Values) -> float | None:
-    return float(np.mean(values["trained"]["specialisation"]["bits"])) if values else None
-
-
-EFFECTIVE = _quantity("experts in effective use", "effective_share")
-REACHED = _quantity("experts that a token reaches", "distinct_share")
-REACHED_UNTRAINED = _quantity("experts that a token reaches before training", "distinct_share", "untrained")
-BITS = Quantity(name="bits about the group", unit="bits", of=_bits)
+EFFECTIVE = _share("experts in effective use", lambda s: s.effective_share, lambda r: r.trained)
+REACHED = _share("experts that a token reaches", lambda s: s.distinct_share, lambda r: r.trained)
+REACHED_UNTRAINED = _share(
+    "experts that a token reaches before training", lambda s: s.distinct_share, lambda r: r.untrained
+)
+BITS = Quantity[QuestionRouting](
+    name="bits about the group", unit="bits", of=lambda r: float(np.mean(r.trained.specialisation.bits))
+)
 
 
 def routing_figure(
@@ -184,7 +186,7 @@ def routing_figure(
     telling: Sequence[tuple[str, str, str]] = (),
     text: str,
     group: str,
-    measurement: Measurement,
+    measurement: Measurement[QuestionRouting],
     task: str = "english",
     printed: Mapping[str, float] | None = None,
     notes: Sequence[str] = (),
@@ -193,12 +195,14 @@ def routing_figure(
     has more experts in effective use; that the choices of the first of `telling` tell more of the group; and that
     training makes the tokens of systems with heads reach more."""
 
-    def claim(statement: str, source: str, higher: tuple[str, Quantity], lower: tuple[str, Quantity]) -> MeasuredClaim:
+    def claim(
+        statement: str, source: str, higher: tuple[str, Quantity[Any]], lower: tuple[str, Quantity[Any]]
+    ) -> MeasuredClaim:
         return MeasuredClaim(
             slug=slug,
             statement=statement,
             source=source,
-            reading=systems[higher[0]].reading or systems[lower[0]].reading,
+            matching=systems[higher[0]].matching or systems[lower[0]].matching,
             task=task,
             measurement=measurement.name,
             higher=Side(system=systems[higher[0]].name, quantity=higher[1]),
@@ -221,7 +225,7 @@ def routing_figure(
             (label, REACHED_UNTRAINED),
         )
         for label, system in systems.items()
-        if system.reading
+        if system.matching
     ]
     return RoutingFigure(
         slug=slug,
@@ -240,43 +244,47 @@ def routing_figure(
 # ---- what is measured -----------------------------------------------------------------------
 
 
-def _activation(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _activation(subject: Subject, settings: Mapping[str, Any]) -> ExpertActivation | None:
     model, _ = load_checkpoint(subject.model)
     if model.config.moe is None:
-        return {}
+        return None
     split = getattr(subject.text, settings["split"])
     windows = windows_of(split, model.config.max_position_embeddings).spaced(settings["max_windows"])
-    return measure_activation(model, windows)
+    return ExpertActivation(counts=measure_activation(model, windows))
 
 
-def _question_routing(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the trained model and of the one that it started from, by task."""
+def _question_routing(subject: Subject, settings: Mapping[str, Any]) -> QuestionRouting | None:
     model, tokenizer = load_checkpoint(subject.model)
     if model.config.moe is None:
-        return {}
+        return None
     tasks = {task.folder: task for task in find(settings["tasks"])}  # the same questions once
     texts, source = questions([*tasks.values()], subject.data.path, settings["items"])
     groups = [name for name, several in zip(tasks, texts.values(), strict=True) for _ in several]
     length = model.config.max_position_embeddings
     windows = windows_of_texts([text for several in texts.values() for text in several], tokenizer, length)
-    models = {"trained": model, "untrained": untrained(model, subject.seed)}
-    return {"data": source, **{name: measure_groups(of, windows, groups) for name, of in models.items()}}
+    return QuestionRouting(
+        data=source,
+        trained=measure_groups(model, windows, groups),
+        untrained=measure_groups(untrained(model, subject.seed), windows, groups),
+    )
 
 
-def _routed(name: str, tasks: Sequence[str]) -> Measurement:
+def _routed(name: str, tasks: Sequence[str]) -> Measurement[QuestionRouting]:
     """Which experts the questions of some tasks go to."""
     return Measurement(
         name=name,
         settings={"tasks": [*tasks], "items": 250},
         smoke={"items": 20},
+        result=QuestionRouting,
         measure=_question_routing,
         files=files_of_tasks,
     )
 
 
 EXPERT_ACTIVATION = Measurement(
-    name="expert_activation",  # how often each expert is chosen on the test text; nothing for dense models
+    name="expert_activation",  # how often each expert is chosen on the test text
     settings={"split": "test", "max_windows": 1024},
+    result=ExpertActivation,
     measure=_activation,
 )
 ROUTING_ENGLISH = _routed("routing_english", ["english"])

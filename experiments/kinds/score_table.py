@@ -1,6 +1,6 @@
 """A page of zero-shot scores, a row a score and a column a system; and the measurements behind them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from analysis.checkpoints import load
 from analysis.tables import Column, Row
 from analysis.zero_shot.answers import FINER
+from analysis.zero_shot.results import Settings, ZeroShotScores
 from analysis.zero_shot.scores import Score, score_tables
 from analysis.zero_shot.tasks import find, stock_file
 from experiments.report.captions import caption_of, measured_systems, of_all
@@ -49,29 +50,32 @@ def scores_of(
     page: Page, rows: Sequence[ScoredRow], scores: Sequence[Score], scale: Scale, records: Records
 ) -> tuple[list[str], list[Row]]:
     """Caption and tables as paragraphs, and every number as a row; nothing where no model was scored."""
-    found, runs = measured_systems(page, {row.system.label: row.system for row in rows}, scale, records)
+    measurement: Measurement[ZeroShotScores] = page.measurements[0]
+    named = {row.system.label: row.system for row in rows}
+    found, runs = measured_systems(measurement, named, scale, records, page.task)
     if not found:
         return [], []
     lines = caption_of(runs, of_all(found))
     systems = {row.system.label: found.get(row.system.label, {}) for row in rows}
     tables, csv_rows = score_tables(scores, systems, {row.system.label: row.paper_scores for row in rows})
-    lines.append(_how([result for seeds in found.values() for result in seeds.values()]))
+    lines.append(_how(of_all(found)))
     return [*lines, tables], csv_rows
 
 
-def _how(results: Sequence[Mapping[str, Any]]) -> str:
+def _how(results: Sequence[ZeroShotScores]) -> str:
     """How the scores were made, from the scores themselves."""
 
-    def each(of: str) -> str:
-        return ", ".join(sorted({str(result["settings"][of]) for result in results}))
+    def each(of: Callable[[Settings], object]) -> str:
+        return ", ".join(sorted({str(of(result.settings)) for result in results}))
 
-    cut = max(task["cut"] for result in results for task in result["tasks"].values())
-    windowed = max(task["windowed"] for result in results for task in result["tasks"].values())
-    limit = "" if each("limit") == "None" else f" The first {each('limit')} items of each task alone."
+    cut = max(task.cut for result in results for task in result.tasks.values())
+    windowed = max(task.windowed for result in results for task in result.tasks.values())
+    limit, version, length = each(lambda s: s.limit), each(lambda s: s.lm_eval), each(lambda s: s.max_length)
+    limit = "" if limit == "None" else f" The first {limit} items of each task alone."
     return (
-        f"lm-eval {each('lm_eval')}, no examples in the prompt, {each('max_length')} tokens of context: what is longer "
-        f"is cut from the left (up to {cut:.0%} of a task's requests), and answers longer than that are scored in "
-        f"windows (up to {windowed:.1%}).{limit}"
+        f"lm-eval {version}, no examples in the prompt, {length} tokens of context: what is longer is cut from the "
+        f"left (up to {cut:.0%} of a task's requests), and answers longer than that are scored in windows (up to "
+        f"{windowed:.1%}).{limit}"
     )
 
 
@@ -86,32 +90,26 @@ def files_of_tasks(settings: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(task.file for task in tasks))
 
 
-def _zero_shot(subject: Subject, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _zero_shot(subject: Subject, settings: Mapping[str, Any]) -> ZeroShotScores:
     from analysis.zero_shot.scoring import evaluate  # slow to import, with transformers' and torch's side of it
 
     model, tokenizer = load(str(subject.model), device="cpu")
     return evaluate(model, tokenizer, settings["tasks"], subject.data.path, limit=settings["limit"])
 
 
-def _of_tasks(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """What scoring these tasks alone would have given, but for its costs."""
-    return {
-        "tasks": {name: values["tasks"][name] for name in names},
-        "data": {**values["data"], "tasks": {name: values["data"]["tasks"][name] for name in names}},
-        "settings": values["settings"],
-    }
-
-
-def _scored(name: str, tasks: Sequence[str], within: Measurement | None = None) -> Measurement:
+def _scored(
+    name: str, tasks: Sequence[str], within: Measurement[ZeroShotScores] | None = None
+) -> Measurement[ZeroShotScores]:
     """Scores of all items of some tasks, or groups of tasks."""
     return Measurement(
         name=name,
         settings={"tasks": [*tasks], "limit": None, "finer": FINER},
         smoke={"limit": 20},
+        result=ZeroShotScores,
         measure=_zero_shot,
         files=files_of_tasks,
         within=within,
-        narrow=_of_tasks,
+        narrow=ZeroShotScores.of_tasks,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from analysis.figures import Panel, trend_figure
 from analysis.plotting import Point
-from analysis.routing.measures import summary
+from analysis.routing.measures import Summary, summary
 from analysis.tables import seeds_text
 from experiments.kinds.routing import EXPERT_ACTIVATION
 from experiments.kinds.score_table import ZERO_SHOT_HELLASWAG
@@ -30,26 +30,26 @@ def _perplexity(record: Record, results: Path) -> float:
     return record.metrics["test"]["perplexity"]
 
 
-def _of_activation(measure: str) -> Of:
-    """A share of a layer's experts from `routing_measures.summary`, in percent."""
+def _of_activation(measure: Callable[[Summary], float]) -> Of:
+    """A share of a layer's experts, in percent."""
 
     def of(record: Record, results: Path) -> float | None:
         found = measured(EXPERT_ACTIVATION, record, results)
-        return None if found is None else 100 * summary(found.values)[measure]
+        return None if found is None or found.values is None else 100 * measure(summary(found.values.counts))
 
     return of
 
 
 def _hellaswag(record: Record, results: Path) -> float | None:
     found = measured(ZERO_SHOT_HELLASWAG, record, results)
-    return None if found is None else found.values["tasks"]["hellaswag"]["advantage"]["value"]
+    return None if found is None or found.values is None else found.values.tasks["hellaswag"].finer["advantage"].value
 
 
 PANELS: dict[str, tuple[str, Of]] = {
     "perplexity": ("test perplexity", _perplexity),
-    "activation": ("experts of a layer that a token reaches (%)", _of_activation("distinct_share")),
-    "effective": ("experts of a layer in effective use (%)", _of_activation("effective_share")),
-    "collapsed": ("experts below a tenth of the even share (%)", _of_activation("collapsed_share")),
+    "activation": ("experts of a layer that a token reaches (%)", _of_activation(lambda s: s.distinct_share)),
+    "effective": ("experts of a layer in effective use (%)", _of_activation(lambda s: s.effective_share)),
+    "collapsed": ("experts below a tenth of the even share (%)", _of_activation(lambda s: s.collapsed_share)),
     "hellaswag": ("HellaSwag, advantage (bits per byte)", _hellaswag),
 }
 BENCHMARK = RESULTS / "speed" / "training.json"
@@ -106,7 +106,7 @@ def draw(page: Page, trend: Trend, scale: Scale, records: Records, path: Path, s
     text += " Bars: lowest to highest seed."
     if "hellaswag" in trend.panels:
         asked = (measured(ZERO_SHOT_HELLASWAG, r, records.results) for of_system in current.values() for r in of_system)
-        text += generated_note(found.values for found in asked if found is not None)
+        text += generated_note(found.values for found in asked if found is not None and found.values is not None)
     text += " Speed and memory: one measurement, results/speed/training.md." if timed else ""
     look = looks({label: series[-1][1] for label, series in trend.series.items() if series})
     trend_figure(shown, path, title=page.title, x_label=trend.x_label, note=text, log_x=trend.log_x, looks=look)

@@ -2,30 +2,30 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from analysis.results import Result
 from analysis.tables import caption, setting
-from experiments.runner.measurements import Measurement, data_of, measured
-from experiments.runner.page import Page
+from experiments.runner.measurements import Measurement, SomeResult, measured
 from experiments.runner.plan import final_runs
 from experiments.runner.runs import final_name
 from experiments.runner.store import RESULTS, Records
 from experiments.scales import Scale
 from experiments.systems import HEADS, System
-from mhmoe.data.manifest import GENERATED
 from mhmoe.training.record import Record
 
-READINGS = (
-    "`parameters`: as many parameters as X-MoE, by the inner width (v1 Table 11; h times the expert FLOPs). "
-    "`compute`: as many parameters and FLOPs, by inner width and number of experts (v2)"
+MATCHINGS = (
+    "with `parameters`, as many as X-MoE has, by the inner width (v1 Table 11; h times the expert FLOPs); with "
+    "`compute`, as many parameters and FLOPs, by inner width and number of experts (v2)"
 )
-CONTROL = f"The control is X-MoE with k = h = {HEADS}: the FLOPs and selections of `parameters`, without heads"
+CONTROL = (
+    f"The control is X-MoE with k = h = {HEADS}: the FLOPs and selections of MH-MoE with `parameters`, without heads"
+)
 
 
-def readings(records: Sequence[Record]) -> str:
+def matchings(records: Sequence[Record]) -> str:
     """What "of equal size" means on a page that shows these runs."""
     controlled = any(record.system.startswith("xmoe_") and f"_k{HEADS}" in record.system for record in records)
-    return f"{READINGS}. {CONTROL}" if controlled else READINGS
+    return f"{MATCHINGS}. {CONTROL}" if controlled else MATCHINGS
 
 
 def current_runs(systems: Sequence[System], scale: Scale, records: Records, task: str) -> dict[str, list[Record]]:
@@ -38,32 +38,31 @@ def current_runs(systems: Sequence[System], scale: Scale, records: Records, task
 
 
 def measured_values(
-    measurements: Sequence[Measurement], current: Mapping[str, Sequence[Record]], results: Path = RESULTS
-) -> dict[tuple[str, str], dict[int, Mapping[str, Any]]]:
-    """What was measured on the models of current runs: (measurement, system) -> seed -> values."""
-    found: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
+    measurements: Sequence[Measurement[SomeResult]], current: Mapping[str, Sequence[Record]], results: Path = RESULTS
+) -> dict[tuple[str, str], dict[int, SomeResult]]:
+    """What was measured on the models of current runs: (measurement, system) -> seed -> result."""
+    found: dict[tuple[str, str], dict[int, SomeResult]] = {}
     for measurement in measurements:
         for system, records in current.items():
-            of_seeds = {r.seed: measured(measurement, r, results) for r in records}
-            found[measurement.name, system] = {seed: m.values for seed, m in of_seeds.items() if m is not None}
+            of_seeds = {r.seed: m.values for r in records if (m := measured(measurement, r, results)) is not None}
+            found[measurement.name, system] = {seed: v for seed, v in of_seeds.items() if v is not None}
     return found
 
 
 def measured_systems(
-    page: Page, systems: Mapping[str, System], scale: Scale, records: Records
-) -> tuple[dict[str, dict[int, Mapping[str, Any]]], list[Record]]:
-    """Label -> seed -> values of the page's first measurement, for the labelled systems that have any; and the
-    records of the models that were measured."""
-    first = page.measurements[0]
-    current = current_runs([*systems.values()], scale, records, page.task)
-    values = measured_values([first], current, records.results)
-    found = {label: dict(of) for label, system in systems.items() if (of := values[first.name, system.name])}
+    measurement: Measurement[SomeResult], systems: Mapping[str, System], scale: Scale, records: Records, task: str
+) -> tuple[dict[str, dict[int, SomeResult]], list[Record]]:
+    """Label -> seed -> result, for the labelled systems that have any; and the records of the models that were
+    measured."""
+    current = current_runs([*systems.values()], scale, records, task)
+    values = measured_values([measurement], current, records.results)
+    found = {label: of for label, system in systems.items() if (of := values[measurement.name, system.name])}
     return found, [r for label, of in found.items() for r in current[systems[label].name] if r.seed in of]
 
 
-def caption_of(records: Sequence[Record], measured: Iterable[Mapping[str, Any]] = ()) -> list[str]:
-    """What stands above a page's numbers, of runs and of values that were measured on their models."""
-    lines = caption(records, reading=readings(records), sources=sources(records))
+def caption_of(records: Sequence[Record], measured: Iterable[Result] = ()) -> list[str]:
+    """What stands above a page's numbers, of runs and of what was measured on their models."""
+    lines = caption(records, matching=matchings(records), sources=sources(records))
     return [lines[0] + generated_note(measured), *lines[1:]]
 
 
@@ -72,18 +71,20 @@ def setting_of(records: Sequence[Record]) -> str:
     return setting(records, sources(records))
 
 
-def generated_note(measured: Iterable[Mapping[str, Any]]) -> str:
-    """What a caption adds where the data that some values were measured with are no natural ones."""
-    generated = any(data_of(values)[0] == GENERATED for values in measured)
+def generated_note(measured: Iterable[Result]) -> str:
+    """What a caption adds where the data that something was measured with are no natural ones."""
+    generated = any(result.is_generated for result in measured)
     return " Questions and lexicons are generated, with known answers, about the generated text." if generated else ""
 
 
-def of_all(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
-    """The values of all labels and seeds of `measured_systems`."""
-    return [values for seeds in found.values() for values in seeds.values()]
+def of_all(found: Mapping[str, Mapping[int, SomeResult]]) -> list[SomeResult]:
+    """The results of all labels and seeds of `measured_systems`."""
+    return [result for seeds in found.values() for result in seeds.values()]
 
 
-def declared_marks(systems: Sequence[System], scale: Scale, records: Records, task: str) -> dict[tuple[str, str], str]:
+def declared_fingerprints(
+    systems: Sequence[System], scale: Scale, records: Records, task: str
+) -> dict[tuple[str, str], str]:
     """What `divide` asks for: the fingerprint that every final run should have."""
     runs = (run for s in systems for run in final_runs(scale, task, s, records.seeds(task, s), records))
     return {(scale.name, run.name): records.declared(run) or "other" for run in runs}

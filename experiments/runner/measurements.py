@@ -1,8 +1,8 @@
 """What is measured on finished models, apart from their training.
 
 A `Measurement` is data, as an experiment is: a name, the settings that determine its values, and the function
-of analysis/ that does it. Results are records of their own, results/measurements/<scale>/<name>/<run>.json,
-current as long as run and settings are those that are declared.
+of analysis/ that does it, with the type of its result. Results are records of their own,
+results/measurements/<scale>/<name>/<run>.json, current as long as run and settings are those that are declared.
 """
 
 import dataclasses
@@ -11,17 +11,22 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from analysis.results import Result
+from experiments.runner.earlier_measurements import SCHEMA_VERSION, converted
 from experiments.runner.manifest import write_listed
 from experiments.runner.store import RESULTS
 from experiments.scales import Scale
-from mhmoe.data.manifest import DATA_VARIABLE, LOCAL, DataFolder
-from mhmoe.data.packing import PackedText
-from mhmoe.io import UserError
+from mhmoe.data.manifest import DATA_VARIABLE, DataFolder
+from mhmoe.data.packing import PackedDataset
+from mhmoe.fields import from_json
+from mhmoe.io import UserError, parse_json
 from mhmoe.training.record import Record, fingerprint
+from mhmoe.training.record_checks import Provenance
 
-SCHEMA_VERSION = 1
+SomeResult = TypeVar("SomeResult", bound=Result)
+Given = TypeVar("Given", bound=Result, covariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +36,7 @@ class Subject:
 
     model: Path
     seed: int
-    text: PackedText
+    text: PackedDataset
     folder: DataFolder | None
 
     @property
@@ -51,19 +56,21 @@ def folder_of_data(given: Path | None, scale: Scale, cache: Path) -> Path | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measurement:
+class Measurement(Generic[Given]):
     """name: its folder. settings: all that determines its values but the model and its text; smoke: what is
-    different there at the smoke scale. measure: gives the values, as JSON. files: what it reads of the folder of all
-    data with these settings, None if the packed text is enough; raises UserError where a package for it is missing.
-    within: a measurement of more tasks, from whose values `narrow` takes those of `settings["tasks"]`."""
+    different there at the smoke scale. result: the type of its values. measure: gives them, None where a model has
+    none. files: what it reads of the folder of all data with these settings, None if the packed text is enough;
+    raises UserError where a package for it is missing. within: a measurement of more tasks, from whose values
+    `narrow` takes those of `settings["tasks"]`."""
 
     name: str
     settings: Mapping[str, Any]
-    measure: Callable[[Subject, Mapping[str, Any]], dict[str, Any]]
+    result: type[Given]
+    measure: Callable[[Subject, Mapping[str, Any]], Given | None]
     smoke: Mapping[str, Any] = field(default_factory=dict[str, Any])
     files: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
-    within: "Measurement | None" = None
-    narrow: Callable[[Mapping[str, Any], Sequence[str]], dict[str, Any]] | None = None
+    within: "Measurement[Given] | None" = None
+    narrow: Callable[[Any, Sequence[str]], Given] | None = None
 
     def settings_at(self, scale: str) -> dict[str, Any]:
         return {**self.settings, **(self.smoke if scale == "smoke" else {})}
@@ -74,8 +81,8 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A measurement of one run's model. `run` and `run_fingerprint` say of which."""
+class Measured(Generic[SomeResult]):
+    """A measurement of one run's model. `run` and `run_fingerprint` say of which. values: None if it has none."""
 
     measurement: str
     run: str
@@ -86,22 +93,22 @@ class Measured:
     seed: int
     settings: dict[str, Any]
     fingerprint: str
-    provenance: dict[str, Any]
-    values: dict[str, Any]
+    provenance: Provenance
+    values: SomeResult | None
     schema_version: int = SCHEMA_VERSION
 
 
-def mark(measurement: Measurement, run: Record) -> str:
+def fingerprint_of(measurement: Measurement[Any], run: Record) -> str:
     """The fingerprint that a current measurement of this run has."""
     identity = {"measurement": measurement.name, "settings": measurement.settings_at(run.scale), "run": run.fingerprint}
     return fingerprint(identity, run.seed)
 
 
-def path_of(measurement: Measurement, run: Record, results: Path = RESULTS) -> Path:
+def path_of(measurement: Measurement[Any], run: Record, results: Path = RESULTS) -> Path:
     return results / "measurements" / run.scale / measurement.name / f"{run.name}.json"
 
 
-def measured(measurement: Measurement, run: Record, results: Path = RESULTS) -> Measured | None:
+def measured(measurement: Measurement[SomeResult], run: Record, results: Path = RESULTS) -> Measured[SomeResult] | None:
     """The current measurement of a run, if there is one; or what a wider one found of the same.
 
     Raises UserError if a file is damaged.
@@ -111,53 +118,48 @@ def measured(measurement: Measurement, run: Record, results: Path = RESULTS) -> 
     if found is not None or wider is None or measurement.narrow is None:
         return found
     found = _read(wider, run, results) if _but_tasks(wider, run) == _but_tasks(measurement, run) else None
-    return found and dataclasses.replace(found, values=measurement.narrow(found.values, measurement.settings["tasks"]))
+    if found is None or found.values is None:
+        return found
+    return dataclasses.replace(found, values=measurement.narrow(found.values, measurement.settings["tasks"]))
 
 
-def _but_tasks(measurement: Measurement, run: Record) -> dict[str, Any]:
+def _but_tasks(measurement: Measurement[Any], run: Record) -> dict[str, Any]:
     return {**measurement.settings_at(run.scale), "tasks": None}
 
 
-def _read(measurement: Measurement, run: Record, results: Path) -> Measured | None:
+def _read(measurement: Measurement[SomeResult], run: Record, results: Path) -> Measured[SomeResult] | None:
     path = path_of(measurement, run, results)
     if not path.is_file():
         return None
-    found = read_measured(path)
-    return found if found.fingerprint == mark(measurement, run) else None
+    found = read_measured(path, measurement)
+    return found if found.fingerprint == fingerprint_of(measurement, run) else None
 
 
-def read_measured(path: Path) -> Measured:
+def read_measured(path: Path, measurement: Measurement[SomeResult]) -> Measured[SomeResult]:
     """Raises UserError if the file is damaged."""
     try:
-        raw = json.loads(path.read_bytes())
-        fields = {field.name for field in dataclasses.fields(Measured)}
-        if raw["schema_version"] != SCHEMA_VERSION or raw.keys() != fields:
-            raise ValueError(f"fields or schema_version are not those of version {SCHEMA_VERSION}")
-        return Measured(**raw)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return from_json(Measured, converted(parse_json(path.read_bytes())), values=measurement.result | None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"measurement {path} is damaged ({error}); remove it and measure again") from None
 
 
-def data_of(values: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """Of a measurement's values: the kind of data that it read beside the text, and the files with their sha256."""
-    data = dict(values.get("data", {}))
-    kind = data.pop("kind", LOCAL)
-    tasks = data.get("tasks")
-    return kind, data if tasks is None else {t["file"]: t["sha256"] for t in tasks.values() if "file" in t}
-
-
-def is_measured(measurement: Measurement, run: Record, folder: DataFolder | None, results: Path = RESULTS) -> bool:
+def is_measured(measurement: Measurement[Any], run: Record, folder: DataFolder | None, results: Path = RESULTS) -> bool:
     """Whether there is a current measurement of a run, and none of its files differs in the folder that is given.
 
     Raises UserError if a file is damaged.
     """
     found = measured(measurement, run, results)
-    given = {} if folder is None else folder.sha256
-    return found is not None and all(given.get(file, mark) == mark for file, mark in data_of(found.values)[1].items())
+    if found is None or found.values is None or found.values.data is None or folder is None:
+        return found is not None
+    return all(folder.sha256.get(file, sha256) == sha256 for file, sha256 in found.values.data.files.items())
 
 
 def save(
-    measurement: Measurement, run: Record, values: dict[str, Any], provenance: dict[str, Any], results: Path = RESULTS
+    measurement: Measurement[SomeResult],
+    run: Record,
+    values: SomeResult | None,
+    provenance: Provenance,
+    results: Path = RESULTS,
 ) -> None:
     record = Measured(
         measurement=measurement.name,
@@ -168,7 +170,7 @@ def save(
         system=run.system,
         seed=run.seed,
         settings=measurement.settings_at(run.scale),
-        fingerprint=mark(measurement, run),
+        fingerprint=fingerprint_of(measurement, run),
         provenance=provenance,
         values=values,
     )

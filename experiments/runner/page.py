@@ -6,7 +6,7 @@ A kind of page is a subclass (kinds/), a table or figure one instance of a kind,
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from analysis.claims.measured import MeasuredClaim
 from analysis.claims.rules import Claim
@@ -42,7 +42,7 @@ class Page:
     notes: Sequence[str] = ()
     task: str = "english"
     claims: Sequence[Claim | MeasuredClaim] = ()
-    measurements: Sequence[Measurement] = ()
+    measurements: Sequence[Measurement[Any]] = ()
 
     def all_systems(self) -> list[System]:
         """Every system once, in the order of their first appearance."""

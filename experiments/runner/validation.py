@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments.runner.manifest import register
-from experiments.runner.measurements import Measured, mark, path_of, read_measured
+from experiments.runner.measurements import fingerprint_of, path_of, read_measured
 from experiments.runner.page import Page
 from experiments.runner.runs import Run
 from experiments.runner.store import RESULTS, Records
 from experiments.scales import SCALES
+from mhmoe.fields import shown
 from mhmoe.io import UserError, write_atomically
 from mhmoe.training.record import Record
 
@@ -28,8 +29,8 @@ class Judged:
 
 def judge(path: Path, pages: Iterable[Page], results: Path = RESULTS) -> Judged:
     """Raises UserError, in one line, if the file is no valid record and no valid measurement."""
-    if _is_measurement(path):
-        return _judge_measurement(path, pages, results)
+    if (name := _measurement_of(path)) is not None:
+        return _judge_measurement(path, name, pages, results)
     record = Record.load(path)
     if record.scale not in SCALES:
         raise UserError(f"{path}: scale={record.scale!r} is not known; choose one of {', '.join(SCALES)}")
@@ -50,7 +51,7 @@ def judge(path: Path, pages: Iterable[Page], results: Path = RESULTS) -> Judged:
 
 def order(path: Path) -> tuple[bool, bool, str]:
     """What others are judged by comes first: learning rates, final runs, measurements."""
-    return _is_measurement(path), "-lr" not in path.name, path.name
+    return _measurement_of(path) is not None, "-lr" not in path.name, path.name
 
 
 def take_in(path: Path, judged: Judged) -> None:
@@ -76,27 +77,31 @@ def _planned(page: Page, record: Record, records: Records) -> list[Run]:
     return page.runs(scale, seeds, records)
 
 
-def _is_measurement(path: Path) -> bool:
+def _measurement_of(path: Path) -> str | None:
+    """The name of the measurement that a file says it is; None if it is none."""
     try:
         raw: Any = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
-        return False  # which the record's reader says better
-    return isinstance(raw, dict) and "measurement" in raw
+        return None  # which the record's reader says better
+    return str(raw["measurement"]) if isinstance(raw, dict) and "measurement" in raw else None
 
 
-def _judge_measurement(path: Path, pages: Iterable[Page], results: Path) -> Judged:
-    found: Measured = read_measured(path)
+def _judge_measurement(path: Path, name: str, pages: Iterable[Page], results: Path) -> Judged:
     declared = {measurement.name: measurement for page in pages for measurement in page.measurements}
-    if found.measurement not in declared or found.scale not in SCALES:
-        raise UserError(f"{path} is {found.measurement!r} at scale {found.scale!r}, which is not declared")
-    measurement, records = declared[found.measurement], Records(SCALES[found.scale], results)
+    if name not in declared:
+        raise UserError(f"{path} is a measurement {shown(name)}, which is not declared")
+    measurement = declared[name]
+    found = read_measured(path, measurement)
+    if found.scale not in SCALES:
+        raise UserError(f"{path} is of scale {shown(found.scale)}, which is not declared")
+    records = Records(SCALES[found.scale], results)
     record = records.by_name.get(found.run)
     if record is None:
         raise UserError(f"{path} is of {found.run}, whose record is not in {records.folder}; register that first")
     named = (record.task, record.system, record.seed, record.fingerprint)
     if (found.task, found.system, found.seed, found.run_fingerprint) != named:
         raise UserError(f"{path} is not of the run {found.run} that {records.folder} has")
-    current = found.fingerprint == mark(measurement, record)
+    current = found.fingerprint == fingerprint_of(measurement, record)
     verdict = "current" if current else "not current: the measurement is declared with other settings"
     place = path_of(measurement, record, results)
     return Judged(f"{found.measurement} of {found.scale} {found.run}", verdict, place, place.parents[1])

@@ -7,8 +7,7 @@ Every token of a document is predicted exactly once, in windows that never cross
 nll / ln 2 / bytes of the text, does not.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,7 +16,13 @@ from torch import Tensor, nn
 
 from mhmoe.data.batches import IGNORE, EvaluationSet
 from mhmoe.data.multilingual import language_of
-from mhmoe.training.record_checks import summarise_documents
+from mhmoe.training.record_checks import Document, Evaluation, Summary, summarise_documents
+
+
+class Group(Summary):
+    """Of some of the documents, and how many."""
+
+    documents: int
 
 
 def token_nll(
@@ -38,7 +43,7 @@ def evaluate(
     *,
     batch_size: int = 64,
     max_windows: int | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Perplexity, bits per byte, and per document the summed nll, tokens and bytes.
 
     With `max_windows`, evenly spaced windows of the whole text are scored instead of all; bits per byte
@@ -62,7 +67,7 @@ def evaluate(
     model.train(was_training)
 
     share = tokens / np.maximum(np.diff(text.offsets), 1)
-    documents = [
+    documents: list[Document] = [
         {
             "id": text.ids[i],
             "nll": float(nll[i]),
@@ -74,7 +79,7 @@ def evaluate(
     return {**summarise_documents(documents), "documents": documents}
 
 
-def by_group(documents: list[dict[str, Any]], group: Callable[[str], str] = language_of) -> dict[str, dict[str, Any]]:
+def by_group(documents: Sequence[Document], group: Callable[[str], str] = language_of) -> dict[str, Group]:
     """Perplexity, bits per byte, tokens and bytes of each group, and how many `documents` it has; in groups' order.
 
     documents: the rows of `evaluate`, also as a record keeps them. group: from a document's id to its group;
@@ -82,7 +87,7 @@ def by_group(documents: list[dict[str, Any]], group: Callable[[str], str] = lang
     one language and not languages with each other, whose tokens are of different lengths; bits per byte
     depends on how many bytes the script takes for a letter. Raises ValueError if an id names no group.
     """
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[Document]] = {}
     for document in documents:
         groups.setdefault(group(document["id"]), []).append(document)
     return {name: {**summarise_documents(rows), "documents": len(rows)} for name, rows in sorted(groups.items())}

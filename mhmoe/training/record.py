@@ -16,10 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from mhmoe.fields import Count, Range, from_json
 from mhmoe.io import UserError, read_json, sha256_of, write_atomically
-from mhmoe.training.record_checks import check_record, check_types
+from mhmoe.training.record_checks import Evaluation, GitState, Point, Provenance, check_record
 
 SCHEMA_VERSION = 1
 Declared = Mapping[tuple[str, str], str]
@@ -36,18 +37,18 @@ class Record:
     scale: str
     task: str
     system: str
-    seed: int
+    seed: Annotated[int, Range(least=0, below=2**32)]
     config: dict[str, Any]
-    provenance: dict[str, Any]
-    steps: int
-    tokens: int
-    wall_seconds: float
-    peak_memory_bytes: int
-    parameters: int
-    active_parameters: int
-    flops_per_token: int
-    metrics: dict[str, dict[str, Any]]
-    curve: list[dict[str, Any]] = field(default_factory=list)
+    provenance: Provenance
+    steps: Count
+    tokens: Count
+    wall_seconds: Annotated[float, Range(above=0)]
+    peak_memory_bytes: Count
+    parameters: Count
+    active_parameters: Count
+    flops_per_token: Count
+    metrics: dict[str, Evaluation]
+    curve: list[Point] = field(default_factory=list[Point])
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -72,17 +73,12 @@ class Record:
                 f"{where}: schema_version={raw.get('schema_version')!r}, this version reads {SCHEMA_VERSION}"
             )
         content = {name: value for name, value in raw.items() if name != "digest"}
-        fields = {f.name for f in dataclasses.fields(cls)}
-        unknown, missing = sorted(content.keys() - fields), sorted(fields - content.keys())
-        if unknown or missing:
-            raise UserError(f"{where}: unknown fields {unknown}, missing fields {missing}")
         try:
-            check_types(content)
-            record = cls(**content)
+            record = from_json(cls, content)
             if (expected := fingerprint(record.config, record.seed)) != record.fingerprint:
                 raise ValueError(f"fingerprint {record.fingerprint} does not belong to its config ({expected})")
             check_record(content)
-            digest = record.digest() if "digest" in raw else None
+            digest = sha256_of(canonical_json(content)) if "digest" in raw else None
         except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
             raise UserError(f"{where}: {error}") from None
         if digest != raw.get("digest"):
@@ -128,7 +124,7 @@ def fingerprint(config: Mapping[str, Any], seed: int) -> str:
     return sha256_of(canonical_json({"config": config, "seed": seed}))[:16]
 
 
-def provenance(command: str, device: str, threads: int) -> dict[str, Any]:
+def provenance(command: str, device: str, threads: int) -> Provenance:
     """Where a run came from: command, commit, versions, machine. Not part of the fingerprint."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
@@ -146,7 +142,7 @@ def provenance(command: str, device: str, threads: int) -> dict[str, Any]:
     }
 
 
-def git_state() -> dict[str, Any]:
+def git_state() -> GitState:
     """Commit of the code that runs, and whether files other than results differ from it.
 
     Records appear while runs go on, so changes under results/ do not make a tree dirty.

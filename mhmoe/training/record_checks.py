@@ -1,4 +1,4 @@
-"""What a record says, held against itself, field by field.
+"""What a record says, by types, and held against itself, field by field.
 
 Sizes, counts and names must be what the record's own config gives, the curve must have the points that its training
 config asks for, the documents must add up to the splits of its text, and the summaries must follow from the documents.
@@ -10,96 +10,137 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
-from mhmoe.fields import Count, Range, check_value
+from mhmoe.fields import Count, Range, from_json
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.training.config import TrainingConfig
 
 NotNegative = Annotated[float, Range(least=0)]
-_FIELDS: dict[str, Any] = {
-    "name": str,
-    "fingerprint": str,
-    "scale": str,
-    "task": str,
-    "system": str,
-    "seed": Annotated[int, Range(least=0, below=2**32)],
-    "config": dict,
-    "provenance": dict,
-    "steps": Count,
-    "tokens": Count,
-    "wall_seconds": Annotated[float, Range(above=0)],
-    "peak_memory_bytes": Count,
-    "parameters": Count,
-    "active_parameters": Count,
-    "flops_per_token": Count,
-    "metrics": dict,
-    "curve": list,
-    "schema_version": int,
-}
-_PROVENANCE: dict[str, Any] = {
-    "command": str,
-    "commit": str,
-    "dirty": bool,
-    "versions": dict,
-    "device": str,
-    "threads": Count,
-    "started": str,
-}
-_DOCUMENT: dict[str, Any] = {"id": str, "nll": NotNegative, "tokens": Count, "bytes": Count}
-_POINT: dict[str, Any] = {
-    "step": Count,
-    "tokens": Count,
-    "seconds": NotNegative,
-    "task_loss": NotNegative,
-    "balance_loss": NotNegative,
-    "valid_nll": NotNegative,
-    "valid_bits_per_byte": NotNegative,
-}
-_SPLIT: dict[str, Any] = {"tokens": Count, "sha256": str}
-_EVALUATED: dict[str, Any] = {**_SPLIT, "documents": Count, "bytes": Count}
 
 
-def check_types(raw: Mapping[str, Any]) -> None:
-    """The fields' own types and ranges, of a record with the right keys."""
-    _check_values("", raw, _FIELDS)
+class GitState(TypedDict):
+    """Of the code that ran: its commit, and whether files differed from it."""
+
+    commit: str
+    dirty: bool
+
+
+class Provenance(GitState):
+    """Where a run came from."""
+
+    command: str
+    versions: dict[str, str]
+    device: str
+    threads: Count
+    started: str
+
+
+class Document(TypedDict):
+    """nll: summed over its tokens, in nats."""
+
+    id: str
+    nll: NotNegative
+    tokens: Count
+    bytes: Count
+
+
+class Summary(TypedDict):
+    """Of some documents together."""
+
+    perplexity: NotNegative
+    nll_per_token: NotNegative
+    bits_per_byte: NotNegative
+    tokens: Count
+    bytes: Count
+
+
+class Evaluation(Summary):
+    """Of a split, with the documents that it follows from."""
+
+    documents: list[Document]
+
+
+class TrainedPoint(TypedDict):
+    """Of a learning curve, before it is evaluated."""
+
+    step: Count
+    tokens: Count
+    seconds: NotNegative
+    task_loss: NotNegative
+    balance_loss: NotNegative
+
+
+class Point(TrainedPoint):
+    """Of a learning curve."""
+
+    valid_nll: NotNegative
+    valid_bits_per_byte: NotNegative
+
+
+class Split(TypedDict):
+    """Of a packed text."""
+
+    tokens: Count
+    sha256: str
+
+
+class EvaluatedSplit(Split):
+    """One that is read document by document."""
+
+    documents: Count
+    bytes: Count
+
+
+class Splits(TypedDict):
+    train: Split
+    valid: EvaluatedSplit
+    test: EvaluatedSplit
+
+
+class Text(TypedDict):
+    """A packed text."""
+
+    corpus: dict[str, Any]
+    packing: dict[str, Any]
+    dtype: str
+    tokenizer_sha256: str
+    splits: Splits
+
+
+class RunConfig(TypedDict):
+    """What determines a run's numbers, but its seed."""
+
+    model: dict[str, Any]
+    training: dict[str, Any]
+    data: Text
 
 
 def check_record(raw: Mapping[str, Any]) -> None:
     """All that must follow from something else, of a record whose fields are of the right types."""
-    _check_values("provenance.", raw["provenance"], _PROVENANCE)
-    config = _part(raw, "config", "model", "training", "data")
+    config = from_json(RunConfig, raw["config"], "config")
     training = _training_config(config["training"])
     sizes = _sizes(json.dumps(config["model"], sort_keys=True), training.length)
     run = f"{raw['task']}-{raw['system']}"
     names = [f"{run}-seed{raw['seed']}", f"{run}-lr{training.learning_rate:g}-seed{raw['seed']}"]
     if raw["name"] not in names:
         raise ValueError(f"name={raw['name']!r} is not that of its task, system and seed ({' or '.join(names)})")
-    expected = {
-        "steps": training.steps,
-        "tokens": training.steps * training.tokens_per_step,
-        **sizes,
-    }
+    expected = {"steps": training.steps, "tokens": training.steps * training.tokens_per_step, **sizes}
     for name, value in expected.items():
         if raw[name] != value:
             raise ValueError(f"{name}={raw[name]} is not what its config gives ({value})")
     _check_curve(raw["curve"], training, raw["wall_seconds"])
-    data = _part(config, "data", "corpus", "packing", "dtype", "tokenizer_sha256", "splits")
-    splits = _part(data, "splits", "train", "valid", "test")
-    _check_values("config.data.splits.train.", splits["train"], _SPLIT)
     if not raw["metrics"]:
         raise ValueError("metrics is empty; a record has at least one evaluation")
     if not {"valid"} <= raw["metrics"].keys() <= {"valid", "test"}:
         raise ValueError(f"metrics is of {sorted(raw['metrics'])}; it must be of valid, or of valid and test")
     for split, evaluation in raw["metrics"].items():
-        _check_values(f"config.data.splits.{split}.", splits[split], _EVALUATED)
         _check_evaluation(f"metrics.{split}", evaluation)
         counts = {**evaluation, "documents": len(evaluation["documents"])}
         for name in ("documents", "tokens", "bytes"):
-            if counts[name] != splits[split][name]:
+            if counts[name] != (whole := config["data"]["splits"][split][name]):
                 raise ValueError(
-                    f"metrics.{split} has {counts[name]} {name}, its text ({splits[split][name]}): the split was not "
-                    "evaluated whole"
+                    f"metrics.{split} has {counts[name]} {name}, its text ({whole}): the split was not evaluated whole"
                 )
 
 
@@ -132,40 +173,7 @@ def _sizes(raw: str, length: int) -> dict[str, int]:
     }
 
 
-def _part(raw: Mapping[str, Any], name: str, *keys: str) -> Mapping[str, Any]:
-    part = raw[name]
-    if not isinstance(part, Mapping) or not set(keys) <= part.keys():
-        raise ValueError(f"{name} must have {', '.join(keys)}")
-    return part
-
-
-def _check_values(where: str, raw: Any, declared: Mapping[str, Any]) -> None:
-    if not isinstance(raw, Mapping):
-        raise ValueError(f"{where.rstrip('.')} is a {type(raw).__name__}; it must have {', '.join(declared)}")
-    for name, kind in declared.items():
-        if name not in raw:
-            raise ValueError(f"{where}{name} is missing")
-        check_value(f"{where}{name}", raw[name], kind)
-
-
-def _check_rows(where: str, rows: Sequence[Any], declared: Mapping[str, Any]) -> None:
-    """The same for many rows of text, counts and numbers that are not negative: only a wrong one is looked at
-    closely."""
-    for i, row in enumerate(rows):
-        if type(row) is not dict or not all(_is_plainly(row.get(name), kind) for name, kind in declared.items()):
-            _check_values(f"{where}.{i}.", row, declared)
-
-
-def _is_plainly(value: Any, kind: Any) -> bool:
-    if kind is str:
-        return type(value) is str
-    if kind is Count:
-        return type(value) is int and value >= 1
-    return (type(value) is int or type(value) is float) and 0 <= value < math.inf
-
-
-def _check_curve(curve: Sequence[Any], training: TrainingConfig, seconds: float) -> None:
-    _check_rows("curve", curve, _POINT)
+def _check_curve(curve: Sequence[Point], training: TrainingConfig, seconds: float) -> None:
     steps = [done for done in range(1, training.steps + 1) if training.evaluates_after(done)]
     if [point["step"] for point in curve] != steps:
         raise ValueError(
@@ -180,27 +188,24 @@ def _check_curve(curve: Sequence[Any], training: TrainingConfig, seconds: float)
         raise ValueError("curve has seconds that do not rise to wall_seconds")
 
 
-def _check_evaluation(where: str, evaluation: Any) -> None:
+def _check_evaluation(where: str, evaluation: Evaluation) -> None:
     """The summary figures must follow from the documents they summarise."""
-    documents = evaluation.get("documents") if isinstance(evaluation, Mapping) else None
-    if not isinstance(documents, list) or not documents:
+    documents = evaluation["documents"]
+    if not documents:
         raise ValueError(f"{where} has no documents")
-    _check_rows(f"{where}.documents", documents, _DOCUMENT)
     if len({document["id"] for document in documents}) < len(documents):
         raise ValueError(f"{where} has two documents of one id")
-    for name, value in summarise_documents(documents).items():
-        given = evaluation.get(name)
-        if (
-            not isinstance(given, int | float)
-            or isinstance(given, bool)
-            or not math.isclose(given, value, rel_tol=1e-6)
-        ):
-            raise ValueError(f"{where}.{name}={given} does not follow from its documents ({value})")
+    summary = summarise_documents(documents)
+    for name in ("perplexity", "nll_per_token", "bits_per_byte", "tokens", "bytes"):
+        value = summary[name]
+        if not math.isclose(evaluation[name], value, rel_tol=1e-6):
+            raise ValueError(f"{where}.{name}={evaluation[name]} does not follow from its documents ({value})")
 
 
-def summarise_documents(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarise_documents(documents: Sequence[Document]) -> Summary:
     """Perplexity per token and bits per byte from each document's summed nll (nats), tokens and bytes."""
-    nll, tokens, size = (sum(d[name] for d in documents) for name in ("nll", "tokens", "bytes"))
+    nll = sum(document["nll"] for document in documents)
+    tokens, size = (sum(document[name] for document in documents) for name in ("tokens", "bytes"))
     return {
         "perplexity": math.exp(min(nll / tokens, 700.0)),  # exp overflows a float beyond 709
         "nll_per_token": nll / tokens,

@@ -2,7 +2,7 @@
 
 sub_tokens: words and their tokens. polysemy: which words have several senses. comparison: two groups of words; figure:
 their figure. in_context: one word in two senses. senses: all of these of one model; known_senses: the same on a
-generated text. word_list: a command for any list of words.
+generated text. rows: tables. word_list: a command for any list of words.
 """
 
 READING_ORDER = (
@@ -13,5 +13,6 @@ READING_ORDER = (
     "in_context",
     "senses",
     "known_senses",
+    "rows",
     "word_list",
 )

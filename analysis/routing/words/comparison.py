@@ -9,9 +9,11 @@ A unit is a word, not an occurrence: a frequent word counts once, and is drawn o
     p               permutation test, two-sided: labels dealt out anew, in pairs the two swapped
 """
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,20 +36,39 @@ class WordValue(NamedTuple):
     value: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The figures above, of the first group and the second; None where there are fewer than two words in one, or no
+    spread. low, high: of the difference; d_low, d_high: of Cohen's d."""
+
+    n: tuple[int, int]
+    paired: bool
+    resamples: int
+    mean: tuple[float, float] | None = None
+    median: tuple[float, float] | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    cohens_d: float | None = None
+    d_low: float | None = None
+    d_high: float | None = None
+    cliffs_delta: float | None = None
+    p_value: float | None = None
+
+
 def compare(
     first: Sequence[float], second: Sequence[float], *, paired: bool = False, resamples: int = 2000, seed: int = 0
-) -> dict[str, Any]:
-    """The figures above as JSON; None where there are fewer than two words in a group, or no spread.
+) -> Comparison:
+    """The first group against the second.
 
     paired: first[i] and second[i] belong together. Raises ValueError if pairs are not of equal number.
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if paired and len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} values are no pairs; give equally many, or paired=False")
-    empty = dict.fromkeys(("difference", "low", "high", "cohens_d", "d_low", "d_high", "cliffs_delta", "p_value"))
-    result: dict[str, Any] = {"n": [len(a), len(b)], "paired": paired, "resamples": resamples, **empty}
+    unknown = Comparison(n=(len(a), len(b)), paired=paired, resamples=resamples)
     if len(a) < 2 or len(b) < 2:
-        return result
+        return unknown
     rng = np.random.default_rng(seed)
     with warnings.catch_warnings():  # of a resample without spread, which leaves the interval open
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
@@ -62,24 +83,24 @@ def compare(
     interval, (difference, d) = resampled.confidence_interval, _differences(a, b)
     ranks = stats.rankdata(np.concatenate([a, b]))[: len(a)].sum()
     above = (ranks - len(a) * (len(a) + 1) / 2) / (len(a) * len(b))  # P(a > b) + P(a = b) / 2
-    numbers = {
-        "mean": [float(a.mean()), float(b.mean())],
-        "median": [float(np.median(a)), float(np.median(b))],
-        "difference": float(difference),
-        "low": interval.low[0],
-        "high": interval.high[0],
-        "cohens_d": float(d),
-        "d_low": interval.low[1],
-        "d_high": interval.high[1],
-        "cliffs_delta": 2 * float(above) - 1,
-        "p_value": test.pvalue,
-    }
-    return result | {name: value if isinstance(value, list) else _finite(value) for name, value in numbers.items()}
+    return dataclasses.replace(
+        unknown,
+        mean=(float(a.mean()), float(b.mean())),
+        median=(float(np.median(a)), float(np.median(b))),
+        difference=_finite(difference),
+        low=_finite(interval.low[0]),
+        high=_finite(interval.high[0]),
+        cohens_d=_finite(d),
+        d_low=_finite(interval.low[1]),
+        d_high=_finite(interval.high[1]),
+        cliffs_delta=_finite(2 * above - 1),
+        p_value=_finite(test.pvalue),
+    )
 
 
 def adjusted_difference(
     values: Sequence[float], first: Sequence[bool], controls: Floats, *, resamples: int = 2000, seed: int = 0
-) -> dict[str, Any]:
+) -> Comparison:
     """`compare` with all else equal: the coefficient of the label in a least-squares fit of the values on label and
     controls [items, controls], which must not determine the label.
 
@@ -88,11 +109,9 @@ def adjusted_difference(
     Lane 1983). None where fewer than two items are in a group, or the fit leaves nothing of the label.
     """
     y, label = np.asarray(values, dtype=np.float64), np.asarray(first, dtype=np.float64)
-    names = ("difference", "low", "high", "cohens_d", "d_low", "d_high", "cliffs_delta", "p_value")
-    n = [int(label.sum()), int((1 - label).sum())]
-    result: dict[str, Any] = {"n": n, "paired": False, "resamples": resamples, **dict.fromkeys(names)}
-    if min(n) < 2:
-        return result
+    unknown = Comparison(n=(int(label.sum()), int((1 - label).sum())), paired=False, resamples=resamples)
+    if min(unknown.n) < 2:
+        return unknown
     design = np.column_stack([np.ones(len(y)), controls])
 
     def fitted(rows: npt.NDArray[np.int64]) -> tuple[float, float]:
@@ -107,7 +126,7 @@ def adjusted_difference(
 
     of_label, of_values = left_of(label), left_of(y)
     if (size := float(of_label @ of_label)) < 1e-9 * len(y):
-        return result
+        return unknown
     rng = np.random.default_rng(seed)
     difference, d = fitted(np.arange(len(y)))
     drawn = np.array([fitted(rng.integers(len(y), size=len(y))) for _ in range(resamples)])
@@ -116,16 +135,17 @@ def adjusted_difference(
     tail = (1 - CONFIDENCE) / 2
     (low, d_low), (high, d_high) = np.nanquantile(drawn, tail, axis=0), np.nanquantile(drawn, 1 - tail, axis=0)
     share = float(label.mean())
-    return result | {
-        "mean": [float(y.mean()) + difference * (1 - share), float(y.mean()) - difference * share],
-        "difference": difference,
-        "low": float(low),
-        "high": float(high),
-        "cohens_d": _finite(d),
-        "d_low": _finite(d_low),
-        "d_high": _finite(d_high),
-        "p_value": float((1 + (np.abs(dealt) >= abs(difference)).sum()) / (1 + resamples)),
-    }
+    return dataclasses.replace(
+        unknown,
+        mean=(float(y.mean()) + difference * (1 - share), float(y.mean()) - difference * share),
+        difference=difference,
+        low=float(low),
+        high=float(high),
+        cohens_d=_finite(d),
+        d_low=_finite(d_low),
+        d_high=_finite(d_high),
+        p_value=float((1 + (np.abs(dealt) >= abs(difference)).sum()) / (1 + resamples)),
+    )
 
 
 def _difference(a: Floats, b: Floats, axis: int = -1) -> Floats:
@@ -176,8 +196,8 @@ def compare_words(
     null: Mapping[str, WordValue] | None = None,
     resamples: int = 2000,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Raw and matched comparison of the first group of words with the second, as JSON.
+) -> dict[str, Comparison]:
+    """Raw and matched comparison of the first group of words with the second, by view: "raw" and "matched".
 
     null: the same words measured on an untrained model. Adds the same two comparisons of it
     (`null_raw`, `null_matched`) and of what training changed, trained - untrained word by word
@@ -191,7 +211,7 @@ def compare_words(
     if null is not None:
         values["null_"] = {word: null[word].value for word in shared}
         values["change_"] = {word: words[word].value - null[word].value for word in shared}
-    result: dict[str, Any] = {"pairs": len(pairs)}
+    result: dict[str, Comparison] = {}
     for name, value in values.items():
         first, second = ([value[word] for word in sorted(shared) if groups[word] is side] for side in (True, False))
         result[f"{name}raw"] = compare(first, second, resamples=resamples, seed=seed)

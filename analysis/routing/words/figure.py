@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib import style
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from analysis.plotting import LOOKS, STYLE, Look, finish, legend_above, save
+from analysis.routing.words.comparison import Comparison
 from analysis.tables import csv_text
 from mhmoe.io import write_atomically
 
@@ -17,11 +18,11 @@ _SECOND = "#333333"  # a dashed outline, over the first group's filled one
 
 
 class TwoGroups(NamedTuple):
-    """A value for each word of two groups, and what group_comparison.compare says of them."""
+    """A value for each word of two groups, and how they compare."""
 
     first: Sequence[float]
     second: Sequence[float]
-    comparison: Mapping[str, Any]
+    comparison: Comparison
 
 
 def two_group_figure(
@@ -77,10 +78,10 @@ def two_group_figure(
     write_atomically(path.with_suffix(".csv"), csv_text([header, *rows]))
 
 
-def effect_text(comparison: Mapping[str, Any]) -> str:
+def effect_text(found: Comparison) -> str:
     """Difference of the means, effect size with interval, and p, in one line."""
-    if comparison.get("difference") is None:
+    if found.difference is None:
         return "too few words to compare"
-    d, low, high = (comparison[name] for name in ("cohens_d", "d_low", "d_high"))
-    size = "no spread" if d is None else f"d = {d:+.2f}" + ("" if low is None else f" [{low:+.2f}, {high:+.2f}]")
-    return f"difference {comparison['difference']:+.3f}, {size}, p = {comparison['p_value']:.2g}"
+    reach = "" if found.d_low is None else f" [{found.d_low:+.2f}, {found.d_high:+.2f}]"
+    size = "no spread" if found.cohens_d is None else f"d = {found.cohens_d:+.2f}{reach}"
+    return f"difference {found.difference:+.3f}, {size}, p = {found.p_value:.2g}"

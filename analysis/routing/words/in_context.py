@@ -15,8 +15,10 @@ is larger where the senses differ. Beside the raw comparison stand these control
     untrained       the same items on a model before training, whose routers know no senses
 """
 
+import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -27,7 +29,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from analysis.routing.text import encode, route, windows_of_ids
-from analysis.routing.words.comparison import adjusted_difference, compare
+from analysis.routing.words.comparison import Comparison, adjusted_difference, compare
 from analysis.routing.words.polysemy import read_file
 from analysis.routing.words.sub_tokens import tokens_of, word_form, words_of
 from mhmoe.data.synthetic import Occurrence
@@ -35,7 +37,6 @@ from mhmoe.io import UserError
 from mhmoe.model.language_model import MHMoEForCausalLM
 
 Span = tuple[int, int]
-CONTROLS = ("same_form", "same_before", "distance", "position", "tokens", "overlap")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,18 +108,37 @@ def in_second_half(start: int, paragraph: str) -> bool:
     return start >= len(paragraph) / 2
 
 
+@dataclass(frozen=True, kw_only=True)
+class Contexts:
+    """Of every item, a column a field.
+
+    changed; others: mean `changed` of other shared words, nan if there are none; the controls: same_form, same_before
+    (the token before the word is the same), distance (tokens between the two positions), position (the earlier),
+    tokens (of the longer form), overlap (shared words / all words).
+    """
+
+    same_sense: npt.NDArray[np.bool_]
+    changed: npt.NDArray[np.float64]
+    others: npt.NDArray[np.float64]
+    same_form: npt.NDArray[np.bool_]
+    same_before: npt.NDArray[np.bool_]
+    distance: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int64]
+    tokens: npt.NDArray[np.int64]
+    overlap: npt.NDArray[np.float64]
+
+    def controls(self) -> npt.NDArray[np.float64]:
+        """[items, controls]"""
+        columns = (self.same_form, self.same_before, self.distance, self.position, self.tokens, self.overlap)
+        return np.column_stack([column.astype(np.float64) for column in columns])
+
+
 def measure_contexts(
     model: MHMoEForCausalLM, tokenizer: Tokenizer, items: Sequence[WordInContext], *, batch_size: int = 32
-) -> dict[str, Any]:
-    """`changed` and the controls of every item, as JSON with a list for each of them.
-
-    same_sense, changed, same_form, others (mean `changed` of other shared words, None if there are none),
-    same_before (the token before the word is the same), distance (tokens between the two positions), position
-    (the earlier), tokens (of the longer form), overlap (shared words / all words). Raises ValueError if a span
-    has no token.
-    """
+) -> Contexts:
+    """Raises ValueError if a span has no token."""
     read = _read(model, tokenizer, items, batch_size)
-    result: dict[str, list[Any]] = {name: [] for name in ("same_sense", "changed", "others", *CONTROLS)}
+    rows: list[dict[str, Any]] = []
     for item in items:
         sides = [read[text] for text in item.texts]
         places = _places(item, sides)
@@ -132,20 +152,22 @@ def measure_contexts(
             for word in shared
         ]
         before = [side.ids[place[0] - 1] if place[0] else None for side, place in zip(sides, places, strict=True)]
-        values: dict[str, Any] = {
-            "same_sense": item.same_sense,
-            "changed": _changed(sides, places),
-            "others": round(float(np.mean(others)), 4) if others else None,
-            "same_form": forms[0] == forms[1],
-            "same_before": before[0] == before[1],
-            "distance": abs(places[0][-1] - places[1][-1]),
-            "position": min(places[0][-1], places[1][-1]),
-            "tokens": max(map(len, places)),
-            "overlap": round(len(shared) / max(len(words[0].keys() | words[1].keys()), 1), 3),
-        }
-        for name, value in values.items():
-            result[name].append(value)
-    return result
+        rows.append(
+            {
+                "same_sense": item.same_sense,
+                "changed": _changed(sides, places),
+                "others": round(float(np.mean(others)), 4) if others else math.nan,
+                "same_form": forms[0] == forms[1],
+                "same_before": before[0] == before[1],
+                "distance": abs(places[0][-1] - places[1][-1]),
+                "position": min(places[0][-1], places[1][-1]),
+                "tokens": max(map(len, places)),
+                "overlap": round(len(shared) / max(len(words[0].keys() | words[1].keys()), 1), 3),
+            }
+        )
+    return Contexts(
+        **{field.name: np.array([row[field.name] for row in rows]) for field in dataclasses.fields(Contexts)}
+    )
 
 
 def measure_changes(
@@ -217,13 +239,9 @@ def _words_once(text: str, target: Span) -> dict[str, Span]:
 
 
 def compare_senses(
-    measured: Mapping[str, Sequence[Any]],
-    *,
-    null: Mapping[str, Sequence[Any]] | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """`changed` where the senses differ against where they are the same: raw and with each control.
+    measured: Contexts, *, null: Contexts | None = None, resamples: int = 2000, seed: int = 0
+) -> dict[str, Comparison]:
+    """`changed` where the senses differ against where they are the same, by view: raw and with each control.
 
     A positive difference says that another sense means other experts. Items are the units. null: the same
     items measured on an untrained model; adds the views of it (`null_...`) and of trained - untrained
@@ -231,28 +249,25 @@ def compare_senses(
     """
     result = _views(measured, "", resamples, seed)
     if null is not None:
-        change: dict[str, Sequence[Any]] = dict(measured)
-        for name in ("changed", "others"):
-            pairs = zip(measured[name], null[name], strict=True)
-            change[name] = [None if a is None or b is None else a - b for a, b in pairs]
+        change = dataclasses.replace(
+            measured, changed=measured.changed - null.changed, others=measured.others - null.others
+        )
         result |= _views(null, "null_", resamples, seed) | _views(change, "change_", resamples, seed)
     return result
 
 
-def _views(measured: Mapping[str, Sequence[Any]], prefix: str, resamples: int, seed: int) -> dict[str, Any]:
-    data = {name: np.array([np.nan if x is None else x for x in column], float) for name, column in measured.items()}
-    changed, same, alike = data["changed"], data["same_sense"] == 1, data["same_form"] == 1
-    controls = np.column_stack([data[name] for name in CONTROLS])
+def _views(measured: Contexts, prefix: str, resamples: int, seed: int) -> dict[str, Comparison]:
+    changed, same = measured.changed, measured.same_sense
     views = {
         "raw": (changed, np.ones_like(same)),
-        "same_form": (changed, alike),
-        "beyond_others": (changed - data["others"], np.isfinite(data["others"])),
+        "same_form": (changed, measured.same_form),
+        "beyond_others": (changed - measured.others, np.isfinite(measured.others)),
     }
     found = {
         name: compare(value[use & ~same].tolist(), value[use & same].tolist(), resamples=resamples, seed=seed)
         for name, (value, use) in views.items()
     }
     found["adjusted"] = adjusted_difference(
-        changed.tolist(), (~same).tolist(), controls, resamples=resamples, seed=seed
+        changed.tolist(), (~same).tolist(), measured.controls(), resamples=resamples, seed=seed
     )
     return {prefix + name: view for name, view in found.items()}

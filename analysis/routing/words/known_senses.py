@@ -7,7 +7,7 @@ Everything is read in the second half of a paragraph, where the topic can be kno
     words       divergence (sub_tokens.py) of ambiguous against diverse words, and of diverse against general ones,
                 which have fewer followers; of false cognates against true ones, words that two languages share;
                 matched by frequency, tokens, letters and number of topics
-    in context  share of a word's sub-tokens that change their experts (word_in_context.py) between two paragraphs:
+    in context  share of a word's sub-tokens that change their experts (in_context.py) between two paragraphs:
                 of two topics against one; a word is a unit, its mean over pairs of paragraphs its value. The
                 ambiguous words' difference stands beside that of the diverse ones, which is the topic's share
     senses      whether the model learned them: how often it gives the follower that stands in the text a higher
@@ -15,6 +15,7 @@ Everything is read in the second half of a paragraph, where the topic can be kno
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,9 +25,10 @@ from scipy import stats
 from tokenizers import Tokenizer
 
 from analysis.routing.text import encode, split_of_ids, untrained
-from analysis.routing.words.comparison import compare, compare_words
+from analysis.routing.words.comparison import Comparison, compare, compare_words
 from analysis.routing.words.in_context import WordInContext, contexts_of_generated, in_second_half, measure_changes
-from analysis.routing.words.sub_tokens import Rule, measure_words, read_words, tokens_of
+from analysis.routing.words.senses import WordRouting, group_words
+from analysis.routing.words.sub_tokens import Rule, measure_words, tokens_of
 from analysis.statistics import CONFIDENCE
 from mhmoe.data.batches import IGNORE
 from mhmoe.data.synthetic import GeneratedCorpus, Kind, Occurrence
@@ -34,6 +36,24 @@ from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.evaluation import token_nll
 
 Paragraphs = Sequence[tuple[str, Sequence[Occurrence]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceOfSense:
+    """How often the right one of n pairs is likelier, with its 95% interval (Clopper-Pearson). margin: nats, mean."""
+
+    n: int
+    accuracy: float
+    low: float
+    high: float
+    margin: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownSenses(WordRouting):
+    """choices: whether the senses are learned, "trained" and "untrained"."""
+
+    choices: dict[str, ChoiceOfSense]
 
 
 def measure_known_senses(
@@ -48,13 +68,12 @@ def measure_known_senses(
     per_word: int,
     choices: int,
     true_cognates: Kind,
-) -> dict[str, Any]:
-    """As JSON. seed: that the model started from. rule, min_count: as in sub_tokens.measure_words. per_word: pairs of
+) -> KnownSenses:
+    """seed: that the model started from. rule, min_count: as in sub_tokens.measure_words. per_word: pairs of
     paragraphs, of each label. choices: at most so many between two followers. true_cognates: of this kind.
 
-    words: {word: [group, number of topics, occurrences, BPE tokens, divergence, divergence before training]}, where
-    group is 1 for ambiguous, 0 for diverse words. senses, diversity, cognates: compare_words. ambiguous_contexts,
-    diverse_contexts, contexts_beside: comparisons of words. choices: `choice_of_sense`, trained and untrained.
+    The first group of words are the ambiguous ones, the second the diverse; matched by their number of topics.
+    comparisons: senses, diversity, cognates (compare_words); ambiguous_contexts, diverse_contexts, contexts_beside.
     Raises ValueError if a paragraph is longer than the model's context, or the text too short for the pairs.
     """
     paragraphs = list(corpus.paragraphs_with_truth(split))
@@ -65,8 +84,8 @@ def measure_known_senses(
     fresh = untrained(model, seed)
     options: dict[str, Any] = {"rule": rule, "min_count": min_count, "max_words": None}
     options["begin"] = [-(-len(text) // 2) for text in texts]
-    measured = measure_words(model, tokenizer, texts, **options)
-    ours, before = read_words(measured), read_words(measure_words(fresh, tokenizer, texts, **options))
+    text, ours = measure_words(model, tokenizer, texts, **options)
+    before = measure_words(fresh, tokenizer, texts, **options).words
     kinds, topics = corpus.kinds(), {word: str(len(several)) for word, several in corpus.topics_of().items()}
 
     def groups(first: Kind, second: Kind) -> dict[str, bool]:
@@ -83,22 +102,22 @@ def measure_known_senses(
         items = contexts_of_generated(paragraphs, [word for word in kinds if kinds[word] == kind], per_word)
         changed = [measure_changes(of, tokenizer, items) for of in (model, fresh)]
         contexts[kind] = by_word(items, changed[0], changed[1])
-    return {
-        "text": {name: measured[name] for name in ("texts", "tokens", "occurrences", "distinct_words")},
-        "words": {
-            word: [int(several), topics[word], *ours[word], before[word].value] for word, several in senses.items()
+    return KnownSenses(
+        text=text,
+        words=group_words(senses, topics, ours, before),
+        comparisons={
+            "senses": compare_words(ours, senses, topics, null=before),
+            "diversity": compare_words(ours, groups("diverse", "general"), topics, null=before),
+            "cognates": compare_words(ours, cognates, topics, null=before),
+            "ambiguous_contexts": compare_topics(contexts["ambiguous"]),
+            "diverse_contexts": compare_topics(contexts["diverse"]),
+            "contexts_beside": compare_beside(contexts["ambiguous"], contexts["diverse"]),
         },
-        "senses": compare_words(ours, senses, topics, null=before),
-        "diversity": compare_words(ours, groups("diverse", "general"), topics, null=before),
-        "cognates": compare_words(ours, cognates, topics, null=before),
-        "ambiguous_contexts": compare_topics(contexts["ambiguous"]),
-        "diverse_contexts": compare_topics(contexts["diverse"]),
-        "contexts_beside": compare_beside(contexts["ambiguous"], contexts["diverse"]),
-        "choices": {
+        choices={
             name: choice_of_sense(of, tokenizer, paragraphs, corpus, choices)
             for name, of in (("trained", model), ("untrained", fresh))
         },
-    }
+    )
 
 
 # ---- in context ------------------------------------------------------------------------------
@@ -123,7 +142,7 @@ def by_word(items: Sequence[WordInContext], changed: Sequence[float], null: Sequ
     return {word: Pairs(*(float(np.mean(values)) for values in several)) for word, several in found.items()}
 
 
-def compare_topics(words: Mapping[str, Pairs]) -> dict[str, Any]:
+def compare_topics(words: Mapping[str, Pairs]) -> dict[str, Comparison]:
     """Two topics against one, word by word; of the trained model, the untrained one, and what training changed."""
     several = list(words.values())
     return {
@@ -137,7 +156,7 @@ def compare_topics(words: Mapping[str, Pairs]) -> dict[str, Any]:
     }
 
 
-def compare_beside(first: Mapping[str, Pairs], second: Mapping[str, Pairs]) -> dict[str, Any]:
+def compare_beside(first: Mapping[str, Pairs], second: Mapping[str, Pairs]) -> dict[str, Comparison]:
     """What two topics change more than one, of the first words against the second."""
     ours, null = (
         [[side(w) for w in words.values()] for words in (first, second)]
@@ -152,11 +171,9 @@ def compare_beside(first: Mapping[str, Pairs], second: Mapping[str, Pairs]) -> d
 
 def choice_of_sense(
     model: MHMoEForCausalLM, tokenizer: Tokenizer, paragraphs: Paragraphs, corpus: GeneratedCorpus, most: int
-) -> dict[str, Any]:
+) -> ChoiceOfSense:
     """How often an ambiguous word's follower is likelier than one of another sense that the word has in the same
-    language, after the text up to the word; the same choices for every model.
-
-    n; accuracy with its 95% interval (Clopper-Pearson); margin, nats, mean. Raises ValueError without any choice.
+    language, after the text up to the word; the same choices for every model. Raises ValueError without any choice.
     """
     draw = np.random.default_rng(0)
     questions: list[tuple[str, str, str]] = []
@@ -183,13 +200,13 @@ def choice_of_sense(
     margins = np.array(nats[1::2]) - np.array(nats[::2])
     right = int((margins > 0).sum())
     interval = stats.binomtest(right, len(margins)).proportion_ci(CONFIDENCE, method="exact")
-    return {
-        "n": len(margins),
-        "accuracy": right / len(margins),
-        "low": float(interval.low),
-        "high": float(interval.high),
-        "margin": float(margins.mean()),
-    }
+    return ChoiceOfSense(
+        n=len(margins),
+        accuracy=right / len(margins),
+        low=float(interval.low),
+        high=float(interval.high),
+        margin=float(margins.mean()),
+    )
 
 
 @torch.no_grad()

@@ -4,14 +4,16 @@ The comparisons of the words of a text (by WordNet's senses, and false friends a
 in context, each of the trained model, of the untrained one, and of what training changed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from analysis.results import Result
 from analysis.routing.text import untrained
-from analysis.routing.words.comparison import compare_words
+from analysis.routing.words.comparison import Comparison, WordValue, compare_words
 from analysis.routing.words.in_context import compare_senses, measure_contexts, read_contexts
 from analysis.routing.words.polysemy import (
     listed_groups,
@@ -20,8 +22,52 @@ from analysis.routing.words.polysemy import (
     read_senses,
     sense_groups,
 )
-from analysis.routing.words.sub_tokens import Rule, measure_words, read_words
+from analysis.routing.words.sub_tokens import Rule, TextCounts, measure_words
 from mhmoe.model.language_model import MHMoEForCausalLM
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupedWords:
+    """Words of two groups, a column a field.
+
+    first: whether a word is of the first group. part: its part of speech, or what else it is matched by. count:
+    occurrences; tokens: its BPE tokens. trained, untrained: its divergence, of the model and of the one before
+    training.
+    """
+
+    word: list[str]
+    first: list[bool]
+    part: list[str]
+    count: list[int]
+    tokens: list[float]
+    trained: list[float]
+    untrained: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordRouting(Result):
+    """text: what was read. words: those of the comparison "senses". comparisons: by what is compared, then by view."""
+
+    text: TextCounts
+    words: GroupedWords
+    comparisons: dict[str, dict[str, Comparison]]
+
+
+def group_words(
+    groups: Mapping[str, bool],
+    parts: Mapping[str, str],
+    trained: Mapping[str, WordValue],
+    untrained: Mapping[str, WordValue],
+) -> GroupedWords:
+    return GroupedWords(
+        word=[*groups],
+        first=[*groups.values()],
+        part=[parts.get(word, "") for word in groups],
+        count=[trained[word].count for word in groups],
+        tokens=[trained[word].tokens for word in groups],
+        trained=[trained[word].value for word in groups],
+        untrained=[untrained[word].value for word in groups],
+    )
 
 
 def measure_senses(
@@ -38,29 +84,27 @@ def measure_senses(
     rule: Rule,
     min_count: int,
     max_words: int,
-) -> dict[str, Any]:
-    """As JSON. seed: that the model started from. language: of the false friends. The files and `many` as in
-    polysemy.py and word_in_context.py, the rest as in sub_tokens.measure_words.
+) -> WordRouting:
+    """seed: that the model started from. language: of the false friends. The files and `many` as in
+    polysemy.py and in_context.py, the rest as in sub_tokens.measure_words.
 
-    words: {word: [group, part of speech, occurrences, BPE tokens, divergence, divergence before training]}, where
-    group is 1 for several senses, 0 for one. senses, false_friends: compare_words. contexts: compare_senses.
-    Raises UserError on a bad file.
+    The first group of words are those of several senses. comparisons: senses, false_friends (compare_words), contexts
+    (compare_senses). Raises UserError on a bad file.
     """
     senses, friends, items = read_senses(lexicon), read_false_friends(false_friends, language), read_contexts(contexts)
     fresh = untrained(model, seed)
     options: dict[str, Any] = {"rule": rule, "min_count": min_count, "max_words": max_words}
-    measured = measure_words(model, tokenizer, texts, **options)
-    ours, before = read_words(measured), read_words(measure_words(fresh, tokenizer, texts, **options))
+    text, ours = measure_words(model, tokenizer, texts, **options)
+    before = measure_words(fresh, tokenizer, texts, **options).words
     parts = parts_of_speech(ours, senses)
     groups = sense_groups(ours, senses, many=many)
     in_context = [measure_contexts(of, tokenizer, items) for of in (model, fresh)]
-    return {
-        "text": {name: measured[name] for name in ("texts", "tokens", "occurrences", "distinct_words")},
-        "words": {
-            word: [int(several), parts.get(word, ""), *ours[word], before[word].value]
-            for word, several in groups.items()
+    return WordRouting(
+        text=text,
+        words=group_words(groups, parts, ours, before),
+        comparisons={
+            "senses": compare_words(ours, groups, parts, null=before),
+            "false_friends": compare_words(ours, listed_groups(ours, friends), parts, null=before),
+            "contexts": compare_senses(in_context[0], null=in_context[1]),
         },
-        "senses": compare_words(ours, groups, parts, null=before),
-        "false_friends": compare_words(ours, listed_groups(ours, friends), parts, null=before),
-        "contexts": compare_senses(in_context[0], null=in_context[1]),
-    }
+    )

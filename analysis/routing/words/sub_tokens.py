@@ -13,8 +13,9 @@ divergences (the default), or "last", that of the last token, the first with whi
 """
 
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +71,21 @@ def token_divergence(
     return values
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextCounts:
+    """What was read: texts, their BPE tokens, occurrences of words, different words."""
+
+    texts: int
+    tokens: int
+    occurrences: int
+    distinct_words: int
+
+
+class MeasuredWords(NamedTuple):
+    text: TextCounts
+    words: dict[str, WordValue]
+
+
 def measure_words(
     model: MHMoEForCausalLM,
     tokenizer: Tokenizer,
@@ -81,12 +97,11 @@ def measure_words(
     max_words: int | None = 5000,
     begin: Sequence[int] | None = None,
     batch_size: int = 32,
-) -> dict[str, Any]:
+) -> MeasuredWords:
     """Every word with at least `min_count` occurrences: occurrences, BPE tokens, divergence (means over them).
 
     length: of the windows; None is the model's context. max_words: the most frequent ones are kept.
     begin: the character of each text from which on words count; None takes all.
-    Returns JSON: `words` is {word: [occurrences, tokens, divergence]}; `read_words` turns it into WordValues.
     Raises ValueError on an unknown rule, or if there is no text.
     """
     if rule not in ("mean", "last"):
@@ -101,23 +116,18 @@ def measure_words(
             if start < first:
                 continue
             tokens = tokens_of(offsets, start, end)
-            entry = found.setdefault(word, [0, 0.0, 0.0])
-            entry[0] += 1
-            entry[1] += len(tokens)
-            entry[2] += float(value[tokens[-1] if rule == "last" else list(tokens)].mean())
-    frequent = sorted((w for w, entry in found.items() if entry[0] >= min_count), key=lambda w: (-found[w][0], w))
+            sums = found.setdefault(word, [0, 0.0, 0.0])
+            sums[0] += 1
+            sums[1] += len(tokens)
+            sums[2] += float(value[tokens[-1] if rule == "last" else list(tokens)].mean())
+    frequent = sorted((w for w, sums in found.items() if sums[0] >= min_count), key=lambda w: (-found[w][0], w))
     kept = sorted(frequent[:max_words])
-    return {
-        "rule": rule,
-        "min_count": min_count,
-        "texts": len(texts),
-        "tokens": sum(len(e) for e in encodings),
-        "occurrences": int(sum(entry[0] for entry in found.values())),
-        "distinct_words": len(found),
-        "words": {w: [int(n := found[w][0]), round(found[w][1] / n, 3), round(found[w][2] / n, 4)] for w in kept},
-    }
-
-
-def read_words(measured: Mapping[str, Any]) -> dict[str, WordValue]:
-    """The words of what `measure_words` returned, perhaps by way of JSON."""
-    return {word: WordValue(*entry) for word, entry in measured["words"].items()}
+    return MeasuredWords(
+        text=TextCounts(
+            texts=len(texts),
+            tokens=sum(len(e) for e in encodings),
+            occurrences=int(sum(sums[0] for sums in found.values())),
+            distinct_words=len(found),
+        ),
+        words={w: WordValue(int(n := found[w][0]), round(found[w][1] / n, 3), round(found[w][2] / n, 4)) for w in kept},
+    )

@@ -9,14 +9,13 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import tyro
 from tokenizers import Tokenizer
 from tyro.conf import Positional
 
 from analysis.routing.text import check_unicode, load_checkpoint, untrained
-from analysis.routing.words.comparison import WordValue, compare_words
+from analysis.routing.words.comparison import Comparison, WordValue, compare_words
 from analysis.routing.words.polysemy import (
     Senses,
     listed_groups,
@@ -25,7 +24,7 @@ from analysis.routing.words.polysemy import (
     read_senses,
     read_word_list,
 )
-from analysis.routing.words.sub_tokens import Rule, measure_words, read_words
+from analysis.routing.words.sub_tokens import Rule, measure_words
 from analysis.tables import Column, Row, table_markdown
 from mhmoe.cli import exit_code
 from mhmoe.io import UserError
@@ -82,7 +81,7 @@ def compare_list(
     seed: int | None,
     rule: Rule,
     min_count: int,
-) -> dict[str, Any]:
+) -> dict[str, Comparison]:
     """`compare_words` of the listed words and all others. senses: of a lexicon, or none. seed: that the model's
     training started from, for the null of the untrained model; None leaves it out.
 
@@ -90,7 +89,7 @@ def compare_list(
     """
 
     def measured(of: MHMoEForCausalLM) -> dict[str, WordValue]:
-        return read_words(measure_words(of, tokenizer, texts, rule=rule, min_count=min_count, max_words=None))
+        return measure_words(of, tokenizer, texts, rule=rule, min_count=min_count, max_words=None).words
 
     words = measured(model)
     groups = listed_groups(words, listed)
@@ -132,13 +131,13 @@ def run(
     if model.config.moe is None:
         raise UserError("the checkpoint is a dense model: it has no experts; give one with a MoE layer")
     found = compare_list(model, tokenizer, texts, listed, senses, seed=seed, rule=rule, min_count=min_count)
-    rows = [_row(view, compared) for view, compared in found.items() if view != "pairs"]
+    rows = [_row(view, compared) for view, compared in found.items()]
     sys.stdout.write(table_markdown(COLUMNS, rows, caption=[_EXPLAINED]))
 
 
-def _row(view: str, found: Mapping[str, Any]) -> Row:
-    first, second = found.get("mean", (None, None))
-    return {**found, "view": view, "n": " / ".join(map(str, found["n"])), "first": first, "second": second}
+def _row(view: str, found: Comparison) -> Row:
+    first, second = found.mean or (None, None)
+    return {**vars(found), "view": view, "n": " / ".join(map(str, found.n)), "first": first, "second": second}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
