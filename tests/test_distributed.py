@@ -3,8 +3,6 @@
 import dataclasses
 import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from mhmoe.training.checkpoint import read_checkpoint
 from mhmoe.training.loop import train
 from mhmoe.training.objective import Objective, accumulate_gradients
 from tests import tiny
+from tests.commands import program
 
 SYSTEMS = ("dense", "xmoe", "mhmoe_compute", "mhmoe_parameters")
 MICRO_BATCHES = (1, 2)
@@ -39,22 +38,14 @@ def two(text: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -> list[d
     """What each of two processes found; they run `work` below."""
     folder = tmp_path_factory.mktemp("two")
     code = "import sys; from tests.test_distributed import work; work(sys.argv[1], sys.argv[2])"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, text.folder, folder],
-            cwd=tiny.ROOT,
-            env=os.environ | {"RANK": str(rank), "WORLD_SIZE": "2"},
-            stderr=subprocess.PIPE,
-        )
-        for rank in (0, 1)
-    ]
+    both = [program(code, text.folder, folder, RANK=str(rank), WORLD_SIZE="2") for rank in (0, 1)]
     try:
-        for process in processes:
-            _, errors = process.communicate(timeout=600)
-            assert process.returncode == 0, errors.decode()
+        for command in both:
+            ended = command.wait()
+            assert ended.code == 0, ended.err
     finally:
-        for process in processes:
-            process.kill()
+        for command in both:
+            command.process.kill()
     return [torch.load(folder / f"rank{rank}") for rank in (0, 1)]
 
 

@@ -3,8 +3,7 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from mhmoe.data.corpora import Document
 from mhmoe.data.packing import PackedDataset, PackingConfig, export, load_packed, pack
 from mhmoe.data.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, WORDS_WITH_MARKS, as_transformers, train_tokenizer
 from mhmoe.io import UserError, seal_folder
+from tests.commands import program
 
 WORDS = ["the", "moon", "rises", "over", "a", "quiet", "sea", "and", "nobody", "counts", "waves", "ashore"]
 CONFIG = PackingConfig(vocab_size=300, max_train_tokens=5000, tokenizer_characters=20_000)
@@ -310,7 +310,7 @@ def test_a_killed_packing_leaves_nothing_after_the_next(tmp_path: Path):
         "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL);"
         "from tests.test_packing import CONFIG, Babble; pack(Babble(), CONFIG, Path(sys.argv[1]))"
     )
-    subprocess.run([sys.executable, "-c", code, tmp_path], cwd=Path(__file__).parent.parent)
+    assert program(code, tmp_path).wait().code == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".")
     folder = pack(Babble(seed=1), CONFIG, tmp_path).folder
@@ -357,6 +357,7 @@ import resource, signal, sys
 from pathlib import Path
 from mhmoe.data.packing import pack
 from mhmoe.io import UserError
+from tests.commands import program
 from tests.test_packing import CONFIG, Babble
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (8000, resource.RLIM_INFINITY))
@@ -369,9 +370,8 @@ except UserError as error:
 
 def test_a_disk_that_takes_no_more_is_one_clear_line_and_leaves_nothing(tmp_path: Path):
     """A limit on the size of files stands in for the full disk: the system refuses the write."""
-    root = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, tmp_path], cwd=root, capture_output=True, text=True)
-    assert done.stdout.startswith("cannot write ") and len(done.stdout.splitlines()) == 1, done.stderr
+    done = program(FULL_DISK, tmp_path).wait()
+    assert done.out.startswith("cannot write ") and len(done.out.splitlines()) == 1, done.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -386,8 +386,7 @@ def test_two_packings_at_once_leave_one_folder(tmp_path: Path):
                     "import sys; from pathlib import Path; from mhmoe.data.packing import pack;"
                     "from tests.test_packing import CONFIG, Babble; pack(Babble(), CONFIG, Path(sys.argv[1]))"
                 )
-                root = Path(__file__).parent.parent
-                subprocess.run([sys.executable, "-c", code, tmp_path], cwd=root, check=True)
+                assert program(code, tmp_path).wait().code == 0
 
     pack(Overtaken(), CONFIG, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [pack(Babble(), CONFIG, tmp_path).folder.name]

@@ -5,8 +5,6 @@ import io
 import math
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +22,7 @@ from mhmoe.training.checkpoint import TrainState, load_checkpoint, read_checkpoi
 from mhmoe.training.config import TrainingConfig
 from mhmoe.training.loop import make_optimizer, train
 from tests import tiny
+from tests.commands import Command, program
 from tests.integrity import flipped, zeroed
 
 SHORT = dataclasses.replace(tiny.TRAINING, steps=6, length=16)
@@ -52,6 +51,7 @@ import torch
 from mhmoe.data.packing import load_packed
 from mhmoe.training.loop import train
 from tests import tiny
+from tests.commands import Command, program
 
 packed, folder = map(Path, sys.argv[1:])
 config = dataclasses.replace(tiny.TRAINING, steps=300, length=16, evaluations=10)
@@ -66,15 +66,14 @@ torch.save(result | {"trained": len(trained)}, folder / "result")
 """
 
 
-def start(packed: Path, folder: Path) -> "subprocess.Popen[bytes]":
+def start(packed: Path, folder: Path) -> Command:
     folder.mkdir(exist_ok=True)
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, packed, folder], cwd=tiny.ROOT, stderr=subprocess.PIPE)
+    return program(PROGRAM, packed, folder)
 
 
 def finish(packed: Path, folder: Path) -> dict[str, Any]:
-    process = start(packed, folder)
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors.decode()
+    ended = start(packed, folder).wait()
+    assert ended.code == 0, ended.err
     return torch.load(folder / "result")
 
 
@@ -89,15 +88,14 @@ def test_a_run_killed_three_times_ends_with_the_weights_of_one_never_killed(
     assert whole["trained"] == 300
     folder, draw, saved = tmp_path / "killed", random.Random(0), 0
     for _ in range(3):
-        process = start(text.folder, folder)
         begun = _write_time(folder)
+        run = start(text.folder, folder)
         while _write_time(folder) == begun:  # until it trains
-            assert process.poll() is None
+            assert run.process.is_alive()
             time.sleep(0.002)
         time.sleep(draw.uniform(0.01, 0.2) * whole["seconds"])
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, "it had ended before it was killed"
+        killed = run.kill_when(lambda: True)
+        assert killed.code == -signal.SIGKILL, "it had ended before it was killed"
         assert saved < steps_saved(folder) < 300
         saved = steps_saved(folder)
     resumed = finish(text.folder, folder)
@@ -119,10 +117,10 @@ def _write_time(folder: Path) -> int:
 
 
 def test_a_run_removes_what_its_killed_predecessor_had_half_written(text: PackedDataset, tmp_path: Path) -> None:
-    program = "import os, signal, sys; os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL);" + PROGRAM
     folder = tmp_path / "run"
     folder.mkdir()
-    subprocess.run([sys.executable, "-c", program, text.folder, folder], cwd=tiny.ROOT, stderr=subprocess.PIPE)
+    killed = "import os, signal, sys; os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL);" + PROGRAM
+    assert program(killed, text.folder, folder).wait().code == -signal.SIGKILL
     (half,) = folder.iterdir()
     assert half.name != "run.pt" and half.stat().st_size > 0
     train(tiny.model("dense"), text, SHORT, seed=0, checkpoint=folder / "run.pt")

@@ -4,8 +4,6 @@ import dataclasses
 import itertools
 import math
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +25,7 @@ from mhmoe.training.evaluation import evaluate
 from mhmoe.training.loop import make_optimizer, seed_parameters, train
 from mhmoe.training.objective import Objective, accumulate_gradients
 from tests import tiny
+from tests.commands import program
 
 SYSTEMS = [*tiny.MOE, "full"]
 
@@ -553,9 +552,8 @@ torch.save({"eager": runs[0], "compiled": runs[1], "graphs": graphs}, sys.argv[2
 def test_compiled_losses_and_weights_are_those_of_eager(text: PackedDataset, tmp_path: Path) -> None:
     if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
         pytest.skip("torch.compile needs a C++ compiler and there is none on the path")
-    command = [sys.executable, "-c", COMPILED, text.folder, tmp_path / "out"]
-    done = subprocess.run(command, cwd=tiny.ROOT, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
+    done = program(COMPILED, text.folder, tmp_path / "out").wait()
+    assert done.code == 0, done.err
     out = torch.load(tmp_path / "out")
     assert out["graphs"] >= 2
     (eager_curve, eager), (compiled_curve, compiled) = out["eager"], out["compiled"]
