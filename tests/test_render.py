@@ -101,11 +101,9 @@ def test_markdown_is_aligned_and_escapes_what_would_break_it():
     assert table_csv(columns, rows) == "name,value\na|b,1234567\nc,\nd,5000000\n"
 
 
-def test_the_caption_says_scale_text_tokens_seeds_and_reading():
+def test_the_caption_says_scale_text_tokens_seeds_and_matching():
     text = " ".join(caption(RUNS["dense"], matching="parameters", sources=["Wikipedia", "books"]))
-    assert text == (
-        "Scale cpu; text: Wikipedia, books; 1,000,000 tokens a run; seeds 0, 1, 2. Reading of equal size: parameters."
-    )
+    assert text == ("Scale cpu; text: Wikipedia, books; 1,000,000 tokens a run; seeds 0, 1, 2. Equal size: parameters.")
     assert "No current records" in caption([], matching="parameters", sources=[])[0]
 
 

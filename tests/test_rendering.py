@@ -20,6 +20,7 @@ from experiments.scales import SMOKE, Scale
 from experiments.table1_perplexity import PAGE as TABLE1
 from experiments.table5_head_number import for_heads
 from mhmoe.io import UserError
+from mhmoe.layers.matching import in_words
 from mhmoe.training.record import Record, fingerprint
 from tests.forged import forged, save, worsened
 from tests.mini import MINI, at_rate
@@ -95,7 +96,7 @@ def test_a_stale_run_is_shown_as_stale_and_a_missing_one_as_not_run(experiment, 
     declared = {"scale", "label", "system", "paper", "paper_change"}
     for name, said in (("mhmoe_8_compute", "stale"), ("dense", "not run")):
         assert {text for key, text in after[LABELS[name]].items() if key not in declared} == {said, ""}
-        (line,) = [line for line in page.splitlines() if line.startswith(f"| {LABELS[name]} ")]
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| {in_words(LABELS[name])} ")]
         assert f" {said} |" in line
     assert after[LABELS["xmoe_8"]] == before[LABELS["xmoe_8"]]
 
@@ -216,7 +217,7 @@ def ledger_rows(text: str) -> list[str]:
 
 
 def verdict(text: str, statement: str) -> str:
-    (row,) = [row for row in ledger_rows(text) if row.startswith(f"| {statement} ")]
+    (row,) = [row for row in ledger_rows(text) if row.startswith(f"| {in_words(statement)} ")]
     return row.rstrip(" |").rpartition("| ")[2].strip("*")
 
 
