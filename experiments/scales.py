@@ -1,7 +1,7 @@
 """The four scales at which every experiment can be run.
 
 All systems of a scale share model, text, data order, steps and optimiser; they differ in the feed-forward
-config of their MoE blocks alone (recipes.py).
+config of their MoE blocks alone (systems.py).
 """
 
 import dataclasses
@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from experiments.stand_in.folder import GeneratedFolder
-from mhmoe.data.corpora import SLIMPAJAMA, EmbeddedCorpus, HubCorpus, LocalCorpus
+from mhmoe.data.corpora import SLIMPAJAMA, HubCorpus, LocalCorpus
+from mhmoe.data.embedded import EmbeddedCorpus
 from mhmoe.data.multilingual import XNLI_LANGUAGES, MultilingualCorpus
 from mhmoe.data.packing import PackingConfig
 from mhmoe.data.partly_synthetic import PartlyGeneratedCorpus

@@ -36,7 +36,7 @@ class System:
     the first so many of the scale's seeds. model, training: replace arguments of the scale's. tuned_as: the
     system whose learning rate it takes, times `lr_multiplier`; None for one that is tuned itself. matching: under
     which matching it is of X-MoE's size; "" for X-MoE itself and for dense models. role: how it looks in figures
-    (looks.py); "" takes what is free there.
+    (looks.py); "" takes what is free there. num_experts: of the X-MoE whose size it has; None for dense models.
     """
 
     name: str
@@ -49,6 +49,7 @@ class System:
     lr_multiplier: float = 1.0
     matching: str = ""
     role: str = ""
+    num_experts: int | None = None
 
     def at(self, scale: Scale) -> Scale:
         """The scale with this system's own arguments of model and training."""
@@ -79,7 +80,7 @@ def xmoe(num_experts: int, top_k: int = 1, *, seeds: int | None = None, width: i
     name = f"xmoe_{num_experts}" + (f"_k{top_k}" if top_k > 1 else "")
     label = f"X-MoE, {num_experts} experts" + (f", k = {top_k} (control)" if top_k > 1 else "")
     system = _system(name, label, lambda scale: reference(scale, num_experts, top_k), seeds, width)
-    return dataclasses.replace(system, role="control" if top_k > 1 else "xmoe")
+    return dataclasses.replace(system, role="control" if top_k > 1 else "xmoe", num_experts=num_experts)
 
 
 def mhmoe(
@@ -111,20 +112,20 @@ def mhmoe(
         return match(matching, base, heads=heads, top_k=top_k, layers=layers, multiple_of=scale.multiple_of)
 
     system = _system(name, f"{label}, `{matching}`", layer, seeds, width)
-    return dataclasses.replace(system, matching=matching, role=matching)
+    return dataclasses.replace(system, matching=matching, role=matching, num_experts=num_experts)
 
 
-def compared() -> tuple[tuple[System, str], ...]:
-    """The systems of Tables 1 to 3, each with the paper's key for it, "" if it has none there."""
+def compared() -> tuple[tuple[System, tuple[str, ...]], ...]:
+    """The systems of Tables 1 to 3, each with where it stands in the paper's Table 1, () if it does not."""
     return (
-        (dense(), "dense"),
-        (xmoe(8), "xmoe_8"),
-        (xmoe(8, top_k=HEADS), ""),
-        (mhmoe(8, "parameters"), "mhmoe_8"),
-        (mhmoe(8, "compute"), ""),
-        (xmoe(32, seeds=3), "xmoe_32"),
-        (mhmoe(32, "parameters", seeds=3), "mhmoe_32"),
-        (mhmoe(32, "compute", seeds=3), ""),
+        (dense(), ("dense",)),
+        (xmoe(8), ("xmoe", "8")),
+        (xmoe(8, top_k=HEADS), ()),
+        (mhmoe(8, "parameters"), ("mhmoe", "8")),
+        (mhmoe(8, "compute"), ()),
+        (xmoe(32, seeds=3), ("xmoe", "32")),
+        (mhmoe(32, "parameters", seeds=3), ("mhmoe", "32")),
+        (mhmoe(32, "compute", seeds=3), ()),
     )
 
 
@@ -138,7 +139,9 @@ def with_layers(system: System) -> System:
         inner = system.layer(scale) or dense_layer(scale)
         return MultiHeadConfig(dim=scale.model["hidden_size"], heads=1, inner=inner)
 
-    return System(f"{system.name}_mlp", f"{system.label}, with MLP layers", layer, system.seeds)
+    return System(
+        f"{system.name}_mlp", f"{system.label}, with MLP layers", layer, system.seeds, num_experts=system.num_experts
+    )
 
 
 def ablate(
@@ -175,6 +178,7 @@ def ablate(
         training={**system.training, **(training or {})},
         tuned_as=system,
         lr_multiplier=lr_multiplier,
+        num_experts=system.num_experts,
     )
 
 

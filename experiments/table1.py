@@ -16,7 +16,7 @@ CONTROL = f"xmoe_8_k{HEADS}"
 def table1(task: str, *, slug: str, title: str, where: str = "", notes: Sequence[str] = ()) -> Table:
     """The table of a task that the paper prints; `where` ends the sentence of every claim."""
     printed = ("v1_table1_perplexity", task)
-    rows = tuple(Row(system=system, paper=(*printed, *key.split("_")) if key else ()) for system, key in compared())
+    rows = tuple(Row(system=system, paper=(*printed, *path) if path else ()) for system, path in compared())
     row_of = {row.system.name: row for row in rows}
 
     def lower(better: str, worse: str, matching: str = "", source: str = "v1 Table 1") -> Claim:

@@ -14,7 +14,7 @@ from analysis.claims.rules import Claim
 from experiments.kinds.routing import EXPERT_ACTIVATION
 from experiments.kinds.table import Row, Table
 from experiments.kinds.trend import Trend
-from experiments.systems import OURS, mhmoe, paper_numbers, xmoe
+from experiments.systems import OURS, mhmoe, paper_number, paper_numbers, xmoe
 from mhmoe.layers.matching import Matching
 
 SLUG = "table5_head_number"
@@ -42,13 +42,10 @@ def rows(heads: Sequence[int]) -> tuple[Row, ...]:
     )
 
 
+PAPER = {row.system.name: row.paper for row in rows(HEADS)}
+
+
 def _claim(better: str, worse: str, statement: str, matching: str, source: str = "v1 Table 5") -> Claim:
-    numbers = paper_numbers()[PRINTED]
-
-    def value(name: str) -> float:
-        heads = name.partition("_h")[2] or "4"
-        return numbers["mhmoe"][heads] if name.startswith("mhmoe") else numbers["xmoe"]
-
     return Claim(
         slug=SLUG,
         statement=f"{statement} (`{matching}`)",
@@ -56,7 +53,7 @@ def _claim(better: str, worse: str, statement: str, matching: str, source: str =
         better=better,
         worse=worse,
         matching=matching,
-        paper=(value(better), value(worse)) if source == "v1 Table 5" else None,
+        paper=(paper_number(PAPER[better]), paper_number(PAPER[worse])) if source == "v1 Table 5" else None,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from analysis.claims.measured import MeasuredClaim, Side
+from analysis.zero_shot.results import ZeroShotScores
 from analysis.zero_shot.scores import Score, mean_accuracy, mean_advantage
 from experiments.kinds.score_table import ScoredRow, ScoreTable
 from experiments.runner.measurements import Measurement
@@ -33,7 +34,7 @@ def zero_shot_table(
     where: str,
     source: str,
     printed: str,
-    measurement: Measurement,
+    measurement: Measurement[ZeroShotScores],
     scores: Sequence[Score],
 ) -> ScoreTable:
     """The table of a pre-training task; `printed` is its key in paper.json, `source` its name in the paper.
@@ -41,7 +42,8 @@ def zero_shot_table(
     where: of the claims, such as "on XNLI".
     """
     rows = tuple(
-        ScoredRow(system=system, paper_scores=_flat((printed, key)) if key else ()) for system, key in compared()
+        ScoredRow(system=system, paper_scores=_flat((printed, "_".join(path))) if path else ())
+        for system, path in compared()
     )
     row_of = {row.system.name: row for row in rows}
 

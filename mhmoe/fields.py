@@ -186,7 +186,8 @@ def from_json(cls: type[Some], raw: Any, name: str = "", **given: Any) -> Some:
 
 
 def _path(name: str, key: Any) -> str:
-    return f"{name and f'{name}.'}{key if str(key).isprintable() else shown(key)}"
+    plain = str(key).isprintable() and len(str(key)) <= _LONGEST
+    return f"{name and f'{name}.'}{key if plain else shown(key)}"
 
 
 @functools.cache

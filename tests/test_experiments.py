@@ -21,7 +21,8 @@ from experiments.runner.texts import load_dataset
 from experiments.scales import CPU, PAPER, SCALES, SMOKE, Scale
 from experiments.systems import System, dense, mhmoe, paper_numbers, xmoe
 from experiments.table1_perplexity import PAGE as TABLE1
-from mhmoe.data.corpora import EmbeddedCorpus, LocalCorpus
+from mhmoe.data.corpora import LocalCorpus
+from mhmoe.data.embedded import EmbeddedCorpus
 from mhmoe.data.packing import PackingConfig, pack
 from mhmoe.io import UserError
 from mhmoe.layers.config import Config

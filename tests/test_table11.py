@@ -1,15 +1,17 @@
 """Table 11's page: every cell ours beside the printed one, and errata that follow from numbers."""
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
 
 from experiments.kinds.printed_sizes import cost_rows, printed_rows
+from experiments.kinds.sizes import size_rows
 from experiments.report.errata import ERRATA
 from experiments.report.render import render
-from experiments.scales import PAPER, SMOKE
-from experiments.systems import HEADS, paper_number, paper_numbers, reference
+from experiments.scales import CPU, PAPER, SMOKE
+from experiments.systems import HEADS, mhmoe, paper_number, paper_numbers, reference
 from experiments.table11_parameters import PAGE as TABLE11
 
 
@@ -24,6 +26,12 @@ def test_every_cell_of_the_language_tasks_is_within_a_million_and_the_multimodal
         printed["dense"],
         *(printed[kind][n][2] for kind in ("xmoe", "mhmoe") for n in ("8", "32")),
     ]
+
+
+def test_a_system_is_compared_with_the_x_moe_whose_size_it_has_whatever_its_name() -> None:
+    system = mhmoe(32, "compute")
+    named, renamed = size_rows([system, dataclasses.replace(system, name="another")], CPU)
+    assert renamed == named and named["parameter_ratio"] == pytest.approx(1, abs=0.01)
 
 
 def test_the_parts_of_the_cost_are_those_of_the_paper() -> None:

@@ -78,7 +78,7 @@ class Sizes(Page):
 
 
 def size_rows(systems: Sequence[System], scale: Scale) -> list[Row]:
-    """One row a system; ratios are to X-MoE top-1 with the experts that the system's name promises."""
+    """One row a system; ratios are to the X-MoE top-1 whose size it has."""
     rows: list[Row] = []
     for system in systems:
         here = system.at(scale)
@@ -89,8 +89,8 @@ def size_rows(systems: Sequence[System], scale: Scale) -> list[Row]:
             "active": model.active_parameters(),
             "flops": model.flops_per_token(),
         }
-        if layer is not None:
-            row |= _layer_row(layer, reference(here, int(system.name.split("_")[1])))
+        if layer is not None and system.num_experts is not None:
+            row |= _layer_row(layer, reference(here, system.num_experts))
         rows.append(row)
     return rows
 

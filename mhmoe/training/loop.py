@@ -78,7 +78,7 @@ def train(
 
     With `checkpoint`, state is written there at least every `checkpoint_seconds` and at the deadline; if
     the file exists, training goes on from it. The deadline is looked at after every step and evaluation, of which
-    one is always done; within `command_line.stopped_at`, a long one is stopped too, and repeated the next time.
+    one is always done; within `cli.stopped_at`, a long one is stopped too, and repeated the next time.
     Raises UserError on text that the model cannot read, a loss that is not finite, on a checkpoint that is damaged
     or another run's, and when one cannot be written.
     """
