@@ -18,8 +18,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 CODE = ("mhmoe", "baselines", "analysis", "experiments")
 LIBRARIES = (
-    *("torch", "transformers.modeling_utils", "transformers.generation", "tokenizers", "jaxtyping"),
-    *("tyro.extras", "scipy.stats", "matplotlib.figure", "matplotlib.backends.backend_agg", "tqdm"),
+    *("torch", "transformers.modeling_utils", "transformers.generation.utils", "transformers.convert_slow_tokenizer"),
+    *("transformers.models.llama.modeling_llama", "transformers.tokenization_utils_tokenizers", "tokenizers.trainers"),
+    *("jaxtyping", "tyro.extras", "typeguard", "scipy.stats", "tqdm"),
+    *("matplotlib.figure", "matplotlib.backends.backend_agg"),
 )
 STREAMS = ("out", "err")
 _SERVER = multiprocessing.get_context("forkserver")

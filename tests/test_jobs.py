@@ -20,8 +20,8 @@ from experiments.runner.jobs import run_in_jobs, useful_jobs
 from experiments.runner.outlook import seconds_of, time_left, tokens_of
 from experiments.runner.store import Records
 from experiments.table1_perplexity import PAGE as TABLE1
+from mhmoe import display as display_module
 from mhmoe.display import JOB, RECORD, display
-from mhmoe.training.loop import display as display_module
 from tests import commands
 from tests.forged import forged
 from tests.mini import MINI, at_rate
