@@ -21,6 +21,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from mhmoe.io import write_atomically
+from mhmoe.layers.matching import in_words
 
 GREY = "#555555"
 MOST_COLUMNS = 3  # panels in a line
@@ -185,4 +186,4 @@ def save(figure: Figure, path: Path) -> None:
 
 def without_markdown(text: str) -> str:
     """Without the marks of code, stress and links, which labels have for the tables they also stand in."""
-    return re.sub(r"`+|\*\*", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text))
+    return re.sub(r"`+|\*\*", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", in_words(text)))

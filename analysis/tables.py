@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mhmoe.layers.matching import in_words
 from mhmoe.training.record import Record
 
 NOT_RUN, STALE, NOTHING = "not run", "stale", "-"
@@ -37,16 +38,16 @@ class Column:
         return format(value if self.factor == 1 else value * self.factor, self.spec) + self.suffix
 
 
-def caption(records: Sequence[Record], *, reading: str, sources: Sequence[str]) -> list[str]:
-    """What a reader must know before the numbers: scale, text, tokens a run, seeds, reading of equal size."""
+def caption(records: Sequence[Record], *, matching: str, sources: Sequence[str]) -> list[str]:
+    """What a reader must know before the numbers: scale, text, tokens a run, seeds, what equal size means."""
     if not records:
-        return [f"No current records. Reading of equal size: {reading}."]
+        return [f"No current records. Equal size: {matching}."]
     by_system: dict[str, list[int]] = {}
     for record in records:
         by_system.setdefault(record.system, []).append(record.seed)
     return [
         f"{setting(records, sources)}; {seeds_text(by_system.values())}.",
-        f"Reading of equal size: {reading}.",
+        f"Equal size: {matching}.",
     ]
 
 
@@ -78,7 +79,7 @@ def table_markdown(
 ) -> str:
     """Title, caption lines, and the table, padded so that it also reads as plain text."""
     cells = [[column.heading for column in columns]] + [[column.text(row) for column in columns] for row in rows]
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in cells]
+    cells = [[in_words(cell).replace("|", "\\|") for cell in line] for line in cells]
     widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(columns))]
     numeric = [any(isinstance(row.get(c.key), int | float) for row in rows) for c in columns]
     rule = ["-" * (w - 1) + (":" if number else "-") for w, number in zip(widths, numeric, strict=True)]

@@ -1,12 +1,12 @@
 """X-MoE: sparse mixture of experts with a low-dimensional cosine router, the base of MH-MoE.
 
 Chi et al. 2022, "On the Representation Collapse of Sparse Mixture of Experts", arXiv 2204.09179.
-Router: routers.XMoERouter. Experts: inner width 4 d, top-1 of N.
+Router: mhmoe.layers.routers.XMoERouter. Experts: inner width 4 d, top-1 of N.
 
 Not published: which k v1 used. Its Table 9 ("SMoE frequency 2") is read as k = 2 by some; its complexity
 analysis, the released script and v2 use top-1, and so do we. With `top_k` equal to the heads of an MH-MoE
 this is the control that the papers lack: the same parameters, expert FLOPs and number of selections as
-MH-MoE under the reading `parameters`, without heads.
+MH-MoE under the matching `parameters`, without heads.
 
 Departures: nothing is dropped (the released code trains with a capacity).
 """

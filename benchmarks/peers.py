@@ -54,8 +54,8 @@ class LoopExperts(nn.Module):
     def forward(self, x: Tensor, index: Tensor, weight: Tensor) -> Tensor:
         index, weight = index.flatten(0, -2), weight.flatten(0, -2)
         order = sort_by_expert(index, len(self.up_proj))
-        inner = loop_linear(gather(x.flatten(0, -2), order), self.up_proj, order.ends)
-        out = loop_linear(self.activation(inner), self.down_proj, order.ends)
+        inner = loop_linear(gather(x.flatten(0, -2), order), self.up_proj, order.offsets)
+        out = loop_linear(self.activation(inner), self.down_proj, order.offsets)
         return combine(out, weight, order).view(x.shape)
 
 

@@ -30,7 +30,7 @@ from experiments.runner.page import Page
 from experiments.runner.run_command import Arguments, execute_command
 from experiments.runner.runs import model_config
 from experiments.runner.store import COMMITTED, RESULTS, Records
-from experiments.runner.texts import CACHE, OWN, results_of, text_of
+from experiments.runner.texts import CACHE, OWN, load_dataset, results_of
 from experiments.runner.validation import judge, order, take_in
 from experiments.scales import SCALES, Scale
 from mhmoe.cli import exit_code
@@ -252,7 +252,7 @@ def pack(folder: Positional[Path], scale: ScaleName = "cpu", task: str = "englis
         raise UserError(f"{folder} exists already; remove it or name another folder")
     check_writable(folder.absolute().parent)
     check_writable(CACHE)
-    export(text_of(scale_of(scale).for_task(task), data), folder)
+    export(load_dataset(scale_of(scale).for_task(task), data), folder)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: {size / 2**20:.1f} MiB for scale {scale}")
 

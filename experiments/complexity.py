@@ -1,6 +1,6 @@
-"""Complexity: what "the same size as X-MoE" costs under each reading, at every scale.
+"""Complexity: what "the same size as X-MoE" costs under each matching, at every scale.
 
-The three readings of mhmoe/layers/matching.py, solved, with the control, and v2's runs as printed beside what its
+The three matchings of mhmoe/layers/matching.py, solved, with the control, and v2's runs as printed beside what its
 equations solve. v1 Table 11's widths are used as printed at the paper scale (`parameters`). Nothing is run.
 Run: python -m experiments render complexity
 """
@@ -10,7 +10,7 @@ from experiments.systems import HEADS, dense, mhmoe, xmoe
 
 PAGE = Sizes(
     slug="complexity",
-    title="Parameters and FLOPs under the three readings of equal size",
+    title="Parameters and FLOPs under the three matchings",
     systems=(
         dense(),
         xmoe(8),

@@ -7,7 +7,7 @@ Cost beyond that table: 3 runs, 10 minutes on two cores, and a minute a model. R
 """
 
 from experiments.kinds.routing import ROUTING_XNLI, routing_figure
-from experiments.systems import HEADS, OURS, as_tuned, mhmoe, xmoe
+from experiments.systems import HEADS, OURS, mhmoe, with_lr_of, xmoe
 
 PAGE = routing_figure(
     slug="figure1_expert_activation",
@@ -15,7 +15,7 @@ PAGE = routing_figure(
     task="multilingual",
     systems={
         "X-MoE, k = 1": xmoe(32, seeds=3),
-        f"X-MoE, k = {HEADS}": as_tuned(xmoe(32, top_k=HEADS), xmoe(8, top_k=HEADS), seeds=3),
+        f"X-MoE, k = {HEADS}": with_lr_of(xmoe(32, top_k=HEADS), xmoe(8, top_k=HEADS), seeds=3),
         f"MH-MoE, h = {HEADS}": mhmoe(32, "parameters", seeds=3),
         f"MH-MoE, h = {HEADS}, equal FLOPs": mhmoe(32, "compute", seeds=3),
     },

@@ -13,19 +13,19 @@ from experiments.systems import HEADS, dense, mhmoe, xmoe
 SLUG = "figure4_training_curves"
 
 
-def _faster(experts: int, reading: str, cost: str, worse: str = "") -> Claim:
+def _faster(experts: int, matching: str, cost: str, worse: str = "") -> Claim:
     worse = worse or f"xmoe_{experts}"
     spent = {"tokens": "tokens", "flops": "training FLOPs", "seconds": "seconds"}[cost]
-    favourite = f"MH-MoE, {experts} experts, `{reading}`"
+    favourite = f"MH-MoE, {experts} experts, `{matching}`"
     other = f"X-MoE, {experts} experts" + (f", k = {HEADS}" if worse.endswith(f"_k{HEADS}") else "")
     return Claim(
         slug=SLUG,
         statement=f"{favourite}, reaches the final loss of {other} with fewer {spent}",
         source="v1 Figure 4" if cost == "tokens" and not worse.endswith(f"_k{HEADS}") else "ours",
-        better=f"mhmoe_{experts}_{reading}",
+        better=f"mhmoe_{experts}_{matching}",
         worse=worse,
         metric=cost,  # pyright: ignore[reportArgumentType]  # Claim checks it
-        reading=reading,
+        matching=matching,
     )
 
 

@@ -19,8 +19,8 @@ from experiments.kinds.routing import EXPERT_ACTIVATION
 from experiments.kinds.score_table import ZERO_SHOT_HELLASWAG
 from experiments.kinds.table import Row, Table
 from experiments.kinds.trend import Trend
-from experiments.systems import System, as_tuned, mhmoe, xmoe
-from mhmoe.layers.matching import Reading
+from experiments.systems import System, mhmoe, with_lr_of, xmoe
+from mhmoe.layers.matching import Matching
 
 SLUG = "figure6_scaling_experts"
 SEEDS = {8: 3, 16: 1, 32: 3, 64: 3, 128: 1, 256: 3}
@@ -32,14 +32,14 @@ ADVANTAGE = mean_advantage([Score("HellaSwag", "hellaswag")])
 
 def _xmoe(experts: int) -> System:
     system = xmoe(experts, seeds=SEEDS[experts])
-    return as_tuned(system, xmoe(TUNED_AS[experts]), seeds=SEEDS[experts]) if experts in TUNED_AS else system
+    return with_lr_of(system, xmoe(TUNED_AS[experts]), seeds=SEEDS[experts]) if experts in TUNED_AS else system
 
 
-def _mhmoe(experts: int, reading: Reading) -> System:
-    system = mhmoe(experts, reading, seeds=SEEDS[experts])
+def _mhmoe(experts: int, matching: Matching) -> System:
+    system = mhmoe(experts, matching, seeds=SEEDS[experts])
     if experts not in TUNED_AS:
         return system
-    return as_tuned(system, mhmoe(TUNED_AS[experts], reading), seeds=SEEDS[experts])
+    return with_lr_of(system, mhmoe(TUNED_AS[experts], matching), seeds=SEEDS[experts])
 
 
 SERIES: dict[str, dict[int, System]] = {
@@ -50,16 +50,16 @@ SERIES: dict[str, dict[int, System]] = {
 
 
 def _claims(label: str, of: dict[int, System]) -> list[Claim | MeasuredClaim]:
-    reading = of[8].reading
-    source = FOLLOW_UP if reading == "compute" else SOURCE
-    sized = "{} of the size of X-MoE with {} experts" if reading else "{} with {} experts"
+    matching = of[8].matching
+    source = FOLLOW_UP if matching == "compute" else SOURCE
+    sized = "{} of the size of X-MoE with {} experts" if matching else "{} with {} experts"
     names = {n: sized.format(label, n) for n in of}
     lower = [
         Claim(
             slug=SLUG,
             statement=f"{names[more]} has lower perplexity than with {fewer}",
             source=source,
-            reading=reading,
+            matching=matching,
             better=of[more].name,
             worse=of[fewer].name,
         )
@@ -68,13 +68,13 @@ def _claims(label: str, of: dict[int, System]) -> list[Claim | MeasuredClaim]:
     saturates = MeasuredClaim(
         slug=SLUG,
         statement=f"{names[256]} gives HellaSwag's right endings a greater advantage than with 64",
-        source=source if reading else f"the contrary of {source}: X-MoE saturates",
-        reading=reading,
+        source=source if matching else f"the contrary of {source}: X-MoE saturates",
+        matching=matching,
         measurement=ZERO_SHOT_HELLASWAG.name,
         higher=Side(system=of[256].name, quantity=ADVANTAGE),
         lower=Side(system=of[64].name, quantity=ADVANTAGE),
     )
-    if not reading:
+    if not matching:
         return [*lower, saturates]
     # X-MoE alone saturating implies that MH-MoE gains more on HellaSwag; the same is asked of perplexity.
     xmoe = SERIES["X-MoE"]

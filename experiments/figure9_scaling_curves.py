@@ -19,8 +19,8 @@ PAGE = Curves(
         Claim(
             slug=SLUG,
             statement=f"{label}, of the size of X-MoE with {n} experts, ends below it",
-            source=SOURCES[SERIES[label][n].reading],
-            reading=SERIES[label][n].reading,
+            source=SOURCES[SERIES[label][n].matching],
+            matching=SERIES[label][n].matching,
             better=SERIES[label][n].name,
             worse=SERIES["X-MoE"][n].name,
             split="valid",

@@ -1,7 +1,7 @@
 """The four scales at which every experiment can be run.
 
 All systems of a scale share model, text, data order, steps and optimiser; they differ in the feed-forward
-config of their MoE blocks alone (recipes.py).
+config of their MoE blocks alone (systems.py).
 """
 
 import dataclasses
@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from experiments.stand_in.folder import GeneratedFolder
-from mhmoe.data.corpora import SLIMPAJAMA, EmbeddedCorpus, HubCorpus, LocalCorpus
+from mhmoe.data.corpora import SLIMPAJAMA, HubCorpus, LocalCorpus
+from mhmoe.data.embedded import EmbeddedCorpus
 from mhmoe.data.multilingual import XNLI_LANGUAGES, MultilingualCorpus
 from mhmoe.data.packing import PackingConfig
 from mhmoe.data.partly_synthetic import PartlyGeneratedCorpus
@@ -24,7 +25,7 @@ Corpora = Callable[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Style:
+class FFNOptions:
     """How networks look at a scale: the same for every system."""
 
     activation: str = "gelu"
@@ -55,7 +56,7 @@ class Scale:
     name: str
     purpose: str
     model: Mapping[str, Any]
-    style: Style
+    ffn: FFNOptions
     corpus: Corpora
     packing: PackingConfig
     training: Mapping[str, Any]
@@ -107,7 +108,7 @@ SMOKE = Scale(
         "num_attention_heads": 4,
         "max_position_embeddings": 64,
     },
-    style=Style(),
+    ffn=FFNOptions(),
     corpus=lambda: PartlyGeneratedCorpus(embedded=EmbeddedCorpus(max_characters=2_000_000), generated=_ENGLISH),
     packing=PackingConfig(
         vocab_size=512,
@@ -150,7 +151,7 @@ CPU = Scale(
         "num_attention_heads": 4,
         "max_position_embeddings": 128,
     },
-    style=Style(),
+    ffn=FFNOptions(),
     corpus=LocalCorpus,
     packing=PackingConfig(
         vocab_size=2048, max_train_tokens=2_000_000, max_valid_tokens=200_000, max_test_tokens=400_000
@@ -192,7 +193,7 @@ GPU = Scale(
         "num_attention_heads": 6,
         "max_position_embeddings": 512,
     },
-    style=Style(),
+    ffn=FFNOptions(),
     corpus=LocalCorpus,
     packing=PackingConfig(
         vocab_size=16_384, max_train_tokens=28_000_000, max_valid_tokens=400_000, max_test_tokens=400_000
@@ -232,7 +233,7 @@ PAPER = Scale(
         "norm": "layer",
         "attention_bias": True,
     },
-    style=Style(bias=True, inner_norm=True),
+    ffn=FFNOptions(bias=True, inner_norm=True),
     corpus=lambda: HubCorpus(dataset=SLIMPAJAMA, revision=hub_revision()),
     packing=PackingConfig(
         vocab_size=100_277,

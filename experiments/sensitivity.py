@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from experiments.kinds.sensitivity import Sensitivity, Variation
-from experiments.systems import System, as_tuned, mhmoe, varied, xmoe
+from experiments.systems import System, ablate, mhmoe, with_lr_of, xmoe
 from mhmoe.layers.routers import FixedTemperatureRouterConfig, ReleasedRouterConfig, RouterConfig
 from mhmoe.layers.sparse_moe import ResidualConfig, SparseMoEConfig
 
@@ -23,7 +23,7 @@ SYSTEMS = {
 
 
 def _all(label: str, name: str, **changes: Any) -> Variation:
-    return Variation(label=label, systems=[varied(system, name, label, **changes) for system in SYSTEMS.values()])
+    return Variation(label=label, systems=[ablate(system, name, label, **changes) for system in SYSTEMS.values()])
 
 
 def _router(kind: type[RouterConfig]) -> Callable[[SparseMoEConfig], SparseMoEConfig]:
@@ -36,7 +36,7 @@ def _router(kind: type[RouterConfig]) -> Callable[[SparseMoEConfig], SparseMoECo
 
 def _heads_alone(label: str, name: str, **changes: Any) -> Variation:
     with_heads = list(SYSTEMS.values())[1:]
-    systems: list[System | None] = [None, *(varied(system, name, label, **changes) for system in with_heads)]
+    systems: list[System | None] = [None, *(ablate(system, name, label, **changes) for system in with_heads)]
     return Variation(label=label, systems=systems)
 
 
@@ -49,8 +49,8 @@ PAGE = Sensitivity(
             label="k = 2",
             systems=(
                 xmoe(8, top_k=2),
-                as_tuned(mhmoe(8, "parameters", top_k=2), mhmoe(8, "parameters")),
-                as_tuned(mhmoe(8, "compute", top_k=2), mhmoe(8, "compute")),
+                with_lr_of(mhmoe(8, "parameters", top_k=2), mhmoe(8, "parameters")),
+                with_lr_of(mhmoe(8, "compute", top_k=2), mhmoe(8, "compute")),
             ),
         ),
         _all("router of the released code", "released", moe=_router(ReleasedRouterConfig)),
@@ -60,8 +60,8 @@ PAGE = Sensitivity(
         _all("balance weight 0.001", "balance0.001", model={"balance_weight": 0.001}),
         _all("balance weight 0.1", "balance0.1", model={"balance_weight": 0.1}),
         _all("capacity 1.0 in training alone", "capacity1", moe=lambda moe: moe.replace(capacity_factor=1.0)),
-        _all("half the learning rate", "halfrate", rate_factor=0.5),
-        _all("twice the learning rate", "doublerate", rate_factor=2.0),
+        _all("half the learning rate", "halfrate", lr_multiplier=0.5),
+        _all("twice the learning rate", "doublerate", lr_multiplier=2.0),
         _heads_alone("rates of the down matrices by width", "downrate", training={"scaled_rates": ("down_proj",)}),
         _heads_alone(
             "rates of up and down matrices by width", "bothrates", training={"scaled_rates": ("up_proj", "down_proj")}

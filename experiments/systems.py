@@ -16,7 +16,7 @@ from baselines.dense import dense as dense_config
 from baselines.xmoe import xmoe as xmoe_config
 from experiments.scales import PAPER, Scale
 from mhmoe.layers.config import LayerConfig
-from mhmoe.layers.matching import Reading, match, with_sizes
+from mhmoe.layers.matching import Matching, match, with_sizes
 from mhmoe.layers.multi_head import MultiHeadConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 
@@ -34,8 +34,8 @@ class System:
 
     layer: gives the config of the MoE blocks, or None for a dense model. seeds: limits the final runs to
     the first so many of the scale's seeds. model, training: replace arguments of the scale's. tuned_as: the
-    system whose learning rate it takes, times `rate_factor`; None for one that is tuned itself. reading: under
-    which reading it is of X-MoE's size; "" for X-MoE itself and for dense models. role: how it looks in figures
+    system whose learning rate it takes, times `lr_multiplier`; None for one that is tuned itself. matching: under
+    which matching it is of X-MoE's size; "" for X-MoE itself and for dense models. role: how it looks in figures
     (looks.py); "" takes what is free there. num_experts: of the X-MoE whose size it has; None for dense models.
     """
 
@@ -46,8 +46,8 @@ class System:
     model: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
     training: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
     tuned_as: "System | None" = field(default=None, repr=False)
-    rate_factor: float = 1.0
-    reading: str = ""
+    lr_multiplier: float = 1.0
+    matching: str = ""
     role: str = ""
     num_experts: int | None = None
 
@@ -85,7 +85,7 @@ def xmoe(num_experts: int, top_k: int = 1, *, seeds: int | None = None, width: i
 
 def mhmoe(
     num_experts: int,
-    reading: Reading,
+    matching: Matching,
     heads: int = HEADS,
     *,
     top_k: int = 1,
@@ -93,11 +93,11 @@ def mhmoe(
     seeds: int | None = None,
     width: int | None = None,
 ) -> System:
-    """MH-MoE of the size of X-MoE top-1 with `num_experts` experts, under a reading of that.
+    """MH-MoE of the size of X-MoE top-1 with `num_experts` experts, under a matching of that.
 
     heads=1 splits nothing; `layers` is the depth of the head and the merge MLP, 0 leaves them out.
     """
-    name = f"mhmoe_{num_experts}_{reading}" + (f"_h{heads}" if heads != HEADS else "")
+    name = f"mhmoe_{num_experts}_{matching}" + (f"_h{heads}" if heads != HEADS else "")
     label = f"MH-MoE, {num_experts} experts, h = {heads}"
     if top_k > 1:
         name, label = f"{name}_k{top_k}", f"{label}, k = {top_k}"
@@ -106,13 +106,13 @@ def mhmoe(
 
     def layer(scale: Scale) -> LayerConfig:
         base = reference(scale, num_experts)
-        printed = reading == "parameters" and (heads, top_k, layers, width) == (HEADS, 1, 1, None)
+        printed = matching == "parameters" and (heads, top_k, layers, width) == (HEADS, 1, 1, None)
         if printed and scale.name == PAPER.name:
             return table11_layer(num_experts)
-        return match(reading, base, heads=heads, top_k=top_k, layers=layers, multiple_of=scale.multiple_of)
+        return match(matching, base, heads=heads, top_k=top_k, layers=layers, multiple_of=scale.multiple_of)
 
-    system = _system(name, f"{label}, `{reading}`", layer, seeds, width)
-    return dataclasses.replace(system, reading=reading, role=reading, num_experts=num_experts)
+    system = _system(name, f"{label}, `{matching}`", layer, seeds, width)
+    return dataclasses.replace(system, matching=matching, role=matching, num_experts=num_experts)
 
 
 def compared() -> tuple[tuple[System, tuple[str, ...]], ...]:
@@ -144,7 +144,7 @@ def with_layers(system: System) -> System:
     )
 
 
-def varied(
+def ablate(
     system: System,
     name: str,
     label: str,
@@ -152,7 +152,7 @@ def varied(
     moe: Callable[[SparseMoEConfig], LayerConfig] | None = None,
     model: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
-    rate_factor: float = 1.0,
+    lr_multiplier: float = 1.0,
 ) -> System:
     """The system with one thing changed, at the learning rate of the unchanged one.
 
@@ -177,12 +177,12 @@ def varied(
         model={**system.model, **(model or {})},
         training={**system.training, **(training or {})},
         tuned_as=system,
-        rate_factor=rate_factor,
+        lr_multiplier=lr_multiplier,
         num_experts=system.num_experts,
     )
 
 
-def as_tuned(system: System, other: System, *, seeds: int = 1) -> System:
+def with_lr_of(system: System, other: System, *, seeds: int = 1) -> System:
     """A few seeds of a system, at the learning rate of another."""
     return dataclasses.replace(system, seeds=seeds, tuned_as=other)
 
@@ -197,20 +197,20 @@ def _system(
 
 def reference(scale: Scale, num_experts: int, top_k: int = 1) -> SparseMoEConfig:
     """The X-MoE layer at a scale."""
-    style = scale.style
+    options = scale.ffn
     return xmoe_config(
         scale.model["hidden_size"],
         num_experts,
         top_k,
-        activation=style.activation,
-        bias=style.bias,
-        inner_norm=style.inner_norm,
+        activation=options.activation,
+        bias=options.bias,
+        inner_norm=options.inner_norm,
     )
 
 
 def dense_layer(scale: Scale) -> LayerConfig:
     """The feed-forward network of ordinary blocks. Its inner norm is left to the experts (v1 Table 11)."""
-    return dense_config(scale.model["hidden_size"], scale.style.activation, scale.style.bias)
+    return dense_config(scale.model["hidden_size"], scale.ffn.activation, scale.ffn.bias)
 
 
 def table11_layer(num_experts: int) -> LayerConfig:

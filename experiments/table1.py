@@ -19,7 +19,7 @@ def table1(task: str, *, slug: str, title: str, where: str = "", notes: Sequence
     rows = tuple(Row(system=system, paper=(*printed, *path) if path else ()) for system, path in compared())
     row_of = {row.system.name: row for row in rows}
 
-    def lower(better: str, worse: str, reading: str = "", source: str = "v1 Table 1") -> Claim:
+    def lower(better: str, worse: str, matching: str = "", source: str = "v1 Table 1") -> Claim:
         """`better` has lower perplexity than `worse`; the paper's two values stand beside it if it prints both."""
         pair = row_of[better], row_of[worse]
         return Claim(
@@ -28,7 +28,7 @@ def table1(task: str, *, slug: str, title: str, where: str = "", notes: Sequence
             source=source,
             better=better,
             worse=worse,
-            reading=reading,
+            matching=matching,
             paper=(paper_number(pair[0].paper), paper_number(pair[1].paper)) if all(r.paper for r in pair) else None,
             task=task,
         )

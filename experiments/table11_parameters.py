@@ -1,7 +1,7 @@
 """Table 11 and Appendix D: parameters and cost of every model the paper prints, and where it contradicts itself.
 
 Paper (v1, Table 11): millions of parameters outside the experts, in them, and in all, for three tasks and 8 to
-256 experts. The widths of MH-MoE's experts are not printed; they follow from its expert column (recipes.py).
+256 experts. The widths of MH-MoE's experts are not printed; they follow from its expert column (systems.py).
 Nothing is run. Run: make reproduce-table11
 """
 

@@ -15,18 +15,18 @@ from experiments.kinds.routing import EXPERT_ACTIVATION
 from experiments.kinds.table import Row, Table
 from experiments.kinds.trend import Trend
 from experiments.systems import OURS, mhmoe, paper_number, paper_numbers, xmoe
-from mhmoe.layers.matching import Reading
+from mhmoe.layers.matching import Matching
 
 SLUG = "table5_head_number"
 PRINTED = "v1_table5_head_number"
 EXPERTS = 8
 HEADS = (2, 4, 6, 8, 12)
-SIZED: dict[str, Reading] = {"equal parameters": "parameters", "equal FLOPs": "compute"}
-SOURCES: dict[Reading, str] = {"parameters": "v1 Table 5", "compute": "v1 Table 5, at v2's sizes"}
+SIZED: dict[str, Matching] = {"equal parameters": "parameters", "equal FLOPs": "compute"}
+SOURCES: dict[Matching, str] = {"parameters": "v1 Table 5", "compute": "v1 Table 5, at v2's sizes"}
 
 
 def rows(heads: Sequence[int]) -> tuple[Row, ...]:
-    """X-MoE, then under each reading MH-MoE with each number of heads, then the controls."""
+    """X-MoE, then under each matching MH-MoE with each number of heads, then the controls."""
     printed = paper_numbers()[PRINTED]["mhmoe"]
     return (
         Row(system=xmoe(EXPERTS), paper=(PRINTED, "xmoe")),
@@ -45,32 +45,32 @@ def rows(heads: Sequence[int]) -> tuple[Row, ...]:
 PAPER = {row.system.name: row.paper for row in rows(HEADS)}
 
 
-def _claim(better: str, worse: str, statement: str, reading: str, source: str = "v1 Table 5") -> Claim:
+def _claim(better: str, worse: str, statement: str, matching: str, source: str = "v1 Table 5") -> Claim:
     return Claim(
         slug=SLUG,
-        statement=f"{statement} (`{reading}`)",
+        statement=f"{statement} (`{matching}`)",
         source=source,
         better=better,
         worse=worse,
-        reading=reading,
+        matching=matching,
         paper=(paper_number(PAPER[better]), paper_number(PAPER[worse])) if source == "v1 Table 5" else None,
     )
 
 
-def _name(heads: int, reading: Reading) -> str:
-    return mhmoe(EXPERTS, reading, heads).name
+def _name(heads: int, matching: Matching) -> str:
+    return mhmoe(EXPERTS, matching, heads).name
 
 
 def trend(heads: Sequence[int]) -> Trend:
-    """Both readings and the control against the number of heads (of choices, for the control)."""
+    """Both matchings and the control against the number of heads (of choices, for the control)."""
     controls = [(h, xmoe(EXPERTS, top_k=h, seeds=3)) for h in heads if 1 < h <= EXPERTS]
     return Trend(
         x_label="heads h (choices k of the control)",
         panels=("perplexity", "activation", "speed"),
         series={
             **{
-                f"MH-MoE, {sized}": [(h, mhmoe(EXPERTS, reading, h, seeds=3)) for h in heads]
-                for sized, reading in SIZED.items()
+                f"MH-MoE, {sized}": [(h, mhmoe(EXPERTS, matching, h, seeds=3)) for h in heads]
+                for sized, matching in SIZED.items()
             },
             "X-MoE, k = h (control)": controls,
             "X-MoE": [(1, xmoe(EXPERTS))],
@@ -103,8 +103,8 @@ PAGE = Table(
             for h in HEADS
         ),
         *(
-            _claim(_name(6, reading), _name(h, reading), f"6 heads lie below {h}", reading, source)
-            for reading, source in SOURCES.items()
+            _claim(_name(6, matching), _name(h, matching), f"6 heads lie below {h}", matching, source)
+            for matching, source in SOURCES.items()
             for h in (2, 12)
         ),
         *(

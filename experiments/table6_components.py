@@ -18,18 +18,18 @@ PRINTED_ROWS = ("dense", "dense_mlp", "xmoe_8", "xmoe_8_mlp")
 PRINTED_ROWS += tuple(name.format("parameters") for name in (UNSPLIT, BARE, WHOLE))
 
 
-def _claim(better: str, worse: str, statement: str, reading: str = "") -> Claim:
+def _claim(better: str, worse: str, statement: str, matching: str = "") -> Claim:
     values = [row["perplexity"] for row in paper_numbers()[PRINTED[0]][PRINTED[1]]]
     printed = None
     if {better, worse} <= set(PRINTED_ROWS):
         printed = (values[PRINTED_ROWS.index(better)], values[PRINTED_ROWS.index(worse)])
     return Claim(
         slug=SLUG,
-        statement=statement + (f" (`{reading}`)" if reading else ""),
+        statement=statement + (f" (`{matching}`)" if matching else ""),
         source="v1 Table 6" if printed else "v2 Table 4, for v1's Table 6",
         better=better,
         worse=worse,
-        reading=reading,
+        matching=matching,
         paper=printed,
     )
 
@@ -58,11 +58,11 @@ PAGE = Table(
         _claim("xmoe_8_mlp", "xmoe_8", "MLP layers lower X-MoE's perplexity"),
         *(
             claim
-            for reading in ("parameters", "compute")
+            for matching in ("parameters", "compute")
             for claim in (
-                _claim(BARE.format(reading), "xmoe_8", "Splitting alone lies below X-MoE", reading),
-                _claim(WHOLE.format(reading), BARE.format(reading), "MLP layers help MH-MoE", reading),
-                _claim(WHOLE.format(reading), UNSPLIT.format(reading), "Splitting helps MH-MoE", reading),
+                _claim(BARE.format(matching), "xmoe_8", "Splitting alone lies below X-MoE", matching),
+                _claim(WHOLE.format(matching), BARE.format(matching), "MLP layers help MH-MoE", matching),
+                _claim(WHOLE.format(matching), UNSPLIT.format(matching), "Splitting helps MH-MoE", matching),
             )
         ),
     ),

@@ -31,7 +31,7 @@ def _claim(better: int, worse: int) -> Claim:
         source="v1 Table 7",
         better=_SYSTEMS[better].name,
         worse=_SYSTEMS[worse].name,
-        reading="parameters",
+        matching="parameters",
         paper=(values[better], values[worse]),
     )
 
@@ -43,7 +43,7 @@ def _accuracy(better: int, worse: int) -> MeasuredClaim:
         slug=SLUG,
         statement=f"MH-MoE with n = {better} MLP layers has higher mean accuracy than with n = {worse}",
         source="v1 Table 7",
-        reading="parameters",
+        matching="parameters",
         paper=(round(means[better], 2), round(means[worse], 2)),
         measurement=ZERO_SHOT_MLP_LAYERS.name,
         higher=Side(system=_SYSTEMS[better].name, quantity=quantity),

@@ -15,7 +15,7 @@ from experiments.runner.measurements import Measurement
 from experiments.systems import HEADS, OURS, compared, paper_number
 
 _PAPER, _FOLLOW_UP = "", "v2, for v1's sizes"
-# (better, worse, reading, source); the paper's own claims come from its table.
+# (better, worse, matching, source); the paper's own claims come from its table.
 PAIRS = (
     ("xmoe_8", "dense", "", _PAPER),
     ("mhmoe_8_parameters", "xmoe_8", "parameters", _PAPER),
@@ -47,14 +47,14 @@ def zero_shot_table(
     )
     row_of = {row.system.name: row for row in rows}
 
-    def claims(better: str, worse: str, reading: str, said_by: str) -> tuple[MeasuredClaim, MeasuredClaim]:
+    def claims(better: str, worse: str, matching: str, said_by: str) -> tuple[MeasuredClaim, MeasuredClaim]:
         ours, others = row_of[better], row_of[worse]
         accuracy, advantage = mean_accuracy(scores), mean_advantage(scores)
         labels = ours.system.label, others.system.label
         paper = None
         if ours.paper_scores and others.paper_scores:
             paper = ours.paper_scores[-1], others.paper_scores[-1]
-        common: dict[str, Any] = {"slug": slug, "reading": reading, "task": task, "measurement": measurement.name}
+        common: dict[str, Any] = {"slug": slug, "matching": matching, "task": task, "measurement": measurement.name}
         return (
             MeasuredClaim(
                 statement=f"{labels[0]} has higher mean accuracy than {labels[1]} {where}",

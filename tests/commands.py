@@ -9,6 +9,7 @@ import os
 import runpy
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ LIBRARIES = (
     *("torch", "transformers.modeling_utils", "transformers.generation", "tokenizers", "jaxtyping"),
     *("tyro.extras", "scipy.stats", "matplotlib.figure", "matplotlib.backends.backend_agg", "tqdm"),
 )
+STREAMS = ("out", "err")
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(list(LIBRARIES))
 
@@ -34,22 +36,28 @@ class Finished:
 
 
 class Command:
-    """A command that is running."""
+    """A command that is running: `work(*arguments)` in a folder."""
 
-    def __init__(self, root: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-        number = len(list(root.glob("*.out")))
-        self.root, self.out, self.err = root, root / f"{number}.out", root / f"{number}.err"
-        self.out.touch()
-        target = (root, list(arguments), dict(environment), self.out, self.err)
-        self.process = _SERVER.Process(target=_run, args=target)
+    def __init__(
+        self, work: Callable[..., None], *arguments: object, folder: Path, environment: Mapping[str, str]
+    ) -> None:
+        self._said = Path(tempfile.mkdtemp(prefix="command-"))
+        self.process = _SERVER.Process(target=_begin, args=(work, arguments, folder, dict(environment), self._said))
         self.process.start()
+
+    def said(self, stream: str = "out") -> str:
+        """What it wrote until now."""
+        path = self._said / stream
+        return path.read_text() if path.exists() else ""
 
     def wait(self) -> Finished:
         self.process.join(300)
         if self.process.exitcode is None:
             self.process.kill()
             raise AssertionError("the command hangs")
-        return Finished(self.process.exitcode, self.out.read_text(), self.err.read_text())
+        finished = Finished(self.process.exitcode, *map(self.said, STREAMS))
+        shutil.rmtree(self._said)
+        return finished
 
     def kill_when(self, reached: Callable[[], bool]) -> Finished:
         """End it with SIGKILL as soon as `reached`, wherever it is then."""
@@ -76,10 +84,10 @@ class Project:
         return self.root / "results"
 
     def copied(self, root: Path) -> "Project":
-        return Project(shutil.copytree(self.root, root, ignore=shutil.ignore_patterns("*.out", "*.err")))
+        return Project(shutil.copytree(self.root, root))
 
     def start(self, *arguments: str, **environment: str) -> Command:
-        return Command(self.root, arguments, environment)
+        return Command(_command, arguments, folder=self.root, environment=environment)
 
     def run(self, *arguments: str, **environment: str) -> Finished:
         return self.start(*arguments, **environment).wait()
@@ -91,12 +99,28 @@ class Project:
         return {str(path.relative_to(self.root)): path.read_bytes() for path in files}
 
 
-def _run(root: Path, arguments: list[str], environment: dict[str, str], out: Path, err: Path) -> None:
-    for file, descriptor in ((out, 1), (err, 2)):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
+def program(code: str, *arguments: object, **environment: str) -> Command:
+    """`python -c code arguments` from the repository's root, started."""
+    return Command(_program, code, [*map(str, arguments)], folder=ROOT, environment=environment)
+
+
+def _begin(
+    work: Callable[..., None], arguments: Sequence[object], folder: Path, environment: dict[str, str], said: Path
+) -> None:
+    for name, descriptor in zip(STREAMS, (1, 2), strict=True):
+        os.dup2(os.open(said / name, os.O_WRONLY | os.O_CREAT), descriptor)
     os.environ.pop("MHMOE_DATA", None)
     os.environ.update({"CUDA_VISIBLE_DEVICES": "", **environment})
-    os.chdir(root)
-    sys.path[:0] = [str(root)]
+    os.chdir(folder)
+    sys.path[:0] = [str(folder)]
+    work(*arguments)
+
+
+def _command(arguments: list[str]) -> None:
     sys.argv = ["experiments", *arguments]
     runpy.run_module("experiments", run_name="__main__", alter_sys=True)
+
+
+def _program(code: str, arguments: list[str]) -> None:
+    sys.argv = ["-c", *arguments]
+    exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})

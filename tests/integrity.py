@@ -7,13 +7,11 @@ training, measuring and writing, and started again each time; it must end with t
 of a finished run are then damaged, one at a time: reading them must end in one line, or in the same results.
 """
 
-import contextlib
 import dataclasses
 import json
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,8 +28,9 @@ from experiments.systems import dense, mhmoe
 from mhmoe.io import UserError
 from mhmoe.training.loop import train
 from tests import tiny
+from tests.commands import program
 from tests.mini import MINI, at_rate
-from tests.tiny import ROOT, ZipfText
+from tests.tiny import ZipfText
 
 SCALE = dataclasses.replace(
     at_rate(MINI, 0.01),
@@ -91,19 +90,16 @@ def killed_and_finished(folder: Path, seconds: float, draw: random.Random) -> fl
     One that ended first is no kill: it is removed and begun again. Returns how many seconds a run really takes.
     """
     while True:
-        program = [sys.executable, "-c", PROGRAM, folder]
-        process = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert process.stdout is not None and process.stdout.readline() == b"begun\n"
+        run = program(PROGRAM, folder)
+        while "begun" not in run.said() and run.process.is_alive():
+            time.sleep(0.002)
         begun = time.monotonic()
-        with process, contextlib.suppress(subprocess.TimeoutExpired):
-            try:
-                process.wait(draw.uniform(0, seconds))
-            finally:
-                process.kill()
-        if process.returncode == -signal.SIGKILL:
+        run.process.join(draw.uniform(0, seconds))
+        ended = run.kill_when(lambda: True)
+        if ended.code == -signal.SIGKILL:
             finish(folder)
             return seconds
-        assert process.returncode == 0
+        assert ended.code == 0, ended.err
         seconds = time.monotonic() - begun
         shutil.rmtree(folder)
 

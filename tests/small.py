@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from mhmoe.layers.config import Config
 from mhmoe.layers.experts import ExpertsConfig
-from mhmoe.layers.matching import Reading, match
+from mhmoe.layers.matching import Matching, match
 from mhmoe.layers.multi_head import multi_head_moe
 from mhmoe.layers.routers import XMoERouterConfig
 from mhmoe.layers.sparse_moe import ResidualConfig, SparseMoEConfig
@@ -32,8 +32,8 @@ def xmoe(style: bool = False, activation: str = "gelu") -> SparseMoEConfig:
     )
 
 
-def matched(reading: Reading, heads: int = 2, top_k: int = 1, **style: Any) -> Config:
-    return match(reading, xmoe(**style), heads=heads, top_k=top_k)
+def matched(matching: Matching, heads: int = 2, top_k: int = 1, **style: Any) -> Config:
+    return match(matching, xmoe(**style), heads=heads, top_k=top_k)
 
 
 MOE: dict[str, Config | None] = {

@@ -9,7 +9,7 @@ from experiments.runner.runs import model_config, training_config
 from experiments.runner.store import Records
 from experiments.scales import CPU, SCALES, SMOKE, Scale
 from experiments.sensitivity import PAGE as SENSITIVITY
-from experiments.systems import System, dense, mhmoe, reference, varied, with_layers, xmoe
+from experiments.systems import System, ablate, dense, mhmoe, reference, with_layers, xmoe
 from experiments.table5_head_number import PAGE as TABLE5
 from experiments.table5_head_number import rows
 from experiments.table6_components import PAGE as TABLE6
@@ -81,16 +81,16 @@ def test_mlp_layers_go_around_what_stands_there_and_split_nothing() -> None:
 
 def test_a_varied_system_differs_in_that_alone_and_takes_the_rate_of_the_unchanged_one(tmp_path) -> None:
     base = mhmoe(8, "compute")
-    changed = varied(base, "r", "r", moe=lambda moe: ResidualConfig(inner=moe))
+    changed = ablate(base, "r", "r", moe=lambda moe: ResidualConfig(inner=moe))
     assert heads_of(changed) == heads_of(base).replace(inner=ResidualConfig(inner=heads_of(base).inner))
-    weight = model_config(CPU, varied(base, "b", "b", model={"balance_weight": 0.5}))
+    weight = model_config(CPU, ablate(base, "b", "b", model={"balance_weight": 0.5}))
     plain = model_config(CPU, base)
     plain.balance_weight = 0.5
     assert weight.to_dict() == plain.to_dict()
     records = Records(FIXED, tmp_path)
-    assert records.chosen_rate("english", varied(base, "h", "h", rate_factor=0.5)) == 0.005
+    assert records.chosen_learning_rate("english", ablate(base, "h", "h", lr_multiplier=0.5)) == 0.005
     tuned = Records(MINI, tmp_path)
-    assert tuned.chosen_rate("english", changed) is None  # the unchanged system's grid is not done
+    assert tuned.chosen_learning_rate("english", changed) is None  # the unchanged system's grid is not done
     runs = SENSITIVITY.runs(MINI, (1, 2), tuned)
     assert len({run.name for run in runs}) == len(runs)
     assert {run.seed for run in runs if run.tests} == {1}
@@ -115,14 +115,16 @@ def test_the_variations_are_the_ones_they_are_called(tmp_path) -> None:
 
 def test_the_sensitivity_page_compares_the_systems_within_each_variation(tmp_path) -> None:
     systems = {"X-MoE": xmoe(8), "MH-MoE": mhmoe(8, "compute")}
-    double = [varied(s, "double", "twice the rate", rate_factor=2.0) for s in systems.values()]
+    double = [ablate(s, "double", "twice the rate", lr_multiplier=2.0) for s in systems.values()]
     experiment = Sensitivity(
         slug="sensitivity",
         title="Sensitivity",
         systems=systems,
         variations=(
             Variation(label="twice the rate", systems=double),
-            Variation(label="heads alone", systems=[None, varied(systems["MH-MoE"], "half", "half", rate_factor=0.5)]),
+            Variation(
+                label="heads alone", systems=[None, ablate(systems["MH-MoE"], "half", "half", lr_multiplier=0.5)]
+            ),
         ),
     )
     losses = {"xmoe_8": 4.5, "mhmoe_8_compute": 4.6, "xmoe_8_double": 4.7, "mhmoe_8_compute_double": 4.4}

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mhmoe.data.corpora import SPLITS, Corpus, Document, EmbeddedCorpus, HubCorpus, LocalCorpus
+from mhmoe.data.corpora import SPLITS, Corpus, Document, HubCorpus, LocalCorpus
+from mhmoe.data.embedded import EmbeddedCorpus
 from mhmoe.data.partly_synthetic import PartlyGeneratedCorpus
 from mhmoe.data.synthetic import GeneratedCorpus
 from mhmoe.io import UserError

@@ -3,8 +3,6 @@
 import dataclasses
 import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,14 @@ import torch.distributed as dist
 from torch import nn
 
 from mhmoe.data.batches import TrainingBatches
-from mhmoe.data.packing import PackedText, load_packed
+from mhmoe.data.packing import PackedDataset, load_packed
 from mhmoe.io import UserError
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.checkpoint import read_checkpoint
 from mhmoe.training.loop import train
 from mhmoe.training.objective import Objective, accumulate_gradients
 from tests import tiny
+from tests.commands import program
 
 SYSTEMS = ("dense", "xmoe", "mhmoe_compute", "mhmoe_parameters")
 MICRO_BATCHES = (1, 2)
@@ -30,31 +29,23 @@ CONFIG = dataclasses.replace(tiny.TRAINING, steps=10, length=16, evaluations=5)
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> PackedText:
+def text(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
     return tiny.text(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
-def two(text: PackedText, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def two(text: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found; they run `work` below."""
     folder = tmp_path_factory.mktemp("two")
     code = "import sys; from tests.test_distributed import work; work(sys.argv[1], sys.argv[2])"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, text.folder, folder],
-            cwd=tiny.ROOT,
-            env=os.environ | {"RANK": str(rank), "WORLD_SIZE": "2"},
-            stderr=subprocess.PIPE,
-        )
-        for rank in (0, 1)
-    ]
+    both = [program(code, text.folder, folder, RANK=str(rank), WORLD_SIZE="2") for rank in (0, 1)]
     try:
-        for process in processes:
-            _, errors = process.communicate(timeout=600)
-            assert process.returncode == 0, errors.decode()
+        for command in both:
+            ended = command.wait()
+            assert ended.code == 0, ended.err
     finally:
-        for process in processes:
-            process.kill()
+        for command in both:
+            command.process.kill()
     return [torch.load(folder / f"rank{rank}") for rank in (0, 1)]
 
 
@@ -103,7 +94,7 @@ def work(packed: str, folder: str) -> None:
 @pytest.mark.parametrize("micro_batches", MICRO_BATCHES)
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_two_processes_give_the_task_gradient_of_one(
-    text: PackedText, two: list[dict[str, Any]], system: str, micro_batches: int
+    text: PackedDataset, two: list[dict[str, Any]], system: str, micro_batches: int
 ) -> None:
     model = tiny.model(system)
     tokens = torch.from_numpy(TrainingBatches(text.train, CONFIG.length, 8, seed=0).batch(0))
@@ -119,7 +110,7 @@ def test_two_processes_give_the_task_gradient_of_one(
 @pytest.mark.parametrize("micro_batches", MICRO_BATCHES)
 @pytest.mark.parametrize("system", [s for s in SYSTEMS if s != "dense"])
 def test_two_processes_give_the_balance_loss_and_gradient_of_one(
-    text: PackedText, two: list[dict[str, Any]], system: str, micro_batches: int
+    text: PackedDataset, two: list[dict[str, Any]], system: str, micro_batches: int
 ) -> None:
     """Of the whole global batch at once, computed here by the model itself."""
     model = tiny.model(system)
@@ -136,7 +127,7 @@ def test_two_processes_give_the_balance_loss_and_gradient_of_one(
 
 
 def test_training_on_two_processes_gives_the_weights_and_the_curve_of_one(
-    text: PackedText, two: list[dict[str, Any]]
+    text: PackedDataset, two: list[dict[str, Any]]
 ) -> None:
     model = tiny.model("mhmoe_compute", balance_weight=0.1).double()
     start = {name: value.clone() for name, value in model.state_dict().items()}
@@ -158,7 +149,7 @@ def with_capacity() -> MHMoEForCausalLM:
 
 
 def test_with_a_capacity_another_number_of_processes_is_another_run(
-    text: PackedText, two: list[dict[str, Any]], tmp_path: Path
+    text: PackedDataset, two: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     """What is dropped depends on each process's share; without a capacity the run is the same, and goes on."""
     folder = Path(two[0]["folder"])

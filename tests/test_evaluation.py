@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mhmoe.data.batches import EvaluationSet
-from mhmoe.data.packing import PackedText
+from mhmoe.data.packing import PackedDataset
 from mhmoe.data.tokenizer import END_OF_TEXT_ID
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.evaluation import by_group, evaluate, token_nll
@@ -20,7 +20,7 @@ LENGTH = 16
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> PackedText:
+def text(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
     return tiny.text(tmp_path_factory.mktemp("cache"))
 
 
@@ -42,7 +42,7 @@ def plain_nll(model: nn.Module, tokens: list[int], length: int) -> float:
     return nll
 
 
-def test_perplexity_is_that_of_a_plain_loop_over_documents(text: PackedText, model: MHMoEForCausalLM) -> None:
+def test_perplexity_is_that_of_a_plain_loop_over_documents(text: PackedDataset, model: MHMoEForCausalLM) -> None:
     valid = text.valid.first(700)
     assert len(valid) > 3 and min(np.diff(valid.offsets)) > 2 * LENGTH
     assert all(np.diff(valid.offsets) % LENGTH)  # so that last windows are not full
@@ -63,7 +63,7 @@ def test_perplexity_is_that_of_a_plain_loop_over_documents(text: PackedText, mod
     assert (evaluation["tokens"], evaluation["bytes"]) == (count, size)
 
 
-def test_the_batch_size_changes_nothing(text: PackedText, model: MHMoEForCausalLM) -> None:
+def test_the_batch_size_changes_nothing(text: PackedDataset, model: MHMoEForCausalLM) -> None:
     few = text.test.first(400)
     reference = evaluate(model, few, LENGTH, batch_size=10_000)
     for batch_size in (1, 7):
@@ -99,7 +99,7 @@ def test_bits_per_byte_counts_the_bytes_of_the_text_and_not_its_tokens() -> None
     assert bits == {"a": (pytest.approx(8), 3, 10), "b": (pytest.approx(5), 2, 3)}
 
 
-def test_a_sample_of_windows_is_spread_over_the_text(text: PackedText, model: MHMoEForCausalLM) -> None:
+def test_a_sample_of_windows_is_spread_over_the_text(text: PackedDataset, model: MHMoEForCausalLM) -> None:
     windows = len(text.valid.windows(LENGTH)[0])
     everything = evaluate(model, text.valid, LENGTH)
     sample = evaluate(model, text.valid, LENGTH, max_windows=windows // 4)
@@ -118,20 +118,20 @@ def test_a_sample_of_windows_is_spread_over_the_text(text: PackedText, model: MH
 
 
 @pytest.mark.parametrize("excess", [0, 1, 1000])
-def test_a_sample_of_all_windows_is_everything(text: PackedText, model: MHMoEForCausalLM, excess: int) -> None:
+def test_a_sample_of_all_windows_is_everything(text: PackedDataset, model: MHMoEForCausalLM, excess: int) -> None:
     few = text.valid.first(400)
     windows = len(few.windows(LENGTH)[0])
     assert evaluate(model, few, LENGTH, max_windows=windows + excess) == evaluate(model, few, LENGTH)
     assert evaluate(model, few, LENGTH, max_windows=windows - 1)["tokens"] < few.offsets[-1]
 
 
-def test_one_window_is_a_sample_too(text: PackedText, model: MHMoEForCausalLM) -> None:
+def test_one_window_is_a_sample_too(text: PackedDataset, model: MHMoEForCausalLM) -> None:
     sample = evaluate(model, text.valid, LENGTH, max_windows=1)
     assert [d["id"] for d in sample["documents"]] == [text.valid.ids[0]] and 1 <= sample["tokens"] <= LENGTH
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_evaluation_leaves_the_model_as_it_was_and_makes_no_gradients(text: PackedText, training: bool) -> None:
+def test_evaluation_leaves_the_model_as_it_was_and_makes_no_gradients(text: PackedDataset, training: bool) -> None:
     model = tiny.model("xmoe").train(training)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = []
@@ -155,7 +155,7 @@ def test_token_nll_is_in_float32_and_0_where_nothing_is_predicted() -> None:
     assert nll[targets == -100].tolist() == [0.0] * 3
 
 
-def test_groups_are_summarised_as_if_evaluated_alone(text: PackedText, model: MHMoEForCausalLM) -> None:
+def test_groups_are_summarised_as_if_evaluated_alone(text: PackedDataset, model: MHMoEForCausalLM) -> None:
     documents = evaluate(model, text.valid.first(700), LENGTH)["documents"]
     odd = {d["id"]: str(int(d["id"].rpartition("-")[2]) % 2) for d in documents}
     groups = by_group(documents, odd.__getitem__)

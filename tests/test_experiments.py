@@ -14,14 +14,15 @@ from experiments.figure4_training_curves import PAGE as FIGURE4
 from experiments.kinds.printed_sizes import PrintedSizes
 from experiments.kinds.sizes import Sizes
 from experiments.learning_rates import PAGE as LEARNING_RATES
-from experiments.runner.processes import claimed
+from experiments.runner.processes import try_lock
 from experiments.runner.runs import Run, model_config, training_config, tuning_runs
 from experiments.runner.store import Records
-from experiments.runner.texts import text_of
+from experiments.runner.texts import load_dataset
 from experiments.scales import CPU, PAPER, SCALES, SMOKE, Scale
 from experiments.systems import System, dense, mhmoe, paper_numbers, xmoe
 from experiments.table1_perplexity import PAGE as TABLE1
-from mhmoe.data.corpora import EmbeddedCorpus, LocalCorpus
+from mhmoe.data.corpora import LocalCorpus
+from mhmoe.data.embedded import EmbeddedCorpus
 from mhmoe.data.packing import PackingConfig, pack
 from mhmoe.io import UserError
 from mhmoe.layers.config import Config
@@ -117,8 +118,8 @@ def test_every_claim_compares_two_systems_of_its_own_experiment():
             assert claim.measurement in {measurement.name for measurement in experiment.measurements}
         if claim.paper is not None:  # the paper's favourite has the lower perplexity, or the higher score
             assert claim.paper[0] < claim.paper[1] if lower else claim.paper[0] > claim.paper[1]
-        if claim.reading:
-            assert any(f"_{claim.reading}" in side for side in claim.systems)
+        if claim.matching:
+            assert any(f"_{claim.matching}" in side for side in claim.systems)
     assert len({(claim.slug, claim.statement) for _, claim in claims}) == len(claims)
 
 
@@ -245,11 +246,11 @@ def test_final_runs_go_seed_by_seed_and_a_system_may_have_fewer(tmp_path):
 def test_the_rate_is_the_smallest_of_those_with_the_lowest_perplexity_on_valid(losses, chosen, tmp_path):
     grid = list(tuning_runs(TUNED, "english", dense()))
     for run, nll in zip(grid, losses, strict=True):
-        assert Records(TUNED, tmp_path).chosen_rate("english", dense()) is None  # until the grid is whole
+        assert Records(TUNED, tmp_path).chosen_learning_rate("english", dense()) is None  # until the grid is whole
         save(worsened(forged(run), nll / forged(run).metrics["valid"]["nll_per_token"]), tmp_path)
     records = Records(TUNED, tmp_path)
-    assert records.chosen_rate("english", dense()) == chosen
-    assert records.chosen_rate("english", xmoe(8)) is None
+    assert records.chosen_learning_rate("english", dense()) == chosen
+    assert records.chosen_learning_rate("english", xmoe(8)) is None
     assert final(TUNED, dense(), tmp_path).learning_rate == chosen
     assert final(TUNED, xmoe(8), tmp_path).learning_rate is None
 
@@ -262,7 +263,7 @@ def test_a_stale_record_of_the_grid_takes_the_choice_back_and_makes_the_final_ru
     assert Records(TUNED, tmp_path).state(run) == "done"
     longer = dataclasses.replace(TUNED, training={**TUNED.training, "steps": 4})
     again = final(longer, dense(), tmp_path)
-    assert Records(longer, tmp_path).chosen_rate("english", dense()) is None
+    assert Records(longer, tmp_path).chosen_learning_rate("english", dense()) is None
     assert again.learning_rate is None and Records(longer, tmp_path).state(again) == "stale"
 
 
@@ -276,7 +277,7 @@ def test_only_what_has_no_current_record_is_left_to_do(tmp_path):
     runs = TABLE1.runs(FIXED, (1, 2), Records(FIXED, tmp_path))
     for run in runs[:5]:
         save(forged(run), tmp_path)
-    left = Records(FIXED, tmp_path).not_done(TABLE1.runs(FIXED, (1, 2), Records(FIXED, tmp_path)))
+    left = Records(FIXED, tmp_path).pending_runs(TABLE1.runs(FIXED, (1, 2), Records(FIXED, tmp_path)))
     assert [run.name for run in left] == [run.name for run in runs[5:]] and len(runs) == 16
 
 
@@ -305,7 +306,7 @@ MATTERS = {
     "learning rate": changed(learning_rates=(0.02,)),
     "width": changed(model={"hidden_size": 32}),
     "blocks": changed(model={"num_hidden_layers": 4}),
-    "activation": changed(style=dataclasses.replace(FIXED.style, activation="swiglu")),
+    "activation": changed(style=dataclasses.replace(FIXED.ffn, activation="swiglu")),
     "experts' width": changed(multiple_of=16),
     "amount of text": changed(packing=dataclasses.replace(FIXED.packing, max_train_tokens=4000)),
     "order of the text": changed(corpus=lambda: LocalCorpus(order_seed=1)),
@@ -376,12 +377,12 @@ def test_a_record_under_another_name_or_scale_is_refused(current, tmp_path):
 def test_a_run_is_claimed_by_one_at_a_time(current, tmp_path):
     run, other = final(FIXED, xmoe(8), current), final(FIXED, dense(), current)
     with (
-        claimed(run.name, run.scale, tmp_path) as mine,
-        claimed(run.name, run.scale, tmp_path) as theirs,
-        claimed(other.name, other.scale, tmp_path) as free,
+        try_lock(run.name, run.scale, tmp_path) as mine,
+        try_lock(run.name, run.scale, tmp_path) as theirs,
+        try_lock(other.name, other.scale, tmp_path) as free,
     ):
         assert (mine, theirs, free) == (True, False, True)
-    with claimed(run.name, run.scale, tmp_path) as again:
+    with try_lock(run.name, run.scale, tmp_path) as again:
         assert again
 
 
@@ -390,9 +391,9 @@ def test_a_packed_folder_of_other_text_is_refused_where_its_records_would_be_sta
     same_packing = changed(packing=PackingConfig(vocab_size=300, max_train_tokens=2000))
     for scale in (FIXED, same_packing):  # of the second, only the source differs
         with pytest.raises(UserError, match="was not packed for scale mini"):
-            text_of(scale, packed.folder, tmp_path)
+            load_dataset(scale, packed.folder, tmp_path)
 
 
 def test_a_scale_with_text_of_its_own_takes_no_folder(tmp_path):
     with pytest.raises(UserError, match="takes its text from embedded"):
-        text_of(changed(corpus=EmbeddedCorpus), tmp_path, tmp_path)
+        load_dataset(changed(corpus=EmbeddedCorpus), tmp_path, tmp_path)

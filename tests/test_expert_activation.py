@@ -25,7 +25,7 @@ from analysis.routing.measures import (
 from analysis.routing.text import Windows, untrained, windows_of, windows_of_ids, windows_of_texts
 from analysis.routing.words.comparison import Comparison
 from analysis.routing.words.figure import TwoGroups, two_group_figure
-from mhmoe.data.packing import PackedText
+from mhmoe.data.packing import PackedDataset
 from mhmoe.layers.routers import XMoERouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
@@ -37,7 +37,7 @@ SHAPES = {"xmoe": (1, 1, 4), "xmoe_top2": (1, 2, 4), "mhmoe_parameters": (2, 1, 
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> PackedText:
+def text(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
     return tiny.text(tmp_path_factory.mktemp("packed"))
 
 
@@ -95,7 +95,7 @@ def test_counts_are_those_of_a_loop_without_padding(system: str) -> None:
 
 
 @pytest.mark.parametrize("system", SHAPES)
-def test_a_row_of_the_heatmap_sums_to_its_selections_per_token(system: str, text: PackedText) -> None:
+def test_a_row_of_the_heatmap_sums_to_its_selections_per_token(system: str, text: PackedDataset) -> None:
     rows, top_k, _ = SHAPES[system]
     counts = measure_activation(_model(system), windows_of(text.valid, LENGTH))
     assert np.sum(counts.selections, axis=1).tolist() == [counts.tokens * rows * top_k] * 2
@@ -104,7 +104,7 @@ def test_a_row_of_the_heatmap_sums_to_its_selections_per_token(system: str, text
     assert np.sum(counts.probability, axis=1) == pytest.approx(counts.tokens * rows, rel=1e-4)
 
 
-def test_every_token_of_a_text_is_counted_once_and_padding_never(text: PackedText) -> None:
+def test_every_token_of_a_text_is_counted_once_and_padding_never(text: PackedDataset) -> None:
     strings = ["bada", "", "mo li ku " * 30]
     encoded = [text.tokenizer.encode(s, add_special_tokens=False).ids for s in strings]
     windows = windows_of_texts(strings, text.tokenizer, LENGTH)
@@ -125,7 +125,7 @@ def test_longer_padding_changes_no_count() -> None:
     assert np.array_equal(np.subtract(long.selections, alone.selections), short.selections)
 
 
-def test_windows_of_a_split_hold_all_tokens_but_each_documents_last(text: PackedText) -> None:
+def test_windows_of_a_split_hold_all_tokens_but_each_documents_last(text: PackedDataset) -> None:
     windows = windows_of(text.valid, LENGTH)
     for document in range(len(text.valid)):
         mine = windows.document == document
@@ -139,7 +139,7 @@ def test_counting_leaves_the_model_in_its_mode() -> None:
     assert model.training
 
 
-def test_groups_add_up_to_the_whole(text: PackedText) -> None:
+def test_groups_add_up_to_the_whole(text: PackedDataset) -> None:
     model, windows = _model("mhmoe_parameters"), windows_of(text.valid, LENGTH)
     groups = ["even" if i % 2 == 0 else "odd" for i in range(windows.num_documents)]
     whole, parts = measure_activation(model, windows), measure_groups(model, windows, groups, permutations=5)
@@ -169,7 +169,7 @@ def test_a_dense_model_long_windows_and_a_group_without_tokens_are_refused() -> 
         windows_of_ids([], LENGTH)
 
 
-def test_spaced_windows_are_the_whole_texts_from_first_to_last(text: PackedText) -> None:
+def test_spaced_windows_are_the_whole_texts_from_first_to_last(text: PackedDataset) -> None:
     windows = windows_of(text.valid, LENGTH)
     some: Windows = windows.spaced(5)
     assert len(some.inputs) == 5

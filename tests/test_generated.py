@@ -65,9 +65,9 @@ def test_a_paragraph_has_one_topic_and_the_occurrences_of_its_part_of_the_docume
 
 
 def test_a_fingerprint_gives_the_corpus_back_and_another_versions_is_refused() -> None:
-    assert GeneratedCorpus.of_fingerprint(SMALL.fingerprint()) == SMALL
+    assert GeneratedCorpus.from_fingerprint(SMALL.fingerprint()) == SMALL
     with pytest.raises(ValueError, match="of no text that this version generates"):
-        GeneratedCorpus.of_fingerprint(SMALL.fingerprint() | {"format": 0})
+        GeneratedCorpus.from_fingerprint(SMALL.fingerprint() | {"format": 0})
 
 
 def test_an_ambiguous_words_followers_change_with_its_sense_and_other_words_with_nothing() -> None:

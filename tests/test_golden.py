@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from mhmoe.data.packing import PackedText
+from mhmoe.data.packing import PackedDataset
 from mhmoe.io import sha256_of, write_atomically
 from mhmoe.training.loop import train
 from tests import tiny
@@ -30,7 +30,7 @@ TOLERANCE, BALANCE_TOLERANCE = 2e-3, 5e-2
 SHOWN = ("step", "tokens", "task_loss", "balance_loss", "valid_nll", "valid_bits_per_byte")
 
 
-def measure(system: str, text: PackedText) -> dict[str, Any]:
+def measure(system: str, text: PackedDataset) -> dict[str, Any]:
     torch.set_num_threads(1)
     model = tiny.model(system)
     progress = train(model, text, CONFIG, seed=0)
@@ -44,12 +44,12 @@ def measure(system: str, text: PackedText) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> PackedText:
+def text(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
     return tiny.text(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.mark.parametrize("system", tiny.MOE)
-def test_the_losses_are_the_golden_ones(text: PackedText, system: str) -> None:
+def test_the_losses_are_the_golden_ones(text: PackedDataset, system: str) -> None:
     golden = json.loads((GOLDEN / f"{system}.json").read_text())
     ours = measure(system, text)
     assert ours["text_sha256"] == golden["text_sha256"], "the generated text differs, so the losses must"

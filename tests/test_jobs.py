@@ -22,6 +22,7 @@ from experiments.runner.store import Records
 from experiments.table1_perplexity import PAGE as TABLE1
 from mhmoe.display import JOB, RECORD, display
 from mhmoe.training.loop import display as display_module
+from tests import commands
 from tests.forged import forged
 from tests.mini import MINI, at_rate
 from tests.tiny import ROOT
@@ -107,13 +108,14 @@ def test_jobs_end_with_the_process_that_started_them(number, tmp_path):
         f"sys.executable = {str(tmp_path / 'stub')!r}\n"
         "sys.exit(exit_code(lambda: run_in_jobs(2, []), interrupted='interrupted'))\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    parent = commands.program(program)
     while len(started := list(tmp_path.glob("*.pid"))) < 2:
-        assert parent.poll() is None
+        assert parent.process.is_alive()
         time.sleep(0.02)
-    parent.send_signal(number)
-    _, err = parent.communicate(timeout=60)
-    assert (parent.returncode, err) == (130, "interrupted\n")
+    assert parent.process.pid is not None
+    os.kill(parent.process.pid, number)
+    ended = parent.wait()
+    assert (ended.code, ended.err) == (130, "interrupted\n")
     for path in started:
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.stem), 0)

@@ -26,7 +26,7 @@ from experiments.report.render import render, verdicts
 from experiments.runner.launch import Options
 from experiments.scales import Text
 from experiments.systems import mhmoe
-from mhmoe.data.packing import PackedText, PackingConfig, pack
+from mhmoe.data.packing import PackedDataset, PackingConfig, pack
 from mhmoe.data.synthetic import GeneratedCorpus
 from tests import tiny
 from tests.finished import finish
@@ -49,7 +49,7 @@ FIGURE = of_one_system(PAGE, LABEL, SYSTEM)
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> PackedText:
+def text(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
     return pack(CORPUS, PACKING, tmp_path_factory.mktemp("packed"))
 
 
@@ -62,7 +62,7 @@ def values(options: Options) -> dict[int, KnownSenses]:
     return measured_by_seed(KNOWN_SENSES, SCALE, options)
 
 
-def test_the_choice_of_a_sense_is_that_of_a_loop(text: PackedText):
+def test_the_choice_of_a_sense_is_that_of_a_loop(text: PackedDataset):
     model, topics, followers = tiny.model("mhmoe_parameters").eval(), CORPUS.topics_of(), CORPUS.followers()
     paragraphs = list(CORPUS.paragraphs_with_truth("test"))[:60]
     asked: list[tuple[str, str]] = []
@@ -100,7 +100,7 @@ def test_the_choice_of_a_sense_is_that_of_a_loop(text: PackedText):
     assert found.accuracy == pytest.approx(right / 25) and found.low < found.accuracy < found.high
 
 
-def test_a_model_that_knows_the_senses_chooses_them(text: PackedText, monkeypatch: pytest.MonkeyPatch):
+def test_a_model_that_knows_the_senses_chooses_them(text: PackedDataset, monkeypatch: pytest.MonkeyPatch):
     """Planted: what stands in the text costs nothing, all else a nat a token."""
     paragraphs = list(CORPUS.paragraphs_with_truth("test"))
     known = [text.tokenizer.encode(t, add_special_tokens=False).ids for t, _ in paragraphs]
@@ -134,7 +134,7 @@ def test_experts_that_depend_on_the_sense_are_found_and_those_of_the_topic_cance
     assert topic.low is not None and topic.high is not None and topic.low < 0 < topic.high
 
 
-def test_a_paragraph_longer_than_the_context_is_refused(text: PackedText):
+def test_a_paragraph_longer_than_the_context_is_refused(text: PackedDataset):
     options: dict[str, Any] = {"split": "test", "seed": 1, "rule": "mean", "min_count": 5, "per_word": 2, "choices": 9}
     options["true_cognates"] = "diverse"
     model = tiny.model("mhmoe_parameters", max_position_embeddings=16)

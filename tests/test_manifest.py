@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from experiments.table1_perplexity import PAGE as TABLE1
 from mhmoe.io import UserError
 from mhmoe.training.record import Record
 from tests import forged
+from tests.commands import program
 from tests.fake_records import PROVENANCE
 from tests.mini import MINI
 
@@ -66,7 +66,7 @@ def test_what_was_edited_slipped_in_or_lost_is_named(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from experiments.manifest import write_listed
+from experiments.runner.manifest import write_listed
 replace = os.replace
 def stop(source, target):  # in the middle of whatever is written after the list
     replace(source, target) if target.name == "SHA256SUMS" else os.kill(os.getpid(), signal.SIGKILL)
@@ -78,8 +78,7 @@ write_listed(folder / "a.json", "1", folder)
 
 def test_a_run_that_was_killed_between_list_and_record_is_healed_by_being_done_again(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "mini"
-    killed = subprocess.run([sys.executable, "-c", KILLED, folder], cwd=RESULTS.parent)
-    assert killed.returncode == -signal.SIGKILL
+    assert program(KILLED, folder).wait().code == -signal.SIGKILL
     assert differences(folder) == ["runs/mini/a.json is missing"]
     write_listed(folder / "a.json", "2\n", folder)
     assert differences(folder) == []

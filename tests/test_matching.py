@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
-from mhmoe.layers.matching import Reading, beta, follow_up_sizes, match, with_sizes
+from mhmoe.layers.matching import Matching, beta, follow_up_sizes, match, with_sizes
 from mhmoe.layers.multi_head import MultiHeadConfig
 from mhmoe.layers.routers import DotProductRouterConfig, XMoERouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
@@ -141,14 +141,15 @@ def test_v2_example_four_d_one_choice_three_heads() -> None:
 
 
 @pytest.mark.parametrize("layers", [0, 1, 2, 3])
-@pytest.mark.parametrize("reading", ["parameters", "compute"])
-def test_whatever_the_depth_of_the_mlps_the_layer_has_the_references_size(reading: Reading, layers: int) -> None:
+@pytest.mark.parametrize("matching", ["parameters", "compute"])
+def test_whatever_the_depth_of_the_mlps_the_layer_has_the_references_size(matching: Matching, layers: int) -> None:
     x_moe = reference(96, 8)
-    solved = match(reading, x_moe, heads=4, layers=layers)
+    solved = match(matching, x_moe, heads=4, layers=layers)
     assert (solved.head_layers, solved.merge_layers) == (layers, layers)
-    expert = moe(solved).experts.network_parameters() if reading == "compute" else 8 * 2 * 24  # the unit that is solved
-    assert abs(solved.parameters() - x_moe.parameters()) <= expert / 2 + 16  # a router row a expert
-    if reading == "compute":
+    # Half of the unit that is solved, and a router row an expert.
+    unit = moe(solved).experts.network_parameters() if matching == "compute" else 8 * 2 * 24
+    assert abs(solved.parameters() - x_moe.parameters()) <= unit / 2 + 16
+    if matching == "compute":
         without_router = solved.flops_per_token() - 4 * moe(solved).router.flops_per_token()
         assert without_router == x_moe.flops_per_token() - x_moe.router.flops_per_token()
 
@@ -175,9 +176,9 @@ def test_the_solved_layer_keeps_the_references_manner() -> None:
         experts=ExpertsConfig(dim=96, num_experts=8, expert_dim=384, bias=True, inner_norm=True),
         capacity_factor=1.5,
     )
-    readings: tuple[Reading, ...] = ("equation", "parameters", "compute")
-    for reading in readings:
-        solved = moe(match(reading, x_moe, heads=4, top_k=2))
+    matchings: tuple[Matching, ...] = ("equation", "parameters", "compute")
+    for matching in matchings:
+        solved = moe(match(matching, x_moe, heads=4, top_k=2))
         assert isinstance(solved.router, DotProductRouterConfig)
         assert (solved.router.renormalize, solved.router.top_k, solved.router.dim) == (True, 2, 24)
         assert (solved.experts.bias, solved.experts.inner_norm) == (True, True)
@@ -186,7 +187,7 @@ def test_the_solved_layer_keeps_the_references_manner() -> None:
 
 def test_an_unknown_reading_is_refused_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse it first, in tests
-    with pytest.raises(ValueError, match="reading='flops' is not known; choose one of equation, parameters, comp"):
+    with pytest.raises(ValueError, match="matching='flops' is not known; choose one of equation, parameters, comp"):
         match("flops", reference(), heads=4)  # pyright: ignore
 
 

@@ -1,17 +1,14 @@
 """The model as a graph: exported or traced from one input, right for inputs of other shapes and routings."""
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.commands import program
 from tests.small import make, tokens
 
-ROOT = Path(__file__).parents[1]
 SHAPES = [(2, 9), (4, 12), (3, 5), (7, 2)]
 SYSTEMS = ["dense", "xmoe with biases and norms", "mhmoe compute"]
 
@@ -33,6 +30,7 @@ def test_a_model_exported_with_any_batch_and_length_is_right_for_others(system: 
 
 COMPILED = """
 import torch
+from tests.commands import program
 from tests.small import make, tokens
 model, ids = make("mhmoe compute"), tokens(3, 7)
 compiled = torch.compile(model, backend="eager", fullgraph=True)
@@ -46,8 +44,8 @@ for training, options in ((True, {"labels": ids}), (False, {"attention_mask": to
 
 def test_the_whole_model_is_one_graph_for_the_compiler() -> None:
     """In a process of its own, as the checks of shapes in tests are none of the compiler's."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
+    done = program(COMPILED).wait()
+    assert done.code == 0, done.err
 
 
 # The tracer reads every attribute of a model, also those that transformers has given up.

@@ -2,9 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -29,6 +26,7 @@ from mhmoe.layers.routers import (
 )
 from mhmoe.layers.sparse_moe import ResidualConfig, SparseMoE, SparseMoEConfig
 from tests import reference
+from tests.commands import program
 
 ROUTERS = (DotProductRouterConfig, XMoERouterConfig, ReleasedRouterConfig, FixedTemperatureRouterConfig)
 TOLERANCE = 2e-6
@@ -349,14 +347,9 @@ print(json.dumps(worst))
 
 def test_torch_compile_takes_the_layer_as_one_graph_with_the_same_gradients() -> None:
     """In a process of its own: the checks of shapes that tests run under are not made for tracing."""
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILED],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[1],
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) < 1e-5
+    done = program(COMPILED).wait()
+    assert done.code == 0, done.err
+    assert json.loads(done.out.splitlines()[-1]) < 1e-5
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -3,8 +3,7 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,10 @@ from numpy.typing import NDArray
 
 from mhmoe.data.batches import IGNORE, EvaluationSet, TrainingBatches
 from mhmoe.data.corpora import Document
-from mhmoe.data.packing import PackedText, PackingConfig, export, load_packed, pack
+from mhmoe.data.packing import PackedDataset, PackingConfig, export, load_packed, pack
 from mhmoe.data.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, WORDS_WITH_MARKS, as_transformers, train_tokenizer
 from mhmoe.io import UserError, seal_folder
+from tests.commands import program
 
 WORDS = ["the", "moon", "rises", "over", "a", "quiet", "sea", "and", "nobody", "counts", "waves", "ashore"]
 CONFIG = PackingConfig(vocab_size=300, max_train_tokens=5000, tokenizer_characters=20_000)
@@ -47,7 +47,7 @@ class Babble:
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> PackedText:
+def packed(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
     return pack(Babble(), CONFIG, tmp_path_factory.mktemp("cache"))
 
 
@@ -71,13 +71,13 @@ def test_training_a_tokenizer_twice_gives_the_same_json():
 
 
 @given(st.text())
-def test_decoding_gives_back_the_text(packed: PackedText, text: str):
+def test_decoding_gives_back_the_text(packed: PackedDataset, text: str):
     ids = packed.tokenizer.encode(text).ids
     assert END_OF_TEXT_ID not in ids
     assert packed.tokenizer.decode(ids, skip_special_tokens=False) == text
 
 
-def test_end_of_text_is_token_0_and_never_made_from_text(packed: PackedText):
+def test_end_of_text_is_token_0_and_never_made_from_text(packed: PackedDataset):
     assert packed.tokenizer.token_to_id(END_OF_TEXT) == END_OF_TEXT_ID == 0
     assert packed.tokenizer.get_vocab_size() == CONFIG.vocab_size
     for evaluation in (packed.valid, packed.test):
@@ -94,7 +94,7 @@ def test_a_vocabulary_without_room_for_all_bytes_is_refused():
             make()
 
 
-def test_the_tokenizer_survives_saving_as_a_transformers_tokenizer(packed: PackedText, tmp_path: Path):
+def test_the_tokenizer_survives_saving_as_a_transformers_tokenizer(packed: PackedDataset, tmp_path: Path):
     from transformers import AutoTokenizer
 
     as_transformers(packed.tokenizer).save_pretrained(tmp_path)
@@ -133,7 +133,7 @@ def test_a_tokenizer_with_a_pattern_survives_saving_too(tmp_path: Path):
     assert loaded.decode(loaded.encode(HINDI)) == HINDI
 
 
-def test_packing_learns_the_words_of_the_corpus_own_pattern(packed: PackedText, tmp_path: Path):
+def test_packing_learns_the_words_of_the_corpus_own_pattern(packed: PackedDataset, tmp_path: Path):
     @dataclass(frozen=True)
     class Letters(Babble):
         word_pattern: str = "."
@@ -146,7 +146,7 @@ def test_packing_learns_the_words_of_the_corpus_own_pattern(packed: PackedText, 
 # ---- packing --------------------------------------------------------------------------------
 
 
-def test_end_of_text_stands_before_every_training_document(packed: PackedText):
+def test_end_of_text_stands_before_every_training_document(packed: PackedDataset):
     assert packed.train[0] == END_OF_TEXT_ID
     pieces = np.split(packed.train, np.flatnonzero(packed.train == END_OF_TEXT_ID))[1:]
     texts = [packed.tokenizer.decode(piece[1:].tolist()) for piece in pieces]
@@ -155,7 +155,7 @@ def test_end_of_text_stands_before_every_training_document(packed: PackedText):
     assert expected[-1].startswith(texts[-1].rstrip("\ufffd"))  # the last document is cut
 
 
-def test_train_stops_at_its_limit_and_is_uint16(packed: PackedText):
+def test_train_stops_at_its_limit_and_is_uint16(packed: PackedDataset):
     assert len(packed.train) == CONFIG.max_train_tokens == packed.fingerprint["splits"]["train"]["tokens"]
     assert packed.train.dtype == np.uint16
 
@@ -165,7 +165,7 @@ def test_a_vocabulary_beyond_16_bits_is_packed_in_32():
     assert PackingConfig(vocab_size=100_277, max_train_tokens=1).dtype == "<u4"
 
 
-def test_the_bytes_of_a_document_are_those_of_its_text(packed: PackedText):
+def test_the_bytes_of_a_document_are_those_of_its_text(packed: PackedDataset):
     documents = [d for d in Babble().documents("valid") if d.text]
     assert packed.valid.ids == tuple(d.id for d in documents)
     assert packed.valid.sources == tuple(d.source for d in documents)
@@ -175,7 +175,7 @@ def test_the_bytes_of_a_document_are_those_of_its_text(packed: PackedText):
         assert packed.tokenizer.decode(tokens.tolist(), skip_special_tokens=False) == document.text
 
 
-def test_evaluation_is_limited_to_whole_documents(packed: PackedText, tmp_path: Path):
+def test_evaluation_is_limited_to_whole_documents(packed: PackedDataset, tmp_path: Path):
     limited = pack(Babble(), PackingConfig(**vars(CONFIG) | {"max_valid_tokens": 900}), tmp_path).valid
     first = packed.valid.first(900)
     assert 0 < limited.offsets[-1] <= 900 < packed.valid.offsets[len(limited) + 1]
@@ -184,14 +184,14 @@ def test_evaluation_is_limited_to_whole_documents(packed: PackedText, tmp_path: 
     assert len(packed.valid.first(1)) == 1
 
 
-def test_packing_again_elsewhere_gives_the_same_bytes(packed: PackedText, tmp_path: Path):
+def test_packing_again_elsewhere_gives_the_same_bytes(packed: PackedDataset, tmp_path: Path):
     again = pack(Babble(), CONFIG, tmp_path)
     assert again.folder.name == packed.folder.name
     for path in packed.folder.iterdir():
         assert path.read_bytes() == (again.folder / path.name).read_bytes()
 
 
-def test_whatever_determines_the_bytes_makes_another_folder(packed: PackedText):
+def test_whatever_determines_the_bytes_makes_another_folder(packed: PackedDataset):
     cache = packed.folder.parent
     other_text = pack(Babble(seed=1), CONFIG, cache)
     other_size = pack(Babble(), PackingConfig(**vars(CONFIG) | {"max_train_tokens": 4000}), cache)
@@ -199,13 +199,13 @@ def test_whatever_determines_the_bytes_makes_another_folder(packed: PackedText):
     assert packed.fingerprint != other_text.fingerprint
 
 
-def test_packing_again_opens_the_folder_and_writes_nothing(packed: PackedText):
+def test_packing_again_opens_the_folder_and_writes_nothing(packed: PackedDataset):
     before = {path: path.stat().st_mtime_ns for path in packed.folder.iterdir()}
     assert pack(Babble(), CONFIG, packed.folder.parent).fingerprint == packed.fingerprint
     assert before == {path: path.stat().st_mtime_ns for path in packed.folder.iterdir()}
 
 
-def test_an_exported_folder_opens_without_the_corpus(packed: PackedText, tmp_path: Path):
+def test_an_exported_folder_opens_without_the_corpus(packed: PackedDataset, tmp_path: Path):
     export(packed, tmp_path / "carried")
     opened = load_packed(tmp_path / "carried")
     assert opened.fingerprint == packed.fingerprint
@@ -217,7 +217,7 @@ def test_an_exported_folder_opens_without_the_corpus(packed: PackedText, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["train.bin", "valid.bin", "test.json", "tokenizer.json", "pack.json"])
-def test_a_packed_file_cut_short_is_one_clear_line(packed: PackedText, tmp_path: Path, name: str):
+def test_a_packed_file_cut_short_is_one_clear_line(packed: PackedDataset, tmp_path: Path, name: str):
     export(packed, tmp_path / "carried")
     path = tmp_path / "carried" / name
     path.write_bytes(path.read_bytes()[:-10])
@@ -226,7 +226,7 @@ def test_a_packed_file_cut_short_is_one_clear_line(packed: PackedText, tmp_path:
     assert "\n" not in str(caught.value)
 
 
-def test_a_packed_file_changed_or_missing_is_one_clear_line(packed: PackedText, tmp_path: Path):
+def test_a_packed_file_changed_or_missing_is_one_clear_line(packed: PackedDataset, tmp_path: Path):
     export(packed, tmp_path / "carried")
     path = tmp_path / "carried" / "train.bin"
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
@@ -247,7 +247,7 @@ def relisted(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     seal_folder(folder, "pack.json", {name: listing[name] for name in ("format", "fingerprint")})
 
 
-def test_a_changed_listing_is_one_clear_line(packed: PackedText, tmp_path: Path):
+def test_a_changed_listing_is_one_clear_line(packed: PackedDataset, tmp_path: Path):
     export(packed, tmp_path / "carried")
     path = tmp_path / "carried" / "pack.json"
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
@@ -281,7 +281,7 @@ def test_a_folder_of_other_text_is_not_taken_for_what_was_asked_for(tmp_path: Pa
     ],
 )
 def test_sizes_that_are_not_those_of_the_files_are_refused(
-    packed: PackedText, tmp_path: Path, split: str, key: str, message: str
+    packed: PackedDataset, tmp_path: Path, split: str, key: str, message: str
 ):
     export(packed, tmp_path / "carried")
 
@@ -310,7 +310,7 @@ def test_a_killed_packing_leaves_nothing_after_the_next(tmp_path: Path):
         "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL);"
         "from tests.test_packing import CONFIG, Babble; pack(Babble(), CONFIG, Path(sys.argv[1]))"
     )
-    subprocess.run([sys.executable, "-c", code, tmp_path], cwd=Path(__file__).parent.parent)
+    assert program(code, tmp_path).wait().code == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".")
     folder = pack(Babble(seed=1), CONFIG, tmp_path).folder
@@ -357,6 +357,7 @@ import resource, signal, sys
 from pathlib import Path
 from mhmoe.data.packing import pack
 from mhmoe.io import UserError
+from tests.commands import program
 from tests.test_packing import CONFIG, Babble
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (8000, resource.RLIM_INFINITY))
@@ -369,9 +370,8 @@ except UserError as error:
 
 def test_a_disk_that_takes_no_more_is_one_clear_line_and_leaves_nothing(tmp_path: Path):
     """A limit on the size of files stands in for the full disk: the system refuses the write."""
-    root = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, tmp_path], cwd=root, capture_output=True, text=True)
-    assert done.stdout.startswith("cannot write ") and len(done.stdout.splitlines()) == 1, done.stderr
+    done = program(FULL_DISK, tmp_path).wait()
+    assert done.out.startswith("cannot write ") and len(done.out.splitlines()) == 1, done.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -386,8 +386,7 @@ def test_two_packings_at_once_leave_one_folder(tmp_path: Path):
                     "import sys; from pathlib import Path; from mhmoe.data.packing import pack;"
                     "from tests.test_packing import CONFIG, Babble; pack(Babble(), CONFIG, Path(sys.argv[1]))"
                 )
-                root = Path(__file__).parent.parent
-                subprocess.run([sys.executable, "-c", code, tmp_path], cwd=root, check=True)
+                assert program(code, tmp_path).wait().code == 0
 
     pack(Overtaken(), CONFIG, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [pack(Babble(), CONFIG, tmp_path).folder.name]
@@ -408,7 +407,7 @@ def test_every_token_is_predicted_exactly_once_from_the_one_before_it(counts: li
     np.testing.assert_array_equal(inputs[~predicted], END_OF_TEXT_ID)
 
 
-def test_windows_of_packed_text_predict_every_token_of_every_document(packed: PackedText):
+def test_windows_of_packed_text_predict_every_token_of_every_document(packed: PackedDataset):
     _, targets, document = packed.test.windows(32)
     for i in range(len(packed.test)):
         of_document = targets[document == i]

@@ -102,17 +102,17 @@ def test_markdown_is_aligned_and_escapes_what_would_break_it():
 
 
 def test_the_caption_says_scale_text_tokens_seeds_and_reading():
-    text = " ".join(caption(RUNS["dense"], reading="parameters", sources=["Wikipedia", "books"]))
+    text = " ".join(caption(RUNS["dense"], matching="parameters", sources=["Wikipedia", "books"]))
     assert text == (
         "Scale cpu; text: Wikipedia, books; 1,000,000 tokens a run; seeds 0, 1, 2. Reading of equal size: parameters."
     )
-    assert "No current records" in caption([], reading="parameters", sources=[])[0]
+    assert "No current records" in caption([], matching="parameters", sources=[])[0]
 
 
 def test_the_caption_says_which_seeds_where_systems_have_other_ones():
     def seeds(**of: list[int]) -> str:
         runs = [record(system, seed) for system, several in of.items() for seed in several]
-        return caption(runs, reading="r", sources=["s"])[0].partition("a run; ")[2]
+        return caption(runs, matching="r", sources=["s"])[0].partition("a run; ")[2]
 
     assert seeds(dense=[1], moe=[1]) == "seed 1."
     assert seeds(dense=[2, 1, 3], moe=[1, 2]) == "seeds 1, 2, 3, or the first n of them where n is less."

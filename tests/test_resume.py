@@ -5,8 +5,6 @@ import io
 import math
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,20 +15,21 @@ import pytest
 import torch
 
 from mhmoe.cli import stopped_at
-from mhmoe.data.packing import PackedText
+from mhmoe.data.packing import PackedDataset
 from mhmoe.io import UserError, write_sealed
 from mhmoe.model.language_model import MHMoEForCausalLM
-from mhmoe.training.checkpoint import Progress, load_checkpoint, read_checkpoint
+from mhmoe.training.checkpoint import TrainState, load_checkpoint, read_checkpoint
 from mhmoe.training.config import TrainingConfig
 from mhmoe.training.loop import make_optimizer, train
 from tests import tiny
+from tests.commands import Command, program
 from tests.integrity import flipped, zeroed
 
 SHORT = dataclasses.replace(tiny.TRAINING, steps=6, length=16)
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> PackedText:
+def text(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
     return tiny.text(tmp_path_factory.mktemp("cache"))
 
 
@@ -52,6 +51,7 @@ import torch
 from mhmoe.data.packing import load_packed
 from mhmoe.training.loop import train
 from tests import tiny
+from tests.commands import Command, program
 
 packed, folder = map(Path, sys.argv[1:])
 config = dataclasses.replace(tiny.TRAINING, steps=300, length=16, evaluations=10)
@@ -66,15 +66,14 @@ torch.save(result | {"trained": len(trained)}, folder / "result")
 """
 
 
-def start(packed: Path, folder: Path) -> "subprocess.Popen[bytes]":
+def start(packed: Path, folder: Path) -> Command:
     folder.mkdir(exist_ok=True)
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, packed, folder], cwd=tiny.ROOT, stderr=subprocess.PIPE)
+    return program(PROGRAM, packed, folder)
 
 
 def finish(packed: Path, folder: Path) -> dict[str, Any]:
-    process = start(packed, folder)
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors.decode()
+    ended = start(packed, folder).wait()
+    assert ended.code == 0, ended.err
     return torch.load(folder / "result")
 
 
@@ -82,20 +81,21 @@ def steps_saved(folder: Path) -> int:
     return read_checkpoint(folder / "run.pt")["progress"]["step"]
 
 
-def test_a_run_killed_three_times_ends_with_the_weights_of_one_never_killed(text: PackedText, tmp_path: Path) -> None:
+def test_a_run_killed_three_times_ends_with_the_weights_of_one_never_killed(
+    text: PackedDataset, tmp_path: Path
+) -> None:
     whole = finish(text.folder, tmp_path / "whole")
     assert whole["trained"] == 300
     folder, draw, saved = tmp_path / "killed", random.Random(0), 0
     for _ in range(3):
-        process = start(text.folder, folder)
         begun = _write_time(folder)
+        run = start(text.folder, folder)
         while _write_time(folder) == begun:  # until it trains
-            assert process.poll() is None
+            assert run.process.is_alive()
             time.sleep(0.002)
         time.sleep(draw.uniform(0.01, 0.2) * whole["seconds"])
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, "it had ended before it was killed"
+        killed = run.kill_when(lambda: True)
+        assert killed.code == -signal.SIGKILL, "it had ended before it was killed"
         assert saved < steps_saved(folder) < 300
         saved = steps_saved(folder)
     resumed = finish(text.folder, folder)
@@ -116,11 +116,11 @@ def _write_time(folder: Path) -> int:
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def test_a_run_removes_what_its_killed_predecessor_had_half_written(text: PackedText, tmp_path: Path) -> None:
-    program = "import os, signal, sys; os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL);" + PROGRAM
+def test_a_run_removes_what_its_killed_predecessor_had_half_written(text: PackedDataset, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    subprocess.run([sys.executable, "-c", program, text.folder, folder], cwd=tiny.ROOT, stderr=subprocess.PIPE)
+    killed = "import os, signal, sys; os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL);" + PROGRAM
+    assert program(killed, text.folder, folder).wait().code == -signal.SIGKILL
     (half,) = folder.iterdir()
     assert half.name != "run.pt" and half.stat().st_size > 0
     train(tiny.model("dense"), text, SHORT, seed=0, checkpoint=folder / "run.pt")
@@ -135,7 +135,7 @@ def test_a_run_removes_what_its_killed_predecessor_had_half_written(text: Packed
     [("dense", {}), ("full", {"micro_batches": 2}), ("xmoe", {"precision": "bfloat16"})],
 )
 def test_a_run_cut_into_pieces_by_deadlines_ends_bit_identical(
-    text: PackedText, tmp_path: Path, system: str, changes: dict[str, Any]
+    text: PackedDataset, tmp_path: Path, system: str, changes: dict[str, Any]
 ) -> None:
     config = dataclasses.replace(SHORT, **changes)
     whole, pieces = tiny.model(system), 0
@@ -156,7 +156,7 @@ def test_a_run_cut_into_pieces_by_deadlines_ends_bit_identical(
     assert read_checkpoint(path)["progress"]["step"] == config.steps
 
 
-def test_a_finished_run_is_not_trained_again(text: PackedText, tmp_path: Path) -> None:
+def test_a_finished_run_is_not_trained_again(text: PackedDataset, tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
     first = train(tiny.model("xmoe"), text, SHORT, seed=0, checkpoint=path)
     model = tiny.model("xmoe", seed=9)
@@ -165,12 +165,12 @@ def test_a_finished_run_is_not_trained_again(text: PackedText, tmp_path: Path) -
     assert_identical(model.state_dict(), read_checkpoint(path)["model"])
 
 
-def test_a_deadline_without_a_checkpoint_leaves_no_file(text: PackedText, tmp_path: Path) -> None:
+def test_a_deadline_without_a_checkpoint_leaves_no_file(text: PackedDataset, tmp_path: Path) -> None:
     assert train(tiny.model("dense"), text, SHORT, seed=0, deadline=0.0) is None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_checkpoints_come_as_often_as_asked(text: PackedText, tmp_path: Path) -> None:
+def test_checkpoints_come_as_often_as_asked(text: PackedDataset, tmp_path: Path) -> None:
     """At 0 seconds after every step, at infinity only at the end."""
     path, seen = tmp_path / "run.pt", list[int]()
     model = tiny.model("dense")
@@ -189,7 +189,9 @@ def test_checkpoints_come_as_often_as_asked(text: PackedText, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["in a step", "in an evaluation"])
-def test_a_deadline_stops_long_work_at_once_with_a_checkpoint(text: PackedText, tmp_path: Path, training: bool) -> None:
+def test_a_deadline_stops_long_work_at_once_with_a_checkpoint(
+    text: PackedDataset, tmp_path: Path, training: bool
+) -> None:
     """The second step, or the evaluation after it, takes a minute; nothing of what was done before is lost."""
     path, model, calls = tmp_path / "run.pt", tiny.model("mhmoe_compute"), list[bool]()
 
@@ -223,7 +225,7 @@ def test_without_a_deadline_nothing_rings() -> None:
 # ---- bad checkpoints ------------------------------------------------------------------------
 
 
-def load(path: Path) -> Progress:
+def load(path: Path) -> TrainState:
     model, run = tiny.model("mhmoe_compute"), read_checkpoint(path.parent / "good.pt")["run"]
     return load_checkpoint(path, model, make_optimizer(model, SHORT), SHORT, run)
 
@@ -236,7 +238,7 @@ def write(path: Path, state: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def good(text: PackedText, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def good(text: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint after the first step of SHORT."""
     path = tmp_path_factory.mktemp("checkpoint") / "good.pt"
     assert train(tiny.model("mhmoe_compute"), text, SHORT, seed=0, checkpoint=path, deadline=0.0) is None
@@ -379,7 +381,9 @@ def _with_top_k_2() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("what", ANOTHER)
-def test_a_checkpoint_of_another_run_is_refused_in_one_line_and_stays(text: PackedText, good: Path, what: str) -> None:
+def test_a_checkpoint_of_another_run_is_refused_in_one_line_and_stays(
+    text: PackedDataset, good: Path, what: str
+) -> None:
     make, config, seed = ANOTHER[what]
     before = good.read_bytes()
     with pytest.raises(UserError, match=r"^checkpoint .*/good.pt belongs to another run .*remove it") as caught:
@@ -388,7 +392,7 @@ def test_a_checkpoint_of_another_run_is_refused_in_one_line_and_stays(text: Pack
     assert good.read_bytes() == before
 
 
-def test_a_checkpoint_of_other_text_is_refused(text: PackedText, good: Path) -> None:
+def test_a_checkpoint_of_other_text_is_refused(text: PackedDataset, good: Path) -> None:
     other = dataclasses.replace(text, fingerprint=text.fingerprint | {"tokenizer_sha256": "0"})
     with pytest.raises(UserError, match=r"belongs to another run"):
         train(tiny.model("mhmoe_compute"), other, SHORT, seed=0, checkpoint=good)
@@ -397,7 +401,7 @@ def test_a_checkpoint_of_other_text_is_refused(text: PackedText, good: Path) -> 
 # ---- nothing is lost ------------------------------------------------------------------------
 
 
-def test_a_disk_that_fills_up_keeps_the_last_checkpoint(text: PackedText, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_keeps_the_last_checkpoint(text: PackedDataset, tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
     assert train(tiny.model("mhmoe_compute"), text, SHORT, seed=0, checkpoint=path, deadline=0.0) is None
     before = path.read_bytes()
@@ -414,7 +418,7 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(text: PackedText, tmp_pa
     assert_identical(model.state_dict(), whole.state_dict())
 
 
-def test_a_loss_that_is_not_finite_leaves_the_checkpoint_before_it(text: PackedText, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_leaves_the_checkpoint_before_it(text: PackedDataset, tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
     config = dataclasses.replace(SHORT, learning_rate=1e30, evaluations=1)
     for _ in range(2):  # the second time from the checkpoint, with the same end

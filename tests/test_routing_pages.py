@@ -130,7 +130,7 @@ def test_the_claims_are_judged_from_the_measurements(finished: Options):
     )
     assert denser.n == 2 and denser.difference.mean == pytest.approx((sum(ours) - sum(others)) / 2)
     assert [EFFECTIVE.of(m) for m in of_seeds["X-MoE, k = 1"].values()] == others
-    assert {claim.reading for claim in FIGURE.claims} == {"parameters"}
+    assert {claim.matching for claim in FIGURE.claims} == {"parameters"}
     assert {BITS.of(m) for m in of_seeds["X-MoE, k = 4"].values()} == {
         sum(bits := m.trained.specialisation.bits) / len(bits) for m in of_seeds["X-MoE, k = 4"].values()
     }
@@ -147,7 +147,7 @@ def test_what_a_choice_tells_is_claimed_of_systems_with_as_many_experts_and_choi
     xmoe, mhmoe = layers[0], layers[1]
     assert isinstance(xmoe, SparseMoEConfig) and isinstance(mhmoe, MultiHeadConfig)
     assert isinstance(mhmoe.inner, SparseMoEConfig) and mhmoe.inner.router.num_experts == xmoe.router.num_experts
-    assert xmoe.router.top_k == mhmoe.heads * mhmoe.inner.router.top_k == 4 and told.reading == "parameters"
+    assert xmoe.router.top_k == mhmoe.heads * mhmoe.inner.router.top_k == 4 and told.matching == "parameters"
 
 
 def test_groups_of_different_models_do_not_add_up():

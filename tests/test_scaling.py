@@ -45,9 +45,9 @@ def test_every_claim_names_systems_with_seeds_enough_and_the_reading_that_they_h
     of = {system.name: system for series in SERIES.values() for system in series.values()}
     for claim in (*FIGURE6.claims, *FIGURE9.claims):
         assert all((of[name].seeds or 5) >= 3 for name in claim.systems)
-        assert claim.reading in {of[name].reading for name in claim.systems}
+        assert claim.matching in {of[name].matching for name in claim.systems}
         if claim.source.startswith("v1"):
-            assert ("v2" in claim.source) == (claim.reading == "compute")
+            assert ("v2" in claim.source) == (claim.matching == "compute")
     assert sum(isinstance(claim, MeasuredClaim) for claim in FIGURE6.claims) == 3 + 2
 
 

@@ -40,7 +40,7 @@ from analysis.routing.words.polysemy import (
     sense_groups,
 )
 from analysis.routing.words.sub_tokens import measure_words, texts_of, tokens_of, words_of
-from mhmoe.data.packing import PackedText
+from mhmoe.data.packing import PackedDataset
 from mhmoe.data.synthetic import GeneratedCorpus
 from mhmoe.io import UserError
 from tests import tiny
@@ -49,7 +49,7 @@ TEXT = "The bada's molíku isn't x2 a_b — Bada; bada"
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> PackedText:
+def text(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
     return tiny.text(tmp_path_factory.mktemp("packed"))
 
 
@@ -100,7 +100,7 @@ def test_matched_words_are_as_long_as_a_reader_counts() -> None:
     assert matching_key("मेरी", WordValue(4, 2.0, 1.0), "")[2] == matching_key("my", WordValue(4, 2.0, 1.0), "")[2]
 
 
-def test_a_words_tokens_spell_the_word(text: PackedText) -> None:
+def test_a_words_tokens_spell_the_word(text: PackedDataset) -> None:
     (encoding,) = encode([TEXT], text.tokenizer)
     offsets = np.array(encoding.offsets)
     for word, start, end in words_of(TEXT):
@@ -108,13 +108,13 @@ def test_a_words_tokens_spell_the_word(text: PackedText) -> None:
         assert text.tokenizer.decode(ids).strip().lower() == word
 
 
-def test_a_packed_split_is_read_as_the_text_it_was(text: PackedText) -> None:
+def test_a_packed_split_is_read_as_the_text_it_was(text: PackedDataset) -> None:
     expected = [document.text for document in tiny.ZipfText().documents("valid")]
     assert texts_of(text.valid, text.tokenizer) == expected
 
 
 @pytest.mark.parametrize("rule", ["mean", "last"])
-def test_a_words_divergence_is_that_of_a_loop(rule: str, text: PackedText) -> None:
+def test_a_words_divergence_is_that_of_a_loop(rule: str, text: PackedDataset) -> None:
     model = tiny.model("mhmoe_parameters", num_hidden_layers=4).eval()
     texts = [*[document.text for document in tiny.ZipfText().documents("valid")][:3], "molíku Bada"]
     length = 16
@@ -140,13 +140,13 @@ def test_a_words_divergence_is_that_of_a_loop(rule: str, text: PackedText) -> No
         assert words[word] == (len(occurrences), pytest.approx(tokens, abs=1e-3), pytest.approx(value, abs=1e-4))
 
 
-def test_words_before_the_beginning_that_is_named_do_not_count(text: PackedText) -> None:
+def test_words_before_the_beginning_that_is_named_do_not_count(text: PackedDataset) -> None:
     model, texts = tiny.model("mhmoe_parameters").eval(), ["ba be bi ba", "be ba"]
     measured = measure_words(model, text.tokenizer, texts, min_count=1, begin=[4, 3])
     assert {word: found.count for word, found in measured.words.items()} == {"bi": 1, "ba": 2}
 
 
-def test_rare_words_are_left_out_and_the_most_frequent_kept(text: PackedText) -> None:
+def test_rare_words_are_left_out_and_the_most_frequent_kept(text: PackedDataset) -> None:
     model = tiny.model("xmoe").eval()
     measured = measure_words(model, text.tokenizer, ["a b a c b a d"], min_count=2, max_words=1)
     assert measured.words == {"a": (3, pytest.approx(1, abs=1), 1.0)}
@@ -337,7 +337,7 @@ def _item(first: str, second: str, word: str, same: bool) -> WordInContext:
     return WordInContext(texts=(first, second), spans=spans, same_sense=same)  # pyright: ignore[reportArgumentType]
 
 
-def test_the_same_context_changes_nothing_and_others_are_not_the_word(text: PackedText) -> None:
+def test_the_same_context_changes_nothing_and_others_are_not_the_word(text: PackedDataset) -> None:
     model = tiny.model("mhmoe_parameters", num_hidden_layers=4).eval()
     same = _item("ba moli ku", "ba moli ku", "moli", True)
     other = _item("ba moli ku", "moli zu re ba", "moli", False)
@@ -441,7 +441,7 @@ def test_items_are_read_and_a_bad_line_is_named(tmp_path: Path) -> None:
         read_contexts(tmp_path / "none.jsonl")
 
 
-def test_an_untrained_model_is_measured_like_any_other(text: PackedText) -> None:
+def test_an_untrained_model_is_measured_like_any_other(text: PackedDataset) -> None:
     model = untrained(tiny.model("mhmoe_parameters"), 5)
     texts = [document.text for document in tiny.ZipfText().documents("test")]
     words = measure_words(model, text.tokenizer, texts, min_count=2).words

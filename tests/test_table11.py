@@ -78,8 +78,8 @@ def test_the_page_has_every_model_every_reading_and_every_erratum_whatever_is_re
     page = render(TABLE11, scales, tmp_path, tmp_path)[tmp_path / "table11_parameters.md"]
     lines = page.splitlines()
     assert sum(line.startswith("| english ") for line in lines) == 13
-    for reading in ("equation", "parameters", "compute"):
-        assert sum(f"MH-MoE, `{reading}`" in line for line in lines) == 6  # 8 to 256 experts
+    for matching in ("equation", "parameters", "compute"):
+        assert sum(f"MH-MoE, `{matching}`" in line for line in lines) == 6  # 8 to 256 experts
     for erratum in ERRATA:
         assert any(erratum.statement in line and erratum.finding() in line for line in lines)
     assert "## Scale smoke" not in page

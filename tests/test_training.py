@@ -4,8 +4,6 @@ import dataclasses
 import itertools
 import math
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,16 +15,17 @@ import torch
 from torch import nn
 
 from mhmoe.data.batches import TrainingBatches
-from mhmoe.data.packing import PackedText
+from mhmoe.data.packing import PackedDataset
 from mhmoe.io import UserError
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.allocator import peak_memory, reset_peak_memory
-from mhmoe.training.checkpoint import Progress
+from mhmoe.training.checkpoint import TrainState
 from mhmoe.training.config import TrainingConfig
 from mhmoe.training.evaluation import evaluate
 from mhmoe.training.loop import make_optimizer, seed_parameters, train
 from mhmoe.training.objective import Objective, accumulate_gradients
 from tests import tiny
+from tests.commands import program
 
 SYSTEMS = [*tiny.MOE, "full"]
 
@@ -36,11 +35,11 @@ def with_(**changes: Any) -> TrainingConfig:
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> PackedText:
+def text(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
     return tiny.text(tmp_path_factory.mktemp("cache"))
 
 
-def batch(text: PackedText, step: int = 0, config: TrainingConfig = tiny.TRAINING) -> torch.Tensor:
+def batch(text: PackedDataset, step: int = 0, config: TrainingConfig = tiny.TRAINING) -> torch.Tensor:
     batches = TrainingBatches(text.train, config.length, config.batch_sequences, seed=0)
     return torch.from_numpy(batches.batch(step))
 
@@ -49,7 +48,7 @@ def batch(text: PackedText, step: int = 0, config: TrainingConfig = tiny.TRAININ
 
 
 def gradients_of(
-    text: PackedText, system: str, config: TrainingConfig, weight: float
+    text: PackedDataset, system: str, config: TrainingConfig, weight: float
 ) -> tuple[dict[str, torch.Tensor], tuple[float, float]]:
     model = tiny.model(system)
     losses = accumulate_gradients(Objective(model, config.precision), batch(text), config, weight)
@@ -57,7 +56,7 @@ def gradients_of(
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_four_micro_batches_give_the_task_gradient_of_one_batch(text: PackedText, system: str) -> None:
+def test_four_micro_batches_give_the_task_gradient_of_one_batch(text: PackedDataset, system: str) -> None:
     one, (nll, _) = gradients_of(text, system, tiny.TRAINING, 0.0)
     four, (nll_of_four, _) = gradients_of(text, system, with_(micro_batches=4), 0.0)
     assert len(one) == len(list(tiny.model(system).parameters()))
@@ -65,7 +64,7 @@ def test_four_micro_batches_give_the_task_gradient_of_one_batch(text: PackedText
     assert nll_of_four == pytest.approx(nll, rel=1e-6)
 
 
-def test_the_task_gradient_is_that_of_the_mean_nll_over_the_batch(text: PackedText) -> None:
+def test_the_task_gradient_is_that_of_the_mean_nll_over_the_batch(text: PackedDataset) -> None:
     model, tokens = tiny.model("xmoe"), batch(text)
     logits = model(tokens[:, :-1]).logits
     nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
@@ -88,7 +87,7 @@ def in_float64(
 @pytest.mark.parametrize("micro_batches", [2, 4, 8])
 @pytest.mark.parametrize("system", ["xmoe", "mhmoe_compute", "mhmoe_parameters"])
 def test_micro_batches_give_the_balance_gradient_of_one_batch(
-    text: PackedText, system: str, micro_batches: int
+    text: PackedDataset, system: str, micro_batches: int
 ) -> None:
     """In float64, so that what is left is not the order of sums; t itself is in float32."""
     tokens = batch(text)
@@ -101,7 +100,7 @@ def test_micro_batches_give_the_balance_gradient_of_one_batch(
     assert tiny.worst_tensor(ours, one) < 1e-5
 
 
-def test_one_batch_has_the_models_own_balance_loss_and_its_gradient(text: PackedText) -> None:
+def test_one_batch_has_the_models_own_balance_loss_and_its_gradient(text: PackedDataset) -> None:
     both, (_, balance) = gradients_of(text, "mhmoe_compute", tiny.TRAINING, 0.5)
     task, _ = gradients_of(text, "mhmoe_compute", tiny.TRAINING, 0.0)
     model = tiny.model("mhmoe_compute")
@@ -112,7 +111,7 @@ def test_one_batch_has_the_models_own_balance_loss_and_its_gradient(text: Packed
     assert tiny.difference({name: both[name] - task[name] for name in expected}, expected) < 1e-5
 
 
-def test_micro_batches_of_unequal_size_count_by_their_sequences(text: PackedText) -> None:
+def test_micro_batches_of_unequal_size_count_by_their_sequences(text: PackedDataset) -> None:
     """Five sequences, as the share of one of several processes may be, fall into 2, 2 and 1."""
     tokens = batch(text)[:5]
     one, losses = in_float64("xmoe", tokens, 1, 0.5)
@@ -122,7 +121,7 @@ def test_micro_batches_of_unequal_size_count_by_their_sequences(text: PackedText
 
 
 @pytest.mark.parametrize("micro_batches", [1, 4])
-def test_training_is_that_of_one_batch_after_many_steps_too(text: PackedText, micro_batches: int) -> None:
+def test_training_is_that_of_one_batch_after_many_steps_too(text: PackedDataset, micro_batches: int) -> None:
     """Routing is cut sharply, so float32 noise could grow; in float64 nothing does."""
     config, losses = with_(steps=10, evaluations=1), dict[int, float]()
     for parts in (1, micro_batches):
@@ -133,7 +132,7 @@ def test_training_is_that_of_one_batch_after_many_steps_too(text: PackedText, mi
     assert losses[micro_batches] == pytest.approx(losses[1], rel=1e-6)
 
 
-def test_four_copies_of_a_micro_batch_are_one_batch_of_it(text: PackedText) -> None:
+def test_four_copies_of_a_micro_batch_are_one_batch_of_it(text: PackedDataset) -> None:
     """Here even the balance loss is linear: the whole gradient of four equal parts is that of one."""
     copies, part = tiny.model("mhmoe_parameters"), tiny.model("mhmoe_parameters")
     tokens = batch(text)[:2]
@@ -144,7 +143,7 @@ def test_four_copies_of_a_micro_batch_are_one_batch_of_it(text: PackedText) -> N
     assert tiny.worst_tensor(tiny.gradients(copies), tiny.gradients(part)) < 1e-5
 
 
-def test_gradients_add_to_what_is_there(text: PackedText) -> None:
+def test_gradients_add_to_what_is_there(text: PackedDataset) -> None:
     once, _ = gradients_of(text, "xmoe", tiny.TRAINING, 0.01)
     model = tiny.model("xmoe")
     for _ in range(2):
@@ -152,7 +151,7 @@ def test_gradients_add_to_what_is_there(text: PackedText) -> None:
     assert tiny.worst_tensor(tiny.gradients(model), {name: 2 * g for name, g in once.items()}) < 1e-6
 
 
-def test_the_weight_of_the_balance_loss_is_the_model_configs(text: PackedText) -> None:
+def test_the_weight_of_the_balance_loss_is_the_model_configs(text: PackedDataset) -> None:
     trained = {}
     for weight in (0.0, 0.01, 10.0):
         model = tiny.model("xmoe", balance_weight=weight)
@@ -266,7 +265,7 @@ def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any, monkeyp
 def test_scaled_rates_follow_the_input_width_and_leave_all_else_alone() -> None:
     model = tiny.model("mhmoe_parameters")
     groups = make_optimizer(model, with_(scaled_rates=("up_proj", "down_proj"))).param_groups
-    factors = {id(p): group["rate_factor"] for group in groups for p in group["params"]}
+    factors = {id(p): group["lr_multiplier"] for group in groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         widths = {"up_proj": tiny.DIM, "down_proj": 4 * tiny.DIM}
         part = next((part for part in widths if part in name), None)
@@ -274,7 +273,7 @@ def test_scaled_rates_follow_the_input_width_and_leave_all_else_alone() -> None:
     assert set(factors.values()) > {1.0, 2.0}  # sub-tokens are half as wide, experts wider than their share
 
 
-def test_the_first_step_of_a_scaled_matrix_is_as_much_longer_as_its_rate(text: PackedText) -> None:
+def test_the_first_step_of_a_scaled_matrix_is_as_much_longer_as_its_rate(text: PackedDataset) -> None:
     def moved(scaled: tuple[str, ...]) -> dict[str, torch.Tensor]:
         model = tiny.model("mhmoe_parameters")
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -330,7 +329,7 @@ def test_matrices_decay_and_biases_norms_and_scalars_do_not() -> None:
     }
 
 
-def by_hand(model: MHMoEForCausalLM, text: PackedText, config: TrainingConfig) -> list[float]:
+def by_hand(model: MHMoEForCausalLM, text: PackedDataset, config: TrainingConfig) -> list[float]:
     """Training as the papers write it, one formula a line. Returns the gradients' norms before clipping."""
     moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in model.named_parameters()}
     warmup, (beta1, beta2), norms = round(config.warmup * config.steps), config.betas, list[float]()
@@ -361,7 +360,7 @@ def by_hand(model: MHMoEForCausalLM, text: PackedText, config: TrainingConfig) -
 
 
 @pytest.mark.parametrize("clip_norm", [0.3, 1e9])
-def test_training_is_the_formulas_written_out_by_hand(text: PackedText, clip_norm: float) -> None:
+def test_training_is_the_formulas_written_out_by_hand(text: PackedDataset, clip_norm: float) -> None:
     config = with_(steps=8, warmup=0.25, learning_rate=0.003, weight_decay=0.5, clip_norm=clip_norm, evaluations=1)
     ours, reference = tiny.model("xmoe"), tiny.model("xmoe")
     start = {name: p.clone() for name, p in reference.state_dict().items()}
@@ -373,7 +372,7 @@ def test_training_is_the_formulas_written_out_by_hand(text: PackedText, clip_nor
     assert tiny.worst_tensor(difference, moved) < 2e-3
 
 
-def test_clipping_bounds_the_first_step(text: PackedText) -> None:
+def test_clipping_bounds_the_first_step(text: PackedDataset) -> None:
     """At a norm far below eps, Adam's step is the gradient's share of it: almost nothing."""
     distances = {}
     for clip_norm in (2.0, 1e-12):
@@ -430,7 +429,7 @@ def test_tied_embeddings_stay_tied() -> None:
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
-def seen_by(system: str, text: PackedText, config: TrainingConfig, seed: int) -> list[torch.Tensor]:
+def seen_by(system: str, text: PackedDataset, config: TrainingConfig, seed: int) -> list[torch.Tensor]:
     """The inputs of every training step."""
     model, seen = tiny.model(system), list[torch.Tensor]()
 
@@ -443,7 +442,7 @@ def seen_by(system: str, text: PackedText, config: TrainingConfig, seed: int) ->
     return seen
 
 
-def test_all_systems_see_the_same_tokens_in_the_same_order(text: PackedText) -> None:
+def test_all_systems_see_the_same_tokens_in_the_same_order(text: PackedDataset) -> None:
     config = with_(steps=5, evaluations=2)
     dense = torch.cat(seen_by("dense", text, config, seed=3))
     assert torch.equal(dense, torch.cat(seen_by("mhmoe_compute", text, with_(steps=5, micro_batches=2), seed=3)))
@@ -451,7 +450,7 @@ def test_all_systems_see_the_same_tokens_in_the_same_order(text: PackedText) -> 
     assert not torch.equal(dense, torch.cat(seen_by("dense", text, config, seed=4)))
 
 
-def batches_of(text: PackedText, config: TrainingConfig, seed: int) -> list[torch.Tensor]:
+def batches_of(text: PackedDataset, config: TrainingConfig, seed: int) -> list[torch.Tensor]:
     batches = TrainingBatches(text.train, config.length, config.batch_sequences, seed)
     return [torch.from_numpy(batches.batch(step)) for step in range(config.steps)]
 
@@ -461,7 +460,7 @@ def batches_of(text: PackedText, config: TrainingConfig, seed: int) -> list[torc
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("system", ["dense", "mhmoe_compute", "full"])
-def test_training_learns(text: PackedText, system: str, precision: Any) -> None:
+def test_training_learns(text: PackedDataset, system: str, precision: Any) -> None:
     model = tiny.model(system)
     before = evaluate(model, text.valid, 32)["nll_per_token"]
     progress = train(model, text, with_(precision=precision), seed=0)
@@ -471,7 +470,7 @@ def test_training_learns(text: PackedText, system: str, precision: Any) -> None:
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
-def test_bfloat16_computes_in_bfloat16(text: PackedText) -> None:
+def test_bfloat16_computes_in_bfloat16(text: PackedDataset) -> None:
     """The losses are those of float32 up to bfloat16's 8 bits, and not the same."""
     (_, (narrow, _)), (_, (wide, _)) = (
         gradients_of(text, "mhmoe_compute", with_(precision=p), 0.0) for p in ("bfloat16", "float32")
@@ -479,7 +478,7 @@ def test_bfloat16_computes_in_bfloat16(text: PackedText) -> None:
     assert 1e-6 < abs(narrow / wide - 1) < 1e-2
 
 
-def test_the_curve_says_what_was_measured_and_when(text: PackedText) -> None:
+def test_the_curve_says_what_was_measured_and_when(text: PackedDataset) -> None:
     config = with_(steps=10, evaluations=5)
     model = tiny.model("xmoe")
     progress = train(model, text, config, seed=0)
@@ -500,7 +499,7 @@ def test_the_curve_says_what_was_measured_and_when(text: PackedText) -> None:
     assert one_step.curve[0]["balance_loss"] == pytest.approx(fresh.balance_loss.item(), rel=1e-5)
 
 
-def test_the_seconds_are_those_of_training_without_its_evaluations(text: PackedText) -> None:
+def test_the_seconds_are_those_of_training_without_its_evaluations(text: PackedDataset) -> None:
     model, slept = tiny.model("dense"), list[float]()
 
     def pause(module: nn.Module, _: Any) -> None:
@@ -515,7 +514,7 @@ def test_the_seconds_are_those_of_training_without_its_evaluations(text: PackedT
     assert 0.2 < progress.curve[0]["seconds"] < progress.curve[1]["seconds"] - 0.2
 
 
-def test_evaluating_more_often_does_not_change_the_weights(text: PackedText) -> None:
+def test_evaluating_more_often_does_not_change_the_weights(text: PackedDataset) -> None:
     weights = []
     for evaluations in (1, 10):
         model = tiny.model("mhmoe_compute")
@@ -524,7 +523,7 @@ def test_evaluating_more_often_does_not_change_the_weights(text: PackedText) -> 
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_dense_model_has_no_balance_loss(text: PackedText) -> None:
+def test_a_dense_model_has_no_balance_loss(text: PackedDataset) -> None:
     progress = train(tiny.model("dense"), text, with_(steps=2), seed=0)
     assert progress is not None and {point["balance_loss"] for point in progress.curve} == {0.0}
 
@@ -550,12 +549,11 @@ torch.save({"eager": runs[0], "compiled": runs[1], "graphs": graphs}, sys.argv[2
 """
 
 
-def test_compiled_losses_and_weights_are_those_of_eager(text: PackedText, tmp_path: Path) -> None:
+def test_compiled_losses_and_weights_are_those_of_eager(text: PackedDataset, tmp_path: Path) -> None:
     if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
         pytest.skip("torch.compile needs a C++ compiler and there is none on the path")
-    command = [sys.executable, "-c", COMPILED, text.folder, tmp_path / "out"]
-    done = subprocess.run(command, cwd=tiny.ROOT, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
+    done = program(COMPILED, text.folder, tmp_path / "out").wait()
+    assert done.code == 0, done.err
     out = torch.load(tmp_path / "out")
     assert out["graphs"] >= 2
     (eager_curve, eager), (compiled_curve, compiled) = out["eager"], out["compiled"]
@@ -568,13 +566,13 @@ def test_compiled_losses_and_weights_are_those_of_eager(text: PackedText, tmp_pa
 # ---- what stops it --------------------------------------------------------------------------
 
 
-def test_sequences_longer_than_the_model_reads_are_refused_before_training(text: PackedText) -> None:
+def test_sequences_longer_than_the_model_reads_are_refused_before_training(text: PackedDataset) -> None:
     model = tiny.model("dense", max_position_embeddings=31)
     with pytest.raises(UserError, match=r"^length=32 exceeds the model's max_position_embeddings=31; "):
         train(model, text, tiny.TRAINING, seed=0)
 
 
-def test_text_with_tokens_that_the_model_has_not_is_refused_before_training(text: PackedText) -> None:
+def test_text_with_tokens_that_the_model_has_not_is_refused_before_training(text: PackedDataset) -> None:
     largest = int(text.train.max())
     model = tiny.model("dense", vocab_size=largest)
     with pytest.raises(UserError, match=rf"^the text has token {largest}, the model vocab_size={largest}; "):
@@ -601,7 +599,7 @@ def broken_weights(model: MHMoEForCausalLM) -> None:
     ],
 )
 def test_a_loss_that_is_not_finite_stops_with_one_clear_line(
-    text: PackedText, spoil: Callable[[MHMoEForCausalLM], None], config: TrainingConfig, message: str
+    text: PackedDataset, spoil: Callable[[MHMoEForCausalLM], None], config: TrainingConfig, message: str
 ) -> None:
     model = tiny.model("mhmoe_compute")
     spoil(model)
@@ -610,12 +608,12 @@ def test_a_loss_that_is_not_finite_stops_with_one_clear_line(
     assert "Lower learning_rate=" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_weights_that_break_in_the_last_step_are_not_a_result(text: PackedText) -> None:
+def test_weights_that_break_in_the_last_step_are_not_a_result(text: PackedDataset) -> None:
     with pytest.raises(UserError, match=r"^the loss on valid is not finite at step 1"):
         train(tiny.model("xmoe"), text, with_(steps=1, learning_rate=1e38), seed=0)
 
 
-def test_a_loss_that_is_huge_but_finite_does_not_stop_it(text: PackedText) -> None:
+def test_a_loss_that_is_huge_but_finite_does_not_stop_it(text: PackedDataset) -> None:
     """exp(valid nll) overflows a float beyond 709."""
     model = tiny.model("dense")
     with torch.no_grad():
@@ -637,4 +635,4 @@ def test_peak_memory_counts_anew_after_a_reset() -> None:
 
 
 def test_progress_starts_at_nothing() -> None:
-    assert dataclasses.asdict(Progress()) == {"step": 0, "seconds": 0.0, "curve": [], "due": None}
+    assert dataclasses.asdict(TrainState()) == {"step": 0, "seconds": 0.0, "curve": [], "due": None}

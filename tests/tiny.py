@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from mhmoe.data.corpora import Document
-from mhmoe.data.packing import PackedText, PackingConfig, pack
+from mhmoe.data.packing import PackedDataset, PackingConfig, pack
 from mhmoe.layers.config import Config
 from mhmoe.layers.experts import ExpertsConfig
 from mhmoe.layers.matching import match
@@ -75,7 +75,7 @@ def model(system: str, seed: int = 0, **options: Any) -> MHMoEForCausalLM:
     return made
 
 
-def text(cache: Path) -> PackedText:
+def text(cache: Path) -> PackedDataset:
     return pack(ZipfText(), PACKING, cache)
 
 

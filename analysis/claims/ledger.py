@@ -7,6 +7,7 @@ from analysis.claims.learning_speed import COSTS, log_costs
 from analysis.claims.measured import MeasuredClaim
 from analysis.claims.rules import LEVEL, Claim, Statement, Verdict, percent_of_perplexity
 from analysis.statistics import Interval, deviations_needed, summarise
+from mhmoe.layers.matching import in_words
 
 _HEADER = f"""# The ledger of claims
 
@@ -37,7 +38,7 @@ def ledger_markdown(verdicts: Sequence[Verdict], titles: Mapping[str, str] | Non
     lines = [_HEADER]
     for scale, stem in dict.fromkeys((verdict.scale, verdict.claim.slug) for verdict in verdicts):
         lines += [f"## {(titles or {}).get(stem, stem)}, scale {scale}", ""]
-        lines += ["| statement | source | reading | paper | ours | documents | n | p (Holm) | verdict |"]
+        lines += ["| statement | source | matching | paper | ours | documents | n | p (Holm) | verdict |"]
         lines += ["|---|---|---|---|---|---|---:|---:|---|"]
         rows = [_cells(v) for v in verdicts if (v.scale, v.claim.slug) == (scale, stem)]
         lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
@@ -60,9 +61,9 @@ def _power(family: Sequence[Verdict]) -> list[str]:
 def _cells(verdict: Verdict) -> list[str]:
     claim = verdict.claim
     return [
-        claim.statement,
+        in_words(claim.statement),
         claim.source,
-        claim.reading or "-",
+        in_words(f"`{claim.matching}`") if claim.matching else "-",
         _paper(claim),
         _ours(verdict),
         _documents(verdict),

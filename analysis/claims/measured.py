@@ -99,7 +99,7 @@ class MeasuredClaim(Statement):
 
 
 def measure_values(claim: MeasuredClaim, measurements: Measurements, scale: str) -> Verdict:
-    """Everything but the decision, as `claims.measure`; `tested` is below zero where the claim is right.
+    """Everything but the decision, as `rules.measure`; `tested` is below zero where the claim is right.
 
     UserError if the two sides were measured on different data or items, or by different settings.
     """

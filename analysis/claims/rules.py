@@ -44,13 +44,13 @@ class Statement:
     """What every claim says, whatever is compared.
 
     slug: the table or figure it belongs to, which is also its family for Holm's correction. source: who says
-    it. reading: under which reading of equal size. paper: the two printed values, if any.
+    it. matching: under which matching of equal size. paper: the two printed values, if any.
     """
 
     slug: str
     statement: str
     source: str
-    reading: str = ""
+    matching: str = ""
     paper: tuple[float, float] | None = None
     task: str = "english"
 

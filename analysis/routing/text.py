@@ -1,6 +1,6 @@
 """Text as a model reads it, and to which experts each token of it went.
 
-A document is cut into windows of the model's context length as in `packing.EvaluationSet.windows`: the first
+A document is cut into windows of the model's context length as in `batches.EvaluationSet.windows`: the first
 begins with <|endoftext|>, which is read but stands for no token of the text and is never counted, nor is
 padding. Attention is causal, so padding behind a text changes nothing before it.
 """

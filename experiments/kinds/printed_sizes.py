@@ -13,7 +13,7 @@ from experiments.runner.store import Records
 from experiments.scales import PAPER, Scale
 from experiments.systems import HEADS, System, paper_number, reference, table11_layer
 from mhmoe.layers.config import Config
-from mhmoe.layers.matching import Reading, beta, match
+from mhmoe.layers.matching import Matching, beta, match
 from mhmoe.layers.multi_head import MultiHeadConfig
 
 PRINTED_COLUMNS = (
@@ -59,7 +59,7 @@ class PrintedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class PrintedSizes(Page):
-    """experts: numbers of them for which a layer's cost is counted under each reading."""
+    """experts: numbers of them for which a layer's cost is counted under each matching."""
 
     trains = False
     models: Sequence[PrintedModel]
@@ -121,8 +121,8 @@ def cost_rows(experts: Sequence[int], scale: Scale) -> list[Row]:
         base = reference(scale, n)
         layers: dict[str, Config] = {"SMoE": base, f"SMoE, k = {HEADS} (control)": reference(scale, n, HEADS)}
         layers["MH-MoE, as Table 11 implies"] = table11_layer(n)
-        for reading in get_args(Reading):
-            layers[f"MH-MoE, `{reading}`"] = match(reading, base, heads=HEADS)
+        for matching in get_args(Matching):
+            layers[f"MH-MoE, `{matching}`"] = match(matching, base, heads=HEADS)
         for label, layer in layers.items():
             heads = layer.heads if isinstance(layer, MultiHeadConfig) else 1
             moe, flops = experts_of(layer), layer.flops_per_token()

@@ -202,7 +202,7 @@ def routing_figure(
             slug=slug,
             statement=statement,
             source=source,
-            reading=systems[higher[0]].reading or systems[lower[0]].reading,
+            matching=systems[higher[0]].matching or systems[lower[0]].matching,
             task=task,
             measurement=measurement.name,
             higher=Side(system=systems[higher[0]].name, quantity=higher[1]),
@@ -225,7 +225,7 @@ def routing_figure(
             (label, REACHED_UNTRAINED),
         )
         for label, system in systems.items()
-        if system.reading
+        if system.matching
     ]
     return RoutingFigure(
         slug=slug,

@@ -36,7 +36,7 @@ class Sweep(Page):
         csv_rows: list[Row] = []
         current: list[Record] = []
         for system in self.systems:
-            chosen = records.chosen_rate(self.task, system)
+            chosen = records.chosen_learning_rate(self.task, system)
             row: Row = {"label": system.label, "chosen": chosen}
             for run in tuning_runs(scale, self.task, system):
                 state, record = records.state(run), records.by_name.get(run.name)

@@ -10,7 +10,7 @@ from analysis.tables import table_markdown
 from analysis.zero_shot.scores import Score
 from experiments.kinds.score_table import ScoredRow, scores_of
 from experiments.kinds.trend import Trend, draw
-from experiments.report.captions import all_runs, caption_of, current_runs, declared_marks, setting_of
+from experiments.report.captions import all_runs, caption_of, current_runs, declared_fingerprints, setting_of
 from experiments.report.looks import each_role_once, looks
 from experiments.runner.page import Page, Section, unique
 from experiments.runner.store import Records
@@ -50,7 +50,7 @@ class Table(Page):
         found = [record for several in of_systems.values() for record in several]
         if not found:
             return None
-        declared = declared_marks(systems, scale, records, self.task)
+        declared = declared_fingerprints(systems, scale, records, self.task)
         specs = [
             RowSpec(system=row.system.name, label=row.system.label, paper=_printed(row.paper), reference=row.reference)
             for row in self.rows

@@ -164,7 +164,7 @@ def words_figure(
             slug=slug,
             statement=f"{label}: {said.statement}",
             source=said.source,
-            reading=system.reading,
+            matching=system.matching,
             task=task,
             measurement=measurement.name,
             higher=Side(system=system.name, quantity=higher),
@@ -217,7 +217,7 @@ def _known_senses(subject: Subject, settings: Mapping[str, Any]) -> KnownSenses 
     model, tokenizer = load_checkpoint(subject.model)
     if model.config.moe is None:
         return None
-    corpus = GeneratedCorpus.of_fingerprint(subject.text.fingerprint["corpus"])
+    corpus = GeneratedCorpus.from_fingerprint(subject.text.fingerprint["corpus"])
     return measure_known_senses(model, tokenizer, corpus, seed=subject.seed, **settings)
 
 

@@ -13,17 +13,19 @@ from experiments.scales import Scale
 from experiments.systems import HEADS, System
 from mhmoe.training.record import Record
 
-READINGS = (
-    "`parameters`: as many parameters as X-MoE, by the inner width (v1 Table 11; h times the expert FLOPs). "
-    "`compute`: as many parameters and FLOPs, by inner width and number of experts (v2)"
+MATCHINGS = (
+    "with `parameters`, as many as X-MoE has, by the inner width (v1 Table 11; h times the expert FLOPs); with "
+    "`compute`, as many parameters and FLOPs, by inner width and number of experts (v2)"
 )
-CONTROL = f"The control is X-MoE with k = h = {HEADS}: the FLOPs and selections of `parameters`, without heads"
+CONTROL = (
+    f"The control is X-MoE with k = h = {HEADS}: the FLOPs and selections of MH-MoE with `parameters`, without heads"
+)
 
 
-def readings(records: Sequence[Record]) -> str:
+def matchings(records: Sequence[Record]) -> str:
     """What "of equal size" means on a page that shows these runs."""
     controlled = any(record.system.startswith("xmoe_") and f"_k{HEADS}" in record.system for record in records)
-    return f"{READINGS}. {CONTROL}" if controlled else READINGS
+    return f"{MATCHINGS}. {CONTROL}" if controlled else MATCHINGS
 
 
 def current_runs(systems: Sequence[System], scale: Scale, records: Records, task: str) -> dict[str, list[Record]]:
@@ -60,7 +62,7 @@ def measured_systems(
 
 def caption_of(records: Sequence[Record], measured: Iterable[Result] = ()) -> list[str]:
     """What stands above a page's numbers, of runs and of what was measured on their models."""
-    lines = caption(records, reading=readings(records), sources=sources(records))
+    lines = caption(records, matching=matchings(records), sources=sources(records))
     return [lines[0] + generated_note(measured), *lines[1:]]
 
 
@@ -80,7 +82,9 @@ def of_all(found: Mapping[str, Mapping[int, SomeResult]]) -> list[SomeResult]:
     return [result for seeds in found.values() for result in seeds.values()]
 
 
-def declared_marks(systems: Sequence[System], scale: Scale, records: Records, task: str) -> dict[tuple[str, str], str]:
+def declared_fingerprints(
+    systems: Sequence[System], scale: Scale, records: Records, task: str
+) -> dict[tuple[str, str], str]:
     """What `divide` asks for: the fingerprint that every final run should have."""
     runs = (run for s in systems for run in final_runs(scale, task, s, records.seeds(task, s), records))
     return {(scale.name, run.name): records.declared(run) or "other" for run in runs}

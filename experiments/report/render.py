@@ -16,6 +16,7 @@ from experiments.runner.page import Page
 from experiments.runner.store import RESULTS, Records
 from experiments.scales import Scale
 from mhmoe.io import write_atomically
+from mhmoe.layers.matching import in_words
 
 SCALE = Column("scale", "scale")
 
@@ -33,7 +34,7 @@ def render(page: Page, scales: Sequence[Scale], folder: Path, results: Path = RE
     columns = next((section.columns for section in sections.values()), None)
     rows = [{"scale": name, **row} for name, section in sections.items() for row in section.rows]
     files = {
-        folder / f"{page.slug}.md": "\n".join(parts),
+        folder / f"{page.slug}.md": in_words("\n".join(parts)),
         folder / f"{page.slug}.csv": csv_text([]) if columns is None else table_csv((SCALE, *columns), rows),
     }
     for path, content in files.items():

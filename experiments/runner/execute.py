@@ -14,7 +14,7 @@ from experiments.runner.again import SAME, deviation
 from experiments.runner.manifest import write_listed
 from experiments.runner.runs import Run, model_config, run_config, training_config
 from experiments.runner.store import Records
-from mhmoe.data.packing import PackedText
+from mhmoe.data.packing import PackedDataset
 from mhmoe.data.tokenizer import as_transformers
 from mhmoe.io import UserError, check_sealed_folder, check_writable, new_folder, remove_leftovers, seal_folder
 from mhmoe.model.language_model import MHMoEForCausalLM
@@ -28,7 +28,7 @@ LISTING = "run.json"  # of a model's folder: whose it is, and the hash of every 
 
 def execute(
     run: Run,
-    text: PackedText,
+    text: PackedDataset,
     records: Records,
     cache: Path,
     *,
@@ -47,14 +47,14 @@ def execute(
     source = provenance(command(), device_name(device), torch.get_num_threads())
     processes = dist.get_world_size() if dist.is_initialized() else 1
     config, training = run_config(run, text.fingerprint, processes), training_config(run)
-    mark = fingerprint(config, run.seed)
+    identity = fingerprint(config, run.seed)
     model_settings = model_config(run.scale, run.system)
     model = MHMoEForCausalLM(model_settings)
     seed_parameters(model, run.seed)
     model.to(device)  # pyright: ignore[reportArgumentType]  # transformers wraps it in an untyped decorator
     reset_peak_memory(device)
 
-    checkpoint = _checkpoint(cache, run.scale.name, run.name, mark)
+    checkpoint = _checkpoint(cache, run.scale.name, run.name, identity)
     progress = train(
         model,
         text,
@@ -72,7 +72,7 @@ def execute(
     metrics = {name: evaluate(model, split, training.length) for name, split in splits.items()}
     record = Record(
         name=run.name,
-        fingerprint=mark,
+        fingerprint=identity,
         scale=run.scale.name,
         task=run.task,
         system=run.system.name,
@@ -92,7 +92,7 @@ def execute(
     if again is not None and abs(difference := deviation(record, again)) > SAME:
         raise UserError(f"{run.name} trained again differs by {difference:+.2%} from its record; run it anew")
     if run.tests:  # models that later measurements read
-        save_model(model, text, model_folder(run, cache), mark)
+        save_model(model, text, model_folder(run, cache), identity)
     if again is None:
         write_listed(records.path(run), record.to_json(), records.folder)
     checkpoint.unlink(missing_ok=True)
@@ -102,7 +102,7 @@ def execute(
     return True
 
 
-def save_model(model: MHMoEForCausalLM, text: PackedText, folder: Path, mark: str) -> None:
+def save_model(model: MHMoEForCausalLM, text: PackedDataset, folder: Path, identity: str) -> None:
     """Model and tokenizer as transformers reads them, in a folder that is whole or not there and says whose it is."""
     with new_folder(folder, replace=True) as new:
         try:
@@ -110,15 +110,15 @@ def save_model(model: MHMoEForCausalLM, text: PackedText, folder: Path, mark: st
             as_transformers(text.tokenizer).save_pretrained(new)
         except Exception as error:  # safetensors and tokenizers have exceptions of their own for a full disk
             raise UserError(f"cannot write {folder}: {error}; nothing of it was left behind") from None
-        seal_folder(new, LISTING, {"run": mark})
+        seal_folder(new, LISTING, {"run": identity})
 
 
 def model_folder(run: Run, cache: Path) -> Path:
     return cache / "models" / run.scale.name / run.name
 
 
-def _checkpoint(cache: Path, scale: str, name: str, mark: str) -> Path:
-    return cache / "checkpoints" / scale / f"{name}-{mark}.pt"
+def _checkpoint(cache: Path, scale: str, name: str, identity: str) -> Path:
+    return cache / "checkpoints" / scale / f"{name}-{identity}.pt"
 
 
 def holds_model(folder: Path, record: Record) -> bool:

@@ -18,14 +18,14 @@ from experiments.runner.execute import clean, command, device_name, execute, hol
 from experiments.runner.measurements import Measurement, Subject, folder_of_data, is_measured, save
 from experiments.runner.outlook import time_left
 from experiments.runner.page import Page
-from experiments.runner.processes import check_device, claimed, is_past, join_processes
+from experiments.runner.processes import check_device, is_past, join_processes, try_lock
 from experiments.runner.runs import Run
 from experiments.runner.store import RESULTS, Records
-from experiments.runner.texts import CACHE, text_of
+from experiments.runner.texts import CACHE, load_dataset
 from experiments.scales import Scale
 from mhmoe.cli import OutOfTime, stopped_at
 from mhmoe.data.manifest import DATA_VARIABLE, DataFolder
-from mhmoe.data.packing import PackedText
+from mhmoe.data.packing import PackedDataset
 from mhmoe.io import UserError
 from mhmoe.training.record import Record, provenance
 
@@ -57,8 +57,8 @@ class Options:
         """The committed records, where others are written: they tell how long a run may take."""
         return [] if self.results == RESULTS else list(Records(scale).by_name.values())
 
-    def text(self, scale: Scale) -> PackedText:
-        return text_of(scale, self.data, self.packed or self.cache)
+    def text(self, scale: Scale) -> PackedDataset:
+        return load_dataset(scale, self.data, self.packed or self.cache)
 
 
 def planned_runs(page: Page, scale: Scale, options: Options, records: Records) -> list[Run]:
@@ -90,13 +90,13 @@ def run_missing(page: Page, scale: Scale, options: Options) -> bool:
     """Do every run that has no current record; False when the deadline came first."""
     records = options.records(scale)
     elsewhere = options.elsewhere(scale)
-    text: PackedText | None = None
+    text: PackedDataset | None = None
     join_processes(scale)
     clean(records, options.cache, options.packed or options.cache)
     progressed = None
     while True:
         runs = planned_runs(page, scale, options, records)
-        todo = records.not_done(runs)
+        todo = records.pending_runs(runs)
         if not todo or (progressed is not None and is_past(options.deadline)):
             return not todo
         if progressed is False:
@@ -105,7 +105,7 @@ def run_missing(page: Page, scale: Scale, options: Options) -> bool:
         for run in todo:
             if run.learning_rate is None:
                 continue  # the tuning runs before it are not all done
-            with claimed(run.name, scale, options.cache) as mine:
+            with try_lock(run.name, scale, options.cache) as mine:
                 records.reload()
                 if not mine or records.state(run) == "done":
                     continue
@@ -113,7 +113,7 @@ def run_missing(page: Page, scale: Scale, options: Options) -> bool:
                     check_device(scale)
                     text = options.text(run.scale)
                     _check_alike(text, [r for r in runs if records.state(r) == "done"], records)
-                left = time_left(records.not_done(todo), [*records.by_name.values(), *elsewhere])
+                left = time_left(records.pending_runs(todo), [*records.by_name.values(), *elsewhere])
                 number = f"run {runs.index(run) + 1} of {len(runs)}" + (f", {left} left of all" if left else "")
                 if not execute(run, text, records, options.cache, deadline=options.deadline, number=number):
                     return False
@@ -122,7 +122,7 @@ def run_missing(page: Page, scale: Scale, options: Options) -> bool:
         records.reload()
 
 
-def _check_alike(text: PackedText, done: Sequence[Run], records: Records) -> None:
+def _check_alike(text: PackedDataset, done: Sequence[Run], records: Records) -> None:
     """Raises UserError if the corpus of the finished runs was cut into other tokens; no page could hold both."""
     others = [run.name for run in done if records.by_name[run.name].config["data"] != text.fingerprint]
     if others:
@@ -184,10 +184,10 @@ def measure_missing(page: Page, scale: Scale, options: Options) -> bool:
     records = options.records(scale)
     todo = unmeasured(page, scale, options, records)
     folder = check_data(page, scale, todo, options)
-    text: PackedText | None = None
+    text: PackedDataset | None = None
     for i, (run, measurement) in enumerate(todo, 1):
         record = records.by_name[run.name]
-        with claimed(f"{measurement.name}-{run.name}", scale, options.cache) as mine:
+        with try_lock(f"{measurement.name}-{run.name}", scale, options.cache) as mine:
             if not mine or is_measured(measurement, record, folder, options.results):
                 continue
             if is_past(options.deadline):

@@ -19,7 +19,7 @@ from experiments.runner.manifest import write_listed
 from experiments.runner.store import RESULTS
 from experiments.scales import Scale
 from mhmoe.data.manifest import DATA_VARIABLE, DataFolder
-from mhmoe.data.packing import PackedText
+from mhmoe.data.packing import PackedDataset
 from mhmoe.fields import from_json
 from mhmoe.io import UserError, parse_json
 from mhmoe.training.record import Record, fingerprint
@@ -36,7 +36,7 @@ class Subject:
 
     model: Path
     seed: int
-    text: PackedText
+    text: PackedDataset
     folder: DataFolder | None
 
     @property
@@ -98,7 +98,7 @@ class Measured(Generic[SomeResult]):
     schema_version: int = SCHEMA_VERSION
 
 
-def mark(measurement: Measurement[Any], run: Record) -> str:
+def fingerprint_of(measurement: Measurement[Any], run: Record) -> str:
     """The fingerprint that a current measurement of this run has."""
     identity = {"measurement": measurement.name, "settings": measurement.settings_at(run.scale), "run": run.fingerprint}
     return fingerprint(identity, run.seed)
@@ -132,7 +132,7 @@ def _read(measurement: Measurement[SomeResult], run: Record, results: Path) -> M
     if not path.is_file():
         return None
     found = read_measured(path, measurement)
-    return found if found.fingerprint == mark(measurement, run) else None
+    return found if found.fingerprint == fingerprint_of(measurement, run) else None
 
 
 def read_measured(path: Path, measurement: Measurement[SomeResult]) -> Measured[SomeResult]:
@@ -170,7 +170,7 @@ def save(
         system=run.system,
         seed=run.seed,
         settings=measurement.settings_at(run.scale),
-        fingerprint=mark(measurement, run),
+        fingerprint=fingerprint_of(measurement, run),
         provenance=provenance,
         values=values,
     )

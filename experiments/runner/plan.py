@@ -12,7 +12,7 @@ from mhmoe.io import UserError
 def final_runs(scale: Scale, task: str, system: System, seeds: Sequence[int], records: Records) -> Iterator[Run]:
     """One run for every seed, at the chosen learning rate."""
     scale = scale.for_task(task)
-    rate = records.chosen_rate(task, system)
+    rate = records.chosen_learning_rate(task, system)
     for seed in seeds:
         yield Run(
             name=final_name(task, system, seed),

@@ -44,7 +44,7 @@ def is_past(deadline: float) -> bool:
 
 
 @contextmanager
-def claimed(name: str, scale: Scale, cache: Path) -> Iterator[bool]:
+def try_lock(name: str, scale: Scale, cache: Path) -> Iterator[bool]:
     """Whether this process has a piece of work to itself; the claim ends with the process at the latest."""
     if dist.is_initialized():  # these processes share each run, and nobody else may be at work
         dist.barrier()

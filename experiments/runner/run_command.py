@@ -67,7 +67,7 @@ def execute_command(page: Page, scale: Scale, arguments: Arguments, dry_run: boo
     runs = planned_runs(page, scale, options, records)
     if arguments.again and not runs:
         raise UserError(f"no run of {page.slug} at scale {scale.name} has a current record to be repeated")
-    todo = records.not_done(runs)
+    todo = records.pending_runs(runs)
     to_measure = unmeasured(page, scale, options, records)
     code = 0
     if dry_run:
@@ -123,7 +123,7 @@ def _work(page: Page, scale: Scale, options: Options, arguments: Arguments, jobs
 
 
 def _compare(runs: Sequence[Run], ours: Records, theirs: Records) -> int:
-    if ours.not_done(runs):
+    if ours.pending_runs(runs):
         return 0  # the time budget came first, and was told of
     table, same = comparison(runs, ours, theirs)
     print(table)

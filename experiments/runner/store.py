@@ -94,7 +94,7 @@ class Records:
             return "missing"
         return "done" if record.fingerprint == self.declared(run) else "stale"
 
-    def not_done(self, runs: Iterable[Run]) -> list[Run]:
+    def pending_runs(self, runs: Iterable[Run]) -> list[Run]:
         """Those without a current record."""
         return [run for run in runs if self.state(run) != "done"]
 
@@ -108,15 +108,15 @@ class Records:
         same = self.corpus is None or self.corpus == data.get("corpus")
         return fingerprint(run_config(run, data, processes), run.seed) if same and is_text_of(run.scale, data) else ""
 
-    def chosen_rate(self, task: str, system: System) -> float | None:
+    def chosen_learning_rate(self, task: str, system: System) -> float | None:
         """The smallest rate of the grid within TIE of the lowest perplexity on `valid`.
 
         Not simply the best one: the grid's runs are short, and short runs favour high rates. None while one
         of the grid's records is missing or stale.
         """
         if system.tuned_as is not None:
-            rate = self.chosen_rate(task, system.tuned_as)
-            return None if rate is None else rate * system.rate_factor
+            rate = self.chosen_learning_rate(task, system.tuned_as)
+            return None if rate is None else rate * system.lr_multiplier
         if len(self.scale.learning_rates) == 1:
             return self.scale.learning_rates[0]
         tried = list(tuning_runs(self.scale, task, system))

@@ -17,14 +17,14 @@ from experiments.scales import Scale
 from mhmoe.data.corpora import LocalCorpus
 from mhmoe.data.manifest import DATA_VARIABLE
 from mhmoe.data.multilingual import MultilingualCorpus
-from mhmoe.data.packing import PackedText, load_packed, pack
+from mhmoe.data.packing import PackedDataset, load_packed, pack
 from mhmoe.io import UserError, sha256_of
 
 CACHE = RESULTS.parent / ".cache"
 OWN = RESULTS.parent / "results-own"
 
 
-def text_of(scale: Scale, data: Path | None, cache: Path = CACHE) -> PackedText:
+def load_dataset(scale: Scale, data: Path | None, cache: Path = CACHE) -> PackedDataset:
     """The scale's text, packed now or earlier. Raises UserError if the folder holds other text."""
     return _opened(scale, data) or pack(_corpus(scale, data, cache), scale.packing, cache / "packed")
 
@@ -32,7 +32,7 @@ def text_of(scale: Scale, data: Path | None, cache: Path = CACHE) -> PackedText:
 def corpus_named(scale: Scale, data: Path | None) -> dict[str, Any] | None:
     """The fingerprint of the corpus that a command names; None if it names none.
 
-    Files are hashed, nothing is packed. Raises UserError as `text_of`.
+    Files are hashed, nothing is packed. Raises UserError as `load_dataset`.
     """
     if (packed := _opened(scale, data)) is not None:
         return packed.fingerprint["corpus"]
@@ -65,7 +65,7 @@ def work_folder(results: Path) -> Path:
     return CACHE if results.resolve() == RESULTS else results / ".cache"
 
 
-def _opened(scale: Scale, data: Path | None) -> PackedText | None:
+def _opened(scale: Scale, data: Path | None) -> PackedDataset | None:
     """The packed folder that is named, if it is one."""
     if data is None or not (data / "pack.json").exists():
         return None

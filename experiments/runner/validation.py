@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.runner.manifest import register
-from experiments.runner.measurements import mark, path_of, read_measured
+from experiments.runner.measurements import fingerprint_of, path_of, read_measured
 from experiments.runner.page import Page
 from experiments.runner.runs import Run
 from experiments.runner.store import RESULTS, Records
@@ -101,7 +101,7 @@ def _judge_measurement(path: Path, name: str, pages: Iterable[Page], results: Pa
     named = (record.task, record.system, record.seed, record.fingerprint)
     if (found.task, found.system, found.seed, found.run_fingerprint) != named:
         raise UserError(f"{path} is not of the run {found.run} that {records.folder} has")
-    current = found.fingerprint == mark(measurement, record)
+    current = found.fingerprint == fingerprint_of(measurement, record)
     verdict = "current" if current else "not current: the measurement is declared with other settings"
     place = path_of(measurement, record, results)
     return Judged(f"{found.measurement} of {found.scale} {found.run}", verdict, place, place.parents[1])

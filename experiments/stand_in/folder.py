@@ -1,8 +1,8 @@
 """A data folder whose questions and lexicons are about generated texts, for where no other is given.
 
-It is laid out as a folder of natural data: harness/<task>/ and harness/wic/ (see zero_shot_tasks), multilingual/
-<language>-<split>.jsonl.gz with a generated language in the place of each, and lexicons/. Its manifest says that it is
-"generated", and so do the values that are measured with it and the fingerprint of its text.
+It is laid out as a folder of natural data: harness/<task>/ and harness/wic/ (see analysis/zero_shot/tasks.py),
+multilingual/<language>-<split>.jsonl.gz with a generated language in the place of each, and lexicons/. Its manifest
+says that it is "generated", and so do the values that are measured with it and the fingerprint of its text.
 """
 
 import dataclasses

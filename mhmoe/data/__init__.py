@@ -3,6 +3,7 @@
 READING_ORDER = (
     "manifest",
     "corpora",
+    "embedded",
     "synthetic",
     "tokenizer",
     "multilingual",

@@ -44,7 +44,7 @@ _BATCH_CHARACTERS = 500_000  # encoded at once: enough for all cores, little to 
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PackedText:
+class PackedDataset:
     """A packed folder, opened. `fingerprint` belongs into the record of every run that reads it.
 
     train [tokens]: memory map, uint16, or uint32 where the vocabulary needs it.
@@ -86,7 +86,7 @@ class PackingConfig:
 # ---- writing it -----------------------------------------------------------------------------
 
 
-def pack(corpus: Corpus, config: PackingConfig, cache: Path) -> PackedText:
+def pack(corpus: Corpus, config: PackingConfig, cache: Path) -> PackedDataset:
     """Pack a corpus, or open the folder of `cache` where the same was packed before.
 
     Several processes may call it at once: each packs, the first to finish is kept.
@@ -190,7 +190,7 @@ def _flush(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def export(packed: PackedText, folder: Path) -> None:
+def export(packed: PackedDataset, folder: Path) -> None:
     """Copy a packed folder to where `load_packed` opens it, with no corpus at hand.
 
     Raises UserError if `folder` exists or cannot be written.
@@ -207,7 +207,7 @@ def export(packed: PackedText, folder: Path) -> None:
 # ---- reading it -----------------------------------------------------------------------------
 
 
-def load_packed(folder: Path) -> PackedText:
+def load_packed(folder: Path) -> PackedDataset:
     """Open what `pack` or `export` wrote, after checking the hash of every file.
 
     Raises UserError if the folder or a file is missing, cut short or changed, or its files do not fit together.
@@ -224,7 +224,7 @@ def load_packed(folder: Path) -> PackedText:
     return packed
 
 
-def _open(folder: Path, fingerprint: dict[str, Any]) -> PackedText:
+def _open(folder: Path, fingerprint: dict[str, Any]) -> PackedDataset:
     def tokens(split: str) -> Tokens:
         return np.memmap(folder / f"{split}.bin", dtype=fingerprint["dtype"], mode="r")
 
@@ -238,7 +238,7 @@ def _open(folder: Path, fingerprint: dict[str, Any]) -> PackedText:
             sources=tuple(d["source"] for d in documents),
         )
 
-    return PackedText(
+    return PackedDataset(
         folder=folder,
         train=tokens("train"),
         valid=evaluation("valid"),
@@ -248,7 +248,7 @@ def _open(folder: Path, fingerprint: dict[str, Any]) -> PackedText:
     )
 
 
-def _check_consistent(packed: PackedText) -> None:
+def _check_consistent(packed: PackedDataset) -> None:
     """Raises ValueError where files that are each what was written do not belong together."""
     splits = packed.fingerprint["splits"]
     for name, text in (("valid", packed.valid), ("test", packed.test)):

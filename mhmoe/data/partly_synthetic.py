@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mhmoe.data.corpora import Document, EmbeddedCorpus
+from mhmoe.data.corpora import Document
+from mhmoe.data.embedded import EmbeddedCorpus
 from mhmoe.data.multilingual import in_turn
 from mhmoe.data.synthetic import GeneratedCorpus
 

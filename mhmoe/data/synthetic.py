@@ -123,7 +123,7 @@ class GeneratedCorpus:
         return {"kind": self.kind, "format": _FORMAT} | dataclasses.asdict(self)
 
     @classmethod
-    def of_fingerprint(cls, fingerprint: Mapping[str, Any]) -> "GeneratedCorpus":
+    def from_fingerprint(cls, fingerprint: Mapping[str, Any]) -> "GeneratedCorpus":
         """The corpus that has this fingerprint. Raises ValueError if none of this version has."""
         names = [field.name for field in dataclasses.fields(cls)]
         corpus = cls(**{name: fingerprint[name] for name in names if name in fingerprint})

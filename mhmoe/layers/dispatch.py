@@ -1,7 +1,7 @@
 """Rows to their experts and back: sort the selections, and sum the experts' results with the gates.
 
     order      the selections (row, choice) sorted by expert, so that each expert's rows lie together
-    combine    out_r = sum_j g_rj y_{position(r, j)}
+    combine    out_r = sum_j g_rj y_{slot(r, j)}
 
 What makes it fast on CPU: an expert's share of rows is filled up so that shapes recur; gathering and combining
 are index_select and embedding_bag, whose gradients are again gathers, never scatters. Gradients of any order,
@@ -27,25 +27,25 @@ class Order(NamedTuple):
 
     expert: Int[Tensor, " selections"]
     row: Int[Tensor, " selections"]
-    position: Int[Tensor, "rows top_k"]
-    """Where each selection went. What fills up a share is nobody's position: nothing reads its result."""
-    ends: Int[Tensor, " experts"]
+    slot: Int[Tensor, "rows top_k"]
+    """Where each selection went. What fills up a share is nobody's slot: nothing reads its result."""
+    offsets: Int[Tensor, " experts"]
 
 
 def sort_by_expert(index: Int[Tensor, "rows top_k"], num_experts: int) -> Order:
     """The order of these selections; shares are filled up with row 0."""
     expert, source = index.flatten().sort(stable=True)  # stable: the sums' order does not vary
-    ends = expert.new_zeros(num_experts).scatter_add(0, expert, torch.ones_like(expert)).cumsum(0)
+    offsets = expert.new_zeros(num_experts).scatter_add(0, expert, torch.ones_like(expert)).cumsum(0)
     place, row = torch.arange(expert.shape[0], device=index.device), source // index.shape[1]
     if index.device.type == "cpu" and _numbers_may_be_read(index):  # the filled length varies
-        sizes = ends.diff(prepend=ends.new_zeros(1))
+        sizes = offsets.diff(prepend=offsets.new_zeros(1))
         filled = (sizes + BLOCK - 1) // BLOCK * BLOCK
-        place = place + (filled.cumsum(0) - filled - ends + sizes)[expert]
-        ends = filled.cumsum(0)
-        empty = place.new_zeros(int(ends[-1]))
+        place = place + (filled.cumsum(0) - filled - offsets + sizes)[expert]
+        offsets = filled.cumsum(0)
+        empty = place.new_zeros(int(offsets[-1]))
         expert, row = empty.index_copy(0, place, expert), empty.index_copy(0, place, row)
-    position = source.scatter(0, source, place).view_as(index)
-    return Order(expert, row, position, ends.to(torch.int32))
+    slot = source.scatter(0, source, place).view_as(index)
+    return Order(expert, row, slot, offsets.to(torch.int32))
 
 
 def _numbers_may_be_read(index: Tensor) -> bool:
@@ -57,21 +57,21 @@ def _numbers_may_be_read(index: Tensor) -> bool:
 
 def gather(x: Float[Tensor, "rows dim"], order: Order) -> Float[Tensor, "selections dim"]:
     """Each selection's row, in the order of the experts."""
-    return _Gather.apply(x, order.row, order.position)  # pyright: ignore[reportReturnType]
+    return _Gather.apply(x, order.row, order.slot)  # pyright: ignore[reportReturnType]
 
 
 def combine(
     y: Float[Tensor, "selections dim"], weight: Float[Tensor, "rows top_k"], order: Order
 ) -> Float[Tensor, "rows dim"]:
     """Each row's results, summed with its gate weights."""
-    return _Combine.apply(y, weight.to(y.dtype), order.row, order.position)  # pyright: ignore
+    return _Combine.apply(y, weight.to(y.dtype), order.row, order.slot)  # pyright: ignore
 
 
 class _Gather(torch.autograd.Function):
     """x[row]; backward sums each row's gradients."""
 
     @staticmethod
-    def forward(x: Tensor, row: Tensor, position: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(x: Tensor, row: Tensor, slot: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return x.index_select(0, row)
 
     @staticmethod
@@ -80,22 +80,22 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        (position,) = ctx.saved_tensors
-        return _Sum.apply(grads[0].contiguous(), position), None, None
+        (slot,) = ctx.saved_tensors
+        return _Sum.apply(grads[0].contiguous(), slot), None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, int]:  # pyright: ignore
-        x, row, position = batch_first(info, in_dims, *inputs)
-        flat = _Gather.apply(x.flatten(0, 1), shifted(row, x.shape[1]), shifted(position, row.shape[1]))
+        x, row, slot = batch_first(info, in_dims, *inputs)
+        flat = _Gather.apply(x.flatten(0, 1), shifted(row, x.shape[1]), shifted(slot, row.shape[1]))
         return flat.view(*row.shape, x.shape[2]), 0
 
 
 class _Sum(torch.autograd.Function):
-    """sum_j y[position[r, j]]: the transpose of `_Gather`."""
+    """sum_j y[slot[r, j]]: the transpose of `_Gather`."""
 
     @staticmethod
-    def forward(y: Tensor, position: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return F.embedding_bag(position, y, mode="sum")
+    def forward(y: Tensor, slot: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return F.embedding_bag(slot, y, mode="sum")
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -104,23 +104,23 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        (position,) = ctx.saved_tensors
-        rows = grads[0].repeat_interleave(position.shape[1], dim=0)
-        return grads[0].new_zeros(ctx.selections, rows.shape[1]).index_copy(0, position.flatten(), rows), None
+        (slot,) = ctx.saved_tensors
+        rows = grads[0].repeat_interleave(slot.shape[1], dim=0)
+        return grads[0].new_zeros(ctx.selections, rows.shape[1]).index_copy(0, slot.flatten(), rows), None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, int]:  # pyright: ignore
-        y, position = batch_first(info, in_dims, *inputs)
-        flat = _Sum.apply(y.flatten(0, 1), shifted(position, y.shape[1]))
-        return flat.view(*position.shape[:2], y.shape[2]), 0
+        y, slot = batch_first(info, in_dims, *inputs)
+        flat = _Sum.apply(y.flatten(0, 1), shifted(slot, y.shape[1]))
+        return flat.view(*slot.shape[:2], y.shape[2]), 0
 
 
 class _Combine(torch.autograd.Function):
-    """sum_j weight[r, j] y[position[r, j]]."""
+    """sum_j weight[r, j] y[slot[r, j]]."""
 
     @staticmethod
-    def forward(y: Tensor, weight: Tensor, row: Tensor, position: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return F.embedding_bag(position, y, mode="sum", per_sample_weights=weight)
+    def forward(y: Tensor, weight: Tensor, row: Tensor, slot: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return F.embedding_bag(slot, y, mode="sum", per_sample_weights=weight)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -128,15 +128,15 @@ class _Combine(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        y, weight, row, position = ctx.saved_tensors
-        grad = _Gather.apply(grads[0], row, position)
-        weight_grad = torch.linalg.vecdot(grad, y).index_select(0, position.flatten()).view_as(weight)
-        gate = weight.new_zeros(y.shape[0]).index_copy(0, position.flatten(), weight.flatten())
+        y, weight, row, slot = ctx.saved_tensors
+        grad = _Gather.apply(grads[0], row, slot)
+        weight_grad = torch.linalg.vecdot(grad, y).index_select(0, slot.flatten()).view_as(weight)
+        gate = weight.new_zeros(y.shape[0]).index_copy(0, slot.flatten(), weight.flatten())
         return grad * gate.unsqueeze(-1), weight_grad, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, int]:  # pyright: ignore
-        y, weight, row, position = batch_first(info, in_dims, *inputs)
-        places = shifted(position, y.shape[1])
-        flat = _Combine.apply(y.flatten(0, 1), weight.flatten(0, 1), shifted(row, position.shape[1]), places)
-        return flat.view(*position.shape[:2], y.shape[2]), 0
+        y, weight, row, slot = batch_first(info, in_dims, *inputs)
+        places = shifted(slot, y.shape[1])
+        flat = _Combine.apply(y.flatten(0, 1), weight.flatten(0, 1), shifted(row, slot.shape[1]), places)
+        return flat.view(*slot.shape[:2], y.shape[2]), 0

@@ -177,9 +177,9 @@ class Experts(nn.Module):
         order = sort_by_expert(index.reshape(-1, top_k), self.num_experts)
         rows, up, down = _compute_type(x.reshape(-1, x.shape[-1]), self.up_proj, self.down_proj)
 
-        inner = _add(self.up_bias, grouped_linear(gather(rows, order), up, order.ends), order)
+        inner = _add(self.up_bias, grouped_linear(gather(rows, order), up, order.offsets), order)
         inner = self.inner_norm(self.activation(inner), order.expert)
-        out = _add(self.down_bias, grouped_linear(inner.to(rows.dtype), down, order.ends), order)
+        out = _add(self.down_bias, grouped_linear(inner.to(rows.dtype), down, order.offsets), order)
         return combine(out, weight.reshape(-1, top_k), order).view(x.shape)
 
 

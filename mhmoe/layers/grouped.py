@@ -1,4 +1,4 @@
-"""One matrix product a group of rows: y_i = W_{e(i)} x_i, where expert p owns rows ends[p-1] to ends[p].
+"""One matrix product a group of rows: y_i = W_{e(i)} x_i, where expert p owns rows offsets[p-1] to offsets[p].
 
 `loop_linear` is the readable reference, `grouped_linear` the fast path; both give the same outputs and
 gradients, of any order. What makes it fast on CPU: a stacked weight's gradient is computed in the weight's own
@@ -24,50 +24,50 @@ _WIDE = 128 * 128
 def loop_linear(
     x: Float[Tensor, "selections dim"],
     weight: Float[Tensor, "experts out dim"],
-    ends: Int[Tensor, " experts"],
+    offsets: Int[Tensor, " experts"],
 ) -> Float[Tensor, "selections out"]:
     """One matrix product an expert, in their order."""
-    sizes = ends.diff(prepend=ends.new_zeros(1)).tolist()
+    sizes = offsets.diff(prepend=offsets.new_zeros(1)).tolist()
     return torch.cat([group @ matrix.mT for group, matrix in zip(x.split(sizes), weight, strict=True)])
 
 
 def grouped_linear(
     x: Float[Tensor, "selections dim"],
     weight: Float[Tensor, "experts out dim"],
-    ends: Int[Tensor, " experts"],
+    offsets: Int[Tensor, " experts"],
 ) -> Float[Tensor, "selections out"]:
-    """`loop_linear`, fast; `ends` are int32."""
-    return _Linear.apply(x, weight, ends)  # pyright: ignore[reportReturnType]
+    """`loop_linear`, fast; `offsets` are int32."""
+    return _Linear.apply(x, weight, offsets)  # pyright: ignore[reportReturnType]
 
 
 @torch.library.custom_op("mhmoe::grouped_linear", mutates_args=())
-def _linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+def _linear(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     out = x.new_empty(x.shape[0], weight.shape[1])
     if _grouped_mm_takes(x, weight):
         x, weight = _aligned(x), _aligned(weight)
-        if len(ends) <= MOST_GROUPS:
-            return F.grouped_mm(x, weight.mT, offs=ends)
-        for experts, rows, part in _calls(ends):
+        if len(offsets) <= MOST_GROUPS:
+            return F.grouped_mm(x, weight.mT, offs=offsets)
+        for experts, rows, part in _calls(offsets):
             out[rows] = F.grouped_mm(x[rows], weight[experts].mT, offs=part)
         return out
-    for group, result, matrix in zip(*_groups(ends, x, out), weight, strict=True):
+    for group, result, matrix in zip(*_groups(offsets, x, out), weight, strict=True):
         if len(group):
             result.copy_(_product(group, matrix))
     return out
 
 
 @torch.library.custom_op("mhmoe::grouped_outer", mutates_args=())
-def _outer(grad: Tensor, x: Tensor, ends: Tensor) -> Tensor:
+def _outer(grad: Tensor, x: Tensor, offsets: Tensor) -> Tensor:
     """For each expert grad.T @ x of its rows, 0 where it has none."""
-    weight = grad.new_empty(len(ends), grad.shape[1], x.shape[1])
+    weight = grad.new_empty(len(offsets), grad.shape[1], x.shape[1])
     if _grouped_mm_takes(x, weight):
         grad, x = _aligned(grad), _aligned(x)
-        if len(ends) <= MOST_GROUPS:
-            return F.grouped_mm(grad.t(), x, offs=ends)
-        for experts, rows, part in _calls(ends):
+        if len(offsets) <= MOST_GROUPS:
+            return F.grouped_mm(grad.t(), x, offs=offsets)
+        for experts, rows, part in _calls(offsets):
             weight[experts] = F.grouped_mm(grad[rows].t(), x[rows], offs=part)
         return weight
-    for group_grad, group, matrix in zip(*_groups(ends, grad, x), weight, strict=True):
+    for group_grad, group, matrix in zip(*_groups(offsets, grad, x), weight, strict=True):
         if len(group):
             matrix.copy_(_product(group_grad.t(), group.t()))
         else:
@@ -76,21 +76,21 @@ def _outer(grad: Tensor, x: Tensor, ends: Tensor) -> Tensor:
 
 
 @_linear.register_fake
-def _(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+def _(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[1])
 
 
 @_outer.register_fake
-def _(grad: Tensor, x: Tensor, ends: Tensor) -> Tensor:
-    return grad.new_empty(ends.shape[0], grad.shape[1], x.shape[1])
+def _(grad: Tensor, x: Tensor, offsets: Tensor) -> Tensor:
+    return grad.new_empty(offsets.shape[0], grad.shape[1], x.shape[1])
 
 
 class _Linear(torch.autograd.Function):
     """y_i = W_{e(i)} x_i."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _linear(x, weight, ends)
+    def forward(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _linear(x, weight, offsets)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -98,16 +98,16 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        x, weight, ends = ctx.saved_tensors
+        x, weight, offsets = ctx.saved_tensors
         grad = grads[0].contiguous()
-        x_grad = _Linear.apply(grad, weight.mT, ends) if ctx.needs_input_grad[0] else None
-        weight_grad = _Outer.apply(grad, x, ends) if ctx.needs_input_grad[1] else None
+        x_grad = _Linear.apply(grad, weight.mT, offsets) if ctx.needs_input_grad[0] else None
+        weight_grad = _Outer.apply(grad, x, offsets) if ctx.needs_input_grad[1] else None
         return x_grad, weight_grad, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, int]:  # pyright: ignore
-        x, weight, ends = batch_first(info, in_dims, *inputs)
-        flat = _Linear.apply(x.flatten(0, 1), weight.flatten(0, 1), shifted(ends, x.shape[1]))
+        x, weight, offsets = batch_first(info, in_dims, *inputs)
+        flat = _Linear.apply(x.flatten(0, 1), weight.flatten(0, 1), shifted(offsets, x.shape[1]))
         return flat.view(*x.shape[:2], weight.shape[2]), 0
 
 
@@ -115,8 +115,8 @@ class _Outer(torch.autograd.Function):
     """Gradient of the weight: sum over the rows i of expert p of grad_i x_i^T."""
 
     @staticmethod
-    def forward(grad: Tensor, x: Tensor, ends: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _outer(grad, x, ends)
+    def forward(grad: Tensor, x: Tensor, offsets: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _outer(grad, x, offsets)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -124,17 +124,17 @@ class _Outer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        grad, x, ends = ctx.saved_tensors
+        grad, x, offsets = ctx.saved_tensors
         weight = grads[0].contiguous()
-        grad_grad = _Linear.apply(x, weight, ends) if ctx.needs_input_grad[0] else None
-        x_grad = _Linear.apply(grad, weight.mT, ends) if ctx.needs_input_grad[1] else None
+        grad_grad = _Linear.apply(x, weight, offsets) if ctx.needs_input_grad[0] else None
+        x_grad = _Linear.apply(grad, weight.mT, offsets) if ctx.needs_input_grad[1] else None
         return grad_grad, x_grad, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, int]:  # pyright: ignore
-        grad, x, ends = batch_first(info, in_dims, *inputs)
-        flat = _Outer.apply(grad.flatten(0, 1), x.flatten(0, 1), shifted(ends, x.shape[1]))
-        return flat.view(*ends.shape, *flat.shape[1:]), 0
+        grad, x, offsets = batch_first(info, in_dims, *inputs)
+        flat = _Outer.apply(grad.flatten(0, 1), x.flatten(0, 1), shifted(offsets, x.shape[1]))
+        return flat.view(*offsets.shape, *flat.shape[1:]), 0
 
 
 def batch_first(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> list[Tensor]:
@@ -163,11 +163,11 @@ def _aligned(tensor: Tensor) -> Tensor:
     return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 
 
-def _calls(ends: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+def _calls(offsets: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
     """(experts, their rows, their ends among those) of every call of F.grouped_mm."""
     begin = 0
-    for first in range(0, len(ends), MOST_GROUPS):
-        part = ends[first : first + MOST_GROUPS]
+    for first in range(0, len(offsets), MOST_GROUPS):
+        part = offsets[first : first + MOST_GROUPS]
         end = int(part[-1])
         yield slice(first, first + len(part)), slice(begin, end), part - begin
         begin = end
@@ -180,6 +180,6 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return a @ b.t()
 
 
-def _groups(ends: Tensor, *rows: Tensor) -> list[tuple[Tensor, ...]]:
-    sizes = ends.diff(prepend=ends.new_zeros(1)).tolist()
+def _groups(offsets: Tensor, *rows: Tensor) -> list[tuple[Tensor, ...]]:
+    sizes = offsets.diff(prepend=offsets.new_zeros(1)).tolist()
     return [part.split(sizes) for part in rows]

@@ -8,7 +8,7 @@ Rows where `mask` is False (padding) count in neither. Both are of one batch: wh
 add up the parts' `selections` and average their G_p, and only then take the product.
 
 Departures from the released code: it counts first choices alone in t_p, whatever top_k, leaves padding in G_p,
-and adds up the losses of the layers; here every selection counts, and language_model.py takes their mean.
+and adds up the losses of the layers; here every selection counts, and model/base_model.py takes their mean.
 """
 
 import torch

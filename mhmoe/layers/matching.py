@@ -1,4 +1,4 @@
-"""What "the same size as X-MoE" means: three readings, solved from the configs' own counts.
+"""What "the same size as X-MoE" means: three matchings, solved from the configs' own counts.
 
     equation     inner width 4 beta d, as v1 Eq. 16 and Table 9 print it; beta from `parameters`
     parameters   as many parameters as the reference, by the inner width alone (v1 Table 11: 4 beta h d);
@@ -17,11 +17,24 @@ from typing import Literal, get_args
 from mhmoe.layers.multi_head import MultiHeadConfig, multi_head_moe
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 
-Reading = Literal["equation", "parameters", "compute"]
+Matching = Literal["equation", "parameters", "compute"]
+MATCHINGS: dict[Matching, str] = {
+    "equation": "as printed",
+    "parameters": "equal parameters",
+    "compute": "equal FLOPs",
+}
+"""What people are shown; in text that is for both, a matching's own name stands in backticks."""
+
+
+def in_words(text: str) -> str:
+    """The text with `matchings` as people are shown them."""
+    for name, words in MATCHINGS.items():
+        text = text.replace(f"`{name}`", words)
+    return text
 
 
 def match(
-    reading: Reading,
+    matching: Matching,
     reference: SparseMoEConfig,
     *,
     heads: int,
@@ -29,22 +42,22 @@ def match(
     layers: int = 1,
     multiple_of: int = 1,
 ) -> MultiHeadConfig:
-    """The MH-MoE layer of the reference's size under a reading; the inner width is a multiple of `multiple_of`.
+    """The MH-MoE layer of the reference's size under a matching; the inner width is a multiple of `multiple_of`.
 
-    `layers` is the depth of the head and of the merge MLP. Raises ValueError when the reading is unknown, the
+    `layers` is the depth of the head and of the merge MLP. Raises ValueError when the matching is unknown, the
     reference has a shared network (v2's equations have none), or no positive width has that size.
     """
     if reference.shared is not None:
-        raise ValueError("the reference has a shared network, which no reading matches; leave it out")
-    if reading not in get_args(Reading):
-        raise ValueError(f"reading={reading!r} is not known; choose one of {', '.join(get_args(Reading))}")
+        raise ValueError("the reference has a shared network, which no matching takes in; leave it out")
+    if matching not in get_args(Matching):
+        raise ValueError(f"matching={matching!r} is not known; choose one of {', '.join(get_args(Matching))}")
 
     def layer(expert_dim: int, num_experts: int) -> MultiHeadConfig:
         sizes = {"expert_dim": expert_dim, "num_experts": num_experts}
         return with_sizes(reference, heads=heads, top_k=top_k, layers=layers, **sizes)
 
     num_experts = reference.experts.num_experts
-    if reading == "compute":
+    if matching == "compute":
         experts = reference.experts
         width, _ = follow_up_sizes(
             dim=reference.dim,
@@ -59,7 +72,7 @@ def match(
         count = _solve(lambda n: layer(width, n).parameters(), reference.parameters(), start=top_k)
         return layer(width, max(round(count), top_k))
     width = _solve(lambda w: layer(w, num_experts).parameters(), reference.parameters())
-    return layer(_rounded(width if reading == "parameters" else width / heads, multiple_of), num_experts)
+    return layer(_rounded(width if matching == "parameters" else width / heads, multiple_of), num_experts)
 
 
 def with_sizes(
@@ -88,7 +101,7 @@ def with_sizes(
 
 
 def beta(config: MultiHeadConfig, reference: SparseMoEConfig) -> float:
-    """The inner width over h times the reference's: the paper's beta in v1 Table 11's reading of it."""
+    """The inner width over h times the reference's: the paper's beta as v1 Table 11 has it."""
     inner = config.inner
     assert isinstance(inner, SparseMoEConfig)
     return inner.experts.expert_dim / (config.heads * reference.experts.expert_dim)

@@ -74,7 +74,7 @@ class Router(nn.Module):
     def forward(self, x: Float[Tensor, "*rows dim"], mask: Bool[Tensor, "*rows"] | None = None) -> Routing:
         """Route every row; rows where `mask` is False get weight 0 and are marked as not kept."""
         with torch.autocast(autocast_type(x), enabled=False):
-            probabilities = self.scores(_wide(x)).softmax(dim=-1)
+            probabilities = self.scores(_to_float32(x)).softmax(dim=-1)
         weight, index = probabilities.topk(self.config.top_k, dim=-1)
         if self.config.renormalize:
             weight = weight / weight.sum(dim=-1, keepdim=True)
@@ -111,7 +111,7 @@ class DotProductRouter(Router):
         nn.init.normal_(self.expert_embeddings, std=self.config.dim**-0.5)
 
     def scores(self, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows experts"]:
-        return F.linear(x, _wide(self.expert_embeddings))
+        return F.linear(x, _to_float32(self.expert_embeddings))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +140,8 @@ class LowDimensionalRouter(Router):
         orthogonal(self.expert_embeddings, gain=EMBEDDING_GAIN)
 
     def cosines(self, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows experts"]:
-        row = F.normalize(F.linear(x, _wide(self.projection)), dim=-1, eps=SMALLEST_NORM)
-        return F.linear(row, F.normalize(_wide(self.expert_embeddings), dim=-1))
+        row = F.normalize(F.linear(x, _to_float32(self.projection)), dim=-1, eps=SMALLEST_NORM)
+        return F.linear(row, F.normalize(_to_float32(self.expert_embeddings), dim=-1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ class XMoERouter(LowDimensionalRouter):
         nn.init.constant_(self.log_inverse_temperature, -math.log(self.initial_temperature))
 
     def scores(self, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows experts"]:
-        inverse = _wide(self.log_inverse_temperature).clamp(max=math.log(LARGEST_INVERSE_TEMPERATURE)).exp()
+        inverse = _to_float32(self.log_inverse_temperature).clamp(max=math.log(LARGEST_INVERSE_TEMPERATURE)).exp()
         return self.cosines(x) * inverse
 
 
@@ -222,8 +222,8 @@ class ReleasedRouter(LowDimensionalRouter):
             self.expert_embeddings.copy_(RELEASED_NORM * F.normalize(self.expert_embeddings, dim=-1))
 
     def scores(self, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows experts"]:
-        embeddings = F.normalize(_wide(self.expert_embeddings), dim=-1)
-        return F.linear(F.linear(x, _wide(self.projection)), embeddings)
+        embeddings = F.normalize(_to_float32(self.expert_embeddings), dim=-1)
+        return F.linear(F.linear(x, _to_float32(self.projection)), embeddings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +253,7 @@ def autocast_type(x: Tensor) -> str:
     return "cpu" if x.device.type == "meta" else x.device.type
 
 
-def _wide(x: Tensor) -> Tensor:
+def _to_float32(x: Tensor) -> Tensor:
     """At least float32: half precision cannot tell close scores apart."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
@@ -263,4 +263,4 @@ def orthogonal(weight: Tensor, gain: float = 1.0) -> None:
     if weight.dtype.itemsize >= 4:
         nn.init.orthogonal_(weight, gain)
     else:
-        weight.data.copy_(nn.init.orthogonal_(_wide(weight.detach()), gain))
+        weight.data.copy_(nn.init.orthogonal_(_to_float32(weight.detach()), gain))

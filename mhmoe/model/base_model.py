@@ -160,12 +160,12 @@ class MHMoEModel(MHMoEPreTrainedModel):
         ordinary = torch.arange(x.shape[1], device=x.device).unsqueeze(0) + seen
         width = self.config.hidden_size // self.config.num_attention_heads
         cos, sin = rotation(ordinary if position_ids is None else position_ids, width, self.config.rope_theta)
-        turn = (cos.unsqueeze(1), sin.unsqueeze(1))  # the same for all attention heads
+        rope = (cos.unsqueeze(1), sin.unsqueeze(1))  # the same for all attention heads
         losses, routing, states, attentions = [], [], [], []
         for block in self.layers:
             if output_hidden_states:
                 states.append(x)
-            output = BlockOutput(*block(x, turn, mask, padding, cache, **kernel))  # checkpointed: a plain tuple
+            output = BlockOutput(*block(x, rope, mask, padding, cache, **kernel))  # checkpointed: a plain tuple
             x = output.hidden
             if output.balance_loss is not None:
                 losses.append(output.balance_loss)

@@ -77,7 +77,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch length dim"],
-        turn: tuple[Tensor, Tensor],
+        rope: tuple[Tensor, Tensor],
         mask: Tensor | None = None,
         cache: Cache | None = None,
         **kernel: Any,
@@ -86,7 +86,7 @@ class Attention(nn.Module):
         if 0 in x.shape[:2]:  # which not all kernels know
             return self.o_proj(x), None
         qkv = self.qkv_proj(x).unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
-        query, key, value = rotate(qkv[0], *turn), rotate(qkv[1], *turn), qkv[2]
+        query, key, value = rotate(qkv[0], *rope), rotate(qkv[1], *rope), qkv[2]
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
         name = str(self.config._attn_implementation)  # pyright: ignore[reportPrivateUsage]  # it has no other name
@@ -122,14 +122,14 @@ class Block(GradientCheckpointingLayer):
     def forward(
         self,
         x: Float[Tensor, "batch length dim"],
-        turn: tuple[Tensor, Tensor],
+        rope: tuple[Tensor, Tensor],
         mask: Tensor | None = None,
         padding: Bool[Tensor, "batch length"] | None = None,
         cache: Cache | None = None,
         **kernel: Any,
     ) -> BlockOutput:
         """`mask` is the attention kernel's; `padding` is False at padded tokens, which are not routed."""
-        attended, weights = self.attention(self.attention_norm(x), turn, mask, cache, **kernel)
+        attended, weights = self.attention(self.attention_norm(x), rope, mask, cache, **kernel)
         x = x + attended
         output: FFNOutput = self.feed_forward(self.feed_forward_norm(x), padding)
         return BlockOutput(x + output.hidden, output.balance_loss, output.routing, weights)

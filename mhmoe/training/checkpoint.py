@@ -23,7 +23,7 @@ from mhmoe.training.record_checks import Point, TrainedPoint
 
 
 @dataclass
-class Progress:
+class TrainState:
     """What a run has done so far; travels in its checkpoint.
 
     due: the curve's point of the last step while it lacks its evaluation, else None.
@@ -36,7 +36,7 @@ class Progress:
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, run: str
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: TrainState, run: str
 ) -> None:
     """Everything that the rest of the run depends on, written whole or not at all; `run` says whose it is."""
     buffer = io.BytesIO()
@@ -52,7 +52,7 @@ def save_checkpoint(
 
 def load_checkpoint(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainingConfig, run: str
-) -> Progress:
+) -> TrainState:
     """Put model and optimiser where the checkpoint has them.
 
     Raises UserError if the file is damaged, belongs to another run, or cannot be a state of this one.
@@ -65,7 +65,7 @@ def load_checkpoint(
                 f"checkpoint {path} belongs to another run (model, training, data or seed differ); "
                 "remove it, or name another file"
             )
-        progress = Progress(**state["progress"])
+        progress = TrainState(**state["progress"])
         _check_progress(progress, config)
         _check_tensors("model", state["model"], model.state_dict())
         _check_optimizer(state["optimizer"], optimizer.state_dict(), optimizer, progress.step)
@@ -86,7 +86,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     return torch.load(io.BytesIO(read_sealed(path)), map_location=device, weights_only=True)
 
 
-def _check_progress(progress: Progress, config: TrainingConfig) -> None:
+def _check_progress(progress: TrainState, config: TrainingConfig) -> None:
     if type(progress.step) is not int or not 0 <= progress.step <= config.steps:
         raise ValueError(f"step={progress.step!r} is not one of this run's {config.steps}")
     if type(progress.seconds) is not float or not 0 <= progress.seconds < math.inf:

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from mhmoe.cli import OutOfTime
 from mhmoe.data.batches import TrainingBatches
-from mhmoe.data.packing import PackedText
+from mhmoe.data.packing import PackedDataset
 from mhmoe.display import display
 from mhmoe.io import UserError, remove_leftovers
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.allocator import KeptMemory
-from mhmoe.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from mhmoe.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from mhmoe.training.config import TrainingConfig, identity
 from mhmoe.training.evaluation import evaluate
 from mhmoe.training.objective import Objective, accumulate_gradients
@@ -43,20 +43,20 @@ def seed_parameters(model: MHMoEForCausalLM, seed: int) -> None:
 
 
 def make_optimizer(model: MHMoEForCausalLM, config: TrainingConfig) -> torch.optim.AdamW:
-    """Matrices with weight decay, all else without; a group for each `rate_factor` of the learning rate."""
+    """Matrices with weight decay, all else without; a group for each `lr_multiplier` of the learning rate."""
     groups = dict[tuple[float, float], list[nn.Parameter]]()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             # The experts' biases and norms are stacked, so the number of axes alone does not tell.
             is_matrix = parameter.ndim >= 2 and not name.endswith("bias") and "norm." not in name
             decay = config.weight_decay if is_matrix else 0.0
-            factor = _rate_factor(name, parameter, model.config.hidden_size, config) if is_matrix else 1.0
+            factor = _lr_multiplier(name, parameter, model.config.hidden_size, config) if is_matrix else 1.0
             groups.setdefault((decay, factor), []).append(parameter)
-    described = [{"params": p, "weight_decay": decay, "rate_factor": f} for (decay, f), p in groups.items()]
+    described = [{"params": p, "weight_decay": decay, "lr_multiplier": f} for (decay, f), p in groups.items()]
     return torch.optim.AdamW(described, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
 
 
-def _rate_factor(name: str, matrix: Tensor, dim: int, config: TrainingConfig) -> float:
+def _lr_multiplier(name: str, matrix: Tensor, dim: int, config: TrainingConfig) -> float:
     for part, width in (("up_proj", dim), ("down_proj", 4 * dim)):
         if part in config.scaled_rates and part in name.split("."):
             return width / matrix.shape[-1]
@@ -65,7 +65,7 @@ def _rate_factor(name: str, matrix: Tensor, dim: int, config: TrainingConfig) ->
 
 def train(
     model: MHMoEForCausalLM,
-    text: PackedText,
+    text: PackedDataset,
     config: TrainingConfig,
     *,
     seed: int,
@@ -73,12 +73,12 @@ def train(
     checkpoint_seconds: float = 60.0,
     deadline: float = math.inf,
     label: str = "",
-) -> Progress | None:
+) -> TrainState | None:
     """Train `model` from its current parameters; returns None when `deadline` (time.monotonic) came first.
 
     With `checkpoint`, state is written there at least every `checkpoint_seconds` and at the deadline; if
     the file exists, training goes on from it. The deadline is looked at after every step and evaluation, of which
-    one is always done; within `command_line.stopped_at`, a long one is stopped too, and repeated the next time.
+    one is always done; within `cli.stopped_at`, a long one is stopped too, and repeated the next time.
     Raises UserError on text that the model cannot read, a loss that is not finite, on a checkpoint that is damaged
     or another run's, and when one cannot be written.
     """
@@ -88,7 +88,7 @@ def train(
     optimizer = make_optimizer(model, config)
     batches = TrainingBatches(text.train, config.length, config.batch_sequences, seed)
     run = fingerprint(identity(model.config, config, text.fingerprint, world), seed)
-    progress = Progress()
+    progress = TrainState()
     if checkpoint is not None:
         if rank == 0:
             remove_leftovers(checkpoint.parent)
@@ -147,7 +147,7 @@ def train(
                 norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
                 stop_unless_finite(float(norm), "gradient's norm")
                 for group in optimizer.param_groups:
-                    group["lr"] = config.rate(progress.step) * group["rate_factor"]
+                    group["lr"] = config.rate(progress.step) * group["lr_multiplier"]
                 optimizer.step()
                 optimizer.zero_grad()
                 kept.bound()
@@ -169,7 +169,7 @@ def train(
     return progress
 
 
-def _check_readable(model: MHMoEConfig, text: PackedText, config: TrainingConfig) -> None:
+def _check_readable(model: MHMoEConfig, text: PackedDataset, config: TrainingConfig) -> None:
     if config.length > model.max_position_embeddings:
         raise UserError(
             f"length={config.length} exceeds the model's max_position_embeddings={model.max_position_embeddings}; "
@@ -191,7 +191,7 @@ def _means_over_processes(device: torch.device, *values: float) -> list[float]:
     return (means / dist.get_world_size()).tolist()
 
 
-def _curve_point(config: TrainingConfig, progress: Progress, losses: list[float]) -> TrainedPoint:
+def _curve_point(config: TrainingConfig, progress: TrainState, losses: list[float]) -> TrainedPoint:
     """The point of the curve after this step, but for what its evaluation says."""
     return {
         "step": progress.step,
