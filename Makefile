@@ -23,6 +23,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DOCS := .cache/docs-venv
 PIP := -m pip --disable-pip-version-check -qq
+# Dozens of processes import torch: each would compile it anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 TASK_OPTION = $(if $(strip $(TASK)),--task $(TASK))
 RUN_OPTIONS = --scale $(SCALE) $(TASK_OPTION) --jobs $(JOBS) \
@@ -33,7 +35,7 @@ RUN_OPTIONS = --scale $(SCALE) $(TASK_OPTION) --jobs $(JOBS) \
 TABLES = $(sort $(foreach file,$(notdir $(wildcard experiments/table[0-9]*_*.py)),$(firstword $(subst _, ,$(file)))))
 FIGURES = $(sort $(foreach file,$(notdir $(wildcard experiments/figure[0-9]*_*.py)),$(firstword $(subst _, ,$(file)))))
 
-.PHONY: help setup lock format lint test check check-wheel docs bench ablate-heads tables figures claims report status
+.PHONY: help setup lock format lint test check check-install check-report check-wheel docs bench ablate-heads tables figures claims report status
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { name = $$1; sub("%", "<n>", name); printf "  make %-20s %s\n", name, $$2 }' $(MAKEFILE_LIST)
@@ -48,10 +50,13 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "mhmoe needs Python 3.11 or \
 	newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo 'not there'); name another one: make setup \
 	PYTHON=python3.11" >&2; exit 1; }
-	@echo "setup: $$(grep -c == requirements.lock) packages of requirements.lock into .venv (a few minutes the first time)"
+	@echo "setup: $$(grep -c == requirements.lock) packages of requirements.lock into .venv (a minute or two the first time)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python $(PIP) install -r requirements.lock
+	@$(BIN)/python $(PIP) install --upgrade pip # the one of Python 3.11 takes twice as long
+	@$(BIN)/python $(PIP) install --no-deps --no-compile -r requirements.lock # whole: there is nothing to resolve
 	@$(BIN)/python $(PIP) install --no-deps --no-build-isolation -e .
+	@$(BIN)/python $(PIP) check
+	@$(BIN)/python -c 'import experiments.__main__, datasets, lm_eval.models.huggingface' # compiles what is used
 	@touch $@
 	@echo "setup: done"
 
@@ -93,8 +98,14 @@ lint: setup ## ruff, ruff format and pyright, changing nothing
 test: setup ## all tests
 	@$(BIN)/python -m pytest
 
-check: lint test ## lint, test, the wheel with the newest packages, and the committed tables against the records
+check: setup ## lint, test, the wheel with the newest packages, and the committed tables against the records
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check-install lint check-report
+	@$(MAKE) --no-print-directory test
+
+check-install: setup ## install the wheel afresh with the locked torch and the newest of all else, and use it
 	@$(BIN)/python -m tests.fresh_install --skip-offline locked-torch
+
+check-report: setup ## the committed tables are what the committed records give
 	@$(BIN)/python -m experiments render --check
 
 check-wheel: setup ## install the wheel afresh with the lowest and the newest allowed packages, and use it

@@ -87,7 +87,7 @@ class Project:
         return Project(shutil.copytree(self.root, root))
 
     def start(self, *arguments: str, **environment: str) -> Command:
-        return Command(_command, arguments, folder=self.root, environment=environment)
+        return Command(_module, "experiments", arguments, folder=self.root, environment=environment)
 
     def run(self, *arguments: str, **environment: str) -> Finished:
         return self.start(*arguments, **environment).wait()
@@ -97,6 +97,11 @@ class Project:
         found = (path for folder in ("results", ".cache") for path in (self.root / folder).rglob("*"))
         files = (path for path in found if path.is_file() and "locks" not in path.parts)
         return {str(path.relative_to(self.root)): path.read_bytes() for path in files}
+
+
+def module(name: str, *arguments: str, **environment: str) -> Command:
+    """`python -m name arguments` from the repository's root, started."""
+    return Command(_module, name, arguments, folder=ROOT, environment=environment)
 
 
 def program(code: str, *arguments: object, **environment: str) -> Command:
@@ -116,11 +121,11 @@ def _begin(
     work(*arguments)
 
 
-def _command(arguments: list[str]) -> None:
-    sys.argv = ["experiments", *arguments]
-    runpy.run_module("experiments", run_name="__main__", alter_sys=True)
+def _module(name: str, arguments: Sequence[str]) -> None:
+    sys.argv = [name, *arguments]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
-def _program(code: str, arguments: list[str]) -> None:
+def _program(code: str, arguments: Sequence[str]) -> None:
     sys.argv = ["-c", *arguments]
     exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})

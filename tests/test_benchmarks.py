@@ -1,9 +1,6 @@
 """The benchmark compares equal work, takes turns, and its verdicts are what was measured."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from mhmoe.data.tokenizer import as_transformers
 from mhmoe.io import UserError
 from mhmoe.layers.experts import FFNOutput
 from tests import tiny
+from tests.commands import module
 from tests.questions import write_questions
 
 ROOT = Path(__file__).parents[1]
@@ -168,13 +166,13 @@ def test_the_lower_bound_is_the_slower_of_arithmetic_and_traffic() -> None:
 
 
 def test_a_quick_run_writes_tables_and_a_figure_that_render_gives_again(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--repetitions", "1", "--output", str(tmp_path)]
-    environment = {**os.environ, "PYTHONWARNINGS": "default"}
-    printed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    options = ("--quick", "--repetitions", "1", "--output", str(tmp_path))
+    printed = module("benchmarks", *options, PYTHONWARNINGS="default").wait()
+    assert printed.code == 0, printed.err
     names = {"layer.json", "layer.md", "layer.png", "training.json", "training.md"}
     assert {path.name for path in tmp_path.iterdir()} == names
     written = {name: (tmp_path / name).read_bytes() for name in names}
-    assert "QUICK RUN" in printed.stdout and written["layer.md"].decode() in printed.stdout
+    assert "QUICK RUN" in printed.out and written["layer.md"].decode() in printed.out
     rows = json.loads(written["layer.json"])["rows"]
     assert len(rows) == 2 * 7 + 2 * 6 and all(len(row["seconds"]) == 1 for row in rows)
     assert len(json.loads(written["training.json"])["measured"]["rows"]) == 8
