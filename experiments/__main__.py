@@ -22,7 +22,7 @@ from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
 from experiments import BEGUN
-from experiments.catalog import find, pages, scale_of
+from experiments.catalog import check_task, find, pages, scale_of
 from experiments.report.index import render_index
 from experiments.report.render import render, render_claims
 from experiments.runner.manifest import differences
@@ -100,6 +100,7 @@ def run(
     chosen = scale_of(scale)
     chosen.for_task(task or "english")  # an unknown task is said before an experiment is looked for
     page = find(slug, task, heads)
+    check_task(page, task)
     for system in page.all_systems():
         model_config(chosen.for_task(page.task), system)  # what cannot be built is said before anything is trained
     sys.exit(execute_command(page, chosen, arguments, dry_run))

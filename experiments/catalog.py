@@ -26,8 +26,6 @@ def find(name: str, task: str = "", heads: Sequence[int] = ()) -> Page:
     """
     module = _from_file(Path(name)) if name.endswith(".py") else _declared(name, task)
     page: Page = module.PAGE
-    if task and task != page.task:
-        raise UserError(f"task={task!r} is not that of {page.slug}; choose {page.task}")
     if not heads:
         return page
     if min(heads) < 1:
@@ -35,6 +33,12 @@ def find(name: str, task: str = "", heads: Sequence[int] = ()) -> Page:
     if not hasattr(module, "for_heads"):
         raise UserError(f"{page.slug} does not vary the number of heads; leave out --heads, or choose table5")
     return module.for_heads(heads)
+
+
+def check_task(page: Page, task: str) -> None:
+    """Raises UserError if the page is about another task than the one that is asked for, if one is."""
+    if task and task != page.task:
+        raise UserError(f"task={task!r} is not that of {page.slug}; choose {page.task}")
 
 
 def scale_of(name: str) -> Scale:

@@ -9,7 +9,7 @@ import pytest
 
 from analysis.claims.rules import Claim
 from baselines.xmoe import xmoe as xmoe_config
-from experiments.catalog import find, pages
+from experiments.catalog import check_task, find, pages
 from experiments.figure4_training_curves import PAGE as FIGURE4
 from experiments.kinds.printed_sizes import PrintedSizes
 from experiments.kinds.sizes import Sizes
@@ -138,7 +138,7 @@ def test_rows_print_the_numbers_of_their_own_system():
 @pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
 def test_every_system_can_be_configured_at_every_scale(scale):
     for experiment in ALL.values():
-        if isinstance(experiment, Sizes) and scale.name not in experiment.scales:
+        if isinstance(experiment, Sizes) and scale.name not in experiment.at:
             continue
         for system in experiment.all_systems():
             model = model_config(scale, system)
@@ -283,7 +283,7 @@ def test_only_what_has_no_current_record_is_left_to_do(tmp_path):
 
 def test_what_cannot_be_planned_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"task='french' is not that of table1_perplexity; choose english"):
-        TABLE1.runs(FIXED, (1,), Records(FIXED, tmp_path))
+        check_task(TABLE1, "french")
     with pytest.raises(UserError, match="seed 1000 chooses the learning rates"):
         TABLE1.runs(TUNED, (1000,), Records(TUNED, tmp_path))
 

@@ -106,7 +106,7 @@ def test_no_text_of_a_figure_has_marks_of_markdown(tmp_path: Path):
     axes.set_title("**T** of [a page](page.md)")
     save(figure, tmp_path / "f.png")
     texts = {text.get_text() for text in figure.findobj(Text) if isinstance(text, Text)}
-    assert {"MH-MoE, compute (2 * 3)", "T of a page"} <= texts and not any("`" in text for text in texts)
+    assert {"MH-MoE, equal FLOPs (2 * 3)", "T of a page"} <= texts and not any("`" in text for text in texts)
 
 
 def test_a_legend_gives_the_n_of_every_point_where_they_differ():
