@@ -11,6 +11,8 @@ READING_ORDER = (
     "experts",
     "losses",
     "sparse_moe",
+    "normed",
+    "per_head",
     "multi_head",
     "matching",
 )
