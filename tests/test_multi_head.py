@@ -336,7 +336,7 @@ COMPILED = """
 import json, sys
 import torch
 from mhmoe import MultiHeadMoE
-from mhmoe import grouped
+from mhmoe.layers import grouped
 torch.set_num_threads(1)
 worst = 0.0
 for bias, capacity_factor, grouped.MOST_GROUPS in ((False, None, 1024), (True, 1.0, 1024), (False, None, 3)):
