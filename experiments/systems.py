@@ -15,7 +15,9 @@ from typing import Any
 from baselines.dense import dense as dense_config
 from baselines.xmoe import xmoe as xmoe_config
 from experiments.scales import PAPER, Scale
+from mhmoe.layers.absent import AbsentConfig
 from mhmoe.layers.config import LayerConfig
+from mhmoe.layers.experts import FeedForwardConfig
 from mhmoe.layers.matching import Reading, match, with_sizes
 from mhmoe.layers.multi_head import MultiHeadConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
@@ -126,6 +128,38 @@ def compared() -> tuple[tuple[System, str], ...]:
         (mhmoe(32, "parameters", seeds=3), "mhmoe_32"),
         (mhmoe(32, "compute", seeds=3), ""),
     )
+
+
+def null() -> System:
+    """The model without any layer where the others have their mixture: what every system must beat."""
+    return System("null", "no layer", lambda scale: AbsentConfig(dim=scale.model["hidden_size"]))
+
+
+def dense_of_cost(system: System) -> System:
+    """Dense, with the FLOPs a token that another system has: its blocks' networks are as wide as those cost."""
+
+    def layer(scale: Scale) -> LayerConfig:
+        other, plain = system.layer(scale), dense_layer(scale)
+        assert other is not None and isinstance(plain, FeedForwardConfig)
+        width = plain.inner_dim * other.flops_per_token() / plain.flops_per_token()
+        return plain.replace(inner_dim=max(round(width / scale.multiple_of), 1) * scale.multiple_of)
+
+    return System(f"dense_as_{system.name}", f"Dense, FLOPs of {system.label}", layer)
+
+
+def fine_grained(num_experts: int, parts: int, top_k: int = 1, *, seeds: int | None = None) -> System:
+    """X-MoE with every expert cut into so many, of which as many times more are chosen (v2's "fine-grained")."""
+
+    def layer(scale: Scale) -> LayerConfig:
+        whole = reference(scale, num_experts, top_k)
+        count = num_experts * parts
+        router = whole.router.replace(num_experts=count, top_k=top_k * parts)
+        experts = whole.experts.replace(num_experts=count, expert_dim=whole.experts.expert_dim // parts)
+        return whole.replace(router=router, experts=experts)
+
+    name = f"fine_{num_experts}_p{parts}" + (f"_k{top_k}" if top_k > 1 else "")
+    label = f"fine-grained X-MoE, {num_experts} x {parts} experts, k = {top_k * parts}"
+    return System(name, label, layer, seeds)
 
 
 def with_layers(system: System) -> System:

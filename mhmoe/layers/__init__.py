@@ -10,6 +10,7 @@ READING_ORDER = (
     "dispatch",
     "experts",
     "losses",
+    "absent",
     "sparse_moe",
     "normed",
     "per_head",
