@@ -4,9 +4,16 @@ The defaults are the papers', as published. Every system is given the same point
 lacks (a dense one has no gate) changes nothing there.
 """
 
+import dataclasses
+import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
+from scipy.stats import qmc
+
+from experiments.scales import Scale
+from experiments.systems import System, dense_layer
 from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.experts import FeedForwardConfig
 from mhmoe.layers.multi_head import MultiHeadConfig, Start
@@ -79,3 +86,70 @@ def _per_head(layer: LayerConfig, heads: int) -> LayerConfig:
     each = max(round(layer.experts.num_experts / heads), layer.router.top_k)
     router = PerHeadRouterConfig.of(layer.router.replace(num_experts=each), heads)
     return layer.replace(router=router, experts=layer.experts.replace(num_experts=router.num_experts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A point of the space: settings, the learning rate, and of what has parts (heads, pieces of an expert) how many,
+    and how many of the experts each chooses (a step of three, whose numbers depend on the system)."""
+
+    settings: Settings
+    learning_rate: float
+    parts: int
+    choices: int
+
+
+# A pair of numbers is a range, drawn evenly in its logarithm; anything else a list of values.
+SPACE: dict[str, Any] = {
+    "learning_rate": (2e-3, 1.6e-2),
+    "parts": [2, 4],
+    "choices": [0, 1, 2],
+    "norm": ["none", "layer", "experts"],
+    "gate": ["softmax", "renormalized", "sigmoid"],
+    "inner_norm": [False, True],
+    "output_gain": (0.1, 1.0),
+    "per_head": [False, True],
+    "start": ["xavier", "orthogonal", "identity"],
+    "route_by": ["head_output", "input"],
+    "projection_lr": (0.03, 1.0),
+    "experts_lr": (0.3, 3.0),
+    "router_lr": (0.1, 10.0),
+    "eps": [1e-6, 1e-10],
+}
+
+
+@cache
+def points(number: int) -> list[Point]:
+    """The first points of Sobol's sequence, scrambled by a fixed seed (Owen 1998); `number` is a power of two."""
+    drawn = qmc.Sobol(len(SPACE), scramble=True, rng=0).random(number)
+    return [_point({name: _value(of, x) for (name, of), x in zip(SPACE.items(), row, strict=True)}) for row in drawn]
+
+
+def _value(of: Any, x: float) -> Any:
+    if isinstance(of, list):
+        return of[min(int(x * len(of)), len(of) - 1)]
+    low, high = of
+    return float(f"{low * math.exp(x * math.log(high / low)):.3g}")
+
+
+def _point(values: dict[str, Any]) -> Point:
+    own = {name: values.pop(name) for name in ("learning_rate", "parts", "choices")}
+    return Point(settings=Settings(**values), **own)
+
+
+def with_settings(system: System, point: Point, name: str, label: str) -> System:
+    """The system built and trained so, at the point's learning rate."""
+
+    def layer(scale: Scale) -> LayerConfig | None:
+        whole = system.layer(scale)
+        return None if whole is None else point.settings.layer(whole)
+
+    return dataclasses.replace(
+        system,
+        name=name,
+        label=label,
+        layer=layer,
+        feed_forward=lambda scale: point.settings.layer(dense_layer(scale)),
+        training={**system.training, **point.settings.training()},
+        learning_rate=point.learning_rate,
+    )

@@ -35,7 +35,8 @@ class System:
     """One row: a name for records, a label for people, and the feed-forward config it has at a scale.
 
     layer: gives the config of the MoE blocks, or None for a dense model. seeds: limits the final runs to
-    the first so many of the scale's seeds. model, training: replace arguments of the scale's. tuned_as: the
+    the first so many of the scale's seeds. feed_forward: the config of the other blocks, if not the scale's dense one.
+    learning_rate: if it is not to be chosen. model, training: replace arguments of the scale's. tuned_as: the
     system whose learning rate it takes, times `rate_factor`; None for one that is tuned itself. reading: under
     which reading it is of X-MoE's size; "" for X-MoE itself and for dense models. role: how it looks in figures
     (looks.py); "" takes what is free there.
@@ -47,10 +48,17 @@ class System:
     seeds: int | None = None
     model: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
     training: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    feed_forward: Callable[[Scale], LayerConfig] | None = field(default=None, repr=False, hash=False, compare=False)
+    learning_rate: float | None = None
     tuned_as: "System | None" = field(default=None, repr=False)
     rate_factor: float = 1.0
     reading: str = ""
     role: str = ""
+
+    def chosen(self, records: Any) -> "System | None":
+        """What is trained as this system, by what the records say; None while they do not. Itself, but for systems
+        that a search settles."""
+        return self
 
     def at(self, scale: Scale) -> Scale:
         """The scale with this system's own arguments of model and training."""
@@ -93,8 +101,9 @@ def mhmoe(
     layers: int = 1,
     seeds: int | None = None,
     width: int | None = None,
+    like_top_k: int = 1,
 ) -> System:
-    """MH-MoE of the size of X-MoE top-1 with `num_experts` experts, under a reading of that.
+    """MH-MoE of the size of X-MoE with `num_experts` experts and k = `like_top_k`, under a reading of that.
 
     heads=1 splits nothing; `layers` is the depth of the head and the merge MLP, 0 leaves them out.
     """
@@ -102,12 +111,14 @@ def mhmoe(
     label = f"MH-MoE, {num_experts} experts, h = {heads}"
     if top_k > 1:
         name, label = f"{name}_k{top_k}", f"{label}, k = {top_k}"
+    if like_top_k > 1:
+        name, label = f"{name}_as_k{like_top_k}", f"{label}, size of X-MoE with k = {like_top_k}"
     if layers != 1:
         name, label = f"{name}_n{layers}", f"{label}, {layers or 'no'} MLP layers"
 
     def layer(scale: Scale) -> LayerConfig:
-        base = reference(scale, num_experts)
-        printed = reading == "parameters" and (heads, top_k, layers, width) == (HEADS, 1, 1, None)
+        base = reference(scale, num_experts, like_top_k)
+        printed = reading == "parameters" and (heads, top_k, layers, width, like_top_k) == (HEADS, 1, 1, None, 1)
         if printed and scale.name == PAPER.name:
             return table11_layer(num_experts)
         return match(reading, base, heads=heads, top_k=top_k, layers=layers, multiple_of=scale.multiple_of)
