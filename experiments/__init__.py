@@ -12,6 +12,7 @@ READING_ORDER = (
     "stand_in",
     "scales",
     "systems",
+    "settings",
     "runner",
     "report",
     "kinds",

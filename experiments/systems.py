@@ -15,7 +15,9 @@ from typing import Any
 from baselines.dense import dense as dense_config
 from baselines.xmoe import xmoe as xmoe_config
 from experiments.scales import PAPER, Scale
+from mhmoe.layers.absent import AbsentConfig
 from mhmoe.layers.config import LayerConfig
+from mhmoe.layers.experts import FeedForwardConfig
 from mhmoe.layers.matching import Matching, match, with_sizes
 from mhmoe.layers.multi_head import MultiHeadConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
@@ -33,9 +35,10 @@ class System:
     """One row: a name for records, a label for people, and the feed-forward config it has at a scale.
 
     layer: gives the config of the MoE blocks, or None for a dense model. seeds: limits the final runs to
-    the first so many of the scale's seeds. model, training: replace arguments of the scale's. tuned_as: the
+    the first so many of the scale's seeds. feed_forward: the config of the other blocks, if not the scale's dense one.
+    learning_rate: if it is not to be chosen. model, training: replace arguments of the scale's. tuned_as: the
     system whose learning rate it takes, times `lr_multiplier`; None for one that is tuned itself. matching: under
-    which matching it is of X-MoE's size; "" for X-MoE itself and for dense models. role: how it looks in figures
+    which reading it is of X-MoE's size; "" for X-MoE itself and for dense models. role: how it looks in figures
     (looks.py); "" takes what is free there. num_experts: of the X-MoE whose size it has; None for dense models.
     """
 
@@ -45,11 +48,18 @@ class System:
     seeds: int | None = None
     model: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
     training: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    feed_forward: Callable[[Scale], LayerConfig] | None = field(default=None, repr=False, hash=False, compare=False)
+    learning_rate: float | None = None
     tuned_as: "System | None" = field(default=None, repr=False)
     lr_multiplier: float = 1.0
     matching: str = ""
     role: str = ""
     num_experts: int | None = None
+
+    def chosen(self, records: Any) -> "System | None":
+        """What is trained as this system, by what the records say; None while they do not. Itself, but for systems
+        that a search settles."""
+        return self
 
     def at(self, scale: Scale) -> Scale:
         """The scale with this system's own arguments of model and training."""
@@ -92,8 +102,9 @@ def mhmoe(
     layers: int = 1,
     seeds: int | None = None,
     width: int | None = None,
+    like_top_k: int = 1,
 ) -> System:
-    """MH-MoE of the size of X-MoE top-1 with `num_experts` experts, under a matching of that.
+    """MH-MoE of the size of X-MoE with `num_experts` experts and k = `like_top_k`, under a matching of that.
 
     heads=1 splits nothing; `layers` is the depth of the head and the merge MLP, 0 leaves them out.
     """
@@ -101,12 +112,14 @@ def mhmoe(
     label = f"MH-MoE, {num_experts} experts, h = {heads}"
     if top_k > 1:
         name, label = f"{name}_k{top_k}", f"{label}, k = {top_k}"
+    if like_top_k > 1:
+        name, label = f"{name}_as_k{like_top_k}", f"{label}, size of X-MoE with k = {like_top_k}"
     if layers != 1:
         name, label = f"{name}_n{layers}", f"{label}, {layers or 'no'} MLP layers"
 
     def layer(scale: Scale) -> LayerConfig:
-        base = reference(scale, num_experts)
-        printed = matching == "parameters" and (heads, top_k, layers, width) == (HEADS, 1, 1, None)
+        base = reference(scale, num_experts, like_top_k)
+        printed = matching == "parameters" and (heads, top_k, layers, width, like_top_k) == (HEADS, 1, 1, None, 1)
         if printed and scale.name == PAPER.name:
             return table11_layer(num_experts)
         return match(matching, base, heads=heads, top_k=top_k, layers=layers, multiple_of=scale.multiple_of)
@@ -127,6 +140,38 @@ def compared() -> tuple[tuple[System, tuple[str, ...]], ...]:
         (mhmoe(32, "parameters", seeds=3), ("mhmoe", "32")),
         (mhmoe(32, "compute", seeds=3), ()),
     )
+
+
+def null() -> System:
+    """The model without any layer where the others have their mixture: what every system must beat."""
+    return System("null", "no layer", lambda scale: AbsentConfig(dim=scale.model["hidden_size"]))
+
+
+def dense_of_cost(system: System) -> System:
+    """Dense, with the FLOPs a token that another system has: its blocks' networks are as wide as those cost."""
+
+    def layer(scale: Scale) -> LayerConfig:
+        other, plain = system.layer(scale), dense_layer(scale)
+        assert other is not None and isinstance(plain, FeedForwardConfig)
+        width = plain.inner_dim * other.flops_per_token() / plain.flops_per_token()
+        return plain.replace(inner_dim=max(round(width / scale.multiple_of), 1) * scale.multiple_of)
+
+    return System(f"dense_as_{system.name}", f"Dense, FLOPs of {system.label}", layer)
+
+
+def fine_grained(num_experts: int, parts: int, top_k: int = 1, *, seeds: int | None = None) -> System:
+    """X-MoE with every expert cut into so many, of which as many times more are chosen (v2's "fine-grained")."""
+
+    def layer(scale: Scale) -> LayerConfig:
+        whole = reference(scale, num_experts, top_k)
+        count = num_experts * parts
+        router = whole.router.replace(num_experts=count, top_k=top_k * parts)
+        experts = whole.experts.replace(num_experts=count, expert_dim=whole.experts.expert_dim // parts)
+        return whole.replace(router=router, experts=experts)
+
+    name = f"fine_{num_experts}_p{parts}" + (f"_k{top_k}" if top_k > 1 else "")
+    label = f"fine-grained X-MoE, {num_experts} x {parts} experts, k = {top_k * parts}"
+    return System(name, label, layer, seeds)
 
 
 def with_layers(system: System) -> System:

@@ -53,17 +53,22 @@ def _layer(
     index: Sequence[Sequence[int]] | None,
     training: bool,
     trace: Trace,
+    scored: list[Tensor] | None = None,
 ) -> list[Tensor]:
+    """scored: what the routers read, if it is not the rows."""
     kind = config["kind"]
     if kind == "feed_forward":
         return [dense_network(config, weights, row) for row in rows]
     if kind == "residual":  # v1 Eq. 6: o = x + ...
-        inner = _layer(config["inner"], below(weights, "inner"), rows, real, index, training, trace)
+        inner = _layer(config["inner"], below(weights, "inner"), rows, real, index, training, trace, scored)
         return [row + out for row, out in zip(rows, inner, strict=True)]
+    if kind == "normed":  # w * f(x) / rms(f(x))
+        inner = _layer(config["inner"], below(weights, "inner"), rows, real, index, training, trace, scored)
+        return [weights["norm.weight"] * out / torch.sqrt((out * out).mean() + config["eps"]) for out in inner]
     if kind == "multi_head":
         return _multi_head(config, weights, rows, real, index, training, trace)
     assert kind == "sparse_moe", kind
-    return _sparse_moe(config, weights, rows, real, index, training, trace)
+    return _sparse_moe(config, weights, rows, real, index, training, trace, scored)
 
 
 def _multi_head(
@@ -77,12 +82,15 @@ def _multi_head(
 ) -> list[Tensor]:
     heads, width = config["heads"], config["dim"] // config["heads"]
     subtokens: list[Tensor] = []
+    unprojected: list[Tensor] = []
     for row in rows:
         projected = mlp(weights, "head", config["head_layers"], row)  # Eq. 3
         for head in range(heads):  # Eq. 4, token-major
             subtokens.append(projected[head * width : (head + 1) * width])
+            unprojected.append(row[head * width : (head + 1) * width])
     repeated = [flag for flag in real for _ in range(heads)]
-    outs = _layer(config["inner"], below(weights, "inner"), subtokens, repeated, index, training, trace)
+    scored = unprojected if config.get("route_by") == "input" else None
+    outs = _layer(config["inner"], below(weights, "inner"), subtokens, repeated, index, training, trace, scored)
     merged: list[Tensor] = []
     for token in range(len(rows)):  # Eq. 7-9
         joined = torch.cat([outs[token * heads + head] for head in range(heads)])
@@ -98,13 +106,14 @@ def _sparse_moe(
     index: Sequence[Sequence[int]] | None,
     training: bool,
     trace: Trace,
+    scored: list[Tensor] | None = None,
 ) -> list[Tensor]:
     router, experts = config["router"], config["experts"]
     num_experts, top_k = router["num_experts"], router["top_k"]
-    for position, row in enumerate(rows):
-        gate = softmax(scores(router, below(weights, "router"), row))  # Eq. 5
+    for position, row in enumerate(rows if scored is None else scored):
+        gate, gates = probabilities_and_gates(router, below(weights, "router"), row, position)
         chosen = list(index[position]) if index is not None else best(gate.tolist(), top_k)
-        chosen_gates = [gate[p] for p in chosen]
+        chosen_gates = [gates[p] for p in chosen]
         if router["renormalize"]:
             total = sum(chosen_gates, torch.zeros((), dtype=torch.float64))
             chosen_gates = [g / total for g in chosen_gates]
@@ -149,6 +158,23 @@ def balance_loss(probabilities: list[Tensor], index: list[list[int]], real: list
         mean_gate = sum((probabilities[i][expert] for i in counted), torch.zeros((), dtype=torch.float64))
         total = total + num_experts * fraction * mean_gate / len(counted)
     return total
+
+
+def probabilities_and_gates(
+    router: Mapping[str, Any], weights: Weights, row: Tensor, position: int
+) -> tuple[Tensor, Tensor]:
+    """Over all experts; those of other heads than the row's own have none."""
+    if router["kind"] == "per_head_router":
+        heads, one = router["heads"], router["router"]
+        head, each = position % heads, one["num_experts"]
+        own = probabilities_and_gates(one, below(weights, f"routers.{head}"), row, 0)
+        before, after = torch.zeros(head * each), torch.zeros((heads - 1 - head) * each)
+        return tuple(torch.cat([before.double(), part, after.double()]) for part in own)  # pyright: ignore
+    values = scores(router, weights, row)
+    if router.get("gate") == "sigmoid":
+        gates = torch.stack([1 / (1 + torch.exp(-value)) for value in values])
+        return gates / gates.sum(), gates
+    return softmax(values), softmax(values)  # Eq. 5
 
 
 def scores(router: Mapping[str, Any], weights: Weights, row: Tensor) -> list[Tensor]:
@@ -234,7 +260,7 @@ def randomise(module: torch.nn.Module, seed: int) -> None:
             draw = torch.randn(parameter.shape, generator=generator)
             if name.endswith("log_inverse_temperature"):
                 parameter.copy_(math.log(1 / 0.3) + 0.2 * draw)
-            elif name.endswith("inner_norm.weight"):
+            elif name.endswith("norm.weight"):
                 parameter.copy_(1 + 0.3 * draw)
             elif name.endswith("bias"):
                 parameter.copy_(0.3 * draw)

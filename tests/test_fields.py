@@ -14,8 +14,11 @@ import torch
 
 from mhmoe.fields import Count, Range, check_fields, from_json
 from mhmoe.layers import config as configs
+from mhmoe.layers.absent import AbsentConfig
 from mhmoe.layers.experts import FeedForwardConfig
 from mhmoe.layers.multi_head import multi_head_moe
+from mhmoe.layers.normed import NormedConfig
+from mhmoe.layers.per_head import PerHeadRouterConfig
 from mhmoe.layers.routers import RouterConfig, XMoERouterConfig
 
 
@@ -104,7 +107,14 @@ CONFIGS = (
     MOE,
     MOE.experts,
     FeedForwardConfig(dim=4, inner_dim=3),
-    *(kind(dim=4, num_experts=4) for kind in configs._KINDS.values() if issubclass(kind, RouterConfig)),
+    NormedConfig(inner=MOE),
+    AbsentConfig(dim=4),
+    PerHeadRouterConfig.of(MOE.router, 2),
+    *(
+        kind(dim=4, num_experts=4)
+        for kind in configs._KINDS.values()
+        if issubclass(kind, RouterConfig) and kind is not PerHeadRouterConfig
+    ),
 )
 NEVER = (math.nan, math.inf, -math.inf, 1.5, 10**30, -1, "1", b"", [], {}, object(), torch.tensor(1), np.array([1]))
 

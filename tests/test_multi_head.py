@@ -18,10 +18,13 @@ from mhmoe.layers import dispatch
 from mhmoe.layers.config import LayerConfig, config_from_dict
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
 from mhmoe.layers.multi_head import MultiHead, MultiHeadConfig, MultiHeadMoE, join, multi_head_moe, split
+from mhmoe.layers.normed import NormedConfig
+from mhmoe.layers.per_head import PerHeadRouterConfig
 from mhmoe.layers.routers import (
     DotProductRouterConfig,
     FixedTemperatureRouterConfig,
     ReleasedRouterConfig,
+    RouterConfig,
     XMoERouterConfig,
 )
 from mhmoe.layers.sparse_moe import ResidualConfig, SparseMoE, SparseMoEConfig
@@ -40,16 +43,20 @@ def layers(draw: st.DrawFn) -> LayerConfig:
     inner_norm = draw(st.booleans())
     # The norm of a few nearly equal numbers is ill-conditioned in any implementation.
     expert_dim = draw(st.sampled_from([16, 20] if inner_norm else [5, 8, 12]))
+    router: RouterConfig = draw(st.sampled_from(ROUTERS))(
+        dim=width,
+        num_experts=num_experts,
+        top_k=draw(st.integers(1, num_experts)),
+        renormalize=draw(st.booleans()),
+        gate=draw(st.sampled_from(["softmax", "sigmoid"])),
+    )
+    if draw(st.booleans()):
+        router = PerHeadRouterConfig.of(router, heads)
     moe: LayerConfig = SparseMoEConfig(
-        router=draw(st.sampled_from(ROUTERS))(
-            dim=width,
-            num_experts=num_experts,
-            top_k=draw(st.integers(1, num_experts)),
-            renormalize=draw(st.booleans()),
-        ),
+        router=router,
         experts=ExpertsConfig(
             dim=width,
-            num_experts=num_experts,
+            num_experts=router.num_experts,
             expert_dim=expert_dim,
             activation=draw(st.sampled_from(["gelu", "swiglu"])),
             bias=draw(st.booleans()),
@@ -58,6 +65,8 @@ def layers(draw: st.DrawFn) -> LayerConfig:
     )
     if draw(st.booleans()):
         moe = ResidualConfig(inner=moe)
+    if draw(st.booleans()) and width > 2:  # as with the inner norm
+        moe = NormedConfig(inner=moe, eps=0.1)
     return MultiHeadConfig(
         dim=heads * width,
         heads=heads,
@@ -65,6 +74,7 @@ def layers(draw: st.DrawFn) -> LayerConfig:
         head_layers=draw(st.integers(0, 3)),
         merge_layers=draw(st.integers(0, 3)),
         bias=draw(st.booleans()),
+        route_by=draw(st.sampled_from(["head_output", "input"])),
     )
 
 

@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mhmoe.layers import config as configs
+from mhmoe.layers.absent import AbsentConfig
 from mhmoe.layers.config import config_from_dict
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
 from mhmoe.layers.losses import balance_loss
 from mhmoe.layers.multi_head import multi_head_moe
+from mhmoe.layers.normed import NormedConfig
 from mhmoe.layers.routers import (
     DotProductRouterConfig,
     FixedTemperatureRouterConfig,
@@ -288,6 +290,8 @@ def test_bfloat16_and_autocast_stay_near_float32_and_route_in_float32() -> None:
 LAYERS = {
     "plain": config(),
     "all": config(activation="swiglu", bias=True, inner_norm=True, capacity_factor=1.25, shared=SHARED),
+    "normed": NormedConfig(inner=config()),
+    "absent": AbsentConfig(dim=8),
     "residual": ResidualConfig(inner=config(router=ReleasedRouterConfig)),
     "heads": multi_head_moe(dim=16, num_experts=3, expert_dim=5, moe_heads=2, inner_residual=True),
 }

@@ -6,6 +6,7 @@ READING_ORDER = (
     "curves",
     "sweep",
     "sensitivity",
+    "search",
     "score_table",
     "routing",
     "words",

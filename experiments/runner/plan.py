@@ -12,13 +12,14 @@ from mhmoe.io import UserError
 def final_runs(scale: Scale, task: str, system: System, seeds: Sequence[int], records: Records) -> Iterator[Run]:
     """One run for every seed, at the chosen learning rate."""
     scale = scale.for_task(task)
-    rate = records.chosen_learning_rate(task, system)
+    chosen = system.chosen(records)
+    rate = None if chosen is None else records.chosen_learning_rate(task, chosen)
     for seed in seeds:
         yield Run(
             name=final_name(task, system, seed),
             scale=scale,
             task=task,
-            system=system,
+            system=chosen or system,
             seed=seed,
             learning_rate=rate,
         )

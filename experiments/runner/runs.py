@@ -31,7 +31,7 @@ def model_config(scale: Scale, system: System) -> MHMoEConfig:
     layer = system.layer(scale)
     return MHMoEConfig(
         **scale.model,
-        feed_forward=dense_layer(scale).to_dict(),
+        feed_forward=(system.feed_forward or dense_layer)(scale).to_dict(),
         moe=None if layer is None else layer.to_dict(),
     )
 
@@ -59,7 +59,7 @@ def tuning_runs(scale: Scale, task: str, system: System) -> Iterator[Run]:
     if system.tuned_as is not None:
         yield from tuning_runs(scale, task, system.tuned_as)
         return
-    if len(scale.learning_rates) == 1:
+    if system.learning_rate is not None or len(scale.learning_rates) == 1:
         return
     for rate in scale.learning_rates:
         yield Run(

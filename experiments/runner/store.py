@@ -114,6 +114,8 @@ class Records:
         Not simply the best one: the grid's runs are short, and short runs favour high rates. None while one
         of the grid's records is missing or stale.
         """
+        if system.learning_rate is not None:
+            return system.learning_rate
         if system.tuned_as is not None:
             rate = self.chosen_learning_rate(task, system.tuned_as)
             return None if rate is None else rate * system.lr_multiplier

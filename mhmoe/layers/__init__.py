@@ -10,7 +10,10 @@ READING_ORDER = (
     "dispatch",
     "experts",
     "losses",
+    "absent",
     "sparse_moe",
+    "normed",
+    "per_head",
     "multi_head",
     "matching",
 )

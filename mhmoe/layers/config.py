@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
 from torch import nn
 
@@ -61,12 +61,22 @@ class Config:
         raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form: `kind`, then every field; nested configs likewise."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        """JSON form: `kind`, then every field but LATER ones at their defaults; nested configs likewise."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not _is_left_out(self, f)}
         return {"kind": self.kind} | {k: v.to_dict() if isinstance(v, Config) else v for k, v in fields.items()}
 
     def replace(self: SomeConfig, **changes: Any) -> SomeConfig:
         return dataclasses.replace(self, **changes)
+
+
+LATER = "added later"
+"""Marks a field that configs did not always have, `Annotated[type, LATER]`: at its default it is left out of JSON, so
+that the fingerprints of earlier configs stand."""
+
+
+def _is_left_out(config: Config, field: "dataclasses.Field[Any]") -> bool:
+    marks = get_args(declared_fields(type(config))[field.name])
+    return LATER in marks and getattr(config, field.name) == field.default
 
 
 class LayerConfig(Config):

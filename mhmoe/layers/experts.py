@@ -13,15 +13,15 @@ are added back to their rows: nothing is padded and nothing is dropped.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mhmoe.fields import Size
-from mhmoe.layers.config import Config, LayerConfig
+from mhmoe.fields import Range, Size
+from mhmoe.layers.config import LATER, Config, LayerConfig
 from mhmoe.layers.dispatch import Order, combine, gather, sort_by_expert
 from mhmoe.layers.grouped import grouped_linear
 from mhmoe.layers.routers import Routing, autocast_type
@@ -61,6 +61,8 @@ class _NetworkConfig(Config):
     activation: Literal["gelu", "swiglu"] = "gelu"
     bias: bool = False
     inner_norm: bool = False
+    output_gain: Annotated[float, Range(above=0, most=10**3), LATER] = 1.0
+    """Of the initial deviation of the down matrices."""
 
     @property
     def up_width(self) -> int:
@@ -103,6 +105,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: FeedForwardConfig) -> None:
         super().__init__()
+        self.output_gain = config.output_gain
         self.up_proj = nn.Linear(config.dim, config.up_width, bias=config.bias)
         self.activation = ACTIVATIONS[config.activation]()
         self.inner_norm = nn.LayerNorm(config.inner) if config.inner_norm else nn.Identity()
@@ -111,8 +114,8 @@ class FeedForward(nn.Module):
 
     def reset_parameters(self) -> None:
         """As each of the stacked experts."""
-        for linear in (self.up_proj, self.down_proj):
-            nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+        for linear, gain in ((self.up_proj, 1.0), (self.down_proj, self.output_gain)):
+            nn.init.normal_(linear.weight, std=gain * linear.in_features**-0.5)
             if linear.bias is not None:
                 nn.init.zeros_(linear.bias)
 
@@ -149,7 +152,7 @@ class Experts(nn.Module):
     def __init__(self, config: ExpertsConfig) -> None:
         super().__init__()
         count, inner = config.num_experts, config.inner
-        self.num_experts = count
+        self.num_experts, self.output_gain = count, config.output_gain
         self.up_proj = nn.Parameter(torch.empty(count, config.up_width, config.dim))
         self.down_proj = nn.Parameter(torch.empty(count, config.dim, inner))
         self.up_bias = nn.Parameter(torch.empty(count, config.up_width)) if config.bias else None
@@ -159,9 +162,9 @@ class Experts(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal with the inverse of each matrix's input width as variance; biases 0."""
-        for weight in (self.up_proj, self.down_proj):
-            nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
+        """Normal with the inverse of each matrix's input width as variance, the down matrices' with `output_gain`."""
+        for weight, gain in ((self.up_proj, 1.0), (self.down_proj, self.output_gain)):
+            nn.init.normal_(weight, std=gain * weight.shape[-1] ** -0.5)
         for bias in (self.up_bias, self.down_bias):
             if bias is not None:
                 nn.init.zeros_(bias)

@@ -16,19 +16,21 @@ off unless `inner_residual` (see sparse_moe.py).
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mhmoe.fields import Range, Size, check_value
-from mhmoe.layers.config import LayerConfig, divisors
+from mhmoe.layers.config import LATER, LayerConfig, divisors
 from mhmoe.layers.experts import ExpertsConfig, FFNOutput
-from mhmoe.layers.routers import RouterConfig, XMoERouterConfig
+from mhmoe.layers.routers import RouterConfig, XMoERouterConfig, orthogonal
 from mhmoe.layers.sparse_moe import ResidualConfig, SparseMoEConfig
 
 HEAD_GAIN = 1 / math.sqrt(2)
 MERGE_GAIN = 1.0
+STARTS = {"xavier": nn.init.xavier_uniform_, "orthogonal": orthogonal, "identity": lambda w, gain: nn.init.eye_(w)}
+Start = Literal["xavier", "orthogonal", "identity"]
 Depth = Annotated[int, Range(least=0, most=100)]
 
 
@@ -37,7 +39,9 @@ class MultiHeadConfig(LayerConfig, kind="multi_head"):
     """`inner` works on sub-tokens of width dim / heads.
 
     `head_layers` and `merge_layers` are the depths of the MLPs before and after, ReLU between their
-    layers: 1 is the paper's layer, 0 leaves it out. `heads=1` leaves the splitting out.
+    layers: 1 is the paper's layer, 0 leaves it out. `heads=1` leaves the splitting out. `head_start` and
+    `merge_start`: the initialisation of their matrices. `route_by`: routers read the slices of the head layer's output,
+    or those of the token itself; the experts read the former in any case.
     """
 
     dim: Size
@@ -46,6 +50,9 @@ class MultiHeadConfig(LayerConfig, kind="multi_head"):
     head_layers: Depth = 1
     merge_layers: Depth = 1
     bias: bool = True
+    head_start: Annotated[Start, LATER] = "xavier"
+    merge_start: Annotated[Start, LATER] = "xavier"
+    route_by: Annotated[Literal["head_output", "input"], LATER] = "head_output"
 
     def check(self) -> None:
         check_heads("heads", self.heads, self.dim)
@@ -56,7 +63,7 @@ class MultiHeadConfig(LayerConfig, kind="multi_head"):
             )
 
     def build(self) -> "MultiHead":
-        return MultiHead(self)
+        return {"head_output": MultiHead, "input": MultiHeadRoutedByInput}[self.route_by](self)
 
     def parameters(self) -> int:
         return self._layers() * (self.dim**2 + self.bias * self.dim) + self.inner.parameters()
@@ -78,9 +85,9 @@ class MultiHead(nn.Module):
     def __init__(self, config: MultiHeadConfig) -> None:
         super().__init__()
         self.dim, self.heads = config.dim, config.heads
-        self.head = _mlp(config.dim, config.head_layers, config.bias, HEAD_GAIN)
+        self.head = _mlp(config.dim, config.head_layers, config.bias, HEAD_GAIN, config.head_start)
         self.inner = config.inner.build()
-        self.merge = _mlp(config.dim, config.merge_layers, config.bias, MERGE_GAIN)
+        self.merge = _mlp(config.dim, config.merge_layers, config.bias, MERGE_GAIN, config.merge_start)
 
     def forward(self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None) -> FFNOutput:
         """The sub-tokens of tokens where `mask` is False are not routed."""
@@ -88,9 +95,22 @@ class MultiHead(nn.Module):
             raise ValueError(
                 f"x has width {x.shape[-1]}, this layer has dim={self.dim}; give x of shape (..., {self.dim})"
             )
-        subtokens = split(self.head(x), self.heads)
-        output: FFNOutput = self.inner(subtokens, expand_mask(mask, self.heads))
+        output = self.route(split(x, self.heads), split(self.head(x), self.heads), expand_mask(mask, self.heads))
         return FFNOutput(self.merge(join(output.hidden)), output.balance_loss, output.routing)
+
+    def route(self, x: Tensor, subtokens: Tensor, mask: Tensor | None) -> FFNOutput:
+        """The inner layer's output for `subtokens` of the head layer's output; `x` are those of its input."""
+        return self.inner(subtokens, mask)
+
+
+class MultiHeadRoutedByInput(MultiHead):
+    """Routers read the token's own slices: what the head layer learns does not change the routing at once.
+
+    A null for the head layer's part in routing; no paper has it.
+    """
+
+    def route(self, x: Tensor, subtokens: Tensor, mask: Tensor | None) -> FFNOutput:
+        return self.inner(subtokens, mask, x)
 
 
 def split(x: Float[Tensor, "*batch dim"], heads: int) -> Float[Tensor, "*batch heads head_dim"]:
@@ -109,24 +129,24 @@ def expand_mask(mask: Bool[Tensor, "*batch"] | None, heads: int) -> Bool[Tensor,
 
 
 class Projection(nn.Linear):
-    """A linear layer with the initialisation of v1 Appendix E."""
+    """A linear layer that starts as v1 Appendix E has it (Xavier-uniform), or orthogonal, or as the identity."""
 
-    def __init__(self, dim: int, bias: bool, gain: float) -> None:
-        self.gain = gain
+    def __init__(self, dim: int, bias: bool, gain: float, start: Start = "xavier") -> None:
+        self.gain, self.start = gain, STARTS[start]
         super().__init__(dim, dim, bias=bias)
 
     def reset_parameters(self) -> None:
-        nn.init.xavier_uniform_(self.weight, gain=self.gain)
+        self.start(self.weight, gain=self.gain)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
 
-def _mlp(dim: int, layers: int, bias: bool, gain: float) -> nn.Module:
+def _mlp(dim: int, layers: int, bias: bool, gain: float, start: Start) -> nn.Module:
     """`layers` projections with ReLU between them; the identity for none."""
     modules: list[nn.Module] = []
     for _ in range(layers):
         modules += [nn.ReLU()] if modules else []
-        modules.append(Projection(dim, bias, gain))
+        modules.append(Projection(dim, bias, gain, start))
     if len(modules) < 2:
         return modules[0] if modules else nn.Identity()
     return nn.Sequential(*modules)

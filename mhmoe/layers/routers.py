@@ -18,7 +18,7 @@ h = 6 and 12; like the released code we keep 16. Further ones stand at each rout
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mhmoe.fields import Range, Size
-from mhmoe.layers.config import Config
+from mhmoe.layers.config import LATER, Config
 
 EMBEDDING_GAIN = 0.32  # of the orthogonal initialisation, as released
 RELEASED_NORM = 1.5
@@ -47,12 +47,14 @@ class Routing(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RouterConfig(Config):
-    """Sizes that all routers share. `renormalize` makes the chosen weights of a row sum to 1."""
+    """Sizes that all routers share. `renormalize` makes the chosen weights of a row sum to 1. `gate` says
+    what a score becomes: a softmax over the experts, or each its own sigmoid (DeepSeek-V3, arXiv 2412.19437)."""
 
     dim: Size
     num_experts: Size
     top_k: Size = 1
     renormalize: bool = False
+    gate: Annotated[Literal["softmax", "sigmoid"], LATER] = "softmax"
 
     def check(self) -> None:
         if self.top_k > self.num_experts:
@@ -61,12 +63,32 @@ class RouterConfig(Config):
             )
 
 
+class SoftmaxGate(nn.Module):
+    """Probabilities over the experts, which are the gates too."""
+
+    def forward(self, scores: Float[Tensor, "*rows experts"]) -> tuple[Tensor, Tensor]:
+        probabilities = scores.softmax(dim=-1)
+        return probabilities, probabilities
+
+
+class SigmoidGate(nn.Module):
+    """Gates that do not compete; as probabilities, for the balance loss, their shares of their sum."""
+
+    def forward(self, scores: Float[Tensor, "*rows experts"]) -> tuple[Tensor, Tensor]:
+        gates = scores.sigmoid()
+        return gates / gates.sum(dim=-1, keepdim=True), gates
+
+
+GATES = {"softmax": SoftmaxGate, "sigmoid": SigmoidGate}
+
+
 class Router(nn.Module):
     """Scores to routing. A subclass gives `scores`."""
 
     def __init__(self, config: RouterConfig) -> None:
         super().__init__()
         self.config = config
+        self.gate = GATES[config.gate]()
 
     def scores(self, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows experts"]:
         raise NotImplementedError
@@ -74,8 +96,8 @@ class Router(nn.Module):
     def forward(self, x: Float[Tensor, "*rows dim"], mask: Bool[Tensor, "*rows"] | None = None) -> Routing:
         """Route every row; rows where `mask` is False get weight 0 and are marked as not kept."""
         with torch.autocast(autocast_type(x), enabled=False):
-            probabilities = self.scores(_to_float32(x)).softmax(dim=-1)
-        weight, index = probabilities.topk(self.config.top_k, dim=-1)
+            probabilities, gates = self.gate(self.scores(_to_float32(x)))
+        weight, index = gates.topk(self.config.top_k, dim=-1)
         if self.config.renormalize:
             weight = weight / weight.sum(dim=-1, keepdim=True)
         kept = torch.ones_like(index, dtype=torch.bool)

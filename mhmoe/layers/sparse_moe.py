@@ -77,9 +77,17 @@ class SparseMoE(nn.Module):
         self.experts = config.experts.build()
         self.shared = None if config.shared is None else config.shared.build()
 
-    def forward(self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None) -> FFNOutput:
-        """Rows where `mask` is False are not routed: they get 0 (and the shared network), and count nowhere."""
-        routing: Routing = self.capacity(self.router(x, mask))
+    def forward(
+        self,
+        x: Float[Tensor, "*batch dim"],
+        mask: Bool[Tensor, "*batch"] | None = None,
+        scored: Float[Tensor, "*batch dim"] | None = None,
+    ) -> FFNOutput:
+        """Rows where `mask` is False are not routed: they get 0 (and the shared network), and count nowhere.
+
+        scored: what the router reads in the place of `x`.
+        """
+        routing: Routing = self.capacity(self.router(x if scored is None else scored, mask))
         hidden = self.experts(x, routing.index, routing.weight)
         if self.shared is not None:
             hidden = hidden + self.shared(x).hidden
@@ -144,6 +152,8 @@ class Residual(nn.Module):
         super().__init__()
         self.inner = config.inner.build()
 
-    def forward(self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None) -> FFNOutput:
-        output: FFNOutput = self.inner(x, mask)
+    def forward(
+        self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None, *scored: Tensor
+    ) -> FFNOutput:
+        output: FFNOutput = self.inner(x, mask, *scored)
         return FFNOutput(x + output.hidden, output.balance_loss, output.routing)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from mhmoe.fields import Count, Range, check_fields
 from mhmoe.model.config import MHMoEConfig
 
+Multiplier = Annotated[float, Range(above=0, most=10**3)]
 Beta = Annotated[float, Range(least=0, below=1)]
 
 
@@ -21,7 +22,8 @@ class TrainingConfig:
 
     `scaled_rates` names matrices of feed-forward networks ("up_proj", "down_proj") whose rate is multiplied
     by the input width that they have in v1's network (dim, 4 dim) over their own, as muP asks of Adam
-    (Yang et al. 2022, arXiv 2203.03466, Table 3): experts of unequal width then learn alike.
+    (Yang et al. 2022, arXiv 2203.03466, Table 3): experts of unequal width then learn alike. `lr_multipliers` are
+    of the learning rate of all parameters of a part of the feed-forward layers.
     """
 
     steps: Count
@@ -39,6 +41,7 @@ class TrainingConfig:
     evaluations: Count = 10
     evaluation_windows: Count = 256
     scaled_rates: tuple[Literal["up_proj", "down_proj"], ...] = ()
+    lr_multipliers: tuple[tuple[Literal["head", "merge", "experts", "router"], Multiplier], ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -47,13 +50,15 @@ class TrainingConfig:
                 f"micro_batches={self.micro_batches} does not divide batch_sequences={self.batch_sequences}; "
                 "choose one that does"
             )
+        if twice := len(self.lr_multipliers) - len(dict(self.lr_multipliers)):
+            raise ValueError(f"lr_multipliers={self.lr_multipliers} names {twice} parts twice; name each once")
 
     def to_dict(self) -> dict[str, Any]:
         """As records have it: without fields that came later, where they are at their defaults."""
         fields = dataclasses.asdict(self)
-        if not self.scaled_rates:
-            del fields["scaled_rates"]
-        return fields
+        return {
+            name: value for name, value in fields.items() if value or name not in ("scaled_rates", "lr_multipliers")
+        }
 
     @property
     def tokens_per_step(self) -> int:

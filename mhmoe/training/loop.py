@@ -51,6 +51,7 @@ def make_optimizer(model: MHMoEForCausalLM, config: TrainingConfig) -> torch.opt
             is_matrix = parameter.ndim >= 2 and not name.endswith("bias") and "norm." not in name
             decay = config.weight_decay if is_matrix else 0.0
             factor = _lr_multiplier(name, parameter, model.config.hidden_size, config) if is_matrix else 1.0
+            factor *= math.prod(times for part, times in config.lr_multipliers if part in name.split("."))
             groups.setdefault((decay, factor), []).append(parameter)
     described = [{"params": p, "weight_decay": decay, "lr_multiplier": f} for (decay, f), p in groups.items()]
     return torch.optim.AdamW(described, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)

@@ -147,10 +147,15 @@ def check_record(raw: Mapping[str, Any]) -> None:
 def _training_config(raw: Any) -> TrainingConfig:
     """The config that `TrainingConfig.to_dict` wrote."""
     try:
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        fields: dict[str, Any] = {name: _as_tuples(value) for name, value in raw.items()}
         return TrainingConfig(**fields)
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"config.training: {error}") from None
+
+
+def _as_tuples(value: Any) -> Any:
+    """Lists, as JSON has them, as what they were."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 @functools.lru_cache(maxsize=256)  # seeds and learning rates share a model, and counting takes its time
