@@ -1,5 +1,8 @@
 """What earlier versions saved loads: temperatures without an axis, which FSDP would not take."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from mhmoe.layers.sparse_moe import SparseMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.loop import make_optimizer
 from tests import tiny
+from tests.tiny import ROOT
 
 IDS = torch.arange(1, 2 * 9 + 1).view(2, 9)
 TEMPERATURE = "log_inverse_temperature"
@@ -83,3 +87,33 @@ def test_fsdp_shards_every_block_and_trains() -> None:
             assert torch.allclose(ours.grad.full_tensor(), theirs.grad, atol=1e-6)  # pyright: ignore
     finally:
         dist.destroy_process_group()
+
+
+OLD_SHIM = '''"""Lets transformers load this folder by the installed package: pip install mhmoe"""
+
+from mhmoe.configuration import MHMoEConfig
+from mhmoe.language_model import MHMoEForCausalLM, MHMoEModel
+'''
+PLAIN = """
+import sys
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
+print(type(model).__name__, sum(p.double().sum().item() for p in model.parameters()))
+"""
+
+
+@pytest.mark.parametrize("imported", [True, False], ids=["import mhmoe", "without"])
+def test_a_folder_saved_before_the_modules_moved_loads(imported: bool, tmp_path: Path) -> None:
+    model = tiny.model("mhmoe_compute")
+    model.save_pretrained(tmp_path / "model")
+    (shim,) = (tmp_path / "model").glob("*_shim.py")
+    shim.write_text(OLD_SHIM)
+    program = ("import mhmoe\n" if imported else "") + PLAIN
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hub"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "model"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    name, total = done.stdout.split()[-2:]
+    assert name == "MHMoEForCausalLM"
+    assert float(total) == pytest.approx(sum(p.double().sum().item() for p in model.parameters()), rel=1e-12)
