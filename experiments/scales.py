@@ -69,6 +69,9 @@ class Scale:
     texts: Mapping[str, Text] = field(default_factory=dict[str, Text])
     stand_in: GeneratedFolder | None = None
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # equal scales have one; the mappings have no hash
+
     def reads(self, task: str) -> bool:
         """Whether the scale has text for a task."""
         return task == "english" or task in self.texts
