@@ -9,7 +9,7 @@ import torch
 
 from mhmoe.layers.config import config_from_dict
 from tests import reference
-from tests.vectors.make import CASES, FILE, vectors
+from tests.mhmoe.layers.vectors.make import CASES, FILE, vectors
 
 COMMITTED = json.loads(FILE.read_text(encoding="utf-8"))
 

@@ -1,9 +1,9 @@
-"""Loss curves of tiny runs, as they were when their files in tests/golden were written.
+"""Loss curves of tiny runs, as they were when their files in tests/mhmoe/training/golden were written.
 
 A refactor leaves them as they are. A change of the numbers that is meant comes with new files, and its
 commit says why:
 
-    python -m tests.test_golden --write
+    python -m tests.mhmoe.training.test_golden --write
 """
 
 import dataclasses
@@ -74,7 +74,7 @@ def test_every_golden_curve_is_checked_and_falls() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
-        sys.exit("usage: python -m tests.test_golden --write")
+        sys.exit("usage: python -m tests.mhmoe.training.test_golden --write")
     with tempfile.TemporaryDirectory() as cache:
         packed = tiny.text(Path(cache))
         for name in tiny.MOE:

@@ -1,4 +1,4 @@
-"""Writes the test vectors: `python -m tests.vectors.make`.
+"""Writes the test vectors: `python -m tests.mhmoe.layers.vectors.make`.
 
 Weights and inputs come from numpy's RandomState, whose numbers are promised for all versions, everything else
 from the float64 loop in tests/reference.py. Numbers are rounded to float32 where they go in, to nine digits

@@ -19,7 +19,7 @@ from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
 from tests.small import every_system, make, make_config, tokens, xmoe
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_folder_that_lacks_a_weight_is_refused_and_none_is_made_up(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from experiments.systems import System, dense, mhmoe, xmoe
 
 EXPERIMENTS = [
     import_module(f"experiments.{path.stem}").PAGE
-    for path in sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
+    for path in sorted((Path(__file__).parents[2] / "experiments").glob("*.py"))
     if "\nPAGE" in path.read_text(encoding="utf-8")
 ]
 

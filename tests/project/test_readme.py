@@ -27,7 +27,7 @@ from experiments.runner.store import Records
 from experiments.scales import SMOKE
 from mhmoe.layers import config as layer_configs
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = [README, ROOT / "CONTRIBUTING.md", *DOCS]

@@ -38,7 +38,7 @@ assert not kept.bound()  # the next step is the first again
 def test_what_is_kept_is_given_back_above_the_bound_and_not_below():
     if not keep_freed_memory():
         pytest.skip("the C library is not glibc")
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[3]
     ran = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, cwd=root)
     assert ran.returncode == 0, ran.stderr
     needed, grown, left = map(int, ran.stdout.split())

@@ -47,7 +47,7 @@ def final(scale: Scale, system: System, results: Path) -> Run:
 
 
 def test_every_experiment_is_named_as_its_file():
-    folder = Path(__file__).parents[1] / "experiments"
+    folder = Path(__file__).parents[2] / "experiments"
     declaring = {path.stem for path in folder.glob("*.py") if "\nPAGE = " in path.read_text()}
     assert set(ALL) == declaring >= {"table1_perplexity", "figure4_training_curves", "learning_rates"}
     assert all(page.slug == slug for slug, page in ALL.items())

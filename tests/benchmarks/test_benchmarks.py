@@ -24,7 +24,7 @@ from tests import tiny
 from tests.commands import module
 from tests.questions import write_questions
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = Sizes(dim=192, tokens=16, num_experts=(4,))
 
 

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 from tests.fresh_install import build_wheel, pins
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LIBRARY = [Requirement(text) for text in PROJECT["dependencies"]]
 EXPERIMENTS, DEV, DOCS = (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 # What the files of a top folder may import from the other top folders.
 MAY_IMPORT = {
@@ -182,6 +182,11 @@ def test_a_disorderly_import_is_named(tmp_path: Path, name: str, text: str) -> N
     tree = TREE | {"experiments/table2.py": "x = 1\n", name: text}
     (line,) = violations(_write(tmp_path, tree))
     assert name.partition("/")[0] in line
+
+
+def test_every_folder_of_tests_is_one_of_the_tree() -> None:
+    tests = {file.parent.relative_to(ROOT / "tests") for file in (ROOT / "tests").rglob("test_*.py")}
+    assert [str(folder) for folder in sorted(tests) if not (ROOT / folder).is_dir()] == ["project"]
 
 
 def test_no_committed_file_but_a_picture_is_large() -> None:

@@ -37,7 +37,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
 def two(text: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found; they run `work` below."""
     folder = tmp_path_factory.mktemp("two")
-    code = "import sys; from tests.test_distributed import work; work(sys.argv[1], sys.argv[2])"
+    code = "import sys; from tests.mhmoe.training.test_distributed import work; work(sys.argv[1], sys.argv[2])"
     both = [program(code, text.folder, folder, RANK=str(rank), WORLD_SIZE="2") for rank in (0, 1)]
     try:
         for command in both:

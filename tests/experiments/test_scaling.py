@@ -17,8 +17,8 @@ from experiments.runner.measurements import measured, path_of, save
 from experiments.runner.runs import model_config
 from experiments.runner.store import Records
 from experiments.scales import CPU
+from tests.experiments.kinds.test_scores import items, scores_of
 from tests.fake_records import PROVENANCE, record
-from tests.test_scores import items, scores_of
 
 
 def test_mh_moe_has_the_size_of_x_moe_at_every_number_of_experts():

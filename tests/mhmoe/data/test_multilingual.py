@@ -20,7 +20,7 @@ from mhmoe.data.packing import pack
 from mhmoe.io import UserError
 from mhmoe.training.evaluation import by_group, evaluate
 from tests import tiny
-from tests.test_corpora import write_file
+from tests.mhmoe.data.test_corpora import write_file
 
 DOCUMENTS = {"de": 120, "el": 25, "zh": 8}  # of "wiki" in train
 LONGEST = 400

@@ -308,7 +308,8 @@ def test_a_killed_packing_leaves_nothing_after_the_next(tmp_path: Path):
     code = (
         "import os, signal, sys; from pathlib import Path; from mhmoe.data.packing import pack;"
         "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL);"
-        "from tests.test_packing import CONFIG, Babble; pack(Babble(), CONFIG, Path(sys.argv[1]))"
+        "from tests.mhmoe.data.test_packing import CONFIG, Babble;"
+                    "pack(Babble(), CONFIG, Path(sys.argv[1]))"
     )
     assert program(code, tmp_path).wait().code == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
@@ -358,7 +359,7 @@ from pathlib import Path
 from mhmoe.data.packing import pack
 from mhmoe.io import UserError
 from tests.commands import program
-from tests.test_packing import CONFIG, Babble
+from tests.mhmoe.data.test_packing import CONFIG, Babble
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (8000, resource.RLIM_INFINITY))
 try:
@@ -384,7 +385,8 @@ def test_two_packings_at_once_leave_one_folder(tmp_path: Path):
             if split == "test" and not any(tmp_path.glob("[!.]*")):
                 code = (
                     "import sys; from pathlib import Path; from mhmoe.data.packing import pack;"
-                    "from tests.test_packing import CONFIG, Babble; pack(Babble(), CONFIG, Path(sys.argv[1]))"
+                    "from tests.mhmoe.data.test_packing import CONFIG, Babble;"
+                    "pack(Babble(), CONFIG, Path(sys.argv[1]))"
                 )
                 assert program(code, tmp_path).wait().code == 0
 

@@ -10,8 +10,8 @@ import pytest
 
 from mhmoe.training.record import Record
 from tests.commands import Finished, Project
+from tests.experiments.test_cli import is_one_line, lines_of_runs, new_project, write_corpus
 from tests.forged import save, worsened
-from tests.test_cli import is_one_line, lines_of_runs, new_project, write_corpus
 
 RUN = ("run", "table98", "--scale", "mini")
 
