@@ -16,7 +16,8 @@ def _same_flops(point: Point) -> System:
 
 
 def _same_parameters(point: Point) -> System:
-    return mhmoe(EXPERTS, "parameters", point.parts, top_k=(1, 2, 4)[point.choices], like_top_k=TOP_K)
+    """Of at most k = 2, with which it has h times the FLOPs of X-MoE already."""
+    return mhmoe(EXPERTS, "parameters", point.parts, top_k=(1, 2, 2)[point.choices], like_top_k=TOP_K)
 
 
 PAGE = Search(

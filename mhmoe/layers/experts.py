@@ -178,16 +178,21 @@ class Experts(nn.Module):
         """Weighted sum of the chosen experts' outputs; selections of weight 0 add nothing."""
         top_k = index.shape[-1]
         order = sort_by_expert(index.reshape(-1, top_k), self.num_experts)
-        rows, up, down = _compute_type(x.reshape(-1, x.shape[-1]), self.up_proj, self.down_proj)
+        down, down_bias = self.inner_norm.fold(self.down_proj, self.down_bias)
+        rows, up, down = _compute_type(x.reshape(-1, x.shape[-1]), self.up_proj, down)
 
         inner = _add(self.up_bias, grouped_linear(gather(rows, order), up, order.offsets), order)
-        inner = self.inner_norm(self.activation(inner), order.expert)
-        out = _add(self.down_bias, grouped_linear(inner.to(rows.dtype), down, order.offsets), order)
+        inner = self.inner_norm(self.activation(inner))
+        out = _add(down_bias, grouped_linear(inner.to(rows.dtype), down, order.offsets), order)
         return combine(out, weight.reshape(-1, top_k), order).view(x.shape)
 
 
 class StackedLayerNorm(nn.Module):
-    """LayerNorm over the inner width, each expert with its own scale and shift."""
+    """LayerNorm over the inner width, each expert with its own scale and shift.
+
+    W (s * n + t) + b = (W diag(s)) n + (W t + b): scale and shift go into the expert's down matrix and bias, which
+    are few, so that the rows, which are many, are only normalised.
+    """
 
     def __init__(self, num_experts: int, width: int) -> None:
         super().__init__()
@@ -199,14 +204,27 @@ class StackedLayerNorm(nn.Module):
         nn.init.ones_(self.weight)
         nn.init.zeros_(self.bias)
 
-    def forward(self, x: Float[Tensor, "rows inner"], expert: Int[Tensor, " rows"]) -> Float[Tensor, "rows inner"]:
-        return F.layer_norm(x, x.shape[-1:]) * self.weight[expert] + self.bias[expert]
+    def fold(
+        self, down: Float[Tensor, "experts dim inner"], bias: Float[Tensor, "experts dim"] | None
+    ) -> tuple[Float[Tensor, "experts dim inner"], Float[Tensor, "experts dim"]]:
+        """The down matrices and biases with scale and shift in them."""
+        shift = (down * self.bias.unsqueeze(1)).sum(dim=-1)
+        return down * self.weight.unsqueeze(1), shift if bias is None else shift + bias
+
+    def forward(self, x: Float[Tensor, "rows inner"]) -> Float[Tensor, "rows inner"]:
+        """n, without scale and shift."""
+        return F.layer_norm(x, x.shape[-1:])
 
 
 class NoNorm(nn.Module):
-    """The identity, with the signature of `StackedLayerNorm`."""
+    """The identity, with the methods of `StackedLayerNorm`."""
 
-    def forward(self, x: Float[Tensor, "rows inner"], expert: Int[Tensor, " rows"]) -> Float[Tensor, "rows inner"]:
+    def fold(
+        self, down: Float[Tensor, "experts dim inner"], bias: Float[Tensor, "experts dim"] | None
+    ) -> tuple[Float[Tensor, "experts dim inner"], Float[Tensor, "experts dim"] | None]:
+        return down, bias
+
+    def forward(self, x: Float[Tensor, "rows inner"]) -> Float[Tensor, "rows inner"]:
         return x
 
 
