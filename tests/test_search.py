@@ -1,0 +1,110 @@
+"""Equal tuning: every system the same points, tokens and seeds; the best by `valid` alone is the tuned one."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.kinds.search import Search, _expected_best
+from experiments.report.render import render
+from experiments.runner.plan import final_runs
+from experiments.runner.runs import model_config, training_config
+from experiments.runner.store import Records
+from experiments.scales import CPU, SCALES
+from experiments.settings import SPACE, Settings, points
+from experiments.systems import mhmoe, xmoe
+from experiments.tuning import PAGE as TUNING
+from mhmoe.layers.config import config_from_dict
+from tests.forged import forged, save
+from tests.mini import MINI
+
+SCALE = dataclasses.replace(MINI, training={**MINI.training, "steps": 8})
+SMALL = dataclasses.replace(TUNING, trials=4, kept=2)
+
+
+def fill(results: Path, search: Search, losses: dict[str, list[float]]) -> Records:
+    """Forged records of all short runs, and of what follows from them."""
+    for _ in range(2):
+        records = Records(SCALE, results)
+        for run in search.runs(SCALE, (1,), records):
+            base, _, number = run.system.name.rpartition("_t")
+            save(forged(run, losses.get(base, [5.0, 4.0, 3.0, 2.0])[int(number)]), results)
+    return Records(SCALE, results)
+
+
+def test_every_system_gets_the_same_points_tokens_and_seeds() -> None:
+    runs = TUNING.runs(CPU, CPU.seeds, Records(CPU, Path("none")))
+    of = {base: [run for run in runs if run.system.name.rpartition("_t")[0] == base] for base in TUNING.bases}
+    told = {
+        base: [(run.learning_rate, run.seed, run.steps_share, training_config(run).to_dict()) for run in found]
+        for base, found in of.items()
+    }
+    assert all(len(found) == 32 and found == told["dense"] for found in told.values())
+    assert sum(map(len, of.values())) == len(runs)
+    assert not any(run.tests for run in runs)
+    assert {run.seed for run in runs}.isdisjoint(CPU.seeds)
+
+
+def test_the_points_cover_the_space_evenly() -> None:
+    for name, values in SPACE.items():
+        found = [getattr(p, name) if hasattr(p, name) else getattr(p.settings, name) for p in points(32)]
+        if isinstance(values, list):
+            counts = [found.count(value) for value in values]
+            assert max(counts) - min(counts) <= 2, name
+        else:
+            places = sorted(math.log(v / values[0]) / math.log(values[1] / values[0]) for v in found)
+            assert all(i / 32 - 0.01 <= place <= (i + 1) / 32 + 0.01 for i, place in enumerate(places)), name
+
+
+def test_the_settings_that_are_published_change_nothing() -> None:
+    for system in (xmoe(8), mhmoe(8, "compute")):
+        layer = system.layer(CPU)
+        assert layer is not None and Settings().layer(layer) == layer
+        assert Settings().layer(layer).to_dict() == layer.to_dict()
+    assert Settings().training() == {"eps": 1e-6, "lr_multipliers": ()}
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu"])
+@pytest.mark.parametrize("base", TUNING.bases)
+def test_every_point_of_every_system_is_a_model_of_the_promised_size(base: str, scale: str) -> None:
+    whole, within = model_config(SCALES[scale], xmoe(8, 2)), {"smoke": 0.1, "cpu": 0.05}[scale]  # widths are coarse
+    for number in range(TUNING.trials):
+        system = TUNING.trial(base, number)
+        config = model_config(SCALES[scale], system)
+        assert config_from_dict(config.layer(1).to_dict()) == config.layer(1)
+        if base in ("xmoe_8", "fine_8", "mhmoe_8_compute", "mhmoe_8_parameters"):
+            assert abs(config.parameters() / whole.parameters() - 1) < within
+        if base in ("dense", "xmoe_8", "mhmoe_8_compute"):
+            assert abs(config.flops_per_token() / whole.flops_per_token() - 1) < within
+
+
+def test_the_tuned_system_is_the_best_point_of_the_full_runs_and_nothing_before_they_are_done(tmp_path: Path) -> None:
+    tuned = SMALL.tuned("dense")
+    empty = Records(SCALE, tmp_path)
+    assert tuned.chosen(empty) is None
+    assert [run.learning_rate for run in final_runs(SCALE, "english", tuned, [1], empty)] == [None]
+    records = fill(tmp_path, SMALL, {"dense": [3.0, 5.0, 2.0, 4.0]})
+    assert SMALL.best(SCALE, "dense", records) == [2, 0]
+    found = tuned.chosen(records)
+    assert found is not None and found.name == "dense_tuned"
+    (run,) = final_runs(SCALE, "english", tuned, [1], records)
+    assert run.learning_rate == points(4)[2].learning_rate and run.name == "english-dense_tuned-seed1"
+    assert model_config(SCALE, run.system) == model_config(SCALE, SMALL.trial("dense", 2))
+
+
+def test_the_page_says_what_was_tried_and_chosen(tmp_path: Path) -> None:
+    fill(tmp_path / "results", SMALL, {"dense": [3.0, 5.0, 2.0, 4.0]})
+    page = render(SMALL, (SCALE,), tmp_path, tmp_path / "results")[tmp_path / "tuning.md"]
+    line = next(line for line in page.splitlines() if line.startswith("| Dense"))
+    assert f"learning rate {points(4)[2].learning_rate}" in line and "|      4 |" in line
+    assert "tuning_mini.png" in page and (tmp_path / "tuning_mini.png").stat().st_size > 10_000
+    assert "What the factors are worth" in page
+
+
+def test_the_expected_best_of_n_draws_is_that_of_counting_them_all() -> None:
+    losses = np.log([7.0, 3.0, 5.0])
+    found = {point.x: point.mean for point in _expected_best(list(losses))}
+    pairs = [min(a, b) for a in (7, 3, 5) for b in (7, 3, 5)]
+    assert found[1] == pytest.approx(5.0) and found[2] == pytest.approx(np.mean(pairs))
