@@ -20,6 +20,7 @@ READING_ORDER = (
     "table1",
     "zero_shot",
     "learning_rates",
+    "tuning",
     "table1_perplexity",
     "figure4_training_curves",
     "figure6_scaling_experts",

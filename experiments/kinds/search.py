@@ -106,16 +106,16 @@ class Search(Page):
         losses = {number: loss for number, loss in kept.items() if loss is not None}
         return min(losses, key=lambda n: losses[n]) if kept and len(losses) == len(kept) else None
 
-    def tuned(self, base: str, *, seeds: int | None = None) -> System:
-        """The base at its best point, as a system of other pages."""
-        return TunedSystem(
-            name=f"{base}_tuned",
-            label=f"{self.labels[base]}, tuned",
-            layer=self.bases[base](points(self.trials)[0]).layer,
-            seeds=seeds,
-            search=self,
-            base=base,
-        )
+    def tuned(
+        self, base: str, other: "tuple[str, str, Callable[[Point], System]] | None" = None, *, seeds: int | None = None
+    ) -> System:
+        """The base at its best point, as a system of other pages.
+
+        other: name, label and function of a system that takes the point of this base, such as one with more experts.
+        """
+        key, label, build = other or (base, self.labels[base], self.bases[base])
+        layer = build(points(self.trials)[0]).layer
+        return TunedSystem(f"{key}_tuned", f"{label}, tuned", layer, seeds, search=self, base=base, build=build)
 
     def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
         losses = {base: self.losses(scale, base, records) for base in self.bases}
@@ -167,14 +167,15 @@ class TunedSystem(System):
 
     search: Search | None = field(default=None, repr=False, compare=False)
     base: str = ""
+    build: Callable[[Point], System] | None = field(default=None, repr=False, compare=False)
 
     def chosen(self, records: Records) -> System | None:
-        assert self.search is not None
+        assert self.search is not None and self.build is not None
         number = self.search.chosen(records.scale, self.base, records)
         if number is None:
             return None
-        trial = self.search.trial(self.base, number)
-        return dataclasses.replace(trial, name=self.name, label=self.label, seeds=self.seeds)
+        point = points(self.search.trials)[number]
+        return dataclasses.replace(with_settings(self.build(point), point, self.name, self.label), seeds=self.seeds)
 
 
 IMPORTANCE = (

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+from analysis.claims.controls import Controls
 from analysis.claims.measured import MeasuredClaim
 from analysis.claims.rules import Claim
 from analysis.tables import Column, Row
@@ -68,6 +69,10 @@ class Page:
     def scales(self, rendered: Sequence[Scale]) -> Sequence[Scale]:
         """At which of the scales that are rendered it can have a section."""
         return [scale for scale in rendered if scale.reads(self.task)]
+
+    def controls(self) -> Controls | None:
+        """The known effects that it looks for, on which the claims of all pages of its task rest; a testbed has them."""
+        return None
 
     def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
         """Its content at a scale, pictures drawn into `folder`; None while nothing of it was run."""
