@@ -21,9 +21,9 @@ def judge(
     """A verdict on every claim, in their order. Claims of one slug are a family for Holm's correction.
 
     records: the current ones, those of the controls among them. values: what was measured on the models of this scale.
-    controls: without which nothing is testable; with None there are none, and nothing is. judged: verdicts on other pages by their claims'
-    difference, which stand, and count in no family again. Raises UserError if two that are to be compared were not
-    trained, evaluated or measured on the same data.
+    controls: without which nothing is testable; with None there are none to ask for. judged: verdicts on other pages by
+    their claims' difference, which stand, and count in no family again. Raises UserError if two that are to be compared
+    were not trained, evaluated or measured on the same data.
     """
     here = [record for record in records if record.scale == scale]
     found: list[Verdict] = []

@@ -34,6 +34,9 @@ COLUMNS = (
     Column("settings", "its settings"),
 )
 
+Variant = tuple[str, str, Callable[[Point], System]]
+"""Key, label, and a function of a point."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Search(Page):
@@ -111,7 +114,7 @@ class Search(Page):
     ) -> System:
         """The base at its best point, as a system of other pages.
 
-        other: name, label and function of a system that takes the point of this base, such as one with more experts.
+        other: a system that takes the point of this base, such as one with more experts.
         """
         key, label, build = other or (base, self.labels[base], self.bases[base])
         layer = build(points(self.trials)[0]).layer

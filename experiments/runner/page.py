@@ -71,7 +71,7 @@ class Page:
         return [scale for scale in rendered if scale.reads(self.task)]
 
     def controls(self) -> Controls | None:
-        """The known effects that it looks for, on which the claims of all pages of its task rest; a testbed has them."""
+        """The known effects that it looks for, on which the claims of its task rest; None but of a testbed."""
         return None
 
     def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
