@@ -20,6 +20,8 @@ READING_ORDER = (
     "table1",
     "zero_shot",
     "learning_rates",
+    "tuning",
+    "testbed",
     "table1_perplexity",
     "figure4_training_curves",
     "figure6_scaling_experts",

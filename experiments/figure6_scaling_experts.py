@@ -62,6 +62,7 @@ def _claims(label: str, of: dict[int, System]) -> list[Claim | MeasuredClaim]:
             matching=matching,
             better=of[more].name,
             worse=of[fewer].name,
+            control="experts",
         )
         for fewer, more in ((32, 64), (64, 256))
     ]
@@ -73,6 +74,7 @@ def _claims(label: str, of: dict[int, System]) -> list[Claim | MeasuredClaim]:
         measurement=ZERO_SHOT_HELLASWAG.name,
         higher=Side(system=of[256].name, quantity=ADVANTAGE),
         lower=Side(system=of[64].name, quantity=ADVANTAGE),
+        control="experts",
     )
     if not matching:
         return [*lower, saturates]

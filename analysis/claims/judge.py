@@ -1,25 +1,47 @@
-"""The verdicts of a page at a scale: every claim measured, then all decided together."""
+"""The verdicts of a page at a scale: every claim measured, what cannot be tested there set apart, the rest decided."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Hashable, Mapping, Sequence
 
+from analysis.claims.controls import Controls
 from analysis.claims.measured import MeasuredClaim, Measurements, measure_values
 from analysis.claims.rules import Claim, Verdict, decide, measure
 from mhmoe.training.record import Record
 
 
 def judge(
-    claims: Sequence[Claim | MeasuredClaim], records: Sequence[Record], scale: str, values: Measurements | None = None
+    claims: Sequence[Claim | MeasuredClaim],
+    records: Sequence[Record],
+    scale: str,
+    values: Measurements | None = None,
+    *,
+    controls: Controls | None = None,
+    judged: Mapping[Hashable, Verdict] | None = None,
 ) -> list[Verdict]:
     """A verdict on every claim, in their order. Claims of one slug are a family for Holm's correction.
 
-    records: the current ones. values: what was measured on the models of this scale. Raises UserError if two that are
-    to be compared were not trained, evaluated or measured on the same data.
+    records: the current ones, those of the controls among them. values: what was measured on the models of this scale.
+    controls: without which nothing is testable; with None there are none to ask for. judged: verdicts on other pages by
+    their claims' difference, which stand, and count in no family again. Raises UserError if two that are to be compared
+    were not trained, evaluated or measured on the same data.
     """
     here = [record for record in records if record.scale == scale]
-    measured = [
-        measure(claim, here, scale) if isinstance(claim, Claim) else measure_values(claim, values or {}, scale)
-        for claim in claims
-    ]
-    families = {slug: [v for v in measured if v.claim.slug == slug] for slug in {v.claim.slug for v in measured}}
-    decided = {slug: iter(decide(family)) for slug, family in families.items()}
-    return [next(decided[verdict.claim.slug]) for verdict in measured]
+    found: list[Verdict] = []
+    for claim in claims:
+        measured = (
+            measure(claim, here, scale) if isinstance(claim, Claim) else measure_values(claim, values or {}, scale)
+        )
+        known = (judged or {}).get(claim.difference)
+        if known is not None and measured.n >= 2:
+            measured = dataclasses.replace(measured, verdict=known.verdict, adjusted_p=known.adjusted_p, repeats=True)
+        elif controls is not None and measured.n >= 2 and (why := controls.objection(claim, here, scale)):
+            measured = dataclasses.replace(measured, verdict="not testable here", objection=why)
+        found.append(measured)
+    families: dict[str, list[int]] = {}
+    for place, verdict in enumerate(found):
+        if verdict.verdict == "cannot tell" and not verdict.repeats:
+            families.setdefault(verdict.claim.slug, []).append(place)
+    for places in families.values():
+        for place, verdict in zip(places, decide([found[place] for place in places]), strict=True):
+            found[place] = verdict
+    return found

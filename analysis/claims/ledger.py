@@ -16,7 +16,10 @@ The rule was fixed before the runs. Two systems are compared seed by seed on the
 
 - **holds**: the 95% interval of the paired difference over seeds (t distribution) excludes zero in the
   claimed direction, and p after Holm's correction within the table is below {LEVEL}.
-- **contradicted**: the same in the other direction. **cannot tell**: neither.
+- **not reproduced at this scale**: the same in the other direction. **cannot tell**: neither.
+- **not testable here**: at this scale a known effect of the same kind is not seen (for what mixtures gain, X-MoE below
+  Dense of equal active FLOPs; for what experts gain, 32 below 8), or a side does not beat the model without the layer.
+  Such claims are in no family of Holm's. A difference that is tested twice counts once.
 - **not run**: a side has no records, or they share fewer than two seeds.
 
 "ours" is the difference in percent of the other system's perplexity, negative where the claim's favourite
@@ -69,8 +72,16 @@ def _cells(verdict: Verdict) -> list[str]:
         _documents(verdict),
         str(verdict.n),
         _p(verdict.adjusted_p),
-        f"**{verdict.verdict}**" if verdict.verdict in ("holds", "contradicted") else verdict.verdict,
+        _said(verdict),
     ]
+
+
+def _said(verdict: Verdict) -> str:
+    if verdict.verdict in ("holds", "contradicted"):
+        said = f"**{'holds' if verdict.verdict == 'holds' else 'not reproduced at this scale'}**"
+    else:
+        said = verdict.verdict + (f": {verdict.objection}" if verdict.objection else "")
+    return said + (" (as above: the same difference)" if verdict.repeats else "")
 
 
 def _paper(claim: Statement) -> str:

@@ -8,7 +8,7 @@ models stands beside.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -79,6 +79,11 @@ class MeasuredClaim(Statement):
             raise ValueError(f"the sides are in {units}; a claim compares what has one unit")
         if self.over and len(self.systems) < 4:
             raise ValueError(f"over={self.over}: gains are compared of two pairs, so of four systems")
+
+    @property
+    def difference(self) -> Hashable:
+        sides = [(side.system, side.quantity.name) for side in (self.higher, self.lower)]
+        return self.task, self.measurement, *sides, self.over
 
     @property
     def unit(self) -> str:

@@ -24,7 +24,7 @@ between the two is "cannot tell", as is a run that stopped before it had spent a
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,7 +35,7 @@ from mhmoe.training.record import Record, by_seed
 
 LEVEL = 0.05
 Metric = Literal["perplexity", "tokens", "flops", "seconds"]
-Decision = Literal["holds", "contradicted", "cannot tell", "not run"]
+Decision = Literal["holds", "contradicted", "cannot tell", "not testable here", "not run"]
 _UNKNOWN = Interval(math.nan, math.nan, math.nan, 0, math.nan)
 
 
@@ -44,7 +44,8 @@ class Statement:
     """What every claim says, whatever is compared.
 
     slug: the table or figure it belongs to, which is also its family for Holm's correction. source: who says
-    it. matching: under which matching of equal size. paper: the two printed values, if any.
+    it. matching: under which matching of equal size. paper: the two printed values, if any. arm: how its systems are
+    trained, as published or tuned. control: the known effect without which it is not judged (controls.py); "" for none.
     """
 
     slug: str
@@ -53,6 +54,18 @@ class Statement:
     matching: str = ""
     paper: tuple[float, float] | None = None
     task: str = "english"
+    arm: str = "published"
+    control: str = "mixture"
+
+    @property
+    def systems(self) -> set[str]:
+        """Those that it compares."""
+        raise NotImplementedError
+
+    @property
+    def difference(self) -> Hashable:
+        """What it tests: equal for two claims about one difference, such as its cost in tokens and in FLOPs."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +94,10 @@ class Claim(Statement):
             raise ValueError(f"over={self.over}: gains are compared of two pairs, so of four systems")
 
     @property
+    def difference(self) -> Hashable:
+        return self.task, self.better, self.worse, self.over, self.split, self.metric == "perplexity"
+
+    @property
     def sides(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The systems whose nll are added on either side: b - ob < w - ow is b + ow < w + ob."""
         if self.over is None:
@@ -99,7 +116,8 @@ class Verdict:
     difference: of nll per token, better - worse, over seeds (for gains: each less what it is counted from; for a
     cost: at the end of the curves; for measured values: in their unit). documents: the same over documents or
     items, with the same models. costs: per seed, what `better` spent over what `worse` spent, None where it never
-    got there. tested: the interval that was judged.
+    got there. tested: the interval that was judged. objection: why it is not testable here. repeats: judged on
+    another page.
     """
 
     claim: Statement
@@ -108,6 +126,8 @@ class Verdict:
     difference: Interval
     tested: Interval
     adjusted_p: float = math.nan
+    objection: str = ""
+    repeats: bool = False
     documents: Interval = _UNKNOWN
     costs: Mapping[int, Spent | None] = dataclasses.field(default_factory=dict[int, Spent | None])
 
@@ -180,9 +200,19 @@ def _tested_cost(
 
 
 def decide(family: Sequence[Verdict]) -> list[Verdict]:
-    """The decisions on all claims of a table at a scale, by the rule of the module's docstring."""
+    """The decisions on all claims of a table at a scale, by the rule of the module's docstring.
+
+    Claims about one difference count once: of them the smallest p takes their place in Holm's order.
+    """
     decided: list[Verdict] = []
-    for measured, p in zip(family, holm([verdict.tested.p_value for verdict in family]), strict=True):
+    smallest: dict[Hashable, float] = {}
+    for verdict in family:
+        p, known = verdict.tested.p_value, smallest.get(verdict.claim.difference, math.nan)
+        smallest[verdict.claim.difference] = p if math.isnan(known) else known if math.isnan(p) else min(p, known)
+    adjusted = dict(zip(smallest, holm(list(smallest.values())), strict=True))
+    for measured in family:
+        least, p = smallest[measured.claim.difference], measured.tested.p_value
+        p = p if math.isnan(p) else min(1.0, adjusted[measured.claim.difference] * (p / least if least else 1.0))
         decision = measured.verdict
         if p < LEVEL and measured.tested.high < 0:
             decision = "holds"

@@ -7,6 +7,7 @@ READING_ORDER = (
     "sweep",
     "sensitivity",
     "search",
+    "testbed",
     "score_table",
     "routing",
     "words",

@@ -92,6 +92,12 @@ class Search(Page):
             for seed in (scale.tuning_seed, scale.tuning_seed + 1)
         ]
 
+    def gathered(self, scale: Scale) -> dict[str, list[Run]]:
+        return {
+            f"{self.slug}-{base}": [self.short(scale, base, number) for number in range(self.trials)]
+            for base in self.bases
+        }
+
     def losses(self, scale: Scale, base: str, records: Records) -> list[float | None]:
         """Nats per token on `valid` of the short runs, by point; None where one is not done."""
         found = [self.short(scale, base, number) for number in range(self.trials)]

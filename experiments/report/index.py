@@ -41,7 +41,7 @@ def render_index(
     for scale in scales:
         records = Records(scale, results)
         everything |= {f"{scale.name}/{name}": record for name, record in records.by_name.items()}
-        for page in pages:
+        for page in sorted(pages, key=lambda page: page.controls() is None):  # first what the rest rests on
             runs = page.planned(scale, records)
             states = [records.state(run) for run in runs]
             done = [records.by_name[run.name] for run, state in zip(runs, states, strict=True) if state == "done"]

@@ -4,7 +4,7 @@ results/<stem>.md, .csv and .png hold every committed scale; the smoke scale is 
 its records and pages stay out of git, under results/smoke.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 from analysis.claims.judge import judge
@@ -12,7 +12,7 @@ from analysis.claims.ledger import ledger_markdown
 from analysis.claims.rules import Verdict
 from analysis.tables import Column, csv_text, table_csv
 from experiments.report.captions import current_runs, measured_values
-from experiments.runner.page import Page
+from experiments.runner.page import Page, unique
 from experiments.runner.store import RESULTS, Records
 from experiments.scales import Scale
 from mhmoe.io import write_atomically
@@ -44,15 +44,23 @@ def render(page: Page, scales: Sequence[Scale], folder: Path, results: Path = RE
 
 def verdicts(pages: Sequence[Page], scales: Sequence[Scale], results: Path = RESULTS) -> list[Verdict]:
     """A verdict on every claim, by the current records alone."""
-    found: list[Verdict] = []
-    for page in pages:
-        for scale in scales:
-            records = Records(scale, results)
+    found: dict[str, list[Verdict]] = {page.slug: [] for page in pages}
+    for scale in scales:
+        records = Records(scale, results)
+        judged: dict[Hashable, Verdict] = {}
+        for page in pages:
             if page.claims and records.by_name and scale.reads(page.task):
-                current = current_runs(page.all_systems(), scale, records, page.task)
+                testbed = next((p for p in pages if p.task == page.task and p.controls() is not None), None)
+                systems = [*page.all_systems(), *(testbed.all_systems() if testbed else ())]
+                current = current_runs(unique(systems), scale, records, page.task)
                 runs = [record for of_system in current.values() for record in of_system]
-                found += judge(page.claims, runs, scale.name, measured_values(page.measurements, current, results))
-    return found
+                values = measured_values(page.measurements, current, results)
+                new = judge(
+                    page.claims, runs, scale.name, values, controls=testbed and testbed.controls(), judged=judged
+                )
+                judged |= {verdict.claim.difference: verdict for verdict in new if verdict.n >= 2}
+                found[page.slug] += new
+    return [verdict for of_page in found.values() for verdict in of_page]
 
 
 def render_claims(

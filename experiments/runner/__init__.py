@@ -1,10 +1,10 @@
 """Runs: what a page needs, what is done, and doing the rest.
 
-runs: one training run. store: records on disk; manifest: their hashes. plan: the runs of some systems. measurements:
-what is measured on finished models; earlier_measurements: files of an earlier version. page: what every page is. texts:
-which text, and whose results. outlook, dry_run: what is to be expected. processes, jobs: several that share the work.
-again: runs done once more. execute: one run. launch: what is missing. validation: records from elsewhere. run_command:
-the command.
+runs: one training run. store: records on disk; manifest: their hashes; gather: many in one file. plan: the runs of some
+systems. measurements: what is measured on finished models; earlier_measurements: files of an earlier version. page:
+what every page is. texts: which text, and whose results. outlook, dry_run: what is to be expected. processes, jobs:
+several that share the work. again: runs done once more. execute: one run. launch: what is missing. validation: records
+from elsewhere. run_command: the command.
 """
 
 READING_ORDER = (
@@ -12,6 +12,7 @@ READING_ORDER = (
     "store",
     "plan",
     "manifest",
+    "gather",
     "earlier_measurements",
     "measurements",
     "page",

@@ -5,7 +5,7 @@ One for each folder results/runs/<scale> and results/measurements/<scale>, as sh
 """
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,10 +29,19 @@ def register(path: Path, folder: Path) -> None:
     _list(folder, path, sha256_of(path))
 
 
+def unlist(path: Path, folder: Path) -> None:
+    """Take a file off the list, before it is removed."""
+    with _locked(folder):
+        entries = _read(folder)
+        entries.pop(path.relative_to(folder).as_posix(), None)
+        _write(folder, entries)
+
+
 def differences(folder: Path) -> list[str]:
     """One line for every file of the folder that is not as it is listed. Raises UserError if the list is damaged."""
     listed = _read(folder)
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.json")}
+    files = [*folder.rglob("*.json"), *folder.rglob("*.jsonl")]
+    found = {path.relative_to(folder).as_posix(): path for path in files}
     problems = {name: "was changed" for name in listed.keys() & found.keys() if sha256_of(found[name]) != listed[name]}
     problems |= dict.fromkeys(found.keys() - listed.keys(), f"is not in {NAME}")
     problems |= dict.fromkeys(listed.keys() - found.keys(), "is missing")
@@ -41,8 +50,11 @@ def differences(folder: Path) -> list[str]:
 
 def _list(folder: Path, path: Path, sha256: str) -> None:
     with _locked(folder):
-        entries = _read(folder) | {path.relative_to(folder).as_posix(): sha256}
-        write_atomically(folder / NAME, "".join(f"{of}  {name}\n" for name, of in sorted(entries.items())))
+        _write(folder, _read(folder) | {path.relative_to(folder).as_posix(): sha256})
+
+
+def _write(folder: Path, entries: Mapping[str, str]) -> None:
+    write_atomically(folder / NAME, "".join(f"{of}  {name}\n" for name, of in sorted(entries.items())))
 
 
 def _read(folder: Path) -> dict[str, str]:

@@ -3,11 +3,12 @@
 A kind of page is a subclass (kinds/), a table or figure one instance of a kind, in a file of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from analysis.claims.controls import Controls
 from analysis.claims.measured import MeasuredClaim
 from analysis.claims.rules import Claim
 from analysis.tables import Column, Row
@@ -65,9 +66,17 @@ class Page:
             return []
         return self.runs(scale, tuple(scale.for_task(self.task).seeds), records)
 
+    def gathered(self, scale: Scale) -> Mapping[str, Sequence[Run]]:
+        """Runs whose records lie in one file once all are done, by its name."""
+        return {}
+
     def scales(self, rendered: Sequence[Scale]) -> Sequence[Scale]:
         """At which of the scales that are rendered it can have a section."""
         return [scale for scale in rendered if scale.reads(self.task)]
+
+    def controls(self) -> Controls | None:
+        """The known effects that it looks for, on which the claims of its task rest; None but of a testbed."""
+        return None
 
     def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
         """Its content at a scale, pictures drawn into `folder`; None while nothing of it was run."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from experiments.runner.again import comparison
 from experiments.runner.dry_run import cost_table
+from experiments.runner.gather import gather
 from experiments.runner.jobs import is_spoken_for, run_in_jobs, useful_jobs
 from experiments.runner.launch import Options, check_data, planned_runs, run_all, unmeasured
 from experiments.runner.page import Page
@@ -79,6 +80,8 @@ def execute_command(page: Page, scale: Scale, arguments: Arguments, dry_run: boo
         code = _work(page, scale, options, arguments, useful_jobs(arguments.jobs, len(todo + to_measure)))
     elif not arguments.again:
         print(_nothing_to_run(page, runs, records))
+    if not dry_run and not is_spoken_for():
+        gather(options.records(scale), page.gathered(scale))
     if arguments.again and not dry_run and not is_spoken_for() and code == 0:
         code = _compare(runs, options.records(scale), Records(scale))
     return code

@@ -52,20 +52,20 @@ def _declares(corpus: Any, found: Mapping[str, Any]) -> bool:
     return True
 
 
-_LOADED: dict[Path, tuple[tuple[int, int, int], Record]] = {}
+_LOADED: dict[Path, tuple[tuple[int, int, int], list[Record]]] = {}
 
 
-def _loaded(path: Path) -> Record:
-    """A record, read and checked once as long as its file stays as it is: checking takes its time."""
+def _loaded(path: Path) -> list[Record]:
+    """The records of a file, read and checked once as long as it stays as it is: checking takes its time."""
     stat = path.stat()
     state = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
     if path not in _LOADED or _LOADED[path][0] != state:
-        _LOADED[path] = (state, Record.load(path))
+        _LOADED[path] = (state, Record.load_lines(path) if path.suffix == ".jsonl" else [Record.load(path)])
     return _LOADED[path][1]
 
 
 class Records:
-    """All records of a scale under results/runs, by name.
+    """All records of a scale under results/runs, by name: a file each, or a line each in a file of several.
 
     corpus: the fingerprint of the corpus that a current record must be of; any if None.
     """
@@ -78,11 +78,12 @@ class Records:
     def reload(self) -> None:
         """Read them again. Raises UserError if a file is damaged or holds another run's record."""
         self.by_name: dict[str, Record] = {}
-        for path in sorted(self.folder.glob("*.json")):
-            record = _loaded(path)
-            if (record.scale, record.name) != (self.scale.name, path.stem):
-                raise UserError(f"{path} is the record of {record.scale} {record.name}; move or remove it")
-            self.by_name[path.stem] = record
+        for path in sorted([*self.folder.glob("*.json"), *self.folder.glob("*.jsonl")]):
+            for record in _loaded(path):
+                if record.scale != self.scale.name or (path.suffix == ".json" and record.name != path.stem):
+                    raise UserError(f"{path} is the record of {record.scale} {record.name}; move or remove it")
+                if record != self.by_name.setdefault(record.name, record):
+                    raise UserError(f"{path} has another record of {record.name} than a file beside it; remove one")
 
     def path(self, run: Run) -> Path:
         return self.folder / f"{run.name}.json"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from mhmoe.fields import Count, Range, from_json
-from mhmoe.io import UserError, read_json, sha256_of, write_atomically
+from mhmoe.io import UserError, parse_json, read_json, sha256_of, write_atomically
 from mhmoe.training.record_checks import Evaluation, GitState, Point, Provenance, check_record
 
 SCHEMA_VERSION = 1
@@ -62,6 +62,15 @@ class Record:
     def load(cls, path: Path) -> "Record":
         """Read and check a record. Raises UserError with the reason when it is not a valid one."""
         return cls.from_dict(read_json(path, "record", "run it again or remove it"), where=str(path))
+
+    @classmethod
+    def load_lines(cls, path: Path) -> "list[Record]":
+        """Read and check a file of several, one a line. Raises UserError likewise."""
+        try:
+            lines = [parse_json(line) for line in path.read_bytes().splitlines()]
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"records {path} cannot be read ({error}); run them again or remove it") from None
+        return [cls.from_dict(raw, where=f"{path}, line {number}") for number, raw in enumerate(lines, 1)]
 
     @classmethod
     def from_dict(cls, raw: Any, where: str = "record") -> "Record":

@@ -9,6 +9,8 @@ import pytest
 
 from experiments.kinds.search import Search, _expected_best
 from experiments.report.render import render
+from experiments.runner.gather import gather
+from experiments.runner.manifest import differences, register
 from experiments.runner.plan import final_runs
 from experiments.runner.runs import model_config, training_config
 from experiments.runner.store import Records
@@ -16,6 +18,7 @@ from experiments.scales import CPU, SCALES
 from experiments.settings import SPACE, Settings, points
 from experiments.systems import mhmoe, xmoe
 from experiments.tuning import PAGE as TUNING
+from mhmoe.io import UserError
 from mhmoe.layers.config import config_from_dict
 from tests.forged import forged, save
 from tests.mini import MINI
@@ -45,6 +48,49 @@ def test_every_system_gets_the_same_points_tokens_and_seeds() -> None:
     assert sum(map(len, of.values())) == len(runs)
     assert not any(run.tests for run in runs)
     assert {run.seed for run in runs}.isdisjoint(CPU.seeds)
+
+
+def test_the_records_of_finished_trials_lie_in_one_file_a_system(tmp_path: Path) -> None:
+    records = fill(tmp_path, SMALL, {})
+    for path in records.folder.glob("*.json"):
+        register(path, records.folder)
+    before, groups = dict(records.by_name), SMALL.gathered(SCALE)
+    records.path(groups["tuning-null"][0]).rename(tmp_path / "left out")
+    gather(Records(SCALE, tmp_path), groups)
+    assert not (records.folder / "tuning-null.jsonl").exists(), "one of its runs is not done"
+    (tmp_path / "left out").rename(records.path(groups["tuning-null"][0]))
+    copied = records.path(groups["tuning-dense"][0])
+    for _ in range(2):  # as if killed before the last single file was removed
+        gather(Records(SCALE, tmp_path), groups)
+        found = Records(SCALE, tmp_path)
+        assert found.by_name == before and differences(records.folder) == []
+        assert {path.stem for path in records.folder.glob("*.jsonl")} == set(groups)
+        assert not [run for runs in groups.values() for run in runs if records.path(run).exists()]
+        before[copied.stem].save(copied)
+        register(copied, records.folder)
+    assert not found.pending_runs(SMALL.runs(SCALE, (1,), found))
+
+
+def test_a_file_of_records_that_was_edited_is_found(tmp_path: Path) -> None:
+    records = fill(tmp_path, SMALL, {})
+    gather(records, SMALL.gathered(SCALE))
+    path = records.folder / "tuning-null.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], lines[1].replace(b'"wall_seconds":', b'"wall_seconds":1'), *lines[2:]]))
+    with pytest.raises(UserError, match=r"tuning-null\.jsonl, line 2 was changed after it was written"):
+        Records(SCALE, tmp_path)
+    path.write_bytes(lines[0] + b"{")
+    with pytest.raises(UserError, match="run them again or remove it"):
+        Records(SCALE, tmp_path)
+
+
+def test_a_record_in_two_files_must_be_the_same(tmp_path: Path) -> None:
+    records = fill(tmp_path, SMALL, {})
+    run = SMALL.gathered(SCALE)["tuning-null"][0]
+    gather(records, SMALL.gathered(SCALE))
+    save(forged(run, 4.9), tmp_path)
+    with pytest.raises(UserError, match="has another record of"):
+        Records(SCALE, tmp_path)
 
 
 def test_the_points_cover_the_space_evenly() -> None:

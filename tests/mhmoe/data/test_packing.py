@@ -309,7 +309,7 @@ def test_a_killed_packing_leaves_nothing_after_the_next(tmp_path: Path):
         "import os, signal, sys; from pathlib import Path; from mhmoe.data.packing import pack;"
         "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL);"
         "from tests.mhmoe.data.test_packing import CONFIG, Babble;"
-                    "pack(Babble(), CONFIG, Path(sys.argv[1]))"
+        "pack(Babble(), CONFIG, Path(sys.argv[1]))"
     )
     assert program(code, tmp_path).wait().code == -signal.SIGKILL
     (left,) = tmp_path.iterdir()

@@ -1,0 +1,144 @@
+"""The page of the testbed: can this scale show what mixtures gain at all? First in the index.
+
+For each arm: does the null lose to Dense, Dense to X-MoE, fewer experts to more? And of the distance from the null to
+X-MoE, how much does each system cover?
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.claims.controls import Controls
+from analysis.claims.rules import Claim, Verdict, measure, percent_of_perplexity
+from analysis.statistics import Interval, paired_difference
+from analysis.tables import NOT_RUN, Column, Row, table_markdown
+from experiments.report.captions import caption_of, current_runs
+from experiments.runner.page import Page, Section, unique
+from experiments.runner.store import Records
+from experiments.scales import Scale
+from experiments.systems import System
+from mhmoe.training.record import Record
+
+CONTROLS = (
+    Column("arm", "arm"),
+    Column("label", "known effect"),
+    Column("change", "change of perplexity", "+.2f", suffix="%"),
+    Column("low", "low", "+.2f", suffix="%"),
+    Column("high", "high", "+.2f", suffix="%"),
+    Column("n", "seeds"),
+    Column("seen", "seen"),
+)
+COVERED = (
+    Column("arm", "arm"),
+    Column("label", "system"),
+    Column("perplexity", "test perplexity", ".2f"),
+    Column("change", "covers, of the distance from no layer to X-MoE", ".0f", suffix="%"),
+    Column("low", "low", ".0f", suffix="%"),
+    Column("high", "high", ".0f", suffix="%"),
+    Column("n", "seeds"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """null, dense, few, many: the model without the layer, Dense of the FLOPs of `few`, X-MoE with 8 and 32 experts.
+
+    others: whatever else is set on the way from the null to X-MoE.
+    """
+
+    name: str
+    null: System
+    dense: System
+    few: System
+    many: System
+    others: Sequence[System] = ()
+
+    @property
+    def systems(self) -> list[System]:
+        return [self.null, self.dense, self.few, self.many, *self.others]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Testbed(Page):
+    """arms: how systems are trained, as published or tuned."""
+
+    arms: Sequence[Arm]
+
+    def all_systems(self) -> list[System]:
+        return unique([system for arm in self.arms for system in arm.systems])
+
+    def controls(self) -> Controls:
+        """What other pages' claims rest on."""
+        effects = {(arm.name, kind): claim for arm in self.arms for kind, claim in self._effects(arm).items() if kind}
+        return Controls(effects=effects, nulls={arm.name: arm.null.name for arm in self.arms})
+
+    def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
+        current = current_runs(self.all_systems(), scale, records, self.task)
+        runs = [record for of_system in current.values() for record in of_system]
+        if not runs:
+            return None
+        shown = [
+            _shown(arm.name, measure(claim, runs, scale.name))
+            for arm in self.arms
+            for claim in (*self._effects(arm).values(), self._below(arm, arm.dense, arm.null))
+        ]
+        covered = [row for arm in self.arms for row in _covered(arm, current)]
+        lines = caption_of(runs)[:1]
+        lines.append("An effect is seen where the 95% interval of the paired difference over seeds is below zero.")
+        page = table_markdown(CONTROLS, shown, caption=lines) + "\n" + table_markdown(COVERED, covered)
+        columns = (
+            Column("arm", "arm"),
+            Column("label", "label"),
+            *(Column(c, c) for c in ("change", "low", "high", "n")),
+        )
+        return Section(page, columns, [*shown, *covered])
+
+    def _effects(self, arm: Arm) -> dict[str, Claim]:
+        return {
+            "mixture": self._below(arm, arm.few, arm.dense),
+            "experts": self._below(arm, arm.many, arm.few),
+        }
+
+    def _below(self, arm: Arm, better: System, worse: System) -> Claim:
+        return Claim(
+            slug=self.slug,
+            statement=f"{better.label} lies below {worse.label}",
+            source="ours: control",
+            better=better.name,
+            worse=worse.name,
+            task=self.task,
+            arm=arm.name,
+            control="",
+        )
+
+
+def _shown(arm: str, verdict: Verdict) -> Row:
+    mean, low, high = percent_of_perplexity(verdict.tested)
+    seen = "not run" if verdict.n < 2 else "yes" if verdict.tested.high < 0 else "no"
+    return {
+        "arm": arm,
+        "label": verdict.claim.statement,
+        "change": mean,
+        "low": low,
+        "high": high,
+        "n": verdict.n,
+        "seen": seen,
+    }
+
+
+def _covered(arm: Arm, current: Mapping[str, Sequence[Record]]) -> list[Row]:
+    """(null - system) / (null - X-MoE) in nats a token, seed by seed; X-MoE covers all of it, the null nothing."""
+    nll = {s.name: {r.seed: r.metrics["test"]["nll_per_token"] for r in current[s.name]} for s in arm.systems}
+    null, few = nll[arm.null.name], nll[arm.few.name]
+    rows: list[Row] = []
+    for system in arm.systems:
+        found = nll[system.name]
+        seeds = sorted(null.keys() & few.keys() & found.keys())
+        row: Row = {"arm": arm.name, "label": system.label, "n": len(found), "perplexity": NOT_RUN}
+        if found:
+            row["perplexity"] = sum(math.exp(x) for x in found.values()) / len(found)
+        shares = {s: 100 * (null[s] - found[s]) / (null[s] - few[s]) for s in seeds if null[s] != few[s]}
+        share: Interval = paired_difference(shares, dict.fromkeys(shares, 0.0))
+        rows.append(row | {"change": share.mean, "low": share.low, "high": share.high})
+    return rows

@@ -1,0 +1,97 @@
+"""A claim is judged only where the scale can show its kind of effect, and no side of it is worth nothing."""
+
+import dataclasses
+from collections.abc import Hashable
+
+import pytest
+
+from analysis.claims.controls import Controls
+from analysis.claims.judge import judge
+from analysis.claims.ledger import ledger_markdown
+from analysis.claims.rules import Claim, Verdict
+from mhmoe.training.record import Record
+from tests.fake_records import record
+
+CLAIM = Claim(slug="table1", statement="A lies below B", source="v1 Table 1", better="a", worse="b")
+EFFECT = dataclasses.replace(CLAIM, slug="testbed", statement="X lies below D", better="x", worse="d", control="")
+CONTROLS = Controls(effects={("published", "mixture"): EFFECT}, nulls={"published": "null"})
+
+
+def runs(**levels: float) -> list[Record]:
+    """Five seeds of every system around its nats a token, with a little of their own."""
+    return [
+        record(name, seed, level + 0.002 * ((seed * (7 + place)) % 5))
+        for place, (name, level) in enumerate(levels.items())
+        for seed in range(5)
+    ]
+
+
+def verdict(records: list[Record], controls: Controls | None = CONTROLS, claim: Claim = CLAIM) -> Verdict:
+    (found,) = judge([claim], records, "cpu", controls=controls)
+    return found
+
+
+def test_a_claim_is_judged_where_the_control_is_seen_and_both_sides_beat_the_null() -> None:
+    found = verdict(runs(a=4.4, b=4.5, x=4.4, d=4.6, null=4.8))
+    assert found.verdict == "holds" and found.objection == ""
+    assert verdict(runs(a=4.5, b=4.4, x=4.4, d=4.6, null=4.8)).verdict == "contradicted"
+
+
+def test_a_null_that_wins_makes_the_claim_untestable_here() -> None:
+    found = verdict(runs(a=4.4, b=4.5, x=4.4, d=4.6, null=4.3))
+    assert found.verdict == "not testable here" and found.objection.startswith("a does not beat the null (+")
+    one_side = verdict(runs(a=4.4, b=4.5, x=4.4, d=4.6, null=4.45))
+    assert one_side.verdict == "not testable here" and one_side.objection.startswith("b does not beat the null")
+
+
+@pytest.mark.parametrize("x", [4.6, 4.6001, 4.9])
+def test_a_known_effect_that_is_not_seen_makes_the_claim_untestable_with_its_figure(x: float) -> None:
+    found = verdict(runs(a=4.4, b=4.5, x=x, d=4.6, null=4.8))
+    assert found.verdict == "not testable here" and found.objection.startswith("control not seen: X lies below D (")
+    assert "%" in found.objection and "n = 5" in found.objection
+
+
+def test_without_runs_of_the_control_nothing_is_testable() -> None:
+    found = verdict(runs(a=4.4, b=4.5, null=4.8))
+    assert found.verdict == "not testable here" and found.objection.endswith("X lies below D (not run)")
+    assert verdict(runs(a=4.4, b=4.5, x=4.4, d=4.6)).objection == "a does not beat the null (not run)"
+    tuned = dataclasses.replace(CLAIM, arm="tuned")
+    assert (
+        "no control of the kind 'mixture'" in verdict(runs(a=4.4, b=4.5, x=4.4, d=4.6, null=4.8), claim=tuned).objection
+    )
+
+
+def test_a_claim_that_rests_on_no_control_is_judged_anyway() -> None:
+    assert verdict(runs(a=4.4, b=4.5), claim=dataclasses.replace(CLAIM, control="")).verdict == "holds"
+    assert verdict(runs(a=4.4, b=4.5), controls=None).verdict == "holds"
+
+
+def test_what_is_not_testable_counts_in_no_family() -> None:
+    records = runs(a=4.49, b=4.5, x=4.4, d=4.6, null=4.8, c=5.0)
+    crowd = [dataclasses.replace(CLAIM, worse="c", statement=f"A lies below C, {i}", split="valid") for i in range(3)]
+    alone = judge([CLAIM], records, "cpu", controls=CONTROLS)[0]
+    among = judge([CLAIM, *crowd], records, "cpu", controls=CONTROLS)
+    assert [found.verdict for found in among[1:]] == ["not testable here"] * 3
+    assert among[0].adjusted_p == alone.adjusted_p
+
+
+def test_one_difference_counts_once_in_a_family_and_once_in_the_ledger() -> None:
+    records = runs(a=4.49, b=4.5, x=4.4, d=4.6, null=4.8)
+    twice = judge([CLAIM, dataclasses.replace(CLAIM, statement="again")], records, "cpu", controls=CONTROLS)
+    alone = judge([CLAIM], records, "cpu", controls=CONTROLS)[0]
+    assert twice[0].adjusted_p == twice[1].adjusted_p == alone.adjusted_p
+    judged: dict[Hashable, Verdict] = {CLAIM.difference: alone}
+    other = dataclasses.replace(CLAIM, slug="table5", statement="once more")
+    fresh = dataclasses.replace(CLAIM, slug="table5", better="b", worse="a")
+    found = judge([other, fresh], records, "cpu", controls=CONTROLS, judged=judged)
+    assert found[0].repeats and (found[0].verdict, found[0].adjusted_p) == (alone.verdict, alone.adjusted_p)
+    assert found[1].adjusted_p == judge([fresh], records, "cpu", controls=CONTROLS)[0].adjusted_p
+
+
+def test_the_ledger_says_why_a_claim_is_not_testable() -> None:
+    found = verdict(runs(a=4.4, b=4.5, x=4.4, d=4.6, null=4.3))
+    line = next(line for line in ledger_markdown([found]).splitlines() if "A lies below B" in line)
+    assert "not testable here: a does not beat the null (+" in line
+    lost = verdict(runs(a=4.5, b=4.4, x=4.4, d=4.6, null=4.8))
+    line = next(line for line in ledger_markdown([lost]).splitlines() if "A lies below B" in line)
+    assert "**not reproduced at this scale**" in line and "contradicted" not in line
