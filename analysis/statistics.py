@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 CONFIDENCE = 0.95
 _CHUNK = 2_000_000  # resampled document indices held at once
@@ -90,13 +90,25 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> Interva
     return Interval(mean, mean - reach, mean + reach, n, p_value)
 
 
-def deviations_needed(n: int, claims: int, level: float) -> float:
-    """How many standard deviations over n seeds a mean difference must be from zero for p below `level` after Holm's
-    correction, if it is the clearest of so many claims. ValueError for fewer than two seeds or no claim.
+def effect_found(interval: Interval, claims: int, level: float, chance: float = 0.8) -> float:
+    """How far from zero a true mean difference must be, for the paired t-test to find it with this chance.
+
+    Found is p below `level` after Holm's correction, as the clearest of so many claims; the spread over seeds is that
+    of the interval. In the interval's unit; nan where it has no spread. ValueError for no claim.
     """
-    if n < 2 or claims < 1:
-        raise ValueError(f"n={n}, claims={claims}: two seeds and one claim are the least that can be judged")
-    return float(stats.t.ppf(1 - level / (2 * claims), n - 1)) / math.sqrt(n)
+    if claims < 1:
+        raise ValueError(f"claims={claims}: one claim is the least that can be judged")
+    n, freedom = interval.n, interval.n - 1
+    error = (interval.high - interval.mean) / float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) if n > 1 else math.nan
+    if not error > 0:
+        return math.nan
+    critical = float(stats.t.ppf(1 - level / (2 * claims), freedom))
+
+    def missing(distance: float) -> float:
+        """Of the chance, at a true mean so many standard errors away. The other tail adds nothing to speak of."""
+        return chance - float(stats.nct.sf(critical, freedom, distance))
+
+    return error * float(optimize.root_scalar(missing, bracket=(0.0, 10 * critical + 10)).root)
 
 
 def document_bootstrap(

@@ -18,10 +18,14 @@ from mhmoe.training.record import Record
 
 @dataclass(frozen=True, kw_only=True)
 class Controls:
-    """effects: (arm, kind) -> the claim of the known effect. nulls: arm -> the system without the layer."""
+    """effects: (arm, kind) -> the claim of the known effect. nulls: arm -> the system without the layer.
+
+    labels: system -> what people call it, for the reasons that are given.
+    """
 
     effects: Mapping[tuple[str, str], Claim] = field(default_factory=dict[tuple[str, str], Claim])
     nulls: Mapping[str, str] = field(default_factory=dict[str, str])
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def objection(self, claim: Statement, records: Sequence[Record], scale: str) -> str:
         """Why the claim cannot be judged at a scale; "" if it can."""
@@ -37,7 +41,7 @@ class Controls:
             null = self.nulls.get(claim.arm, "")
             verdict = measure(against_null(system, null, claim), records, scale)
             if not _holds(verdict):
-                return f"{system} does not beat the null ({_figure(verdict)})"
+                return f"{self.labels.get(system, system)} does not beat the null ({_figure(verdict)})"
         return ""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from analysis.claims.learning_speed import COSTS, log_costs
 from analysis.claims.measured import MeasuredClaim
 from analysis.claims.rules import LEVEL, Claim, Statement, Verdict, percent_of_perplexity
-from analysis.statistics import Interval, deviations_needed, summarise
+from analysis.statistics import Interval, effect_found, summarise
 from mhmoe.layers.matching import in_words
 
 _HEADER = f"""# The ledger of claims
@@ -21,6 +21,9 @@ The rule was fixed before the runs. Two systems are compared seed by seed on the
   Dense of equal active FLOPs; for what experts gain, 32 below 8), or a side does not beat the model without the layer.
   Such claims are in no family of Holm's. A difference that is tested twice counts once.
 - **not run**: a side has no records, or they share fewer than two seeds.
+
+"found at": a true difference of this size is found with 80% chance, given the spread over seeds and as the clearest
+of its table's claims; below it "cannot tell" says nothing against the claim.
 
 "ours" is the difference in percent of the other system's perplexity, negative where the claim's favourite
 is lower, with its interval over seeds; "documents" is the interval when the test documents are resampled with
@@ -41,27 +44,18 @@ def ledger_markdown(verdicts: Sequence[Verdict], titles: Mapping[str, str] | Non
     lines = [_HEADER]
     for scale, stem in dict.fromkeys((verdict.scale, verdict.claim.slug) for verdict in verdicts):
         lines += [f"## {(titles or {}).get(stem, stem)}, scale {scale}", ""]
-        lines += ["| statement | source | matching | paper | ours | documents | n | p (Holm) | verdict |"]
-        lines += ["|---|---|---|---|---|---|---:|---:|---|"]
-        rows = [_cells(v) for v in verdicts if (v.scale, v.claim.slug) == (scale, stem)]
+        lines += ["| statement | source | matching | paper | ours | documents | n | p (Holm) | found at | verdict |"]
+        lines += ["|---|---|---|---|---|---|---:|---:|---:|---|"]
+        family = [v for v in verdicts if (v.scale, v.claim.slug) == (scale, stem)]
+        tested = {v.claim.difference for v in family if not math.isnan(v.adjusted_p) and not v.repeats}
+        rows = [_cells(verdict, len(tested)) for verdict in family]
         lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-        lines += ["", *_power([v for v in verdicts if (v.scale, v.claim.slug) == (scale, stem)])]
+        lines.append("")
     return "\n".join(lines)
 
 
-def _power(family: Sequence[Verdict]) -> list[str]:
-    """What "cannot tell" means here: how large a difference would have had to be."""
-    judged = [verdict.n for verdict in family if not math.isnan(verdict.tested.p_value)]
-    if not judged:
-        return []
-    needed = " or ".join(
-        f"{deviations_needed(n, len(judged), LEVEL):.1f} (n = {n})" for n in sorted(set(judged), reverse=True)
-    )
-    claims = f"{len(judged)} claims" if len(judged) > 1 else "one claim"
-    return [f"The clearest of {claims} passes from a mean of {needed} standard deviations over seeds on.", ""]
-
-
-def _cells(verdict: Verdict) -> list[str]:
+def _cells(verdict: Verdict, tested: int) -> list[str]:
+    """tested: differences of its family."""
     claim = verdict.claim
     return [
         in_words(claim.statement),
@@ -72,8 +66,20 @@ def _cells(verdict: Verdict) -> list[str]:
         _documents(verdict),
         str(verdict.n),
         _p(verdict.adjusted_p),
+        _found_at(verdict, tested),
         _said(verdict),
     ]
+
+
+def _found_at(verdict: Verdict, tested: int) -> str:
+    if math.isnan(verdict.adjusted_p) or math.isnan(effect := effect_found(verdict.tested, max(tested, 1), LEVEL)):
+        return "-"
+    claim = verdict.claim
+    if isinstance(claim, MeasuredClaim):
+        return f"{effect:.3g}"
+    if verdict.tested is verdict.difference:
+        return f"{100 * math.expm1(effect):.2f}%"
+    return f"{math.exp(-effect):.2f} x"
 
 
 def _said(verdict: Verdict) -> str:

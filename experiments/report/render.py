@@ -5,6 +5,7 @@ its records and pages stay out of git, under results/smoke.
 """
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from analysis.claims.judge import judge
@@ -50,14 +51,14 @@ def verdicts(pages: Sequence[Page], scales: Sequence[Scale], results: Path = RES
         judged: dict[Hashable, Verdict] = {}
         for page in pages:
             if page.claims and records.by_name and scale.reads(page.task):
-                testbed = next((p for p in pages if p.task == page.task and p.controls() is not None), None)
-                systems = [*page.all_systems(), *(testbed.all_systems() if testbed else ())]
-                current = current_runs(unique(systems), scale, records, page.task)
+                testbeds = [p for p in pages if p.task == page.task and p.controls() is not None]
+                systems = unique([system for p in (page, *testbeds) for system in p.all_systems()])
+                current = current_runs(systems, scale, records, page.task)
                 runs = [record for of_system in current.values() for record in of_system]
                 values = measured_values(page.measurements, current, results)
-                new = judge(
-                    page.claims, runs, scale.name, values, controls=testbed and testbed.controls(), judged=judged
-                )
+                labels = {system.name: in_words(system.label) for system in systems}
+                controls = next((replace(has, labels=labels) for p in testbeds if (has := p.controls())), None)
+                new = judge(page.claims, runs, scale.name, values, controls=controls, judged=judged)
                 judged |= {verdict.claim.difference: verdict for verdict in new if verdict.n >= 2}
                 found[page.slug] += new
     return [verdict for of_page in found.values() for verdict in of_page]

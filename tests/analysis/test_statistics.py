@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.statistics import Documents, deviations_needed, document_bootstrap, holm, paired_difference, summarise
+from analysis.statistics import Documents, document_bootstrap, effect_found, holm, paired_difference, summarise
 
 VALUES = st.floats(-50, 50).map(lambda x: round(x, 3))
 PAIRS = st.dictionaries(st.integers(0, 99), st.tuples(VALUES, VALUES), min_size=3, max_size=12)
@@ -195,13 +195,19 @@ def test_one_value_has_no_standard_deviation():
     assert summarise([]).n == 0
 
 
-@pytest.mark.parametrize(("n", "claims"), [(5, 1), (3, 4), (4, 13)])
-def test_the_deviations_needed_are_where_holm_begins_to_pass(n: int, claims: int):
-    away = np.arange(n) - (n - 1) / 2
-    away /= away.std(ddof=1)
-    for factor, passes in ((1.001, True), (0.999, False)):
-        mean = factor * deviations_needed(n, claims, 0.05)
-        p = paired_difference(dict(enumerate(mean + away)), dict.fromkeys(range(n), 0.0)).p_value
-        assert (holm([p, *[0.9] * (claims - 1)])[0] < 0.05) is passes
-    with pytest.raises(ValueError, match="two seeds and one claim"):
-        deviations_needed(1, claims, 0.05)
+@pytest.mark.parametrize(("n", "claims"), [(2, 1), (3, 4), (5, 1), (5, 12), (20, 3)])
+def test_an_effect_of_the_size_that_is_named_is_found_four_times_in_five(n: int, claims: int):
+    rng = np.random.default_rng(n)
+    sample = paired_difference(dict(enumerate(rng.normal(0.1, 0.02, n))), dict.fromkeys(range(n), 0.0))
+    effect = effect_found(sample, claims, 0.05)
+    spread = (sample.high - sample.mean) / stats.t.ppf(0.975, n - 1) * np.sqrt(n)
+    draws = effect + spread * rng.standard_normal((40_000, n))
+    found = stats.ttest_1samp(draws, 0.0, axis=1)
+    assert ((found.pvalue < 0.05 / claims) & (found.statistic > 0)).mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_without_a_spread_no_effect_is_named():
+    assert np.isnan(effect_found(paired_difference({1: 2.0}, {1: 1.0}), 1, 0.05))
+    assert np.isnan(effect_found(paired_difference({1: 2.0, 2: 2.0}, {1: 2.0, 2: 2.0}), 1, 0.05))
+    with pytest.raises(ValueError, match="claims=0"):
+        effect_found(paired_difference({1: 2.0, 2: 2.5}, {1: 2.0, 2: 2.0}), 0, 0.05)

@@ -11,7 +11,8 @@ from scipy import stats
 from analysis.claims import judge as judging
 from analysis.claims.learning_speed import reaches
 from analysis.claims.ledger import ledger_markdown
-from analysis.claims.rules import Claim
+from analysis.claims.rules import LEVEL, Claim
+from analysis.statistics import effect_found
 from mhmoe.io import UserError
 from mhmoe.training.record import divide
 from tests.fake_records import TOKENS, record
@@ -245,16 +246,15 @@ def test_the_ledger_shows_every_verdict_with_its_numbers():
     absent = dataclasses.replace(LOWER, statement="A beats D", worse="d", paper=None)
     page = ledger_markdown(judge([LOWER, absent], records), {"table1": "Table 1: perplexity"})
     assert "fixed before the runs" in page
-    assert "The clearest of one claim passes from a mean of 1.2 (n = 5) standard deviations over seeds on." in page
     assert "## Table 1: perplexity, scale cpu" in page
     line = next(line for line in page.splitlines() if "A beats B" in line)
     assert "12 against 15 (-20.0%)" in line
     assert "**holds**" in line
-    assert "| 5 | < 0.001 |" in line
     verdict = judge([LOWER], records)[0]
+    assert f"| 5 | < 0.001 | {100 * math.expm1(effect_found(verdict.tested, 1, LEVEL)):.2f}% | **holds** |" in line
     assert f"{verdict.percent[0]:+.2f}% [{verdict.percent[1]:+.2f}%, {verdict.percent[2]:+.2f}%]" in line
     assert next(line for line in page.splitlines() if "A beats D" in line).endswith(
-        "| - | not run | - | 0 | - | not run |"
+        "| - | not run | - | 0 | - | - | not run |"
     )
 
 
