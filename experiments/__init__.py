@@ -1,8 +1,8 @@
 """One file per table or figure: frozen data. `python -m experiments list` shows them.
 
 stand_in: generated data where none are given. scales: the four sizes. systems: what is compared. runner: runs and
-records. report: records into results/. kinds: the kinds of pages. catalog: pages by their names. table1, zero_shot:
-systems and claims of several pages.
+records. report: records into results/. kinds: the kinds of pages. catalog: pages by their names. learning_rates,
+tuning: what is chosen. testbed: what can be shown. table1, zero_shot: systems and claims of several pages.
 """
 
 import time
@@ -17,11 +17,11 @@ READING_ORDER = (
     "report",
     "kinds",
     "catalog",
-    "table1",
-    "zero_shot",
     "learning_rates",
     "tuning",
     "testbed",
+    "table1",
+    "zero_shot",
     "table1_perplexity",
     "figure4_training_curves",
     "figure6_scaling_experts",

@@ -64,6 +64,7 @@ def run(
     results: Path | None = None,
     jobs: int = 1,
     heads: tuple[int, ...] = (),
+    device: str = "",
     time_budget: float | None = None,
     train_only: bool = False,
     again: bool = False,
@@ -78,6 +79,7 @@ def run(
         results: the folder for the records; else results, or one in results-own for text that those are not of.
         jobs: processes that share the runs and the cores.
         heads: for table5, these numbers of heads instead of the paper's.
+        device: cpu, cuda, or auto for whichever there is; else the scale's own. Records say which it was.
         time_budget: seconds after which to stop with a checkpoint.
         train_only: measure nothing, which needs no folder of questions; the same command without it goes on.
         again: train the runs that have current records once more, at their learning rates, in a folder of their
@@ -91,13 +93,14 @@ def run(
         results=results,
         jobs=jobs,
         heads=heads,
+        device=device,
         time_budget=time_budget,
         train_only=train_only,
         again=again,
         started=BEGUN,
     )
     arguments.check()
-    chosen = scale_of(scale)
+    chosen = scale_of(scale).on(device)
     chosen.for_task(task or "english")  # an unknown task is said before an experiment is looked for
     page = find(slug, task, heads)
     check_task(page, task)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from experiments.stand_in.folder import GeneratedFolder
 from mhmoe.data.corpora import SLIMPAJAMA, HubCorpus, LocalCorpus
 from mhmoe.data.embedded import EmbeddedCorpus
@@ -50,7 +52,8 @@ class Scale:
     the learning rate. learning_rates: the grid that every system gets, tried with `tuning_seed` on
     `tuning_share` of the steps; a grid of one is taken as it is. seeds: of the final runs. multiple_of:
     inner widths are multiples of it. texts: what other tasks than English read. stand_in: what takes the place of
-    the data folder where none is given; None where one must be.
+    the data folder where none is given; None where one must be. trials: at most so many points of a search. settled_at:
+    the scale whose searches settle this one's tuned systems; "" for itself.
     """
 
     name: str
@@ -68,9 +71,19 @@ class Scale:
     device: str = "cpu"
     texts: Mapping[str, Text] = field(default_factory=dict[str, Text])
     stand_in: GeneratedFolder | None = None
+    trials: int = 32
+    settled_at: str = ""
 
     def __hash__(self) -> int:
         return hash(self.name)  # equal scales have one; the mappings have no hash
+
+    def on(self, device: str) -> "Scale":
+        """The scale on a device: cpu, cuda, auto for CUDA where there is any, "" for its own."""
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device not in ("", "cpu", "cuda"):
+            raise UserError(f"device={device!r} is not known; choose auto, cpu or cuda")
+        return dataclasses.replace(self, device=device or self.device)
 
     def reads(self, task: str) -> bool:
         """Whether the scale has text for a task."""
@@ -142,6 +155,7 @@ SMOKE = Scale(
         ),
     },
     stand_in=GeneratedFolder(english=_ENGLISH, multilingual=_LANGUAGES),
+    trials=4,
 )
 
 CPU = Scale(

@@ -40,6 +40,7 @@ class System:
     system whose learning rate it takes, times `lr_multiplier`; None for one that is tuned itself. matching: under
     which reading it is of X-MoE's size; "" for X-MoE itself and for dense models. role: how it looks in figures
     (looks.py); "" takes what is free there. num_experts: of the X-MoE whose size it has; None for dense models.
+    settled_by: the page whose runs settle what is trained as this system; "" if it is settled here.
     """
 
     name: str
@@ -55,6 +56,7 @@ class System:
     matching: str = ""
     role: str = ""
     num_experts: int | None = None
+    settled_by: str = ""
 
     def chosen(self, records: Any) -> "System | None":
         """What is trained as this system, by what the records say; None while they do not. Itself, but for systems
@@ -126,6 +128,12 @@ def mhmoe(
 
     system = _system(name, f"{label}, `{matching}`", layer, seeds, width)
     return dataclasses.replace(system, matching=matching, role=matching, num_experts=num_experts)
+
+
+def controls() -> tuple[System, ...]:
+    """What the papers' rows lack: the null, Dense of the FLOPs of MH-MoE at equal parameters, more choices of smaller
+    experts, and two choices."""
+    return null(), dense_of_cost(mhmoe(8, "parameters")), fine_grained(8, HEADS), xmoe(8, top_k=2)
 
 
 def compared() -> tuple[tuple[System, tuple[str, ...]], ...]:

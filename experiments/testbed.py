@@ -5,8 +5,8 @@ Run: python -m experiments run testbed
 """
 
 from experiments.kinds.testbed import Arm, Testbed
-from experiments.systems import HEADS, dense, mhmoe, null, xmoe
-from experiments.tuning import PAGE as TUNING
+from experiments.systems import HEADS, controls, dense, mhmoe, null, xmoe
+from experiments.tuning import tuned
 
 PUBLISHED = Arm(
     name="published",
@@ -14,15 +14,15 @@ PUBLISHED = Arm(
     dense=dense(),
     few=xmoe(8),
     many=xmoe(32, seeds=3),
-    others=(xmoe(8, top_k=2), xmoe(8, top_k=HEADS), mhmoe(8, "parameters"), mhmoe(8, "compute")),
+    others=(xmoe(8, top_k=HEADS), mhmoe(8, "parameters"), mhmoe(8, "compute"), *controls()),
 )
 TUNED = Arm(
     name="tuned",
-    null=TUNING.tuned("null"),
-    dense=TUNING.tuned("dense"),
-    few=TUNING.tuned("xmoe_8"),
-    many=TUNING.tuned("xmoe_8", ("xmoe_32", "X-MoE, 32 experts, k = 2", lambda point: xmoe(32, 2)), seeds=3),
-    others=[TUNING.tuned(base) for base in ("fine_8", "mhmoe_8_compute", "mhmoe_8_parameters")],
+    null=tuned("null"),
+    dense=tuned("dense"),
+    few=tuned("xmoe_{}"),
+    many=tuned("xmoe_{}", 32, seeds=3),
+    others=[tuned(sized) for sized in ("fine_{}", "mhmoe_{}_compute", "mhmoe_{}_parameters")],
 )
 
 PAGE = Testbed(slug="testbed", title="The testbed: what can be shown here", arms=(PUBLISHED, TUNED))

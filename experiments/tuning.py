@@ -1,8 +1,10 @@
 """Equal tuning: every system the same 32 points of one space, then its best three at full length.
 
 Sizes are those of X-MoE with k = 2, which a mixture needs at these numbers of tokens: as many FLOPs, or as many
-parameters. Cost: cpu about two hours of two cores. Run: python -m experiments run tuning
+parameters. Cost: cpu about four hours of two cores. Run: python -m experiments run tuning
 """
+
+from collections.abc import Callable
 
 from experiments.kinds.search import Search
 from experiments.settings import Point
@@ -10,14 +12,33 @@ from experiments.systems import System, dense_of_cost, fine_grained, mhmoe, null
 
 EXPERTS, TOP_K = 8, 2
 
+# With a number of experts: a name, what people call it, and the system at a point.
+SIZED: dict[str, tuple[str, Callable[[int, Point], System]]] = {
+    "xmoe_{}": (
+        "X-MoE, {} experts, k = 2",
+        lambda experts, point: xmoe(experts, TOP_K),
+    ),
+    "fine_{}": (
+        "fine-grained X-MoE, {} experts cut up, FLOPs of k = 2",
+        lambda experts, point: fine_grained(experts, point.parts, TOP_K),
+    ),
+    "mhmoe_{}_compute": (
+        "MH-MoE, FLOPs and parameters of X-MoE with {} experts and k = 2",
+        lambda experts, point: mhmoe(experts, "compute", point.parts, top_k=(2, 4, 8)[point.choices], like_top_k=TOP_K),
+    ),
+    # Of at most k = 2, with which it has h times the FLOPs of X-MoE already.
+    "mhmoe_{}_parameters": (
+        "MH-MoE, parameters of X-MoE with {} experts and k = 2",
+        lambda experts, point: mhmoe(
+            experts, "parameters", point.parts, top_k=(1, 2, 2)[point.choices], like_top_k=TOP_K
+        ),
+    ),
+}
 
-def _same_flops(point: Point) -> System:
-    return mhmoe(EXPERTS, "compute", point.parts, top_k=(2, 4, 8)[point.choices], like_top_k=TOP_K)
 
-
-def _same_parameters(point: Point) -> System:
-    """Of at most k = 2, with which it has h times the FLOPs of X-MoE already."""
-    return mhmoe(EXPERTS, "parameters", point.parts, top_k=(1, 2, 2)[point.choices], like_top_k=TOP_K)
+def _built(sized: str, experts: int) -> Callable[[Point], System]:
+    build = SIZED[sized][1]
+    return lambda point: build(experts, point)
 
 
 PAGE = Search(
@@ -26,17 +47,20 @@ PAGE = Search(
     bases={
         "null": lambda point: null(),
         "dense": lambda point: dense_of_cost(xmoe(EXPERTS, TOP_K)),
-        "xmoe_8": lambda point: xmoe(EXPERTS, TOP_K),
-        "fine_8": lambda point: fine_grained(EXPERTS, point.parts, TOP_K),
-        "mhmoe_8_compute": _same_flops,
-        "mhmoe_8_parameters": _same_parameters,
+        **{sized.format(EXPERTS): _built(sized, EXPERTS) for sized in SIZED},
     },
     labels={
         "null": "no layer",
         "dense": "Dense, FLOPs of X-MoE with k = 2",
-        "xmoe_8": "X-MoE, 8 experts, k = 2",
-        "fine_8": "fine-grained X-MoE, FLOPs of k = 2",
-        "mhmoe_8_compute": "MH-MoE, FLOPs and parameters of X-MoE with k = 2",
-        "mhmoe_8_parameters": "MH-MoE, parameters of X-MoE with k = 2",
+        **{sized.format(EXPERTS): label.format(EXPERTS) for sized, (label, _) in SIZED.items()},
     },
 )
+
+
+def tuned(sized: str, experts: int = EXPERTS, seeds: int | None = None) -> System:
+    """A key of SIZED, or "null" or "dense", at the best point of 8 experts."""
+    if sized not in SIZED:
+        return PAGE.tuned(sized, seeds=seeds)
+    label, _ = SIZED[sized]
+    other = (sized.format(experts), label.format(experts), _built(sized, experts))
+    return PAGE.tuned(sized.format(EXPERTS), other, seeds=seeds)

@@ -30,7 +30,7 @@ is lower, with its interval over seeds; "documents" is the interval when the tes
 the same models (a second source of chance, shown and not judged). For claims of faster learning "ours" is
 what the favourite spends until its validation loss is at or below the other's final one, as a ratio to what
 the other spent in all: the judged cost with its interval over seeds, then the other costs. Where no seed
-reaches that loss, although it spent as much, the claim is contradicted if the final validation losses differ
+reaches that loss, although it spent as much, the claim is not reproduced if the final validation losses differ
 by the same rule; where some seeds reach it and some do not, it is "cannot tell". For claims about measured
 values "ours" is the difference in the unit that is named, positive where the side named first is higher, and
 "documents" its interval over the questions with the same models, where it is a mean of such. Where gains are
@@ -83,7 +83,7 @@ def _found_at(verdict: Verdict, tested: int) -> str:
 
 
 def _said(verdict: Verdict) -> str:
-    if verdict.verdict in ("holds", "contradicted"):
+    if verdict.verdict in ("holds", "not reproduced"):
         said = f"**{'holds' if verdict.verdict == 'holds' else 'not reproduced at this scale'}**"
     else:
         said = verdict.verdict + (f": {verdict.objection}" if verdict.objection else "")

@@ -2,12 +2,13 @@
 
 A claim compares two systems that it names. Its rule is fixed before the runs:
 
-    holds         the 95% interval of the paired difference over seeds excludes zero in the
-                  claimed direction, and the p-value, after Holm's correction within the claim's
-                  table at that scale, is below 0.05
-    contradicted  the same in the other direction
-    cannot tell   neither
-    not run       a side has no records, or they share fewer than two seeds
+    holds               the 95% interval of the paired difference over seeds excludes zero in the
+                        claimed direction, and the p-value, after Holm's correction within the
+                        claim's table at that scale, is below 0.05
+    not reproduced      the same in the other direction
+    cannot tell         neither
+    not testable here   a known effect of its kind is not seen, or a side is worth nothing (controls.py)
+    not run             a side has no records, or they share fewer than two seeds
 
 Two kinds. "Lower perplexity": the difference is of nll per token (the log of perplexity); or that
 one gains more than the other, each over a system of its own: the difference of two differences.
@@ -17,7 +18,7 @@ worse system spent in all; the difference is the log of that ratio.
 
 A seed for which that loss is never reached has no ratio. When all seeds reach it, the rule above
 judges the log ratio. When none does, although each spent at least as much as the worse system,
-the claim is contradicted if the paired difference of the final validation nll is above zero by
+the claim is not reproduced if the paired difference of the final validation nll is above zero by
 the same rule: never reaching a loss means ending above it, and that can be tested. Anything
 between the two is "cannot tell", as is a run that stopped before it had spent as much.
 """
@@ -35,7 +36,7 @@ from mhmoe.training.record import Record, by_seed
 
 LEVEL = 0.05
 Metric = Literal["perplexity", "tokens", "flops", "seconds"]
-Decision = Literal["holds", "contradicted", "cannot tell", "not testable here", "not run"]
+Decision = Literal["holds", "not reproduced", "cannot tell", "not testable here", "not run"]
 _UNKNOWN = Interval(math.nan, math.nan, math.nan, 0, math.nan)
 
 
@@ -217,7 +218,7 @@ def decide(family: Sequence[Verdict]) -> list[Verdict]:
         if p < LEVEL and measured.tested.high < 0:
             decision = "holds"
         elif p < LEVEL and measured.tested.low > 0:
-            decision = "contradicted"
+            decision = "not reproduced"
         decided.append(dataclasses.replace(measured, verdict=decision, adjusted_p=p))
     return decided
 

@@ -21,7 +21,7 @@ from experiments.report.captions import caption_of, setting_of
 from experiments.runner.page import Page, Section, unique
 from experiments.runner.runs import Run, final_name
 from experiments.runner.store import Records
-from experiments.scales import Scale
+from experiments.scales import SCALES, Scale
 from experiments.settings import SPACE, Point, points, with_settings
 from experiments.systems import System
 
@@ -40,14 +40,19 @@ Variant = tuple[str, str, Callable[[Point], System]]
 
 @dataclass(frozen=True, kw_only=True)
 class Search(Page):
-    """bases: key -> a function of a point that gives the system, of which name and label are replaced. trials: points.
-    kept: how many go on to full length. share: of a final run's steps, of the short runs."""
+    """bases: key -> a function of a point that gives the system, of which name and label are replaced. trials: points,
+    or as many as the scale has, if those are fewer. kept: how many go on to full length. share: of a final run's steps,
+    of the short runs."""
 
     bases: Mapping[str, Callable[[Point], System]] = field(hash=False)
     labels: Mapping[str, str]
     trials: int = 32
     kept: int = 3
     share: float = 1 / 4
+
+    def numbers(self, scale: Scale) -> range:
+        """Of the points that are tried at a scale; none where another scale's search counts."""
+        return range(0 if scale.settled_at else min(self.trials, scale.trials))
 
     def trial(self, base: str, number: int) -> System:
         """What a base is at a point."""
@@ -60,7 +65,7 @@ class Search(Page):
 
     def runs(self, scale: Scale, seeds: Sequence[int], records: Records) -> list[Run]:
         """The short runs, point by point; then, of each base whose short runs are done, the full ones."""
-        short = [self.short(scale, base, number) for number in range(self.trials) for base in self.bases]
+        short = [self.short(scale, base, number) for number in self.numbers(scale) for base in self.bases]
         kept = [(base, number) for base in self.bases for number in self.best(scale, base, records)]
         return short + [run for base, number in kept for run in self.full(scale, base, number)]
 
@@ -94,23 +99,29 @@ class Search(Page):
 
     def gathered(self, scale: Scale) -> dict[str, list[Run]]:
         return {
-            f"{self.slug}-{base}": [self.short(scale, base, number) for number in range(self.trials)]
+            f"{self.slug}-{base}": [self.short(scale, base, number) for number in self.numbers(scale)]
             for base in self.bases
         }
 
     def losses(self, scale: Scale, base: str, records: Records) -> list[float | None]:
         """Nats per token on `valid` of the short runs, by point; None where one is not done."""
-        found = [self.short(scale, base, number) for number in range(self.trials)]
+        found = [self.short(scale, base, number) for number in self.numbers(scale)]
         return [_loss([run], records) for run in found]
 
     def best(self, scale: Scale, base: str, records: Records) -> list[int]:
         """The points that go on; none while a short run is not done."""
         losses = self.losses(scale, base, records)
         known = [(loss, number) for number, loss in enumerate(losses) if loss is not None]
-        return [number for _, number in sorted(known)[: self.kept]] if len(known) == self.trials else []
+        return [number for _, number in sorted(known)[: self.kept]] if len(known) == len(losses) else []
 
     def chosen(self, scale: Scale, base: str, records: Records) -> int | None:
         """The point of the lowest mean loss at full length; None while a run is not done."""
+        key = ("chosen", self.slug, base)
+        if key not in records.settled:
+            records.settled[key] = self._chosen(scale, base, records)
+        return records.settled[key]
+
+    def _chosen(self, scale: Scale, base: str, records: Records) -> int | None:
         kept = {number: _loss(self.full(scale, base, number), records) for number in self.best(scale, base, records)}
         losses = {number: loss for number, loss in kept.items() if loss is not None}
         return min(losses, key=lambda n: losses[n]) if kept and len(losses) == len(kept) else None
@@ -124,23 +135,27 @@ class Search(Page):
         """
         key, label, build = other or (base, self.labels[base], self.bases[base])
         layer = build(points(self.trials)[0]).layer
-        return TunedSystem(f"{key}_tuned", f"{label}, tuned", layer, seeds, search=self, base=base, build=build)
+        return TunedSystem(
+            f"{key}_tuned", f"{label}, tuned", layer, seeds, settled_by=self.slug, search=self, base=base, build=build
+        )
 
     def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
         losses = {base: self.losses(scale, base, records) for base in self.bases}
         if all(loss is None for of_base in losses.values() for loss in of_base):
             return None
-        short = [self.short(scale, base, number) for base in self.bases for number in range(self.trials)]
+        numbers = self.numbers(scale)
+        short = [self.short(scale, base, number) for base in self.bases for number in numbers]
         done = [records.by_name[run.name] for run in short if records.state(run) == "done"]
         rows = [self._row(scale, base, losses[base], records) for base in self.bases]
         lines = [
             *caption_of(done)[:1],
-            f"Perplexity on `valid`. The same {self.trials} points for every system, {self.share:.0%} of a final run's "
-            f"steps, seed {scale.tuning_seed}; the best {self.kept} at full length, mean of seeds {scale.tuning_seed} "
-            f"and {scale.tuning_seed + 1}. Settings that are not named are as published.",
+            f"Perplexity on `valid`. The same {len(numbers)} points for every system, {self.share:.0%} of a final "
+            f"run's steps, seed {scale.tuning_seed}; the best {self.kept} at full length, mean of seeds "
+            f"{scale.tuning_seed} and {scale.tuning_seed + 1}. Settings that are not named are as published.",
         ]
         picture = f"{self.slug}_{scale.name}.png"
-        curves = {self.labels[base]: _expected_best(found) for base, found in losses.items() if None not in found}
+        whole = {base: found for base, found in losses.items() if None not in found}
+        curves = {self.labels[base]: _expected_best(found) for base, found in whole.items()}
         page = table_markdown(COLUMNS, rows, caption=lines)
         if curves:
             trend_figure(
@@ -148,11 +163,11 @@ class Search(Page):
                 folder / picture,
                 title="What the best of n trials is worth",
                 x_label="trials n",
-                note=f"{setting_of(done)}. Expected best of n points drawn from the {self.trials}.",
+                note=f"{setting_of(done)}. Expected best of n points drawn from the {len(numbers)}.",
                 log_x=True,
             )
             page += f"\n![The expected best of n trials]({picture})\n"
-        if importance := _importance({base: found for base, found in losses.items() if None not in found}, self.trials):
+        if importance := _importance(whole, len(numbers)):
             page += "\n## What the factors are worth\n\n" + table_markdown(
                 IMPORTANCE, importance, caption=[_IMPORTANCE]
             )
@@ -180,7 +195,9 @@ class TunedSystem(System):
 
     def chosen(self, records: Records) -> System | None:
         assert self.search is not None and self.build is not None
-        number = self.search.chosen(records.scale, self.base, records)
+        scale = SCALES[records.scale.settled_at] if records.scale.settled_at else records.scale
+        searched = records if scale is records.scale else records.at(scale)
+        number = self.search.chosen(scale, self.base, searched)
         if number is None:
             return None
         point = points(self.search.trials)[number]

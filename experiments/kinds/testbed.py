@@ -56,7 +56,7 @@ class Arm:
 
     @property
     def systems(self) -> list[System]:
-        return [self.null, self.dense, self.few, self.many, *self.others]
+        return unique([self.null, self.dense, self.few, self.many, *self.others])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class Testbed(Page):
         columns = (
             Column("arm", "arm"),
             Column("label", "label"),
-            *(Column(c, c) for c in ("change", "low", "high", "n")),
+            *(Column(c, c) for c in ("perplexity", "change", "low", "high", "n")),
         )
         return Section(page, columns, [*shown, *covered])
 

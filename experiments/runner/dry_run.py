@@ -28,7 +28,7 @@ def cost_table(runs: Sequence[Run], records: Records, elsewhere: Sequence[Record
     is the weights with their gradients and both Adam moments, and seconds are unknown.
     """
     finished = [*records.by_name.values(), *elsewhere]
-    rows = [_row(run, records.state(run), finished) for run in runs]
+    rows = [_row(run, f"waits for {run.waits_for}" if run.waits_for else records.state(run), finished) for run in runs]
     missing = [row for row in rows if row["state"] != "done"]
     known = [row["seconds"] for row in missing if row["seconds"] is not None]
     total = sum(row["training_flops"] for row in missing) / 1e15

@@ -145,7 +145,7 @@ def unmeasured(page: Page, scale: Scale, options: Options, records: Records) -> 
     if not page.measurements or options.again is not None or options.train_only:
         return []
     folder = data_folder(page, scale, options)
-    finals = [run for run in page.runs(scale, options.seeds, records) if run.tests]
+    finals = [run for run in page.runs(scale, options.seeds, records) if run.tests and not run.waits_for]
     return [
         (run, measurement)
         for run in finals

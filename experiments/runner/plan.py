@@ -22,6 +22,7 @@ def final_runs(scale: Scale, task: str, system: System, seeds: Sequence[int], re
             system=chosen or system,
             seed=seed,
             learning_rate=rate,
+            waits_for=system.settled_by if chosen is None else "",
         )
 
 

@@ -20,7 +20,9 @@ from mhmoe.io import UserError
 def check_device(scale: Scale) -> None:
     """Raises UserError if this machine cannot train at the scale."""
     if scale.device == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"scale {scale.name} needs a CUDA device and there is none; choose SCALE=cpu or smoke")
+        raise UserError(
+            f"scale {scale.name} needs a CUDA device and there is none; choose SCALE=cpu or smoke, or --device cpu"
+        )
 
 
 def join_processes(scale: Scale) -> None:

@@ -33,6 +33,7 @@ class Arguments:
     results: Path | None
     jobs: int
     heads: tuple[int, ...]
+    device: str
     time_budget: float | None
     train_only: bool
     again: bool
@@ -55,6 +56,7 @@ class Arguments:
         line += ["--heads", *map(str, self.heads)] if self.heads else []
         line += [] if self.data is None else ["--data", str(self.data)]
         line += [] if options.results == RESULTS else ["--results", str(options.results)]
+        line += ["--device", self.device] if self.device else []
         line += ["--train-only"] if self.train_only else []
         line += ["--again"] if self.again else []
         left = options.deadline - time.monotonic()
@@ -79,7 +81,11 @@ def execute_command(page: Page, scale: Scale, arguments: Arguments, dry_run: boo
             check_writable(folder)
         code = _work(page, scale, options, arguments, useful_jobs(arguments.jobs, len(todo + to_measure)))
     elif not arguments.again:
-        print(_nothing_to_run(page, runs, records))
+        print(_nothing_to_run(page, [run for run in runs if not run.waits_for], records))
+    if not is_spoken_for():
+        for slug in dict.fromkeys(run.waits_for for run in runs if run.waits_for):
+            waiting = sum(run.waits_for == slug for run in runs)
+            print(f"{waiting} runs wait for what another page settles: python -m experiments run {slug}")
     if not dry_run and not is_spoken_for():
         gather(options.records(scale), page.gathered(scale))
     if arguments.again and not dry_run and not is_spoken_for() and code == 0:

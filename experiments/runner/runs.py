@@ -25,6 +25,8 @@ class Run:
     steps_share: float = 1.0
     tests: bool = True
     """False for runs that only choose something: they never see the test split."""
+    waits_for: str = ""
+    """The page that must be run first; what is trained here is not settled yet."""
 
 
 def model_config(scale: Scale, system: System) -> MHMoEConfig:

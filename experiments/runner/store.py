@@ -6,7 +6,7 @@ declares (source, files' names, packing) is compared all the same, and the text 
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,12 +78,21 @@ class Records:
     def reload(self) -> None:
         """Read them again. Raises UserError if a file is damaged or holds another run's record."""
         self.by_name: dict[str, Record] = {}
+        self.settled: dict[Hashable, Any] = {}
+        """What searches found in them, kept until they are read again."""
         for path in sorted([*self.folder.glob("*.json"), *self.folder.glob("*.jsonl")]):
             for record in _loaded(path):
                 if record.scale != self.scale.name or (path.suffix == ".json" and record.name != path.stem):
                     raise UserError(f"{path} is the record of {record.scale} {record.name}; move or remove it")
                 if record != self.by_name.setdefault(record.name, record):
                     raise UserError(f"{path} has another record of {record.name} than a file beside it; remove one")
+
+    def at(self, scale: Scale) -> "Records":
+        """Those of another scale, in the same results."""
+        key = ("at", scale.name)
+        if key not in self.settled:
+            self.settled[key] = Records(scale, self.results)
+        return self.settled[key]
 
     def path(self, run: Run) -> Path:
         return self.folder / f"{run.name}.json"
@@ -96,8 +105,8 @@ class Records:
         return "done" if record.fingerprint == self.declared(run) else "stale"
 
     def pending_runs(self, runs: Iterable[Run]) -> list[Run]:
-        """Those without a current record."""
-        return [run for run in runs if self.state(run) != "done"]
+        """Those without a current record that can be done by now."""
+        return [run for run in runs if self.state(run) != "done" and not run.waits_for]
 
     def declared(self, run: Run) -> str:
         """The fingerprint the run should have on the text, and by the number of processes where it matters, that its

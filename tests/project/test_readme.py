@@ -211,6 +211,7 @@ def test_every_symbol_of_the_package_is_in_the_glossary():
 
 def test_the_table_of_the_readme_is_table_1_of_the_committed_records():
     labels = {
+        "no layer": "no layer",
         "Dense": "Dense",
         "X-MoE": "X-MoE, 8 experts",
         "X-MoE, k = 4 (control)": "X-MoE, 8 experts, k = 4 (control)",
@@ -263,6 +264,15 @@ def test_the_differences_to_x_moe_in_the_results_are_those_of_table_1():
     assert f"{ours['MH-MoE, 8 experts, h = 4, `compute`']:.1f}" == f"{compute:.1f}"
     assert f"{ours['MH-MoE, 8 experts, h = 4, `parameters`']:.1f}" == f"{parameters:.1f}"
     assert f"{ours['X-MoE, 8 experts, k = 4 (control)']:.1f}" == f"{-control:.1f}"
+
+
+def test_how_far_mh_moe_comes_from_the_null_in_the_results_is_what_the_testbed_gives():
+    rows = csv.DictReader((ROOT / "results" / "testbed.csv").read_text(encoding="utf-8").splitlines())
+    covered = {row["label"]: row for row in rows if row["scale"] == "cpu" and row["perplexity"]}
+    for label, matching in (("equal FLOPs", "compute"), ("equal parameters", "parameters")):
+        row = covered[f"MH-MoE, 8 experts, h = 4, `{matching}`"]
+        mean, low, high = (f"{float(row[column]):.0f}" for column in ("change", "low", "high"))
+        assert f"{mean}% [{low}, {high}] at {label}" in PROSE
 
 
 def nll(system: str) -> dict[int, float]:

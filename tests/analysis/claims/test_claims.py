@@ -48,7 +48,7 @@ def only(verdicts):
     return verdicts[0]
 
 
-@pytest.mark.parametrize(("gap", "verdict"), [(-0.05, "holds"), (0.05, "contradicted")], ids=str)
+@pytest.mark.parametrize(("gap", "verdict"), [(-0.05, "holds"), (0.05, "not reproduced")], ids=str)
 def test_the_verdict_is_the_side_of_zero_on_which_the_interval_lies(gap, verdict):
     found = only(judge([LOWER], runs("a", 4.5 + gap) + runs("b")))
     assert found.verdict == verdict
@@ -63,7 +63,7 @@ def test_the_difference_is_of_the_named_split():
         dataclasses.replace(r, metrics=r.metrics | {"valid": record("a", r.seed, 4.9).metrics["valid"]}) for r in better
     ]
     assert only(judge([LOWER], swapped + runs("b"))).verdict == "holds"
-    assert only(judge([dataclasses.replace(LOWER, split="valid")], swapped + runs("b"))).verdict == "contradicted"
+    assert only(judge([dataclasses.replace(LOWER, split="valid")], swapped + runs("b"))).verdict == "not reproduced"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_changing_one_record_changes_the_verdict():
     assert only(judge([LOWER], records)).verdict == "cannot tell"
 
 
-@pytest.mark.parametrize(("sign", "verdict"), [(-1, "holds"), (1, "contradicted")], ids=str)
+@pytest.mark.parametrize(("sign", "verdict"), [(-1, "holds"), (1, "not reproduced")], ids=str)
 def test_more_claims_in_a_table_ask_more_of_each(sign, verdict):
     records = around("a", *(sign * gap for gap in (0.02, 0.05, 0.09, 0.03, 0.02))) + runs("b")
     records += [r for i in range(20) for r in around(f"c{i}", -0.1, 0.1, -0.05, 0.06, 0.02)]
@@ -108,10 +108,10 @@ GAIN = dataclasses.replace(LOWER, statement="A gains more over C than B over D",
     ("levels", "verdict"),
     [
         ({"a": 4.4, "c": 4.6, "b": 4.3, "d": 4.4}, "holds"),  # -0.2 against -0.1, although a ends above b
-        ({"a": 4.2, "c": 4.25, "b": 4.3, "d": 4.4}, "contradicted"),
+        ({"a": 4.2, "c": 4.25, "b": 4.3, "d": 4.4}, "not reproduced"),
         ({"a": 4.2, "c": 4.3, "b": 4.4, "d": 4.5}, "cannot tell"),
     ],
-    ids=["holds", "contradicted", "cannot tell"],
+    ids=["holds", "not reproduced", "cannot tell"],
 )
 def test_a_gain_is_judged_beside_the_others_gain_and_not_by_who_ends_lower(levels, verdict):
     noise = np.random.default_rng(3).normal(0, 0.01, (4, 5))
@@ -139,7 +139,7 @@ def test_a_gain_needs_seeds_and_data_that_all_four_share():
 def test_scales_are_judged_apart():
     records = runs("a", 4.4) + runs("b") + runs("a", 4.6, scale="gpu") + runs("b", scale="gpu")
     assert only(judge([LOWER], records, "cpu")).verdict == "holds"
-    assert only(judge([LOWER], records, "gpu")).verdict == "contradicted"
+    assert only(judge([LOWER], records, "gpu")).verdict == "not reproduced"
 
 
 def test_stale_and_undeclared_records_do_not_count():
@@ -208,14 +208,14 @@ def test_a_system_that_needs_half_the_tokens_learns_faster():
 def test_the_same_curves_can_be_faster_in_tokens_and_slower_in_flops():
     records = curves("a", 2.0, 2.2, 1.9, flops=300) + curves("b", 4.0, 4.2, 3.9)
     in_flops = dataclasses.replace(FASTER, metric="flops", slug="flops")
-    assert [v.verdict for v in judge([FASTER, in_flops], records)] == ["holds", "contradicted"]
+    assert [v.verdict for v in judge([FASTER, in_flops], records)] == ["holds", "not reproduced"]
 
 
 def test_a_loss_that_no_seed_reaches_contradicts_if_the_final_losses_differ_for_sure():
     worse = curves("b", 4.0, 4.2, 3.9)
     surely = only(judge([FASTER], curves("a", 4.5, 4.71, 4.39) + worse))
     perhaps = only(judge([FASTER], curves("a", 4.01, 4.9, 3.92) + worse))
-    assert (surely.verdict, perhaps.verdict) == ("contradicted", "cannot tell")
+    assert (surely.verdict, perhaps.verdict) == ("not reproduced", "cannot tell")
     assert set(surely.costs.values()) == {None}
     assert surely.tested == surely.difference
 

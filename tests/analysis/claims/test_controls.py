@@ -34,7 +34,7 @@ def verdict(records: list[Record], controls: Controls | None = CONTROLS, claim: 
 def test_a_claim_is_judged_where_the_control_is_seen_and_both_sides_beat_the_null() -> None:
     found = verdict(runs(a=4.4, b=4.5, x=4.4, d=4.6, null=4.8))
     assert found.verdict == "holds" and found.objection == ""
-    assert verdict(runs(a=4.5, b=4.4, x=4.4, d=4.6, null=4.8)).verdict == "contradicted"
+    assert verdict(runs(a=4.5, b=4.4, x=4.4, d=4.6, null=4.8)).verdict == "not reproduced"
 
 
 def test_a_null_that_wins_makes_the_claim_untestable_here() -> None:
@@ -94,4 +94,4 @@ def test_the_ledger_says_why_a_claim_is_not_testable() -> None:
     assert "not testable here: a does not beat the null (+" in line
     lost = verdict(runs(a=4.5, b=4.4, x=4.4, d=4.6, null=4.8))
     line = next(line for line in ledger_markdown([lost]).splitlines() if "A lies below B" in line)
-    assert "**not reproduced at this scale**" in line and "contradicted" not in line
+    assert "**not reproduced at this scale**" in line and "not reproduced" not in line

@@ -97,7 +97,7 @@ def verdict(claim: MeasuredClaim = CLAIM, **sides: Any) -> str:
 
 def test_what_was_measured_decides_and_the_other_way_round_it_contradicts():
     assert verdict() == "holds"
-    assert verdict(strong=WEAK, weak=STRONG) == "contradicted"
+    assert verdict(strong=WEAK, weak=STRONG) == "not reproduced"
     assert verdict(weak=of_seeds(0.9, 0.6, 200)) == "cannot tell"
 
 
