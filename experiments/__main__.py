@@ -1,4 +1,4 @@
-"""python -m experiments list | run | render | status | validate | register | pack
+"""python -m experiments list | run | run-all | render | status | validate | register | pack
 
 Every command works for every table and figure alike; `--help` says what each takes. A wrong argument or a
 file that cannot be used ends in one line and exit code 2.
@@ -22,11 +22,12 @@ from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
 from experiments import BEGUN
-from experiments.catalog import check_task, find, pages, scale_of
+from experiments.catalog import check_scale, check_task, find, pages, scale_of
 from experiments.report.index import render_index
 from experiments.report.render import render, render_claims
 from experiments.runner.manifest import differences
 from experiments.runner.page import Page
+from experiments.runner.queue import Queue
 from experiments.runner.run_command import Arguments, execute_command
 from experiments.runner.runs import model_config
 from experiments.runner.store import COMMITTED, RESULTS, Records
@@ -87,7 +88,7 @@ def run(
         dry_run: print what would be run and what it would cost.
     """
     arguments = Arguments(
-        slug=slug,
+        slugs=(slug,),
         seeds=seeds,
         data=data,
         results=results,
@@ -104,9 +105,49 @@ def run(
     chosen.for_task(task or "english")  # an unknown task is said before an experiment is looked for
     page = find(slug, task, heads)
     check_task(page, task)
+    check_scale(page, chosen)
     for system in page.all_systems():
         model_config(chosen.for_task(page.task), system)  # what cannot be built is said before anything is trained
     sys.exit(execute_command(page, chosen, arguments, dry_run))
+
+
+@app.command
+def run_all(
+    slugs: Positional[tuple[str, ...]],
+    scale: ScaleName = "cpu",
+    seeds: tuple[int, ...] = (),
+    data: Path | None = None,
+    results: Path | None = None,
+    jobs: int = 1,
+    device: str = "",
+    time_budget: float | None = None,
+    train_only: bool = False,
+    dry_run: bool = False,
+    out: Path | None = None,
+) -> None:
+    """All that several tables and figures of one task lack, as one queue, in their order.
+
+    Args:
+        slugs: tables and figures; what comes first is done first.
+        seeds, data, results, jobs, device, time_budget, train_only, dry_run: as for run.
+        out: a tar file for the new records and measurements, to be carried elsewhere and taken in by `register`.
+    """
+    arguments = Arguments(
+        slugs=slugs,
+        seeds=seeds,
+        data=data,
+        results=results,
+        jobs=jobs,
+        heads=(),
+        device=device,
+        time_budget=time_budget,
+        train_only=train_only,
+        again=False,
+        started=BEGUN,
+    )
+    arguments.check()
+    queue = Queue.of([find(slug) for slug in slugs])
+    sys.exit(execute_command(queue, scale_of(scale).on(device), arguments, dry_run, out))
 
 
 @app.command(name="render")

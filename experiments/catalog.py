@@ -35,6 +35,12 @@ def find(name: str, task: str = "", heads: Sequence[int] = ()) -> Page:
     return module.for_heads(heads)
 
 
+def check_scale(page: Page, scale: Scale) -> None:
+    """Raises UserError if the page is for other scales alone."""
+    if page.only and scale.name not in page.only:
+        raise UserError(f"scale={scale.name!r} is not one of {page.slug}; choose {' or '.join(page.only)}")
+
+
 def check_task(page: Page, task: str) -> None:
     """Raises UserError if the page is about another task than the one that is asked for, if one is."""
     if task and task != page.task:

@@ -1,4 +1,4 @@
-"""The four scales at which every experiment can be run.
+"""The five scales at which every experiment can be run.
 
 All systems of a scale share model, text, data order, steps and optimiser; they differ in the feed-forward
 config of their MoE blocks alone (systems.py).
@@ -200,6 +200,20 @@ CPU = Scale(
     },
 )
 
+LONG = dataclasses.replace(
+    CPU,
+    name="long",
+    purpose="the model of cpu on six times the tokens, any device; many runs share one GPU",
+    packing=PackingConfig(
+        vocab_size=2048, max_train_tokens=24_000_000, max_valid_tokens=200_000, max_test_tokens=400_000
+    ),
+    training={**CPU.training, "steps": 2930, "batch_sequences": 32, "evaluations": 20},
+    learning_rates=(4e-3, 8e-3, 1.6e-2),
+    seeds=(1, 2, 3),
+    texts={},
+    settled_at="cpu",
+)
+
 GPU = Scale(
     name="gpu",
     purpose="one large GPU, a few minutes a run",
@@ -274,4 +288,4 @@ PAPER = Scale(
     device="cuda",
 )
 
-SCALES = {scale.name: scale for scale in (SMOKE, CPU, GPU, PAPER)}
+SCALES = {scale.name: scale for scale in (SMOKE, CPU, LONG, GPU, PAPER)}

@@ -40,7 +40,8 @@ class System:
     system whose learning rate it takes, times `lr_multiplier`; None for one that is tuned itself. matching: under
     which reading it is of X-MoE's size; "" for X-MoE itself and for dense models. role: how it looks in figures
     (looks.py); "" takes what is free there. num_experts: of the X-MoE whose size it has; None for dense models.
-    settled_by: the page whose runs settle what is trained as this system; "" if it is settled here.
+    settled_by: the page whose runs settle what is trained as this system; "" if it is settled here. steps: times those
+    of the scale.
     """
 
     name: str
@@ -57,6 +58,7 @@ class System:
     role: str = ""
     num_experts: int | None = None
     settled_by: str = ""
+    steps: float = 1.0
 
     def chosen(self, records: Any) -> "System | None":
         """What is trained as this system, by what the records say; None while they do not. Itself, but for systems
@@ -66,6 +68,7 @@ class System:
     def at(self, scale: Scale) -> Scale:
         """The scale with this system's own arguments of model and training."""
         model, training = {**scale.model, **self.model}, {**scale.training, **self.training}
+        training["steps"] = round(self.steps * training["steps"])
         return dataclasses.replace(scale, model=model, training=training)
 
 
@@ -232,6 +235,19 @@ def ablate(
         tuned_as=system,
         lr_multiplier=lr_multiplier,
         num_experts=system.num_experts,
+    )
+
+
+def for_steps(system: System, times: float) -> System:
+    """The system trained for so many times the scale's steps, at the learning rate that it has for those."""
+    if times == 1:
+        return system
+    return dataclasses.replace(
+        system,
+        name=f"{system.name}_x{times:g}",
+        label=f"{system.label}, {times:g} x tokens",
+        steps=times,
+        tuned_as=None if system.settled_by else system,
     )
 
 

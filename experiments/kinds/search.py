@@ -201,7 +201,8 @@ class TunedSystem(System):
         if number is None:
             return None
         point = points(self.search.trials)[number]
-        return dataclasses.replace(with_settings(self.build(point), point, self.name, self.label), seeds=self.seeds)
+        settled = with_settings(self.build(point), point, self.name, self.label)
+        return dataclasses.replace(settled, seeds=self.seeds, steps=self.steps)
 
 
 IMPORTANCE = (

@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,14 @@ COSTS: dict[str, tuple[str, Callable[[Mapping[str, Any], int], float | None]]] =
 
 @dataclass(frozen=True, kw_only=True)
 class Trend:
-    """series: label -> (number, system). panels: the quantities, by their keys in PANELS and COSTS."""
+    """series: label -> (number, system). panels: the quantities, by their keys in PANELS and COSTS, or "gain": below
+    `nulls`, the series at the same number that a gain is counted from."""
 
     x_label: str
     series: Mapping[str, Sequence[tuple[float, System]]]
     panels: Sequence[str]
     log_x: bool = False
+    nulls: Mapping[str, Mapping[float, System]] = field(default_factory=dict[str, Mapping[float, System]])
 
 
 def draw(page: Page, trend: Trend, scale: Scale, records: Records, path: Path, setting: str) -> bool:
@@ -86,18 +88,33 @@ def draw(page: Page, trend: Trend, scale: Scale, records: Records, path: Path, s
             found[label] = [Point(x, sum(v) / len(v), min(v), max(v), len(v)) for x, v in values.items()]
         return found
 
+    def gain() -> dict[str, list[Point]]:
+        """Percent of the null's perplexity, seed by seed; positive where it is lower."""
+        found: dict[str, list[Point]] = {}
+        for label, nulls in trend.nulls.items():
+            for x, system in trend.series[label]:
+                null = {r.seed: _perplexity(r, records.results) for r in current[nulls[x].name]}
+                ours = {r.seed: _perplexity(r, records.results) for r in current[system.name] if r.seed in null}
+                values = [100 * (1 - value / null[seed]) for seed, value in ours.items()]
+                if values:
+                    point = Point(x, sum(values) / len(values), min(values), max(values), len(values))
+                    found.setdefault(label, []).append(point)
+        return found
+
     def of_benchmark(costs: Mapping[str, float]) -> dict[str, list[Point]]:
         return {
             label: [Point(x, v, v, v, 1) for x, system in series if (v := costs.get(system.name)) is not None]
             for label, series in trend.series.items()
         }
 
-    panels = [
-        Panel(PANELS[name][0], of_runs(PANELS[name][1]))
-        if name in PANELS
-        else Panel(COSTS[name][0], of_benchmark(measured_costs(name, scale)))
-        for name in trend.panels
-    ]
+    def panel(name: str) -> Panel:
+        if name == "gain":
+            return Panel("perplexity below the model without the layer (%)", gain())
+        if name in PANELS:
+            return Panel(PANELS[name][0], of_runs(PANELS[name][1]))
+        return Panel(COSTS[name][0], of_benchmark(measured_costs(name, scale)))
+
+    panels = [panel(name) for name in trend.panels]
     shown = [panel for panel in panels if any(panel.series.values())]
     if not shown:
         return False

@@ -50,7 +50,7 @@ def verdicts(pages: Sequence[Page], scales: Sequence[Scale], results: Path = RES
         records = Records(scale, results)
         judged: dict[Hashable, Verdict] = {}
         for page in pages:
-            if page.claims and records.by_name and scale.reads(page.task):
+            if page.claims and records.by_name and page.is_for(scale):
                 testbeds = [p for p in pages if p.task == page.task and p.controls() is not None]
                 systems = unique([system for p in (page, *testbeds) for system in p.all_systems()])
                 current = current_runs(systems, scale, records, page.task)

@@ -2,9 +2,9 @@
 
 runs: one training run. store: records on disk; manifest: their hashes; gather: many in one file. plan: the runs of some
 systems. measurements: what is measured on finished models; earlier_measurements: files of an earlier version. page:
-what every page is. texts: which text, and whose results. outlook, dry_run: what is to be expected. processes, jobs:
-several that share the work. again: runs done once more. execute: one run. launch: what is missing. validation: records
-from elsewhere. run_command: the command.
+what every page is; queue: several as one. texts: which text, and whose results. outlook, dry_run: what is to be
+expected. processes, jobs: several that share the work. again: runs done once more. execute: one run. launch: what is
+missing. validation: records from elsewhere. run_command: the command.
 """
 
 READING_ORDER = (
@@ -16,6 +16,7 @@ READING_ORDER = (
     "earlier_measurements",
     "measurements",
     "page",
+    "queue",
     "texts",
     "outlook",
     "dry_run",

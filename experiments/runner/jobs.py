@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from typing import IO, Any
 
+import torch
 from tqdm import tqdm
 
 from mhmoe.display import JOB, RECORD, Display, display
@@ -32,7 +33,7 @@ def useful_jobs(jobs: int, runs: int) -> int:
 
 
 def run_in_jobs(jobs: int, arguments: Sequence[str]) -> int:
-    """`python -m experiments` with these arguments in so many processes that share the runs and the cores.
+    """`python -m experiments` with these arguments in so many processes that share the runs, the cores and the GPUs.
 
     What several of them say is shown once. Returns the worst exit code. A process that was killed is told of at
     once; the others go on. When this process is asked to end, they end first.
@@ -40,6 +41,7 @@ def run_in_jobs(jobs: int, arguments: Sequence[str]) -> int:
     threads = max((os.cpu_count() or jobs) // jobs, 1)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), JOB: str(jobs), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "experiments", *arguments]
+    devices = torch.cuda.device_count()
     said: queue.SimpleQueue[tuple[int, IO[str], str]] = queue.SimpleQueue()
     children: list[subprocess.Popen[str]] = []
     readers: list[threading.Thread] = []
@@ -47,8 +49,9 @@ def run_in_jobs(jobs: int, arguments: Sequence[str]) -> int:
     killed: set[int] = set()
     try:
         for job in range(jobs):
+            mine = environment if devices < 2 else {**environment, "CUDA_VISIBLE_DEVICES": str(job % devices)}
             child = subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+                command, env=mine, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
             )
             children.append(child)
             for pipe, target in ((child.stdout, sys.stdout), (child.stderr, sys.stderr)):

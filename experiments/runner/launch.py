@@ -134,7 +134,7 @@ def _check_alike(text: PackedDataset, done: Sequence[Run], records: Records) -> 
 
 def data_folder(page: Page, scale: Scale, options: Options) -> DataFolder | None:
     """The folder of all data that is named, if a measurement of the page reads one and there is one."""
-    if all(measurement.files is None for measurement in page.measurements):
+    if all(measurement.files is None for part in page.parts for measurement in part.measurements):
         return None
     path = folder_of_data(options.data, scale, options.packed or options.cache)
     return None if path is None else DataFolder.at(path)
@@ -142,14 +142,16 @@ def data_folder(page: Page, scale: Scale, options: Options) -> DataFolder | None
 
 def unmeasured(page: Page, scale: Scale, options: Options, records: Records) -> list[tuple[Run, Measurement[Any]]]:
     """What the page wants to know of its final models, and nobody has measured."""
-    if not page.measurements or options.again is not None or options.train_only:
+    parts = [part for part in page.parts if part.measurements]
+    if not parts or options.again is not None or options.train_only:
         return []
     folder = data_folder(page, scale, options)
-    finals = [run for run in page.runs(scale, options.seeds, records) if run.tests and not run.waits_for]
     return [
         (run, measurement)
-        for run in finals
-        for measurement in page.measurements
+        for part in parts
+        for run in part.runs(scale, options.seeds, records)
+        if run.tests and not run.waits_for
+        for measurement in part.measurements
         if records.state(run) != "done"
         or not is_measured(measurement, records.by_name[run.name], folder, options.results)
     ]

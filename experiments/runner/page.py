@@ -32,7 +32,8 @@ class Section(NamedTuple):
 class Page:
     """slug: the name of its file, and of its pages. task: the pre-training task it is about. claims: for the ledger.
 
-    measurements: what is measured on its finished models. notes: remarks below.
+    measurements: what is measured on its finished models. notes: remarks below. only: the scales that it is for; all if
+    none is named.
     """
 
     trains: ClassVar[bool] = True
@@ -44,6 +45,16 @@ class Page:
     task: str = "english"
     claims: Sequence[Claim | MeasuredClaim] = ()
     measurements: Sequence[Measurement[Any]] = ()
+    only: Sequence[str] = ()
+
+    def is_for(self, scale: Scale) -> bool:
+        """Whether it has runs at a scale: the scale has text for its task, and the page is not for others alone."""
+        return scale.reads(self.task) and (not self.only or scale.name in self.only)
+
+    @property
+    def parts(self) -> "Sequence[Page]":
+        """The pages that it stands for: itself, but for a queue."""
+        return [self]
 
     def all_systems(self) -> list[System]:
         """Every system once, in the order of their first appearance."""
@@ -61,8 +72,8 @@ class Page:
         return [*tuning_plan(systems, scale, self.task), *finals]
 
     def planned(self, scale: Scale, records: Records) -> list[Run]:
-        """The runs with the scale's own seeds; none where the scale has no text for the task."""
-        if not scale.reads(self.task):
+        """The runs with the scale's own seeds; none where it is not for the scale."""
+        if not self.is_for(scale):
             return []
         return self.runs(scale, tuple(scale.for_task(self.task).seeds), records)
 
@@ -72,7 +83,7 @@ class Page:
 
     def scales(self, rendered: Sequence[Scale]) -> Sequence[Scale]:
         """At which of the scales that are rendered it can have a section."""
-        return [scale for scale in rendered if scale.reads(self.task)]
+        return [scale for scale in rendered if self.is_for(scale)]
 
     def controls(self) -> Controls | None:
         """The known effects that it looks for, on which the claims of its task rest; None but of a testbed."""

@@ -14,6 +14,7 @@ from experiments.runner.jobs import is_spoken_for, run_in_jobs, useful_jobs
 from experiments.runner.launch import Options, check_data, planned_runs, run_all, unmeasured
 from experiments.runner.page import Page
 from experiments.runner.processes import check_device
+from experiments.runner.queue import bundle, listing
 from experiments.runner.runs import Run
 from experiments.runner.store import COMMITTED, RESULTS, Records
 from experiments.runner.texts import CACHE, OWN, results_of, work_folder
@@ -27,7 +28,7 @@ from mhmoe.training.record import git_state
 class Arguments:
     """Those of the command, which says what they mean; `time_budget` counts from `started` (time.monotonic)."""
 
-    slug: str
+    slugs: tuple[str, ...]
     seeds: tuple[int, ...]
     data: Path | None
     results: Path | None
@@ -52,7 +53,9 @@ class Arguments:
 
     def for_jobs(self, page: Page, scale: Scale, options: Options) -> list[str]:
         """The command line of one of several processes that do the same."""
-        line = ["run", self.slug, "--scale", scale.name, "--task", page.task, "--seeds", *map(str, options.seeds)]
+        line = ["run-all" if len(page.parts) > 1 else "run", *self.slugs, "--scale", scale.name]
+        line += ["--seeds", *map(str, options.seeds)]
+        line += ["--task", page.task] if len(page.parts) == 1 else []
         line += ["--heads", *map(str, self.heads)] if self.heads else []
         line += [] if self.data is None else ["--data", str(self.data)]
         line += [] if options.results == RESULTS else ["--results", str(options.results)]
@@ -63,9 +66,10 @@ class Arguments:
         return line if left == math.inf else [*line, "--time-budget", str(max(left, 1e-3))]
 
 
-def execute_command(page: Page, scale: Scale, arguments: Arguments, dry_run: bool) -> int:
-    """Returns the exit code. Raises UserError before the work where that is possible."""
+def execute_command(page: Page, scale: Scale, arguments: Arguments, dry_run: bool, out: Path | None = None) -> int:
+    """Returns the exit code. Raises UserError before the work where that is possible. out: takes the new records."""
     options = _options(page, scale, arguments)
+    before = listing(options.results)
     records = options.records(scale)
     runs = planned_runs(page, scale, options, records)
     if arguments.again and not runs:
@@ -88,6 +92,8 @@ def execute_command(page: Page, scale: Scale, arguments: Arguments, dry_run: boo
             print(f"{waiting} runs wait for what another page settles: python -m experiments run {slug}")
     if not dry_run and not is_spoken_for():
         gather(options.records(scale), page.gathered(scale))
+        if out is not None:
+            print(f"{out}: {bundle(options.results, before, out)} new records and measurements")
     if arguments.again and not dry_run and not is_spoken_for() and code == 0:
         code = _compare(runs, options.records(scale), Records(scale))
     return code
@@ -95,7 +101,7 @@ def execute_command(page: Page, scale: Scale, arguments: Arguments, dry_run: boo
 
 def _options(page: Page, scale: Scale, arguments: Arguments) -> Options:
     results, corpus = results_of(scale, page.task, arguments.data)
-    if arguments.slug.endswith(".py"):  # a page of the user's own
+    if len(arguments.slugs) == 1 and arguments.slugs[0].endswith(".py"):  # a page of the user's own
         results = OWN / page.slug
     if arguments.again:
         if results != RESULTS:

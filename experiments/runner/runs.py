@@ -70,7 +70,7 @@ def tuning_runs(scale: Scale, task: str, system: System) -> Iterator[Run]:
     if system.tuned_as is not None:
         yield from tuning_runs(scale, task, system.tuned_as)
         return
-    if system.learning_rate is not None or len(scale.learning_rates) == 1:
+    if system.settled_by or system.learning_rate is not None or len(scale.learning_rates) == 1:
         return
     for rate in scale.learning_rates:
         yield Run(

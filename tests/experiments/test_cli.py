@@ -34,7 +34,8 @@ PAGE = Table(
     slug="table98_two", title="Two", rows=(Row(system=dense()), Row(system=mhmoe(8, "compute")))
 )
 '''
-NAMES = [system.name for system in TABLE1.all_systems()]
+NAMES = [system.name for system in TABLE1.all_systems() if not system.settled_by]
+WAITING = len(TABLE1.all_systems()) - len(NAMES)
 
 
 def write_corpus(folder: Path, documents: int = 20) -> None:
@@ -111,9 +112,36 @@ def test_table_1_trains_every_run_once_the_learning_rates_first(finished):
     assert set(numbers(project, "mini")) == set(names)
     before = project.files()
     again = project.run("run", "table1", "--scale", "mini")  # without data: there is nothing to train
-    assert again.code == 0 and again.out.startswith("nothing to run: all 24 records are current. They are those of")
+    assert again.code == 0 and again.out.startswith(
+        f"nothing to run: all {3 * len(NAMES)} records are current. They ar"
+    )
     assert "device cpu; commit unknown" in again.out and "add --again" in again.out
     assert project.files() == before
+
+
+def test_what_waits_for_a_search_is_named_with_the_command_that_settles_it(finished):
+    _, ran = finished
+    assert WAITING > 5
+    assert f"{WAITING} runs wait for what another page settles: python -m experiments run tuning" in ran.out
+
+
+def test_several_pages_are_one_queue_whose_new_records_can_be_carried_elsewhere(new, tmp_path):
+    here, there = new.copied(tmp_path / "here"), new.copied(tmp_path / "there")
+    pages = ("run-all", "table98", "learning_rates", "--scale", "mini", "--data", "data", "--jobs", "2")
+    ran = here.run(*pages, "--out", "new.tar")
+    assert ran.code == 0, ran.err
+    names = lines_of_runs(ran)
+    assert len(names) == len(set(names)) > 12, "nothing is done twice"
+    first = {f"english-{name}-lr{rate}-seed1000" for name in ("dense", "mhmoe_8_compute") for rate in ("0.01", "0.02")}
+    assert set(names[:4]) == first
+    assert f"new.tar: {len(names)} new records and measurements" in ran.out
+    shutil.unpack_archive(here.root / "new.tar", there.root / "carried")
+    files = sorted(str(path.relative_to(there.root)) for path in (there.root / "carried").rglob("*.json"))
+    taken = there.run("register", *files)
+    assert taken.code == 0, taken.err
+    assert numbers(there, "mini") == numbers(here, "mini")
+    refused = here.run("run-all", "table98", "table3", "--scale", "mini")
+    assert refused.code == 2 and "one queue is of one task, and these pages are of english, multilingual" in refused.err
 
 
 def test_what_cannot_be_asked_is_said_before_the_training_unless_that_is_all_that_is_wanted(new, finished):
@@ -153,19 +181,20 @@ def test_rendering_gives_page_table_and_picture_with_every_row_filled(finished):
     ):
         assert (project.results / name).stat().st_size > 100, name
     page = (project.results / "table1_perplexity.md").read_text()
-    assert "not run" not in page and "stale" not in page and "## Scale mini" in page
-    assert page.count("| MH-MoE") == 4 and "14.82" in page  # the paper's X-MoE
+    assert page.count("not run") == WAITING and "stale" not in page and "## Scale mini" in page
+    assert page.count("| MH-MoE") == 8 and "14.82" in page  # the paper's X-MoE
     assert project.run("render", "table1").out == page + "\n"
 
 
 def test_status_counts_runs_and_a_dry_run_trains_nothing(finished, new):
     project, _ = finished
     status = project.run("status", "--scale", "mini").out
-    assert "table1_perplexity            24 done, 0 stale, 0 missing" in status
+    assert f"table1_perplexity            {3 * len(NAMES)} done, 0 stale, {WAITING} missing" in status
     assert "table98_two                  6 done, 0 stale, 0 missing" in status  # they share runs
     before = new.files()
     dry = new.run("run", "table1", "--scale", "mini", "--dry-run")
-    assert dry.code == 0 and dry.out.count("english-") == 24 and "24 of 24 runs are not done" in dry.out
+    runs = 3 * len(NAMES) + WAITING
+    assert dry.code == 0 and dry.out.count("english-") == runs and f"{runs} of {runs} runs are not done" in dry.out
     assert new.files() == before == {}
 
 
@@ -238,7 +267,7 @@ def test_two_processes_share_the_runs_and_do_none_twice(new, finished, tmp_path)
     ended = [command.wait() for command in both]
     assert [e.code for e in ended] == [0, 0], ended
     names = [name for e in ended for name in lines_of_runs(e)]
-    assert len(names) == len(set(names)) == 24
+    assert len(names) == len(set(names)) == 3 * len(NAMES)
     assert numbers(project, "mini") == numbers(finished[0], "mini")
 
 
