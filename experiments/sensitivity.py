@@ -62,9 +62,9 @@ PAGE = Sensitivity(
         _all("capacity 1.0 in training alone", "capacity1", moe=lambda moe: moe.replace(capacity_factor=1.0)),
         _all("half the learning rate", "halfrate", lr_multiplier=0.5),
         _all("twice the learning rate", "doublerate", lr_multiplier=2.0),
-        _heads_alone("rates of the down matrices by width", "downrate", training={"scaled_rates": ("down_proj",)}),
+        _heads_alone("rates of the down matrices by width", "downrate", training={"mup_scaled": ("down_proj",)}),
         _heads_alone(
-            "rates of up and down matrices by width", "bothrates", training={"scaled_rates": ("up_proj", "down_proj")}
+            "rates of up and down matrices by width", "bothrates", training={"mup_scaled": ("up_proj", "down_proj")}
         ),
         *(
             Variation(

@@ -14,6 +14,9 @@ def final_runs(scale: Scale, task: str, system: System, seeds: Sequence[int], re
     scale = scale.for_task(task)
     chosen = system.chosen(records)
     rate = None if chosen is None else records.chosen_learning_rate(task, chosen)
+    waits_for = system.settled_by if chosen is None else ""
+    if rate is None and not scale.learning_rates:
+        waits_for = waits_for or f"learning_rates --scale {scale.settled_at}"
     for seed in seeds:
         yield Run(
             name=final_name(task, system, seed),
@@ -22,7 +25,7 @@ def final_runs(scale: Scale, task: str, system: System, seeds: Sequence[int], re
             system=chosen or system,
             seed=seed,
             learning_rate=rate,
-            waits_for=system.settled_by if chosen is None else "",
+            waits_for=waits_for,
         )
 
 

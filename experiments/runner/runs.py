@@ -26,7 +26,7 @@ class Run:
     tests: bool = True
     """False for runs that only choose something: they never see the test split."""
     waits_for: str = ""
-    """The page that must be run first; what is trained here is not settled yet."""
+    """What must be run first, as `run` is told; what is trained here is not settled yet."""
 
 
 def model_config(scale: Scale, system: System) -> MHMoEConfig:
@@ -70,7 +70,7 @@ def tuning_runs(scale: Scale, task: str, system: System) -> Iterator[Run]:
     if system.tuned_as is not None:
         yield from tuning_runs(scale, task, system.tuned_as)
         return
-    if system.settled_by or system.learning_rate is not None or len(scale.learning_rates) == 1:
+    if system.settled_by or system.learning_rate is not None or len(scale.learning_rates) < 2:
         return
     for rate in scale.learning_rates:
         yield Run(

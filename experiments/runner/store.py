@@ -14,6 +14,7 @@ from experiments.runner.runs import Run, final_name, run_config, tuning_runs
 from experiments.scales import SCALES, Scale
 from experiments.systems import System
 from mhmoe.data.corpora import LocalCorpus
+from mhmoe.data.synthetic import GeneratedCorpus
 from mhmoe.io import UserError
 from mhmoe.training.record import Record, fingerprint
 
@@ -41,6 +42,8 @@ def is_text_of(scale: Scale, data: Mapping[str, Any]) -> bool:
 
 def _declares(corpus: Any, found: Mapping[str, Any]) -> bool:
     """Whether a corpus has the values of its fields that a fingerprint names."""
+    if isinstance(corpus, GeneratedCorpus):  # which is nothing but its fields
+        return corpus.fingerprint() == found
     for name in (field.name for field in dataclasses.fields(corpus) if field.name in found):
         value = getattr(corpus, name)
         if dataclasses.is_dataclass(value):
@@ -129,6 +132,8 @@ class Records:
         if system.tuned_as is not None:
             rate = self.chosen_learning_rate(task, system.tuned_as)
             return None if rate is None else rate * system.lr_multiplier
+        if not self.scale.learning_rates:
+            return self.at(SCALES[self.scale.settled_at]).chosen_learning_rate(task, system)
         if len(self.scale.learning_rates) == 1:
             return self.scale.learning_rates[0]
         tried = list(tuning_runs(self.scale, task, system))

@@ -1,7 +1,7 @@
 """A generated text whose truth is known: which words have several senses, and which sense stands where.
 
-The text is a chain of pairs, head then follower; a follower is drawn from the few that belong to the head's
-sense, so that whoever predicts it has to know the sense. A paragraph has one topic, and a topic its own heads:
+The text is a chain of pairs, headword then follower; a follower is drawn from the few that belong to the headword's
+sense, so that whoever predicts it has to know the sense. A paragraph has one topic, and a topic its own headwords:
 
     local       in one topic, one sense
     general     in several topics, one sense: its followers are the same everywhere
@@ -32,7 +32,7 @@ _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 
 
 class Occurrence(NamedTuple):
-    """A head at characters [start, end) of a document's text. Senses are counted from 0."""
+    """A headword at characters [start, end) of a document's text. Senses are counted from 0."""
 
     word: str
     start: int
@@ -41,7 +41,7 @@ class Occurrence(NamedTuple):
     topic: int
 
 
-class _Head(NamedTuple):
+class _Headword(NamedTuple):
     word: str
     kind: Kind
     topics: tuple[int, ...]
@@ -50,7 +50,7 @@ class _Head(NamedTuple):
 
 
 class _World(NamedTuple):
-    heads: tuple[_Head, ...]
+    headwords: tuple[_Headword, ...]
     by_topic: tuple[tuple[int, ...], ...]
     """Heads of each topic, the most frequent first."""
 
@@ -59,7 +59,7 @@ class _World(NamedTuple):
 class GeneratedCorpus:
     """A `Corpus` drawn from a seed; numpy promises the numbers of RandomState for all versions.
 
-    Of the heads, a quarter are of each kind. documents_per_split: valid and test; train has
+    Of the headwords, a quarter are of each kind. documents_per_split: valid and test; train has
     `train_factor` times as many. A document has `paragraphs` paragraphs of `sentences` sentences of 4 to 7 pairs.
     Raises ValueError for sizes that do not fit together.
     """
@@ -68,7 +68,7 @@ class GeneratedCorpus:
     seed: int = 0
     languages: int = 1
     topics: int = 8
-    heads: int = 360
+    headwords: int = 360
     most_senses: int = 4
     documents_per_split: int = 60
     train_factor: int = 10
@@ -85,8 +85,10 @@ class GeneratedCorpus:
             raise ValueError(f"topics={self.topics} leave a language of {self.languages} without one; take more")
         if not 2 <= self.most_senses <= self.topics:
             raise ValueError(f"most_senses={self.most_senses} is not allowed; choose 2 to topics={self.topics}")
-        if self.heads < 4 * self.topics:
-            raise ValueError(f"heads={self.heads} are too few; {self.topics} topics need at least {4 * self.topics}")
+        if self.headwords < 4 * self.topics:
+            raise ValueError(
+                f"headwords={self.headwords} are too few; {self.topics} topics need at least {4 * self.topics}"
+            )
 
     def documents(self, split: str) -> Iterator[Document]:
         """Raises ValueError on an unknown split."""
@@ -94,7 +96,7 @@ class GeneratedCorpus:
             yield document
 
     def documents_with_truth(self, split: str) -> Iterator[tuple[Document, list[Occurrence]]]:
-        """Each document with every head in it, in order. Raises ValueError on an unknown split."""
+        """Each document with every headword in it, in order. Raises ValueError on an unknown split."""
         check_split(split)
         world = _world(self)
         draw = np.random.RandomState([self.seed, *split.encode()])
@@ -120,35 +122,36 @@ class GeneratedCorpus:
                 begin = end + 1
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"kind": self.kind, "format": _FORMAT} | dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
+        return {"kind": self.kind, "format": _FORMAT, "heads": fields.pop("headwords"), **fields}  # as of old
 
     @classmethod
     def from_fingerprint(cls, fingerprint: Mapping[str, Any]) -> "GeneratedCorpus":
         """The corpus that has this fingerprint. Raises ValueError if none of this version has."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        corpus = cls(**{name: fingerprint[name] for name in names if name in fingerprint})
+        keys = {field.name: field.name for field in dataclasses.fields(cls)} | {"headwords": "heads"}
+        corpus = cls(**{name: fingerprint[key] for name, key in keys.items() if key in fingerprint})
         if corpus.fingerprint() != dict(fingerprint):
             raise ValueError(f"fingerprint={dict(fingerprint)} is of no text that this version generates")
         return corpus
 
     def senses(self) -> dict[str, int]:
-        """The number of senses of every head."""
-        return {head.word: len(head.followers) for head in _world(self).heads}
+        """The number of senses of every headword."""
+        return {headword.word: len(headword.followers) for headword in _world(self).headwords}
 
     def topics_of(self) -> dict[str, tuple[int, ...]]:
-        """The topics in which every head stands."""
-        return {head.word: head.topics for head in _world(self).heads}
+        """The topics in which every headword stands."""
+        return {headword.word: headword.topics for headword in _world(self).headwords}
 
     def followers(self) -> dict[str, tuple[tuple[str, ...], ...]]:
-        """The words that may follow every head, of each of its senses."""
-        return {head.word: head.followers for head in _world(self).heads}
+        """The words that may follow every headword, of each of its senses."""
+        return {headword.word: headword.followers for headword in _world(self).headwords}
 
     def followers_in(self, topic: int) -> dict[str, tuple[str, ...]]:
-        """The heads of a topic, the most frequent first, each with the words that may follow it there."""
+        """The headwords of a topic, the most frequent first, each with the words that may follow it there."""
         world = _world(self)
         return {
-            head.word: head.followers[head.topics.index(topic) if head.kind == "ambiguous" else 0]
-            for head in (world.heads[i] for i in world.by_topic[topic])
+            headword.word: headword.followers[headword.topics.index(topic) if headword.kind == "ambiguous" else 0]
+            for headword in (world.headwords[i] for i in world.by_topic[topic])
         }
 
     def topics_in(self, language: int) -> range:
@@ -158,21 +161,21 @@ class GeneratedCorpus:
         return topic % self.languages
 
     def kinds(self) -> dict[str, Kind]:
-        """What every word is: the heads by their kind, all others "follower"."""
-        heads = _world(self).heads
+        """What every word is: the headwords by their kind, all others "follower"."""
+        headwords = _world(self).headwords
         kinds: dict[str, Kind] = {}
-        for word in sorted({word for head in heads for sense in head.followers for word in sense}):
+        for word in sorted({word for headword in headwords for sense in headword.followers for word in sense}):
             kinds[word] = "follower"
-        for head in heads:
-            kinds[head.word] = head.kind
+        for headword in headwords:
+            kinds[headword.word] = headword.kind
         return kinds
 
     def cognates(self) -> dict[str, bool]:
-        """Every head that several languages have: whether it is a false cognate (True) or a true one."""
+        """Every headword that several languages have: whether it is a false cognate (True) or a true one."""
         return {
-            head.word: head.kind == "ambiguous"
-            for head in _world(self).heads
-            if len({self.language_of(topic) for topic in head.topics}) > 1
+            headword.word: headword.kind == "ambiguous"
+            for headword in _world(self).headwords
+            if len({self.language_of(topic) for topic in headword.topics}) > 1
         }
 
 
@@ -180,10 +183,10 @@ class GeneratedCorpus:
 def _world(corpus: GeneratedCorpus) -> _World:
     """The vocabulary: drawn once from the seed, the same for all splits."""
     draw = np.random.RandomState([corpus.seed, 0])
-    words = _spellings(draw, corpus.heads + max(60, corpus.heads // 3))
-    spelled, pool = words[: corpus.heads], np.array(words[corpus.heads :])
+    words = _spellings(draw, corpus.headwords + max(60, corpus.headwords // 3))
+    spelled, pool = words[: corpus.headwords], np.array(words[corpus.headwords :])
     kinds: tuple[Kind, ...] = ("local", "general", "diverse", "ambiguous")
-    heads: list[_Head] = []
+    headwords: list[_Headword] = []
     for number, word in enumerate(spelled):
         kind = kinds[number % len(kinds)]
         # General, diverse and ambiguous words that come after each other stand in equally many topics.
@@ -191,9 +194,13 @@ def _world(corpus: GeneratedCorpus) -> _World:
         topics = draw.choice(corpus.topics, spread, replace=False)
         count = _FOLLOWERS * (spread if kind in ("diverse", "ambiguous") else 1)
         followers = draw.choice(pool, count, replace=False).reshape(spread if kind == "ambiguous" else 1, -1)
-        heads.append(_Head(word, kind, tuple(map(int, topics)), tuple(tuple(map(str, sense)) for sense in followers)))
-    by_topic = tuple(tuple(i for i, head in enumerate(heads) if t in head.topics) for t in range(corpus.topics))
-    return _World(tuple(heads), by_topic)
+        headwords.append(
+            _Headword(word, kind, tuple(map(int, topics)), tuple(tuple(map(str, sense)) for sense in followers))
+        )
+    by_topic = tuple(
+        tuple(i for i, headword in enumerate(headwords) if t in headword.topics) for t in range(corpus.topics)
+    )
+    return _World(tuple(headwords), by_topic)
 
 
 def _spellings(draw: np.random.RandomState, count: int) -> list[str]:
@@ -206,15 +213,15 @@ def _spellings(draw: np.random.RandomState, count: int) -> list[str]:
 
 
 def _sentence(world: _World, topic: int, draw: np.random.RandomState, text: str, occurrences: list[Occurrence]) -> str:
-    """`text` with one more sentence of the topic; its heads are added to `occurrences`."""
-    heads = world.by_topic[topic]
-    frequency = 1 / (np.arange(len(heads)) + 3.0)
+    """`text` with one more sentence of the topic; its headwords are added to `occurrences`."""
+    headwords = world.by_topic[topic]
+    frequency = 1 / (np.arange(len(headwords)) + 3.0)
     pairs = int(draw.randint(4, 8))
-    for i, place in enumerate(draw.choice(len(heads), pairs, p=frequency / frequency.sum())):
-        head = world.heads[heads[place]]
-        sense = head.topics.index(topic) if head.kind == "ambiguous" else 0
+    for i, place in enumerate(draw.choice(len(headwords), pairs, p=frequency / frequency.sum())):
+        headword = world.headwords[headwords[place]]
+        sense = headword.topics.index(topic) if headword.kind == "ambiguous" else 0
         text += " " if i else ""
-        occurrences.append(Occurrence(head.word, len(text), len(text) + len(head.word), sense, topic))
-        followers = head.followers[sense]
-        text += f"{head.word} {followers[int(draw.randint(len(followers)))]}"
+        occurrences.append(Occurrence(headword.word, len(text), len(text) + len(headword.word), sense, topic))
+        followers = headword.followers[sense]
+        text += f"{headword.word} {followers[int(draw.randint(len(followers)))]}"
     return f"{text}."

@@ -9,6 +9,8 @@ from mhmoe.fields import Count, Range, check_fields
 from mhmoe.model.config import MHMoEConfig
 
 Multiplier = Annotated[float, Range(above=0, most=10**3)]
+_LATER = ("mup_scaled", "lr_multipliers", "base_width")  # fields that the first records lack
+_OLD_NAMES = {"mup_scaled": "scaled_rates"}  # in records
 Beta = Annotated[float, Range(least=0, below=1)]
 
 
@@ -20,10 +22,11 @@ class TrainingConfig:
     The rate rises linearly over `warmup` of the steps and falls linearly to 0. Weight decay is for
     matrices alone. `clip_norm` is the released script's. `evaluations` points make the curve.
 
-    `scaled_rates` names matrices of feed-forward networks ("up_proj", "down_proj") whose rate is multiplied
+    `mup_scaled` names matrices of feed-forward networks ("up_proj", "down_proj") whose rate is multiplied
     by the input width that they have in v1's network (dim, 4 dim) over their own, as muP asks of Adam
     (Yang et al. 2022, arXiv 2203.03466, Table 3): experts of unequal width then learn alike. `lr_multipliers` are
-    of the learning rate of all parameters of a part of the feed-forward layers.
+    of the learning rate of all parameters of a part of the feed-forward layers. With `base_width` the matrices of all
+    blocks learn at the rate times that width over the model's own: a rate found at that width then fits, also by muP.
     """
 
     steps: Count
@@ -40,8 +43,9 @@ class TrainingConfig:
     compile: bool = False
     evaluations: Count = 10
     evaluation_windows: Count = 256
-    scaled_rates: tuple[Literal["up_proj", "down_proj"], ...] = ()
+    mup_scaled: tuple[Literal["up_proj", "down_proj"], ...] = ()
     lr_multipliers: tuple[tuple[Literal["head", "merge", "experts", "router"], Multiplier], ...] = ()
+    base_width: Count | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -54,11 +58,16 @@ class TrainingConfig:
             raise ValueError(f"lr_multipliers={self.lr_multipliers} names {twice} parts twice; name each once")
 
     def to_dict(self) -> dict[str, Any]:
-        """As records have it: without fields that came later, where they are at their defaults."""
+        """As records have it: without fields that came later, where they are at their defaults, and by old names."""
         fields = dataclasses.asdict(self)
-        return {
-            name: value for name, value in fields.items() if value or name not in ("scaled_rates", "lr_multipliers")
-        }
+        kept = {name: value for name, value in fields.items() if value or name not in _LATER}
+        return {_OLD_NAMES.get(name, name): value for name, value in kept.items()}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> "TrainingConfig":
+        """What `to_dict` says. Raises TypeError and ValueError as the class does."""
+        names = {old: name for name, old in _OLD_NAMES.items()}
+        return cls(**{names.get(key, key): value for key, value in raw.items()})
 
     @property
     def tokens_per_step(self) -> int:

@@ -58,10 +58,14 @@ def make_optimizer(model: MHMoEForCausalLM, config: TrainingConfig) -> torch.opt
 
 
 def _lr_multiplier(name: str, matrix: Tensor, dim: int, config: TrainingConfig) -> float:
+    """By muP; embeddings, of tokens and of experts, have no input whose width grows with the model's."""
+    if "embed" in name:
+        return 1.0
+    factor = config.base_width / dim if config.base_width else 1.0
     for part, width in (("up_proj", dim), ("down_proj", 4 * dim)):
-        if part in config.scaled_rates and part in name.split("."):
-            return width / matrix.shape[-1]
-    return 1.0
+        if part in config.mup_scaled and part in name.split("."):
+            factor *= width / matrix.shape[-1]
+    return factor
 
 
 def train(

@@ -148,7 +148,7 @@ def _training_config(raw: Any) -> TrainingConfig:
     """The config that `TrainingConfig.to_dict` wrote."""
     try:
         fields: dict[str, Any] = {name: _as_tuples(value) for name, value in raw.items()}
-        return TrainingConfig(**fields)
+        return TrainingConfig.from_dict(fields)
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"config.training: {error}") from None
 

@@ -107,7 +107,7 @@ def test_the_variations_are_the_ones_they_are_called(tmp_path) -> None:
         assert {model_config(CPU, s).hidden_size for s in of[f"width {width}"] if s} == {width}
     down = next(s for s in of["rates of the down matrices by width"] if s)
     (run,) = [r for r in SENSITIVITY.runs(FIXED, (1,), Records(FIXED, tmp_path)) if r.system == down]
-    assert training_config(run).scaled_rates == ("down_proj",)
+    assert training_config(run).mup_scaled == ("down_proj",)
 
 
 # ---- pages ----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from mhmoe.data.corpora import SPLITS, Corpus
 from mhmoe.data.packing import PackingConfig, pack
 from mhmoe.data.synthetic import GeneratedCorpus
 
-SMALL = GeneratedCorpus(topics=4, heads=60, documents_per_split=40, train_factor=2)
+SMALL = GeneratedCorpus(topics=4, headwords=60, documents_per_split=40, train_factor=2)
 
 
 def _followers(corpus: GeneratedCorpus, split: str = "train") -> dict[str, dict[tuple[int, int], set[str]]]:
@@ -107,7 +107,7 @@ def test_words_of_one_sense_are_about_as_frequent_as_ambiguous_ones(kind: str) -
 
 
 def test_a_document_has_one_language_and_cognates_have_two() -> None:
-    corpus = GeneratedCorpus(languages=2, topics=6, heads=60, documents_per_split=30)
+    corpus = GeneratedCorpus(languages=2, topics=6, headwords=60, documents_per_split=30)
     languages = defaultdict(set)
     for document, occurrences in corpus.documents_with_truth("valid"):
         assert {f"language{o.topic % 2}" for o in occurrences} == {document.source}
@@ -133,7 +133,7 @@ def test_paragraphs_and_sentences_are_as_many_as_said() -> None:
         ({"languages": 9}, "topics=8 leave a language"),
         ({"most_senses": 1}, "most_senses=1"),
         ({"most_senses": 9}, "choose 2 to topics=8"),
-        ({"heads": 5}, "heads=5 are too few"),
+        ({"heads": 5}, "headwords=5 are too few"),
         ({"seed": -1}, "seed=-1"),
         ({"paragraphs": 0}, "paragraphs=0"),
     ],

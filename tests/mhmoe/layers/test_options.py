@@ -25,7 +25,7 @@ def keys(raw: object) -> set[str]:
 
 def test_options_that_came_later_are_left_out_of_json_at_their_defaults_alone() -> None:
     assert keys(LAYER.to_dict()).isdisjoint(LATER)
-    assert keys(tiny.TRAINING.to_dict()).isdisjoint({"lr_multipliers", "scaled_rates"})
+    assert keys(tiny.TRAINING.to_dict()).isdisjoint({"lr_multipliers", "mup_scaled"})
     changed = LAYER.replace(head_start="identity", merge_start="orthogonal", route_by="input")
     assert keys(changed.to_dict()) & LATER == {"head_start", "merge_start", "route_by"}
 

@@ -230,7 +230,7 @@ def test_more_evaluations_than_steps_are_one_a_step() -> None:
         ("weight_decay", -0.01),
         ("betas", (0.9, 1.0)),
         ("precision", "float16"),
-        ("scaled_rates", ("head",)),
+        ("mup_scaled", ("head",)),
         ("steps", 2.5),
         ("steps", math.nan),
         ("steps", True),
@@ -248,7 +248,7 @@ def test_more_evaluations_than_steps_are_one_a_step() -> None:
         ("clip_norm", math.inf),
         ("compile", 1),
         ("precision", 32),
-        ("scaled_rates", "up_proj"),
+        ("mup_scaled", "up_proj"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,9 +262,9 @@ def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any, monkeyp
 # ---- optimiser ------------------------------------------------------------------------------
 
 
-def test_scaled_rates_follow_the_input_width_and_leave_all_else_alone() -> None:
+def test_mup_scaled_follow_the_input_width_and_leave_all_else_alone() -> None:
     model = tiny.model("mhmoe_parameters")
-    groups = make_optimizer(model, with_(scaled_rates=("up_proj", "down_proj"))).param_groups
+    groups = make_optimizer(model, with_(mup_scaled=("up_proj", "down_proj"))).param_groups
     factors = {id(p): group["lr_multiplier"] for group in groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         widths = {"up_proj": tiny.DIM, "down_proj": 4 * tiny.DIM}
@@ -277,7 +277,7 @@ def test_the_first_step_of_a_scaled_matrix_is_as_much_longer_as_its_rate(text: P
     def moved(scaled: tuple[str, ...]) -> dict[str, torch.Tensor]:
         model = tiny.model("mhmoe_parameters")
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
-        train(model, text, with_(steps=1, weight_decay=0.0, scaled_rates=scaled), seed=0)
+        train(model, text, with_(steps=1, weight_decay=0.0, mup_scaled=scaled), seed=0)
         return {name: p.detach() - before[name] for name, p in model.named_parameters()}
 
     plain, scaled = moved(()), moved(("down_proj",))
@@ -289,8 +289,8 @@ def test_the_first_step_of_a_scaled_matrix_is_as_much_longer_as_its_rate(text: P
 
 
 def test_an_unscaled_training_config_is_written_as_before_the_field_came() -> None:
-    assert "scaled_rates" not in with_().to_dict()
-    assert with_(scaled_rates=("up_proj",)).to_dict()["scaled_rates"] == ("up_proj",)
+    assert "mup_scaled" not in with_().to_dict()
+    assert with_(mup_scaled=("up_proj",)).to_dict()["mup_scaled"] == ("up_proj",)
 
 
 def test_matrices_decay_and_biases_norms_and_scalars_do_not() -> None:
