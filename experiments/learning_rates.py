@@ -6,11 +6,11 @@ Cost: cpu about one hour on two cores. Run: python -m experiments run learning_r
 """
 
 from experiments.kinds.sweep import Sweep
-from experiments.systems import CHOICE_OF_RATE, compared
+from experiments.systems import CHOICE_OF_RATE, compared, controls
 
 PAGE = Sweep(
     slug="learning_rates",
     title="Learning rates: validation perplexity of the grid",
-    systems=[system for system, _ in compared()],
+    systems=[*(system for system, _ in compared()), *controls()],
     notes=(CHOICE_OF_RATE,),
 )

@@ -5,12 +5,12 @@ Run: python -m experiments run learning_rates --task multilingual --scale cpu
 """
 
 from experiments.kinds.sweep import Sweep
-from experiments.systems import CHOICE_OF_RATE, compared
+from experiments.systems import CHOICE_OF_RATE, compared, controls
 
 PAGE = Sweep(
     slug="learning_rates_multilingual",
     title="Learning rates (multilingual): validation perplexity of the grid",
     task="multilingual",
-    systems=[system for system, _ in compared()],
+    systems=[*(system for system, _ in compared()), *controls()],
     notes=(CHOICE_OF_RATE,),
 )

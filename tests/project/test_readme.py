@@ -98,7 +98,7 @@ def parsed(function: Callable[..., object]) -> Callable[[list[str]], object]:
 
 
 PARSERS = {
-    **{f"experiments {command}": parsed(spec.target) for command, spec in app._subcommands.items()},  # pyright: ignore
+    **{f"experiments {command.replace('_', '-')}": parsed(spec.target) for command, spec in app._subcommands.items()},  # pyright: ignore
     "analysis.routing.inspect": parsed(inspect.run),
     "analysis.routing.words.word_list": parsed(word_list.run),
     "analysis.zero_shot": lambda arguments: tyro.cli(scoring.Arguments, args=arguments),

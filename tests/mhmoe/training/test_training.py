@@ -262,7 +262,7 @@ def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any, monkeyp
 # ---- optimiser ------------------------------------------------------------------------------
 
 
-def test_mup_scaled_follow_the_input_width_and_leave_all_else_alone() -> None:
+def test_rates_scaled_by_mup_follow_the_input_width_and_leave_all_else_alone() -> None:
     model = tiny.model("mhmoe_parameters")
     groups = make_optimizer(model, with_(mup_scaled=("up_proj", "down_proj"))).param_groups
     factors = {id(p): group["lr_multiplier"] for group in groups for p in group["params"]}
@@ -289,8 +289,22 @@ def test_the_first_step_of_a_scaled_matrix_is_as_much_longer_as_its_rate(text: P
 
 
 def test_an_unscaled_training_config_is_written_as_before_the_field_came() -> None:
-    assert "mup_scaled" not in with_().to_dict()
-    assert with_(mup_scaled=("up_proj",)).to_dict()["mup_scaled"] == ("up_proj",)
+    assert {"scaled_rates", "mup_scaled", "base_width"}.isdisjoint(with_().to_dict())
+    config = with_(mup_scaled=("up_proj",), base_width=8)
+    assert config.to_dict()["scaled_rates"] == ("up_proj",)  # as in records
+    assert TrainingConfig.from_dict(config.to_dict()) == config
+
+
+def test_a_base_width_scales_the_rate_of_the_matrices_of_blocks_alone() -> None:
+    model = tiny.model("mhmoe_parameters")
+    groups = make_optimizer(model, with_(base_width=4)).param_groups
+    factors = {id(p): group["lr_multiplier"] for group in groups for p in group["params"]}
+    narrower = 4 / model.config.hidden_size
+    for name, parameter in model.named_parameters():
+        matrix = parameter.ndim >= 2 and "norm" not in name and not name.endswith("bias")
+        scaled = matrix and "embed" not in name
+        assert factors[id(parameter)] == (narrower if scaled else 1.0), name
+    assert {narrower, 1.0} == set(factors.values())
 
 
 def test_matrices_decay_and_biases_norms_and_scalars_do_not() -> None:
