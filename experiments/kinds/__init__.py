@@ -8,6 +8,7 @@ READING_ORDER = (
     "sensitivity",
     "search",
     "testbed",
+    "waterfall",
     "score_table",
     "routing",
     "words",

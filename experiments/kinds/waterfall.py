@@ -1,0 +1,93 @@
+"""A page that goes from one system to another step by step, each step one thing changed: a waterfall.
+
+Beside a step's perplexity stands its difference from the step before, paired by seed, and how much of the way from the
+first system to the goal is covered by then.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.figures import Panel, category_figure
+from analysis.plotting import Point
+from analysis.statistics import Interval, paired_difference
+from analysis.tables import NOT_RUN, Column, Row, table_markdown
+from experiments.report.captions import caption_of, current_runs, setting_of
+from experiments.runner.page import Page, Section, unique
+from experiments.runner.store import Records
+from experiments.scales import Scale
+from experiments.systems import System
+
+COLUMNS = (
+    Column("label", "step"),
+    Column("perplexity", "test perplexity", ".2f"),
+    Column("n", "seeds"),
+    Column("change", "to the step before", "+.2f", suffix="%"),
+    Column("low", "low", "+.2f", suffix="%"),
+    Column("high", "high", "+.2f", suffix="%"),
+    Column("covered", "of the way", ".0f", suffix="%"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waterfall(Page):
+    """steps: what was changed -> the system, in their order; the first is where it begins. goal: what it leads to."""
+
+    steps: Mapping[str, System]
+    goal: System
+
+    def all_systems(self) -> list[System]:
+        return unique([*self.steps.values(), self.goal])
+
+    def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
+        current = current_runs(self.all_systems(), scale, records, self.task)
+        runs = [record for of_system in current.values() for record in of_system]
+        if not runs:
+            return None
+        nll = {
+            name: {r.seed: r.metrics["test"]["nll_per_token"] for r in of_system} for name, of_system in current.items()
+        }
+        first, goal = next(iter(self.steps.values())), nll[self.goal.name]
+        labelled = {**self.steps, f"for comparison: {self.goal.label}": self.goal}
+        rows: list[Row] = []
+        points: dict[str, list[Point]] = {"steps": [], "for comparison": []}
+        before: Mapping[int, float] | None = None
+        for place, (label, system) in enumerate(labelled.items()):
+            found = nll[system.name]
+            row: Row = {"label": label, "n": len(found), "perplexity": NOT_RUN}
+            if found:
+                values = [math.exp(value) for value in found.values()]
+                row["perplexity"] = sum(values) / len(values)
+                series = points["for comparison" if place == len(self.steps) else "steps"]
+                series.append(Point(place, row["perplexity"], min(values), max(values), len(values)))
+            if before is not None and place < len(self.steps):
+                row |= _in_percent(paired_difference(found, before))
+            row["covered"] = _covered(nll[first.name], found, goal)
+            rows.append(row)
+            before = found
+        picture = f"{self.slug}_{scale.name}.png"
+        category_figure(
+            [Panel("test perplexity", {label: line for label, line in points.items() if line})],
+            [*labelled],
+            folder / picture,
+            title=self.title,
+            x_label="changed, one thing after the other",
+            note=f"{setting_of(runs)}. Bars: lowest to highest seed.",
+        )
+        lines = caption_of(runs)[:1]
+        lines.append("Each step keeps what stands above it. Differences are paired by seed, with 95% intervals.")
+        page = table_markdown(COLUMNS, rows, caption=lines) + f"\n![{self.title}]({picture})\n"
+        return Section(page, COLUMNS, rows)
+
+
+def _in_percent(difference: Interval) -> Row:
+    low, mean, high = (100 * math.expm1(x) for x in (difference.low, difference.mean, difference.high))
+    return {"change": mean, "low": low, "high": high}
+
+
+def _covered(first: Mapping[int, float], found: Mapping[int, float], goal: Mapping[int, float]) -> float | None:
+    """Of the distance in nats a token from the first system to the goal, mean over the seeds that all have."""
+    seeds = [s for s in first.keys() & found.keys() & goal.keys() if first[s] != goal[s]]
+    shares = [100 * (first[s] - found[s]) / (first[s] - goal[s]) for s in seeds]
+    return sum(shares) / len(shares) if shares else None
