@@ -1,9 +1,9 @@
 """Measures models and records. Never trains, and knows no system by name: it takes them as arguments.
 
 results: what every measurement says. statistics: intervals and corrections. tables, plotting: what pages and figures
-share; figures: curves, trends and categories. perplexity, languages: rows of perplexity, of a whole text and language
-by language. checkpoints: any causal model. claims: the ledger. routing: which experts a text and its words go to.
-zero_shot: scores of lm-eval's tasks.
+share; figures: curves, trends and categories; waterfall: step by step. perplexity, languages: rows of perplexity, of a
+whole text and language by language. checkpoints: any causal model. claims: the ledger. routing: which experts a text
+and its words go to. zero_shot: scores of lm-eval's tasks.
 """
 
 READING_ORDER = (
@@ -12,6 +12,7 @@ READING_ORDER = (
     "tables",
     "plotting",
     "figures",
+    "waterfall",
     "perplexity",
     "languages",
     "checkpoints",

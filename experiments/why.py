@@ -44,5 +44,5 @@ PAGE = Waterfall(
         "routers read the token": _step(_heads(2, 4), "routed", norm="layer", route_by="input", **SLOW),
         "the best of the search": tuned("mhmoe_{}_compute"),
     },
-    goal=_step(xmoe(8, 2), "xmoe", norm="layer"),
+    goal=dataclasses.replace(_step(xmoe(8, 2), "xmoe", norm="layer"), label="X-MoE with k = 2 and the norm"),
 )

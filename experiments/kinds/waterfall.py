@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.figures import Panel, category_figure
 from analysis.plotting import Point
 from analysis.statistics import Interval, paired_difference
 from analysis.tables import NOT_RUN, Column, Row, table_markdown
+from analysis.waterfall import waterfall_figure
 from experiments.report.captions import caption_of, current_runs, setting_of
 from experiments.runner.page import Page, Section, unique
 from experiments.runner.store import Records
@@ -51,7 +51,7 @@ class Waterfall(Page):
         first, goal = next(iter(self.steps.values())), nll[self.goal.name]
         labelled = {**self.steps, f"for comparison: {self.goal.label}": self.goal}
         rows: list[Row] = []
-        points: dict[str, list[Point]] = {"steps": [], "for comparison": []}
+        points: list[tuple[str, Point | None]] = []
         before: Mapping[int, float] | None = None
         for place, (label, system) in enumerate(labelled.items()):
             found = nll[system.name]
@@ -59,21 +59,23 @@ class Waterfall(Page):
             if found:
                 values = [math.exp(value) for value in found.values()]
                 row["perplexity"] = sum(values) / len(values)
-                series = points["for comparison" if place == len(self.steps) else "steps"]
-                series.append(Point(place, row["perplexity"], min(values), max(values), len(values)))
+                points.append((label, Point(place, row["perplexity"], min(values), max(values), len(values))))
+            else:
+                points.append((label, None))
             if before is not None and place < len(self.steps):
                 row |= _in_percent(paired_difference(found, before))
             row["covered"] = _covered(nll[first.name], found, goal)
             rows.append(row)
             before = found
         picture = f"{self.slug}_{scale.name}.png"
-        category_figure(
-            [Panel("test perplexity", {label: line for label, line in points.items() if line})],
-            [*labelled],
+        *steps, (label, end) = points
+        waterfall_figure(
+            steps,
             folder / picture,
             title=self.title,
-            x_label="changed, one thing after the other",
-            note=f"{setting_of(runs)}. Bars: lowest to highest seed.",
+            x_label="test perplexity",
+            note=f"{setting_of(runs)}. Points: mean over seeds; lines: lowest to highest seed.",
+            goal=None if end is None else (label, end.mean),
         )
         lines = caption_of(runs)[:1]
         lines.append("Each step keeps what stands above it. Differences are paired by seed, with 95% intervals.")

@@ -1,0 +1,63 @@
+"""The figure of a waterfall: from one value to another, each step a bar that goes on where the last ended."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib import style
+from matplotlib.figure import Figure
+
+from analysis.plotting import GREY, LOOKS, STYLE, Point, finish, plain_numbers, save
+from analysis.tables import csv_text
+from mhmoe.io import write_atomically
+
+DOWN, UP = LOOKS[4].colour, LOOKS[3].colour  # better, worse
+
+
+def waterfall_figure(
+    steps: Sequence[tuple[str, Point | None]],
+    path: Path,
+    *,
+    title: str,
+    x_label: str,
+    note: str = "",
+    goal: tuple[str, float] | None = None,
+) -> None:
+    """Write `path` (.png) and its .csv. steps: what was changed, and the value then with its range over runs; None
+    where it is not known, and the next bar goes on from the last that is. goal: a value that the steps lead to.
+    """
+    with style.context(STYLE):
+        figure = Figure(figsize=(10.0, 1.6 + 0.5 * len(steps)), layout="constrained")
+        axes = figure.subplots()
+        last: float | None = None
+        for place, (_, point) in enumerate(steps):
+            if point is None:
+                continue
+            if last is not None:
+                width = point.mean - last
+                axes.barh(place, width, left=last, height=0.6, color=UP if width > 0 else DOWN)
+                axes.plot([last, last], [place - 1, place], color=GREY, linewidth=1.0)
+            axes.plot([point.low, point.high], [place, place], color="black", linewidth=1.4)
+            axes.plot(point.mean, place, color="black", marker="o", markersize=5)
+            beyond = (point.high, 6, "left") if last is not None and point.mean > last else (point.low, -6, "right")
+            x, shift, side = beyond  # on the side of the point where the bar is not
+            axes.annotate(
+                f"{point.mean:.2f}", (x, place), xytext=(shift, 0), textcoords="offset points", va="center", ha=side
+            )
+            last = point.mean
+        if goal is not None:
+            axes.axvline(goal[1], color=GREY, linewidth=1.4, linestyle=":", label=f"{goal[0]}: {goal[1]:.2f}")
+            axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0))
+        axes.set_yticks(range(len(steps)), [label if point else f"{label} (not run)" for label, point in steps])
+        axes.invert_yaxis()
+        axes.margins(x=0.12)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(x_label)
+        plain_numbers(axes.xaxis)
+        finish(figure, title, note)
+        save(figure, path)
+    rows = [
+        [label, *(f"{value:.6g}" for value in (point.mean, point.low, point.high)), str(point.n)]
+        for label, point in steps
+        if point is not None
+    ]
+    write_atomically(path.with_suffix(".csv"), csv_text([["label", "mean", "low", "high", "n"], *rows]))
