@@ -126,9 +126,7 @@ class Search(Page):
         losses = {number: loss for number, loss in kept.items() if loss is not None}
         return min(losses, key=lambda n: losses[n]) if kept and len(losses) == len(kept) else None
 
-    def tuned(
-        self, base: str, other: "tuple[str, str, Callable[[Point], System]] | None" = None, *, seeds: int | None = None
-    ) -> System:
+    def tuned(self, base: str, other: Variant | None = None, *, seeds: int | None = None) -> System:
         """The base at its best point, as a system of other pages.
 
         other: a system that takes the point of this base, such as one with more experts.

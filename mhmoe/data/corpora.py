@@ -17,7 +17,6 @@ from mhmoe.io import UserError
 
 SPLITS = ("train", "valid", "test")
 SLIMPAJAMA = "DKYoon/SlimPajama-6B"  # the cleaned RedPajama; RedPajama's own sets no longer load
-WIKITEXT = "Salesforce/wikitext"  # config "wikitext-103-raw-v1"
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,6 @@ from mhmoe.layers.experts import FFNOutput
 from mhmoe.layers.routers import Routing
 from mhmoe.model.config import MHMoEConfig
 
-Rotation = tuple[Float[Tensor, "positions width"], Float[Tensor, "positions width"]]
-
 
 def make_norm(config: MHMoEConfig) -> nn.Module:
     return {"rms": nn.RMSNorm, "layer": nn.LayerNorm}[config.norm](config.hidden_size, eps=config.norm_eps)
