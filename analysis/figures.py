@@ -182,7 +182,10 @@ def category_figure(
     panels: one below the other, on one scale; a label stands in one of them. looks: of the labels.
     """
     series = {label: line for panel in panels for label, line in panel.series.items()}
-    styles = looks_of(series, looks)
+    styles: dict[str, Look] = {}
+    for panel in panels:  # a panel has looks enough, all together may not
+        given = {label: look for label, look in (looks or {}).items() if label in panel.series}
+        styles |= looks_of(panel.series, given)
     with style.context(STYLE):
         size = (max(13.0, 0.9 * len(categories)), 0.8 + 4.4 * len(panels))
         figure = Figure(figsize=size, layout="constrained")

@@ -20,6 +20,7 @@ from experiments.kinds.score_table import ZERO_SHOT_HELLASWAG
 from experiments.kinds.table import Row, Table
 from experiments.kinds.trend import Trend
 from experiments.systems import System, mhmoe, with_lr_of, xmoe
+from experiments.tuning import tuned
 from mhmoe.layers.matching import Matching
 
 SLUG = "figure6_scaling_experts"
@@ -46,11 +47,14 @@ SERIES: dict[str, dict[int, System]] = {
     "X-MoE": {n: _xmoe(n) for n in SEEDS},
     "MH-MoE, equal parameters": {n: _mhmoe(n, "parameters") for n in SEEDS},
     "MH-MoE, equal FLOPs": {n: _mhmoe(n, "compute") for n in SEEDS},
+    "X-MoE, tuned": {n: tuned("xmoe_{}", n, SEEDS[n]) for n in SEEDS},
+    "MH-MoE, equal parameters, tuned": {n: tuned("mhmoe_{}_parameters", n, SEEDS[n]) for n in SEEDS},
+    "MH-MoE, equal FLOPs, tuned": {n: tuned("mhmoe_{}_compute", n, SEEDS[n]) for n in SEEDS},
 }
 
 
 def _claims(label: str, of: dict[int, System]) -> list[Claim | MeasuredClaim]:
-    matching = of[8].matching
+    matching, arm = of[8].matching, "tuned" if of[8].settled_by else "published"
     source = FOLLOW_UP if matching == "compute" else SOURCE
     sized = "{} of the size of X-MoE with {} experts" if matching else "{} with {} experts"
     names = {n: sized.format(label, n) for n in of}
@@ -63,6 +67,7 @@ def _claims(label: str, of: dict[int, System]) -> list[Claim | MeasuredClaim]:
             better=of[more].name,
             worse=of[fewer].name,
             control="experts",
+            arm=arm,
         )
         for fewer, more in ((32, 64), (64, 256))
     ]
@@ -75,11 +80,12 @@ def _claims(label: str, of: dict[int, System]) -> list[Claim | MeasuredClaim]:
         higher=Side(system=of[256].name, quantity=ADVANTAGE),
         lower=Side(system=of[64].name, quantity=ADVANTAGE),
         control="experts",
+        arm=arm,
     )
     if not matching:
         return [*lower, saturates]
     # X-MoE alone saturating implies that MH-MoE gains more on HellaSwag; the same is asked of perplexity.
-    xmoe = SERIES["X-MoE"]
+    xmoe = SERIES["X-MoE, tuned" if arm == "tuned" else "X-MoE"]
     over = (of[64].name, xmoe[64].name)
     return [
         *lower,

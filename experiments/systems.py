@@ -155,7 +155,7 @@ def compared() -> tuple[tuple[System, tuple[str, ...]], ...]:
 
 def null() -> System:
     """The model without any layer where the others have their mixture: what every system must beat."""
-    return System("null", "no layer", lambda scale: AbsentConfig(dim=scale.model["hidden_size"]))
+    return System("null", "no layer", lambda scale: AbsentConfig(dim=scale.model["hidden_size"]), role="null")
 
 
 def dense_of_cost(system: System) -> System:
@@ -167,7 +167,7 @@ def dense_of_cost(system: System) -> System:
         width = plain.inner_dim * other.flops_per_token() / plain.flops_per_token()
         return plain.replace(inner_dim=max(round(width / scale.multiple_of), 1) * scale.multiple_of)
 
-    return System(f"dense_as_{system.name}", f"Dense, FLOPs of {system.label}", layer)
+    return System(f"dense_as_{system.name}", f"Dense, FLOPs of {system.label}", layer, role="dense")
 
 
 def fine_grained(num_experts: int, parts: int, top_k: int = 1, *, seeds: int | None = None) -> System:
@@ -182,7 +182,7 @@ def fine_grained(num_experts: int, parts: int, top_k: int = 1, *, seeds: int | N
 
     name = f"fine_{num_experts}_p{parts}" + (f"_k{top_k}" if top_k > 1 else "")
     label = f"fine-grained X-MoE, {num_experts} x {parts} experts, k = {top_k * parts}"
-    return System(name, label, layer, seeds)
+    return System(name, label, layer, seeds, role="control")
 
 
 def with_layers(system: System) -> System:

@@ -15,6 +15,8 @@ from experiments.kinds.routing import EXPERT_ACTIVATION
 from experiments.kinds.table import Row, Table
 from experiments.kinds.trend import Trend
 from experiments.systems import OURS, mhmoe, paper_number, paper_numbers, xmoe
+from experiments.testbed import TUNED
+from experiments.tuning import tuned
 from mhmoe.layers.matching import Matching
 
 SLUG = "table5_head_number"
@@ -26,7 +28,7 @@ SOURCES: dict[Matching, str] = {"parameters": "v1 Table 5", "compute": "v1 Table
 
 
 def rows(heads: Sequence[int]) -> tuple[Row, ...]:
-    """X-MoE, then under each matching MH-MoE with each number of heads, then the controls."""
+    """X-MoE, then under each matching MH-MoE with each number of heads, then the controls; then the tuned arm."""
     printed = paper_numbers()[PRINTED]["mhmoe"]
     return (
         Row(system=xmoe(EXPERTS), paper=(PRINTED, "xmoe")),
@@ -39,6 +41,12 @@ def rows(heads: Sequence[int]) -> tuple[Row, ...]:
         ),
         *(Row(system=mhmoe(EXPERTS, "compute", h, seeds=3)) for h in heads),
         *(Row(system=xmoe(EXPERTS, top_k=h, seeds=3)) for h in heads if 1 < h <= EXPERTS),
+        Row(system=TUNED.few),
+        *(
+            Row(system=tuned(sized, seeds=3, parts=h), reference=TUNED.few.name)
+            for sized in ("mhmoe_{}_parameters", "mhmoe_{}_compute")
+            for h in heads
+        ),
     )
 
 
@@ -74,6 +82,11 @@ def trend(heads: Sequence[int]) -> Trend:
             },
             "X-MoE, k = h (control)": controls,
             "X-MoE": [(1, xmoe(EXPERTS))],
+            **{
+                f"MH-MoE, {sized}, tuned": [(h, tuned(f"mhmoe_{{}}_{matching}", seeds=3, parts=h)) for h in heads]
+                for sized, matching in SIZED.items()
+            },
+            "X-MoE, tuned": [(1, TUNED.few)],
         },
     )
 

@@ -5,12 +5,19 @@ parameters. Cost: cpu about four hours of two cores. Run: python -m experiments 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from experiments.kinds.search import Search
 from experiments.settings import Point
 from experiments.systems import System, dense_of_cost, fine_grained, mhmoe, null, xmoe
 
 EXPERTS, TOP_K = 8, 2
+
+
+def choices_of(point: Point) -> int:
+    """k of MH-MoE at equal FLOPs."""
+    return (2, 4, 8)[point.choices]
+
 
 # With a number of experts: a name, what people call it, and the system at a point.
 SIZED: dict[str, tuple[str, Callable[[int, Point], System]]] = {
@@ -57,10 +64,18 @@ PAGE = Search(
 )
 
 
-def tuned(sized: str, experts: int = EXPERTS, seeds: int | None = None) -> System:
-    """A key of SIZED, or "null" or "dense", at the best point of 8 experts."""
+def tuned(sized: str, experts: int = EXPERTS, seeds: int | None = None, *, parts: int | None = None) -> System:
+    """A key of SIZED, or "null" or "dense", at the best point of 8 experts; parts: with so many heads in any case."""
     if sized not in SIZED:
-        return PAGE.tuned(sized, seeds=seeds)
-    label, _ = SIZED[sized]
-    other = (sized.format(experts), label.format(experts), _built(sized, experts))
-    return PAGE.tuned(sized.format(EXPERTS), other, seeds=seeds)
+        return replace(PAGE.tuned(sized, seeds=seeds), role=sized)
+    name, label, build = sized.format(experts), SIZED[sized][0].format(experts), _built(sized, experts)
+    if parts is None:
+        return at_best(sized, name, label, build, seeds)
+    return at_best(sized, f"{name}_h{parts}", f"{label}, h = {parts}", lambda p: build(replace(p, parts=parts)), seeds)
+
+
+def at_best(sized: str, name: str, label: str, build: Callable[[Point], System], seeds: int | None = None) -> System:
+    """Another system at the best point that the search found for a key of SIZED."""
+    system = PAGE.tuned(sized.format(EXPERTS), (name, label, build), seeds=seeds)
+    role = next((role for role in ("compute", "parameters", "xmoe") if role in sized), "control")
+    return replace(system, role=role, matching=role if "mhmoe" in sized else "")

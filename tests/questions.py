@@ -18,8 +18,8 @@ ITEMS = 6
 
 _SIZES: dict[str, Any] = {"documents_per_split": 60, "train_factor": 2, "sentences": 1}
 MADE = GeneratedFolder(
-    english=GeneratedCorpus(languages=2, topics=6, heads=80, most_senses=5, **_SIZES),
-    multilingual=GeneratedCorpus(languages=14, topics=28, heads=200, **_SIZES),
+    english=GeneratedCorpus(languages=2, topics=6, headwords=80, most_senses=5, **_SIZES),
+    multilingual=GeneratedCorpus(languages=14, topics=28, headwords=200, **_SIZES),
     items=24,
 )
 

@@ -6,7 +6,7 @@ from analysis.plotting import LOOKS, Look
 from experiments.systems import System
 
 ROLES: Mapping[str, Look] = dict(
-    zip(("dense", "xmoe", "control", "parameters", "compute", "equation"), LOOKS, strict=False)
+    zip(("dense", "xmoe", "control", "parameters", "compute", "equation", "null"), LOOKS, strict=True)
 )
 """System.role -> look. What has no role takes what is free in its figure."""
 
@@ -23,10 +23,12 @@ def looks(systems: Mapping[str, System]) -> dict[str, Look]:
 
 
 def each_role_once(systems: Sequence[System]) -> list[list[System]]:
-    """The systems in their order, divided before each one whose role stands in its part already."""
+    """The systems in their order, divided before each one whose role stands in its part already, or that one part
+    could not tell from the others."""
     parts: list[list[System]] = [[]]
     for system in systems:
-        if system.role and any(system.role == other.role for other in parts[-1]):
+        taken = {other.role for other in parts[-1] if other.role}
+        if system.role in taken or len(parts[-1]) == len(LOOKS):
             parts.append([])
         parts[-1].append(system)
     return parts

@@ -42,9 +42,10 @@ def model_config(scale: Scale, system: System) -> MHMoEConfig:
 def training_config(run: Run) -> TrainingConfig:
     """Raises UserError while the learning rate is not chosen yet."""
     if run.learning_rate is None:
+        first = run.waits_for or f"learning_rates --scale {run.scale.name}"
         raise UserError(
             f"{run.name}: no learning rate is chosen yet for {run.system.name} at scale {run.scale.name}; "
-            f"run `python -m experiments run learning_rates --scale {run.scale.name}` first"
+            f"run `python -m experiments run {first}` first"
         )
     arguments = dict(run.system.at(run.scale).training)
     arguments["steps"] = round(arguments["steps"] * run.steps_share)

@@ -60,7 +60,7 @@ def test_every_mh_moe_of_the_tables_has_x_moes_parameters_whatever_is_left_out_o
 
 
 def test_each_number_of_heads_stands_under_both_readings_and_beside_its_control() -> None:
-    names = [row.system.name for row in rows((1, 2, 12))]
+    names = [row.system.name for row in rows((1, 2, 12)) if not row.system.settled_by]
     assert names == [
         *("xmoe_8", "mhmoe_8_parameters_h1", "mhmoe_8_parameters_h2", "mhmoe_8_parameters_h12"),
         *("mhmoe_8_compute_h1", "mhmoe_8_compute_h2", "mhmoe_8_compute_h12"),

@@ -403,7 +403,7 @@ def test_without_an_effect_the_adjusted_test_seldom_finds_one() -> None:
 
 
 def test_items_of_a_generated_text_have_the_topics_and_senses_that_their_label_says() -> None:
-    corpus = GeneratedCorpus(topics=4, heads=60, documents_per_split=60)
+    corpus = GeneratedCorpus(topics=4, headwords=60, documents_per_split=60)
     truth: dict[tuple[str, int], tuple[int, int]] = {}
     for paragraph, occurrences in corpus.paragraphs_with_truth("valid"):
         for _, start, _, sense, topic in occurrences:

@@ -33,7 +33,7 @@ from tests.finished import finish
 from tests.mini import MINI, at_rate
 from tests.words_figures import measured_by_seed, of_one_system
 
-CORPUS = GeneratedCorpus(languages=2, topics=6, heads=320, documents_per_split=300, sentences=1)
+CORPUS = GeneratedCorpus(languages=2, topics=6, headwords=320, documents_per_split=300, sentences=1)
 PACKING = PackingConfig(vocab_size=320, max_train_tokens=20_000)
 SCALE = dataclasses.replace(
     at_rate(MINI, 0.01),
