@@ -12,7 +12,6 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,17 +22,14 @@ from tyro.extras import SubcommandApp
 
 from experiments import BEGUN
 from experiments.catalog import check_scale, check_task, find, pages, scale_of
-from experiments.report.index import render_index
-from experiments.report.render import render, render_claims
-from experiments.runner.manifest import differences
-from experiments.runner.page import Page
+from experiments.report.command import compare, edited, folder_of, write
 from experiments.runner.queue import Queue
 from experiments.runner.run_command import Arguments, execute_command
 from experiments.runner.runs import model_config
 from experiments.runner.store import COMMITTED, RESULTS, Records
-from experiments.runner.texts import CACHE, OWN, load_dataset, results_of
+from experiments.runner.texts import CACHE, OWN, load_dataset
 from experiments.runner.validation import judge, order, take_in
-from experiments.scales import SCALES, Scale
+from experiments.scales import SCALES
 from mhmoe.cli import exit_code
 from mhmoe.data.packing import export
 from mhmoe.io import UserError, check_writable
@@ -42,7 +38,6 @@ from mhmoe.training.allocator import keep_freed_memory
 app = SubcommandApp()
 Slug = Annotated[Positional[str], tyro.conf.arg(help="a table or figure, or the unique beginning of its name")]
 ScaleName = Annotated[str, tyro.conf.arg(help="smoke, cpu, gpu or paper")]
-TEXTS = (".md", ".csv")  # what `render --check` compares: pictures differ with the version of a font library
 
 
 @app.command(name="list")
@@ -176,75 +171,22 @@ def render_(
     if results is None and page is not None and slug.endswith(".py"):
         results = OWN / page.slug
     if results is None and not check:
-        results = _results_of(chosen, page.task if page else task or "english", data)
+        results = folder_of(chosen, page.task if page else task or "english", data)
     results = (results or RESULTS).absolute()
+    known = list(pages().values())
     smoke = chosen.name == "smoke"
     scales, target = ((SCALES["smoke"],), results / "smoke") if smoke else (COMMITTED, results)
     if check:
         with tempfile.TemporaryDirectory() as folder:
-            _render(slug, page, scales, Path(folder), results)
-            _compare(slug, page, Path(folder), target, _edited(scales, results))
+            write(slug, page, known, scales, Path(folder), results)
+            slugs = () if slug == "claims" else (page.slug,) if page else tuple(each.slug for each in known)
+            compare(slugs, Path(folder), target, edited(scales, results))
         return
-    files = _render(slug, page, scales, target, results)
+    files = write(slug, page, known, scales, target, results)
     if slug:
         print(next(text for path, text in files.items() if path.suffix == ".md"))
     else:
         print("\n".join(os.path.relpath(path) for path in files))
-
-
-def _results_of(scale: Scale, task: str, data: Path | None) -> Path | None:
-    """The folder that `run` takes for a text, told if it is not the committed one."""
-    if scale.name not in {committed.name for committed in COMMITTED}:
-        return None
-    try:
-        results, _ = results_of(scale, task, data)
-    except UserError:
-        if data is not None:
-            raise
-        return None  # MHMOE_DATA has no such text, and the committed records need none
-    if results != RESULTS:
-        print(f"these are the records of {os.path.relpath(results)}, not the committed ones", file=sys.stderr)
-    return results
-
-
-def _render(slug: str, page: Page | None, scales: Sequence[Scale], folder: Path, results: Path) -> dict[Path, str]:
-    """The pages of one page, or the ledger ("claims"), or ("") everything, into a folder."""
-    if page is not None:
-        return render(page, scales, folder, results)
-    known = list(pages().values())
-    files = render_claims(known, scales, folder, results)
-    if slug == "claims":
-        return files
-    files |= render_index(known, scales, folder, results)
-    for each in known:
-        files |= render(each, scales, folder, results)
-    return files
-
-
-def _edited(scales: Sequence[Scale], results: Path) -> list[str]:
-    """What differs from the manifests, shortened."""
-    folders = [results / kind / scale.name for kind in ("runs", "measurements") for scale in scales]
-    found = [difference for folder in folders if folder.is_dir() for difference in differences(folder)]
-    return [*found[:3], f"and {len(found) - 3} others"] if len(found) > 3 else found
-
-
-def _compare(slug: str, page: Page | None, ours: Path, committed: Path, edited: Sequence[str]) -> None:
-    """Raises UserError if a committed text differs from ours, is a page that no record gives any more, or if a
-    record was edited."""
-
-    def texts(folder: Path) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in folder.glob("*") if path.suffix in TEXTS}
-
-    wanted, found = texts(ours), texts(committed)
-    slugs = () if slug == "claims" else (page.slug,) if page else tuple(pages())
-    differing = sorted(name for name, text in wanted.items() if found.get(name) != text)
-    left = sorted(name for name in found.keys() - wanted.keys() if name.startswith(slugs))
-    problems = [f"{', '.join(differing)} differ from what the records give; render again"] if differing else []
-    problems += [f"{', '.join(left)} come from no record; remove them"] if left else []
-    problems += [f"{', '.join(edited)}; restore it, or see `register`"] if edited else []
-    if problems:
-        raise UserError(f"in {committed}: {'; '.join(problems)}")
-    print(f"{len(wanted)} files are what the records give")
 
 
 @app.command

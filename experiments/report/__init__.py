@@ -1,6 +1,6 @@
 """Records into results/. looks: how systems look in figures. captions: what stands above a page's numbers.
 
-errata: where v1 contradicts itself. render: pages and the ledger. index: what is in results/.
+errata: where v1 contradicts itself. render: pages and the ledger. index: what is in results/. command: `render`..
 """
 
 READING_ORDER = (
@@ -9,4 +9,5 @@ READING_ORDER = (
     "errata",
     "render",
     "index",
+    "command",
 )

@@ -184,6 +184,16 @@ def test_a_disorderly_import_is_named(tmp_path: Path, name: str, text: str) -> N
     assert name.partition("/")[0] in line
 
 
+def test_no_file_of_code_is_longer_than_300_lines() -> None:
+    lengths = {
+        file: len(file.read_text(encoding="utf-8").splitlines())
+        for top in MAY_IMPORT
+        for file in (ROOT / top).rglob("*.py")
+    }
+    assert len(lengths) > 100
+    assert [f"{file.relative_to(ROOT)}: {length}" for file, length in lengths.items() if length > 300] == []
+
+
 def test_every_folder_of_tests_is_one_of_the_tree() -> None:
     tests = {file.parent.relative_to(ROOT / "tests") for file in (ROOT / "tests").rglob("test_*.py")}
     assert [str(folder) for folder in sorted(tests) if not (ROOT / folder).is_dir()] == ["project"]

@@ -1,0 +1,72 @@
+"""What `python -m experiments render` does with its arguments: write pages, or compare them with the committed ones."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.report.index import render_index
+from experiments.report.render import render, render_claims
+from experiments.runner.manifest import differences
+from experiments.runner.page import Page
+from experiments.runner.store import COMMITTED, RESULTS
+from experiments.runner.texts import results_of
+from experiments.scales import Scale
+from mhmoe.io import UserError
+
+TEXTS = (".md", ".csv")  # what is compared: pictures differ with the version of a font library
+
+
+def folder_of(scale: Scale, task: str, data: Path | None) -> Path | None:
+    """The folder that `run` takes for a text, told if it is not the committed one."""
+    if scale.name not in {committed.name for committed in COMMITTED}:
+        return None
+    try:
+        results, _ = results_of(scale, task, data)
+    except UserError:
+        if data is not None:
+            raise
+        return None  # MHMOE_DATA has no such text, and the committed records need none
+    if results != RESULTS:
+        print(f"these are the records of {os.path.relpath(results)}, not the committed ones", file=sys.stderr)
+    return results
+
+
+def write(
+    slug: str, page: Page | None, known: Sequence[Page], scales: Sequence[Scale], folder: Path, results: Path
+) -> dict[Path, str]:
+    """The pages of one page, or the ledger ("claims"), or ("") everything, into a folder."""
+    if page is not None:
+        return render(page, scales, folder, results)
+    files = render_claims(known, scales, folder, results)
+    if slug == "claims":
+        return files
+    files |= render_index(known, scales, folder, results)
+    for each in known:
+        files |= render(each, scales, folder, results)
+    return files
+
+
+def edited(scales: Sequence[Scale], results: Path) -> list[str]:
+    """What differs from the manifests, shortened."""
+    folders = [results / kind / scale.name for kind in ("runs", "measurements") for scale in scales]
+    found = [difference for folder in folders if folder.is_dir() for difference in differences(folder)]
+    return [*found[:3], f"and {len(found) - 3} others"] if len(found) > 3 else found
+
+
+def compare(slugs: tuple[str, ...], ours: Path, committed: Path, changed: Sequence[str]) -> None:
+    """Raises UserError if a committed text differs from ours, is a page of these slugs that no record gives any more,
+    or if a record was edited."""
+
+    def texts(folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.glob("*") if path.suffix in TEXTS}
+
+    wanted, found = texts(ours), texts(committed)
+    differing = sorted(name for name, text in wanted.items() if found.get(name) != text)
+    left = sorted(name for name in found.keys() - wanted.keys() if name.startswith(slugs))
+    problems = [f"{', '.join(differing)} differ from what the records give; render again"] if differing else []
+    problems += [f"{', '.join(left)} come from no record; remove them"] if left else []
+    problems += [f"{', '.join(changed)}; restore it, or see `register`"] if changed else []
+    if problems:
+        raise UserError(f"in {committed}: {'; '.join(problems)}")
+    print(f"{len(wanted)} files are what the records give")
