@@ -211,7 +211,7 @@ class StackedLayerNorm(nn.Module):
         shift = (down * self.bias.unsqueeze(1)).sum(dim=-1)
         return down * self.weight.unsqueeze(1), shift if bias is None else shift + bias
 
-    def forward(self, x: Float[Tensor, "rows inner"]) -> Float[Tensor, "rows inner"]:
+    def forward(self, x: Float[Tensor, "*rows inner"]) -> Float[Tensor, "*rows inner"]:
         """n, without scale and shift."""
         return F.layer_norm(x, x.shape[-1:])
 
@@ -224,7 +224,7 @@ class NoNorm(nn.Module):
     ) -> tuple[Float[Tensor, "experts dim inner"], Float[Tensor, "experts dim"] | None]:
         return down, bias
 
-    def forward(self, x: Float[Tensor, "rows inner"]) -> Float[Tensor, "rows inner"]:
+    def forward(self, x: Float[Tensor, "*rows inner"]) -> Float[Tensor, "*rows inner"]:
         return x
 
 
