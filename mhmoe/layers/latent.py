@@ -6,8 +6,8 @@
 
 Elango et al. 2026, arXiv 2601.18089 (Nemotron 3 Super and Ultra): what is sent to experts, and their weights, are
 dim / latent times smaller, which pays for as many times more experts, and more chosen. Router and shared expert keep
-the full width. Kimi K3 (arXiv 2607.24653) has an RMSNorm between the experts' weighted sum and W_up: here `NormedConfig`
-around the inner layer. `latent_moe` composes both.
+the full width. Kimi K3 (arXiv 2607.24653) has an RMSNorm between the experts' weighted sum and W_up: here
+`NormedConfig` around the inner layer. `latent_moe` composes both.
 
 Departures: none in the equation; the released models' experts use squared ReLU (Nemotron) and a bounded SwiGLU (K3),
 ours GELU or SwiGLU. Both projections start normal with variance 1/(input width), as our other matrices.
