@@ -53,10 +53,21 @@ def published() -> dict[str, Published]:
     """The mixtures of both models; `total` and `active` are of the whole models."""
     nemotron = latentmoe(4096, 1024, 512, 22, expert_dim=2688, shared_dim=5376)
     k3 = latentmoe(7168, 3584, 896, 16, expert_dim=3072, shared_dim=6144, activation="swiglu", normed=True)
-    nothing = {"heads": 0, "head_dim": 0, "attentions": 0, "vocab_size": 0}
     return {
-        "Nemotron 3 Super, mixtures": Published(
-            layers=40, moe=nemotron, moe_layers=40, total=120.6, active=12.7, **nothing
-        ),
-        "Kimi K3, mixtures": Published(layers=92, moe=k3, moe_layers=92, total=2780, active=104.2, **nothing),
+        "Nemotron 3 Super, mixtures": _mixtures(40, nemotron, total=120.6, active=12.7),
+        "Kimi K3, mixtures": _mixtures(92, k3, total=2780, active=104.2),
     }
+
+
+def _mixtures(layers: int, moe: LatentConfig, total: float, active: float) -> Published:
+    return Published(
+        layers=layers,
+        moe=moe,
+        moe_layers=layers,
+        heads=0,
+        head_dim=0,
+        attentions=0,
+        vocab_size=0,
+        total=total,
+        active=active,
+    )

@@ -8,6 +8,7 @@ READING_ORDER = (
     "routers",
     "grouped",
     "dispatch",
+    "bitnet",
     "experts",
     "losses",
     "absent",

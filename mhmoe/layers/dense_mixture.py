@@ -88,11 +88,13 @@ def weighted_sum(
 
     sum_p g_p W_p a_p is one product of the matrices W_p side by side with the g_p a_p below each other.
     """
-    inner = torch.matmul(rows, experts.up_proj.mT)  # experts, rows, inner
+    precision = experts.precision
+    up, down = precision.weights(experts.up_proj, experts.gated), precision.weights(experts.down_proj)
+    inner = torch.matmul(precision.rows(rows), up.mT)  # experts, rows, inner
     gates = gates.to(inner.dtype)
     if experts.up_bias is not None:
         inner = inner + experts.up_bias.unsqueeze(1).to(inner.dtype)
-    down, bias = experts.inner_norm.fold(experts.down_proj, experts.down_bias)
-    inner = experts.inner_norm(experts.activation(inner)).to(inner.dtype) * gates.mT.unsqueeze(-1)
+    down, bias = experts.inner_norm.fold(down, experts.down_bias)
+    inner = precision.rows(experts.inner_norm(experts.activation(inner))).to(inner.dtype) * gates.mT.unsqueeze(-1)
     hidden = inner.transpose(0, 1).flatten(1) @ down.transpose(0, 1).flatten(1).mT
     return hidden if bias is None else hidden + gates @ bias

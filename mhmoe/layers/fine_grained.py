@@ -37,6 +37,7 @@ def fine_grained(config: SparseMoEConfig, by: int, shared: int = 0) -> SparseMoE
         bias=experts.bias,
         inner_norm=experts.inner_norm,
         output_gain=experts.output_gain,
+        precision=experts.precision,
     )
     return config.replace(
         router=router.replace(num_experts=count, top_k=by * router.top_k - shared),

@@ -14,13 +14,14 @@ ours GELU or SwiGLU. Both projections start normal with variance 1/(input width)
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mhmoe.fields import Size
-from mhmoe.layers.config import LayerConfig
+from mhmoe.layers.bitnet import Precision, linear
+from mhmoe.layers.config import LATER, LayerConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig, FFNOutput
 from mhmoe.layers.normed import NormedConfig
 from mhmoe.layers.routers import RouterConfig
@@ -40,6 +41,7 @@ class LatentConfig(LayerConfig, kind="latent"):
     shared: FeedForwardConfig | None = None
     bias: bool = False
     route_by: Literal["input", "latent"] = "input"
+    precision: Annotated[Precision, LATER] = "full"
 
     def check(self) -> None:
         if self.shared is not None and self.shared.dim != self.dim:
@@ -72,22 +74,22 @@ class Latent(nn.Module):
 
     def __init__(self, config: LatentConfig) -> None:
         super().__init__()
-        self.down_proj = nn.Linear(config.dim, config.latent_dim, bias=config.bias)
+        self.to_latent = linear(config.precision, config.dim, config.latent_dim, config.bias)
         self.inner = config.inner.build()
-        self.up_proj = nn.Linear(config.latent_dim, config.dim, bias=config.bias)
+        self.from_latent = linear(config.precision, config.latent_dim, config.dim, config.bias)
         self.shared = None if config.shared is None else config.shared.build()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        for linear in (self.down_proj, self.up_proj):
-            nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-            if linear.bias is not None:
-                nn.init.zeros_(linear.bias)
+        for layer in (self.to_latent, self.from_latent):
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None) -> FFNOutput:
         """Tokens where `mask` is False are not routed: they get the bias of W_up, if any, and the shared network."""
-        output = self.route(x, self.down_proj(x), mask)
-        hidden = self.up_proj(output.hidden)
+        output = self.route(x, self.to_latent(x), mask)
+        hidden = self.from_latent(output.hidden)
         if self.shared is not None:
             hidden = hidden + self.shared(x).hidden
         return FFNOutput(hidden, output.balance_loss, output.routing)

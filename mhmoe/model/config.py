@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from mhmoe.fields import Count, Range, Size, check_fields
+from mhmoe.layers.bitnet import Precision
 from mhmoe.layers.config import LATER, Config, config_from_dict, divisors
 from mhmoe.layers.experts import ExpertsConfig
 from mhmoe.layers.routers import RouterConfig
@@ -44,7 +45,8 @@ class MHMoEConfig(PreTrainedConfig):
     """Sizes in the names that transformers uses; `hidden_size` is the paper's d.
 
     `feed_forward` and `moe` take a layer's config or its JSON form, and keep the latter. `balance_weight` is
-    the paper's alpha. `norm` is "rms" or "layer"; `attention_bias` puts biases on the attention's projections.
+    the paper's alpha. `norm` is "rms" or "layer"; `attention_bias` puts biases on the attention's projections, and
+    `attention_precision` "bitnet" gives them ternary weights and 8 bits (those of layers have a field of their own).
 
     Raises ValueError for values that are not allowed or do not fit together, and for unknown keys. A saved
     config, which names its `model_type`, keeps keys that other tools have set, as transformers' own do.
@@ -70,6 +72,7 @@ class MHMoEConfig(PreTrainedConfig):
     balance_weight: Annotated[float, Range(least=0, most=10**6)] = 0.01
     use_cache: bool = True
     moe_offset: Annotated[Token | None, LATER] = None
+    attention_precision: Annotated[Precision, LATER] = "full"
     bos_token_id: Token | None = 0
     eos_token_id: Token | list[Token] | None = 0
     pad_token_id: Token | None = 0

@@ -260,8 +260,8 @@ def test_latentmoe_without_the_norm_is_nemotrons_block_of_transformers() -> None
         "inner.router.expert_embeddings": "gate.weight",
         "inner.experts.up_proj": "experts.up_proj",
         "inner.experts.down_proj": "experts.down_proj",
-        "down_proj.weight": "fc1_latent_proj.weight",
-        "up_proj.weight": "fc2_latent_proj.weight",
+        "to_latent.weight": "fc1_latent_proj.weight",
+        "from_latent.weight": "fc2_latent_proj.weight",
         "shared.up_proj.weight": "shared_experts.up_proj.weight",
         "shared.down_proj.weight": "shared_experts.down_proj.weight",
     }

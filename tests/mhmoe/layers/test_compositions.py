@@ -169,7 +169,7 @@ def latent_reference(layer: Any, x: Tensor, config: LatentConfig, normed: bool) 
     inner = reference.below(weights, "inner.inner" if normed else "inner")
     outs: list[Tensor] = []
     for row in x.double():
-        narrow = weights["down_proj.weight"] @ row
+        narrow = weights["to_latent.weight"] @ row
         g = reference.softmax(reference.scores(router(DIM).to_dict(), reference.below(inner, "router"), row))
         out = torch.zeros(len(narrow), dtype=torch.float64)
         for p in reference.best(g.tolist(), 2):
@@ -179,7 +179,7 @@ def latent_reference(layer: Any, x: Tensor, config: LatentConfig, normed: bool) 
             out = weights["inner.norm.weight"] * out / math.sqrt(float((out * out).mean()) + 1e-6)
         assert config.shared is not None
         shared = reference.dense_network(config.shared.to_dict(), reference.below(weights, "shared"), row)
-        outs.append(weights["up_proj.weight"] @ out + shared)
+        outs.append(weights["from_latent.weight"] @ out + shared)
     return torch.stack(outs)
 
 

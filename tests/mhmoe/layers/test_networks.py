@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mhmoe.layers import config as configs
 from mhmoe.layers import dispatch
 from mhmoe.layers.absent import AbsentConfig
+from mhmoe.layers.bitnet import in_precision
 from mhmoe.layers.config import LayerConfig, config_from_dict
 from mhmoe.layers.dense_mixture import DenseMixtureConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
@@ -84,6 +85,17 @@ LAYERS: dict[str, LayerConfig] = {
     "latent, heads there": LatentConfig(
         dim=DIM, inner=multi_head_moe(dim=8, num_experts=4, expert_dim=8, moe_heads=2), route_by="latent"
     ),
+}
+LAYERS |= {
+    f"bitnet {name}": in_precision(LAYERS[name], "bitnet")
+    for name in (
+        "feed forward",
+        "sparse",
+        "heads",
+        "all experts, all options",
+        "latent with all",
+        "mixture of mixtures",
+    )
 }
 every_layer = pytest.mark.parametrize("name", LAYERS)
 
