@@ -12,11 +12,12 @@ from mhmoe.layers.bitnet import BitLinear, eight_bits, in_precision, ternary
 from mhmoe.layers.config import LayerConfig, config_from_dict
 from mhmoe.layers.dense_mixture import DenseMixtureConfig
 from mhmoe.layers.experts import Experts, ExpertsConfig, FeedForwardConfig
+from mhmoe.layers.matching import match
 from mhmoe.layers.multi_head import MultiHeadConfig, Projection, multi_head_moe
 from mhmoe.layers.routers import DotProductRouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 from tests import reference
-from tests.small import DIM, MOE, make, make_config, tokens
+from tests.small import DIM, MOE, make, make_config, tokens, xmoe
 
 STYLES: list[dict[str, Any]] = [{}, {"activation": "swiglu", "bias": True, "inner_norm": True}]
 every_style = pytest.mark.parametrize("style", STYLES, ids=["plain", "all"])
@@ -155,6 +156,12 @@ def test_a_whole_layer_is_put_into_a_precision_and_back() -> None:
     assert in_precision(rounded, "full") == layer and config_from_dict(rounded.to_dict()) == rounded
     for count in ("parameters", "active_parameters", "flops_per_token"):
         assert getattr(rounded, count)() == getattr(layer, count)()
+
+
+def test_a_matched_layer_has_the_precision_of_its_reference() -> None:
+    reference_ = in_precision(xmoe(), "bitnet")
+    layer = match("compute", reference_, heads=2)
+    assert layer == in_precision(match("compute", xmoe(), heads=2), "bitnet") and layer.precision == "bitnet"
 
 
 def bitnet(system: str, **rest: Any) -> dict[str, Any]:
