@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers.models.deepseek_v2 import modeling_deepseek_v2 as deepseek_v2
-from transformers.models.jamba import modeling_jamba as jamba_model
-from transformers.models.mixtral import modeling_mixtral as mixtral_model
-from transformers.models.nemotron_h import modeling_nemotron_h as nemotron_h
+from transformers import DeepseekV2Config, JambaConfig, JambaForCausalLM, MixtralConfig, NemotronHConfig
+from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Moe
+from transformers.models.jamba.modeling_jamba import JambaSparseMoeBlock
+from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMoE
 
 from baselines.counting import Published
 from baselines.deepseekmoe import deepseekmoe
@@ -88,9 +89,9 @@ def test_every_published_model_is_held_to_its_paper() -> None:
 
 def test_attention_embeddings_and_norms_are_those_of_a_built_model() -> None:
     config = make_config("xmoe", num_hidden_layers=4, tie_word_embeddings=False)
-    ours = Published(
-        layers=4, moe=config.layer(1), moe_layers=2, dense=config.layer(0), heads=2, head_dim=12, vocab_size=61, total=0
-    )
+    moe, between = config.layer(1), config.layer(0)
+    assert isinstance(moe, LayerConfig) and isinstance(between, LayerConfig)
+    ours = Published(layers=4, moe=moe, moe_layers=2, dense=between, heads=2, head_dim=12, vocab_size=61, total=0)
     assert ours.parameters() == config.parameters()
     assert ours.active_parameters() == config.active_parameters()
 
@@ -102,9 +103,9 @@ def test_grouped_queries_and_mamba_count_what_transformers_builds() -> None:
         "num_key_value_heads": 2,
         "use_mamba_kernels": False,
     }
-    config = jamba_model.JambaConfig(vocab_size=40, intermediate_size=24, num_hidden_layers=8, num_experts=4, **sizes)
+    config = JambaConfig(vocab_size=40, intermediate_size=24, num_hidden_layers=8, num_experts=4, **sizes)
     with torch.device("meta"):
-        theirs = jamba_model.JambaForCausalLM(config)
+        theirs = JambaForCausalLM(config)
     ours = Published(
         layers=8,
         moe=jamba(64, 4, expert_dim=24),
@@ -164,7 +165,7 @@ def test_a_system_trains_for_one_step_and_comes_back_from_json(name: str) -> Non
 
 def test_the_placement_of_jamba_is_that_of_transformers_config() -> None:
     config = make_config("xmoe", num_hidden_layers=8, **PLACEMENT)
-    theirs = jamba_model.JambaConfig(num_hidden_layers=8)
+    theirs = JambaConfig(num_hidden_layers=8)
     assert [config.is_moe_block(block) for block in range(8)] == [n > 1 for n in theirs.layers_num_experts]
 
 
@@ -190,14 +191,15 @@ def same(ours: nn.Module, theirs: nn.Module, names: dict[str, str], width: int =
     their_parameters = dict(theirs.named_parameters())
     for name, theirs_name in names.items():
         grad = torch.cat([their_parameters[half].grad for half in theirs_name.split("+")])  # pyright: ignore
-        assert weights[name].grad is not None and reference.error(weights[name].grad, grad) < 1e-5, name
+        ours_grad = weights[name].grad
+        assert ours_grad is not None and reference.error(ours_grad, grad) < 1e-5, name
 
 
 def test_mixtral_is_the_block_of_transformers() -> None:
-    config = mixtral_model.MixtralConfig(
+    config = MixtralConfig(
         hidden_size=24, intermediate_size=84, num_local_experts=4, num_experts_per_tok=2, router_jitter_noise=0.0
     )
-    theirs = mixtral_model.MixtralSparseMoeBlock(config)
+    theirs = MixtralSparseMoeBlock(config)
     names = {
         "router.expert_embeddings": "gate.weight",
         "experts.up_proj": "experts.gate_up_proj",
@@ -207,8 +209,8 @@ def test_mixtral_is_the_block_of_transformers() -> None:
 
 
 def test_jamba_is_the_block_of_transformers() -> None:
-    config = jamba_model.JambaConfig(hidden_size=24, intermediate_size=84, num_experts=4, num_experts_per_tok=2)
-    theirs = jamba_model.JambaSparseMoeBlock(config)
+    config = JambaConfig(hidden_size=24, intermediate_size=84, num_experts=4, num_experts_per_tok=2)
+    theirs = JambaSparseMoeBlock(config)
     names = {
         "router.expert_embeddings": "router.weight",
         "experts.up_proj": "experts.gate_up_proj",
@@ -218,7 +220,7 @@ def test_jamba_is_the_block_of_transformers() -> None:
 
 
 def test_deepseekmoe_is_the_block_of_transformers_with_two_shared_experts() -> None:
-    config = deepseek_v2.DeepseekV2Config(
+    config = DeepseekV2Config(
         hidden_size=24,
         num_attention_heads=2,
         moe_intermediate_size=10,
@@ -229,7 +231,7 @@ def test_deepseekmoe_is_the_block_of_transformers_with_two_shared_experts() -> N
         routed_scaling_factor=1.0,
         norm_topk_prob=False,
     )
-    theirs = deepseek_v2.DeepseekV2Moe(config)
+    theirs = DeepseekV2Moe(config)
     names = {
         "router.expert_embeddings": "gate.weight",
         "experts.up_proj": "experts.gate_up_proj",
@@ -241,7 +243,7 @@ def test_deepseekmoe_is_the_block_of_transformers_with_two_shared_experts() -> N
 
 
 def test_latentmoe_without_the_norm_is_nemotrons_block_of_transformers() -> None:
-    config = nemotron_h.NemotronHConfig(
+    config = NemotronHConfig(
         hidden_size=24,
         moe_latent_size=12,
         moe_intermediate_size=8,
@@ -255,7 +257,7 @@ def test_latentmoe_without_the_norm_is_nemotrons_block_of_transformers() -> None
         mlp_hidden_act="gelu",
         mlp_bias=False,
     )
-    theirs = nemotron_h.NemotronHMoE(config)
+    theirs = NemotronHMoE(config)
     names = {
         "inner.router.expert_embeddings": "gate.weight",
         "inner.experts.up_proj": "experts.up_proj",

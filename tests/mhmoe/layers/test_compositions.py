@@ -49,7 +49,7 @@ def test_the_densely_gated_mixture_is_its_three_lines() -> None:
         torch.nn.functional.gelu(x @ up.T) @ down.T
         for up, down in zip(layer.experts.up_proj, layer.experts.down_proj, strict=True)
     ]
-    expected = sum(gate[..., p : p + 1] * every[p] for p in range(4))
+    expected = torch.stack([gate[..., p : p + 1] * every[p] for p in range(4)]).sum(0)
     output = layer(x)
     assert reference.error(output.hidden, expected) < 1e-6
     wanted = torch.autograd.grad(expected.square().sum(), list(layer.parameters()))  # pyright: ignore
