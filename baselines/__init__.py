@@ -3,4 +3,4 @@
 A baseline is a feed-forward config, not a model: transformer, loop, data order and seeds are shared.
 """
 
-READING_ORDER = ()
+READING_ORDER = ("counting",)

@@ -16,11 +16,18 @@ Glossary (paper symbol | name here | axis in shapes):
     alpha    | balance_weight         |
 """
 
+from mhmoe.layers.absent import AbsentConfig
 from mhmoe.layers.config import Config, config_from_dict
+from mhmoe.layers.dense_mixture import DenseMixtureConfig
 from mhmoe.layers.experts import Experts, ExpertsConfig, FeedForward, FeedForwardConfig, FFNOutput
+from mhmoe.layers.fine_grained import fine_grained
+from mhmoe.layers.hierarchical import HierarchicalMoEConfig
+from mhmoe.layers.latent import LatentConfig, latent_moe
 from mhmoe.layers.losses import balance_loss
 from mhmoe.layers.matching import match
 from mhmoe.layers.multi_head import MultiHead, MultiHeadConfig, MultiHeadMoE, multi_head_moe
+from mhmoe.layers.normed import NormedConfig
+from mhmoe.layers.per_head import PerHeadRouterConfig
 from mhmoe.layers.routers import (
     DotProductRouterConfig,
     FixedTemperatureRouterConfig,
@@ -48,7 +55,9 @@ READING_ORDER = (
 __version__ = "0.1.0"
 __all__ = [
     "READING_ORDER",
+    "AbsentConfig",
     "Config",
+    "DenseMixtureConfig",
     "DotProductRouterConfig",
     "Experts",
     "ExpertsConfig",
@@ -57,12 +66,16 @@ __all__ = [
     "FeedForwardConfig",
     "FixedTemperatureRouterConfig",
     "HiddenOnly",
+    "HierarchicalMoEConfig",
+    "LatentConfig",
     "MHMoEConfig",
     "MHMoEForCausalLM",
     "MHMoEModel",
     "MultiHead",
     "MultiHeadConfig",
     "MultiHeadMoE",
+    "NormedConfig",
+    "PerHeadRouterConfig",
     "ReleasedRouterConfig",
     "ResidualConfig",
     "Routing",
@@ -71,6 +84,8 @@ __all__ = [
     "XMoERouterConfig",
     "balance_loss",
     "config_from_dict",
+    "fine_grained",
+    "latent_moe",
     "match",
     "multi_head_moe",
 ]

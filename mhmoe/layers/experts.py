@@ -13,7 +13,7 @@ are added back to their rows: nothing is padded and nothing is dropped.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mhmoe.fields import Range, Size
+from mhmoe.layers.bitnet import PRECISIONS, Precision, linear
 from mhmoe.layers.config import LATER, Config, LayerConfig
 from mhmoe.layers.dispatch import Order, combine, gather, sort_by_expert
 from mhmoe.layers.grouped import grouped_linear
@@ -63,10 +64,17 @@ class _NetworkConfig(Config):
     inner_norm: bool = False
     output_gain: Annotated[float, Range(above=0, most=10**3), LATER] = 1.0
     """Of the initial deviation of the down matrices."""
+    precision: Annotated[Precision, LATER] = "full"
+    """Of the matrices, and of what they multiply: "bitnet" has ternary weights and 8 bits (bitnet.py)."""
 
     @property
     def up_width(self) -> int:
         return self.inner * (2 if self.activation == "swiglu" else 1)
+
+    @property
+    def gated(self) -> int:
+        """How many matrices the up matrix is."""
+        return self.up_width // self.inner
 
     @property
     def inner(self) -> int:
@@ -106,18 +114,18 @@ class FeedForward(nn.Module):
     def __init__(self, config: FeedForwardConfig) -> None:
         super().__init__()
         self.output_gain = config.output_gain
-        self.up_proj = nn.Linear(config.dim, config.up_width, bias=config.bias)
+        self.up_proj = linear(config.precision, config.dim, config.up_width, config.bias, config.gated)
         self.activation = ACTIVATIONS[config.activation]()
         self.inner_norm = nn.LayerNorm(config.inner) if config.inner_norm else nn.Identity()
-        self.down_proj = nn.Linear(config.inner, config.dim, bias=config.bias)
+        self.down_proj = linear(config.precision, config.inner, config.dim, config.bias)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """As each of the stacked experts."""
-        for linear, gain in ((self.up_proj, 1.0), (self.down_proj, self.output_gain)):
-            nn.init.normal_(linear.weight, std=gain * linear.in_features**-0.5)
-            if linear.bias is not None:
-                nn.init.zeros_(linear.bias)
+        for layer, gain in ((self.up_proj, 1.0), (self.down_proj, self.output_gain)):
+            nn.init.normal_(layer.weight, std=gain * layer.in_features**-0.5)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None) -> FFNOutput:
         """A mask changes nothing here: rows do not see each other."""
@@ -158,7 +166,9 @@ class Experts(nn.Module):
         self.up_bias = nn.Parameter(torch.empty(count, config.up_width)) if config.bias else None
         self.down_bias = nn.Parameter(torch.empty(count, config.dim)) if config.bias else None
         self.activation = ACTIVATIONS[config.activation]()
-        self.inner_norm = StackedLayerNorm(count, inner) if config.inner_norm else NoNorm()
+        self.precision, self.gated = PRECISIONS[config.precision], config.gated
+        norm = {"full": StackedLayerNorm, "bitnet": StackedLayerNormOfRows}[config.precision]
+        self.inner_norm = norm(count, inner) if config.inner_norm else NoNorm()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -178,11 +188,12 @@ class Experts(nn.Module):
         """Weighted sum of the chosen experts' outputs; selections of weight 0 add nothing."""
         top_k = index.shape[-1]
         order = sort_by_expert(index.reshape(-1, top_k), self.num_experts)
-        down, down_bias = self.inner_norm.fold(self.down_proj, self.down_bias)
-        rows, up, down = _compute_type(x.reshape(-1, x.shape[-1]), self.up_proj, down)
+        up, down = self.precision.weights(self.up_proj, self.gated), self.precision.weights(self.down_proj)
+        down, down_bias = self.inner_norm.fold(down, self.down_bias)
+        rows, up, down = _compute_type(self.precision.rows(x.reshape(-1, x.shape[-1])), up, down)
 
         inner = _add(self.up_bias, grouped_linear(gather(rows, order), up, order.offsets), order)
-        inner = self.inner_norm(self.activation(inner))
+        inner = self.precision.rows(self.inner_norm(self.activation(inner), order.expert))
         out = _add(down_bias, grouped_linear(inner.to(rows.dtype), down, order.offsets), order)
         return combine(out, weight.reshape(-1, top_k), order).view(x.shape)
 
@@ -206,14 +217,28 @@ class StackedLayerNorm(nn.Module):
 
     def fold(
         self, down: Float[Tensor, "experts dim inner"], bias: Float[Tensor, "experts dim"] | None
-    ) -> tuple[Float[Tensor, "experts dim inner"], Float[Tensor, "experts dim"]]:
+    ) -> tuple[Float[Tensor, "experts dim inner"], Float[Tensor, "experts dim"] | None]:
         """The down matrices and biases with scale and shift in them."""
         shift = (down * self.bias.unsqueeze(1)).sum(dim=-1)
         return down * self.weight.unsqueeze(1), shift if bias is None else shift + bias
 
-    def forward(self, x: Float[Tensor, "rows inner"]) -> Float[Tensor, "rows inner"]:
+    def forward(self, x: Float[Tensor, "*rows inner"], expert: Any = None) -> Float[Tensor, "*rows inner"]:
         """n, without scale and shift."""
         return F.layer_norm(x, x.shape[-1:])
+
+
+class StackedLayerNormOfRows(StackedLayerNorm):
+    """The same with scale and shift in the rows: what comes out is rounded, and so are the down matrices."""
+
+    def fold(
+        self, down: Float[Tensor, "experts dim inner"], bias: Float[Tensor, "experts dim"] | None
+    ) -> tuple[Float[Tensor, "experts dim inner"], Float[Tensor, "experts dim"] | None]:
+        return down, bias
+
+    def forward(self, x: Float[Tensor, "*rows inner"], expert: Any = None) -> Float[Tensor, "*rows inner"]:
+        """expert: of each row; None where rows are [experts, rows, inner]."""
+        scale, shift = (p.unsqueeze(1) if expert is None else p[expert] for p in (self.weight, self.bias))
+        return super().forward(x) * scale + shift
 
 
 class NoNorm(nn.Module):
@@ -224,7 +249,7 @@ class NoNorm(nn.Module):
     ) -> tuple[Float[Tensor, "experts dim inner"], Float[Tensor, "experts dim"] | None]:
         return down, bias
 
-    def forward(self, x: Float[Tensor, "rows inner"]) -> Float[Tensor, "rows inner"]:
+    def forward(self, x: Float[Tensor, "*rows inner"], expert: Any = None) -> Float[Tensor, "*rows inner"]:
         return x
 
 

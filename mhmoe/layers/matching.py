@@ -14,6 +14,7 @@ difference remains too: every complexity table prints the totals with everything
 from collections.abc import Callable
 from typing import Literal, get_args
 
+from mhmoe.layers.bitnet import in_precision
 from mhmoe.layers.multi_head import MultiHeadConfig, multi_head_moe
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 
@@ -78,13 +79,13 @@ def match(
 def with_sizes(
     reference: SparseMoEConfig, *, heads: int, top_k: int, expert_dim: int, num_experts: int, layers: int = 1
 ) -> MultiHeadConfig:
-    """MH-MoE in the manner of the reference (router, activation, biases, norms, capacity), with these sizes."""
+    """MH-MoE in the reference's manner (router, activation, biases, norms, capacity, precision), with these sizes."""
     dim, experts = reference.dim, reference.experts
     if dim % heads == 0:  # otherwise multi_head_moe says what is wrong, by its own names
         router = reference.router.replace(dim=dim // heads, num_experts=num_experts, top_k=top_k)
     else:
         router = reference.router
-    return multi_head_moe(
+    layer = multi_head_moe(
         dim=dim,
         num_experts=num_experts,
         expert_dim=expert_dim,
@@ -98,6 +99,7 @@ def with_sizes(
         capacity_factor=reference.capacity_factor,
         router=router,
     )
+    return in_precision(layer, experts.precision)
 
 
 def beta(config: MultiHeadConfig, reference: SparseMoEConfig) -> float:

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mhmoe.fields import Range, Size, check_value
+from mhmoe.layers.bitnet import BitLinear, Precision
 from mhmoe.layers.config import LATER, LayerConfig, divisors
 from mhmoe.layers.experts import ExpertsConfig, FFNOutput
 from mhmoe.layers.routers import RouterConfig, XMoERouterConfig, orthogonal
@@ -41,7 +42,7 @@ class MultiHeadConfig(LayerConfig, kind="multi_head"):
     `head_layers` and `merge_layers` are the depths of the MLPs before and after, ReLU between their
     layers: 1 is the paper's layer, 0 leaves it out. `heads=1` leaves the splitting out. `head_start` and
     `merge_start`: the initialisation of their matrices. `route_by`: routers read the slices of the head layer's output,
-    or those of the token itself; the experts read the former in any case.
+    or those of the token itself; the experts read the former in any case. `precision`: of the head and merge layers.
     """
 
     dim: Size
@@ -53,6 +54,7 @@ class MultiHeadConfig(LayerConfig, kind="multi_head"):
     head_start: Annotated[Start, LATER] = "xavier"
     merge_start: Annotated[Start, LATER] = "xavier"
     route_by: Annotated[Literal["head_output", "input"], LATER] = "head_output"
+    precision: Annotated[Precision, LATER] = "full"
 
     def check(self) -> None:
         check_heads("heads", self.heads, self.dim)
@@ -85,9 +87,10 @@ class MultiHead(nn.Module):
     def __init__(self, config: MultiHeadConfig) -> None:
         super().__init__()
         self.dim, self.heads = config.dim, config.heads
-        self.head = _mlp(config.dim, config.head_layers, config.bias, HEAD_GAIN, config.head_start)
+        layer = {"full": Projection, "bitnet": BitProjection}[config.precision]
+        self.head = _mlp(layer, config.dim, config.head_layers, config.bias, HEAD_GAIN, config.head_start)
         self.inner = config.inner.build()
-        self.merge = _mlp(config.dim, config.merge_layers, config.bias, MERGE_GAIN, config.merge_start)
+        self.merge = _mlp(layer, config.dim, config.merge_layers, config.bias, MERGE_GAIN, config.merge_start)
 
     def forward(self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None) -> FFNOutput:
         """The sub-tokens of tokens where `mask` is False are not routed."""
@@ -141,12 +144,19 @@ class Projection(nn.Linear):
             nn.init.zeros_(self.bias)
 
 
-def _mlp(dim: int, layers: int, bias: bool, gain: float, start: Start) -> nn.Module:
+class BitProjection(Projection):
+    """The same with ternary weights and inputs of 8 bits."""
+
+    parts = 1
+    forward = BitLinear.forward
+
+
+def _mlp(layer: type[Projection], dim: int, layers: int, bias: bool, gain: float, start: Start) -> nn.Module:
     """`layers` projections with ReLU between them; the identity for none."""
     modules: list[nn.Module] = []
     for _ in range(layers):
         modules += [nn.ReLU()] if modules else []
-        modules.append(Projection(dim, bias, gain, start))
+        modules.append(layer(dim, bias, gain, start))
     if len(modules) < 2:
         return modules[0] if modules else nn.Identity()
     return nn.Sequential(*modules)

@@ -68,4 +68,5 @@ class Normed(nn.Module):
     ) -> FFNOutput:
         """`scored`: what routers read in the place of `x`, for an inner layer that has them."""
         output: FFNOutput = self.inner(x, mask, *scored)
-        return FFNOutput(self.norm(output.hidden), output.balance_loss, output.routing)
+        hidden = output.hidden.to(self.norm.weight.dtype)  # under autocast it may be in half precision, the gain is not
+        return FFNOutput(self.norm(hidden), output.balance_loss, output.routing)

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mhmoe.fields import Range
-from mhmoe.layers.config import LayerConfig
+from mhmoe.fields import Range, Size
+from mhmoe.layers.config import LATER, LayerConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig, FFNOutput
 from mhmoe.layers.losses import balance_loss
 from mhmoe.layers.routers import RouterConfig, Routing
@@ -26,20 +26,26 @@ from mhmoe.layers.routers import RouterConfig, Routing
 
 @dataclass(frozen=True, kw_only=True)
 class SparseMoEConfig(LayerConfig, kind="sparse_moe"):
-    """A router, the experts it chooses from, and optionally a capacity and a shared network."""
+    """A router, the experts it chooses from, and optionally a capacity and a shared network.
+
+    `scored_dim`: the width of what the router reads, where that is not the row (`forward` then needs `scored`).
+    """
 
     router: RouterConfig
     experts: ExpertsConfig
     capacity_factor: Annotated[float, Range(least=0.01, most=10**6)] | None = None  # below, nearly all is dropped
     shared: FeedForwardConfig | None = None
+    scored_dim: Annotated[Size | None, LATER] = None
 
     def check(self) -> None:
-        for name in ("dim", "num_experts"):
+        for name in ("dim", "num_experts") if self.scored_dim is None else ("num_experts",):
             if getattr(self.router, name) != getattr(self.experts, name):
                 raise ValueError(
                     f"router.{name}={getattr(self.router, name)} and experts.{name}="
                     f"{getattr(self.experts, name)} differ; give both the same"
                 )
+        if self.scored_dim not in (None, self.router.dim):
+            raise ValueError(f"scored_dim={self.scored_dim} is not router.dim={self.router.dim}; give both the same")
         if self.shared is not None and self.shared.dim != self.dim:
             raise ValueError(f"shared.dim={self.shared.dim} is not the experts' dim={self.dim}; give both the same")
 
@@ -81,7 +87,7 @@ class SparseMoE(nn.Module):
         self,
         x: Float[Tensor, "*batch dim"],
         mask: Bool[Tensor, "*batch"] | None = None,
-        scored: Float[Tensor, "*batch dim"] | None = None,
+        scored: Float[Tensor, "*batch scored_dim"] | None = None,
     ) -> FFNOutput:
         """Rows where `mask` is False are not routed: they get 0 (and the shared network), and count nowhere.
 

@@ -19,6 +19,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.import_utils import is_jit_tracing
 
 from mhmoe.io import write_atomically
+from mhmoe.layers.bitnet import BitLinear
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.outputs import CACHE, MHMoEModelOutput
 from mhmoe.model.transformer import Block, BlockOutput, make_norm, rotation
@@ -81,7 +82,7 @@ class MHMoEPreTrainedModel(PreTrainedModel):
 
 def _belongs_to_parent(module: nn.Module) -> bool:
     """Plain linear layers are initialised by the layer that holds them."""
-    return type(module) is nn.Linear
+    return type(module) in (nn.Linear, BitLinear)
 
 
 class MHMoEModel(MHMoEPreTrainedModel):

@@ -2,17 +2,19 @@
 
 `feed_forward` is the dense FFN of ordinary blocks, `moe` whatever stands in every `moe_every`-th block
 (2, 4, ..., the last one included); both are layer configs in their JSON form. Without `moe` the model is
-dense.
+dense. `moe_offset` says which block is the first with `moe`, counted from 0: `moe_every=1, moe_offset=1` is all but
+the first (DeepSeekMoE), `moe_every=2, moe_offset=1` Jamba's placement, which is the default's too.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from mhmoe.fields import Count, Range, Size, check_fields
-from mhmoe.layers.config import Config, config_from_dict, divisors
+from mhmoe.layers.bitnet import Precision
+from mhmoe.layers.config import LATER, Config, config_from_dict, divisors
 from mhmoe.layers.experts import ExpertsConfig
 from mhmoe.layers.routers import RouterConfig
 
@@ -43,7 +45,8 @@ class MHMoEConfig(PreTrainedConfig):
     """Sizes in the names that transformers uses; `hidden_size` is the paper's d.
 
     `feed_forward` and `moe` take a layer's config or its JSON form, and keep the latter. `balance_weight` is
-    the paper's alpha. `norm` is "rms" or "layer"; `attention_bias` puts biases on the attention's projections.
+    the paper's alpha. `norm` is "rms" or "layer"; `attention_bias` puts biases on the attention's projections, and
+    `attention_precision` "bitnet" gives them ternary weights and 8 bits (those of layers have a field of their own).
 
     Raises ValueError for values that are not allowed or do not fit together, and for unknown keys. A saved
     config, which names its `model_type`, keeps keys that other tools have set, as transformers' own do.
@@ -68,6 +71,8 @@ class MHMoEConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
     balance_weight: Annotated[float, Range(least=0, most=10**6)] = 0.01
     use_cache: bool = True
+    moe_offset: Annotated[Token | None, LATER] = None
+    attention_precision: Annotated[Precision, LATER] = "full"
     bos_token_id: Token | None = 0
     eos_token_id: Token | list[Token] | None = 0
     pad_token_id: Token | None = 0
@@ -119,12 +124,18 @@ class MHMoEConfig(PreTrainedConfig):
                 f"num_attention_heads={self.num_attention_heads} does not cut hidden_size={self.hidden_size} "
                 f"into even widths (rotary positions turn pairs); choose one of {', '.join(map(str, even))}"
             )
-        if self.moe is not None and self.moe_every > self.num_hidden_layers:
+        if self.moe is not None and self.moe_offset is None and self.moe_every > self.num_hidden_layers:
             raise ValueError(
                 f"moe_every={self.moe_every} exceeds num_hidden_layers={self.num_hidden_layers}, so that no block "
                 f"would have the moe layer; choose at most {self.num_hidden_layers}"
             )
-        for block in range(min(self.num_hidden_layers, self.moe_every)):
+        if self.moe is not None and self._first_moe_block() >= self.num_hidden_layers:
+            raise ValueError(
+                f"moe_offset={self.moe_offset} is beyond num_hidden_layers={self.num_hidden_layers}, so that no block "
+                f"would have the moe layer; choose at most {self.num_hidden_layers - 1}"
+            )
+        first = self._first_moe_block()
+        for block in sorted({0, min(first, self.num_hidden_layers - 1), min(first + 1, self.num_hidden_layers - 1)}):
             layer = self.layer(block)
             if isinstance(layer, RouterConfig | ExpertsConfig):
                 raise ValueError(f"{layer.kind} is a part of a layer; give a whole one, such as sparse_moe")
@@ -134,7 +145,20 @@ class MHMoEConfig(PreTrainedConfig):
                 )
 
     def is_moe_block(self, block: int) -> bool:
-        return self.moe is not None and (block + 1) % self.moe_every == 0
+        """Whether the block, counted from 0, has the moe layer."""
+        after = block - self._first_moe_block()
+        return self.moe is not None and after >= 0 and after % self.moe_every == 0
+
+    def _first_moe_block(self) -> int:
+        return self.moe_every - 1 if self.moe_offset is None else self.moe_offset
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that determine a model; LATER ones only where they are not at their defaults."""
+        return {
+            name: getattr(self, name)
+            for name, declared in MHMoEConfig.__annotations__.items()
+            if LATER not in get_args(declared) or getattr(self, name) != getattr(MHMoEConfig, name)
+        }
 
     def layer(self, block: int) -> Config:
         """The feed-forward config of a block, counted from 0. Raises ValueError if it is not a valid one."""

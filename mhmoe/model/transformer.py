@@ -28,6 +28,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
+from mhmoe.layers.bitnet import linear
 from mhmoe.layers.experts import FFNOutput
 from mhmoe.layers.routers import Routing
 from mhmoe.model.config import MHMoEConfig
@@ -60,17 +61,18 @@ class Attention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.num_key_value_groups = 1  # transformers' kernels read these two
         self.is_causal = True
-        self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.attention_bias)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.attention_bias)
+        dim, bias, precision = config.hidden_size, config.attention_bias, config.attention_precision
+        self.qkv_proj = linear(precision, dim, 3 * dim, bias, parts=3)
+        self.o_proj = linear(precision, dim, dim, bias)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         for part in self.qkv_proj.weight.chunk(3):
             nn.init.xavier_uniform_(part, gain=1 / math.sqrt(2))
         nn.init.xavier_uniform_(self.o_proj.weight)
-        for linear in (self.qkv_proj, self.o_proj):
-            if linear.bias is not None:
-                nn.init.zeros_(linear.bias)
+        for layer in (self.qkv_proj, self.o_proj):
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
     def forward(
         self,

@@ -91,8 +91,7 @@ def identity(
     The number of processes is part of it where experts have a capacity: what is dropped depends on each process's
     share of the batch. Elsewhere it changes the order of sums and nothing else.
     """
-    fields = {name: getattr(model, name) for name in MHMoEConfig.__annotations__}
-    whole = {"model": fields, "training": training.to_dict(), "data": dict(data)}
+    whole = {"model": model.identity(), "training": training.to_dict(), "data": dict(data)}
     return whole | {"processes": processes} if processes > 1 and has_capacity(model) else whole
 
 

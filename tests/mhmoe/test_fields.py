@@ -15,7 +15,10 @@ import torch
 from mhmoe.fields import Count, Range, check_fields, from_json
 from mhmoe.layers import config as configs
 from mhmoe.layers.absent import AbsentConfig
+from mhmoe.layers.dense_mixture import DenseMixtureConfig
 from mhmoe.layers.experts import FeedForwardConfig
+from mhmoe.layers.hierarchical import HierarchicalMoEConfig
+from mhmoe.layers.latent import LatentConfig
 from mhmoe.layers.multi_head import multi_head_moe
 from mhmoe.layers.normed import NormedConfig
 from mhmoe.layers.per_head import PerHeadRouterConfig
@@ -108,6 +111,9 @@ CONFIGS = (
     MOE.experts,
     FeedForwardConfig(dim=4, inner_dim=3),
     NormedConfig(inner=MOE),
+    DenseMixtureConfig(router=MOE.router.replace(top_k=4), experts=MOE.experts),
+    HierarchicalMoEConfig(router=MOE.router, inner=MOE),
+    LatentConfig(dim=8, inner=MOE),
     AbsentConfig(dim=4),
     PerHeadRouterConfig.of(MOE.router, 2),
     *(

@@ -12,7 +12,10 @@ from torch.utils.checkpoint import checkpoint
 from mhmoe.layers import config as configs
 from mhmoe.layers.absent import AbsentConfig
 from mhmoe.layers.config import config_from_dict
+from mhmoe.layers.dense_mixture import DenseMixtureConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
+from mhmoe.layers.hierarchical import HierarchicalMoEConfig
+from mhmoe.layers.latent import LatentConfig
 from mhmoe.layers.losses import balance_loss
 from mhmoe.layers.multi_head import multi_head_moe
 from mhmoe.layers.normed import NormedConfig
@@ -292,6 +295,9 @@ LAYERS = {
     "all": config(activation="swiglu", bias=True, inner_norm=True, capacity_factor=1.25, shared=SHARED),
     "normed": NormedConfig(inner=config()),
     "absent": AbsentConfig(dim=8),
+    "all experts": DenseMixtureConfig(router=config(top_k=4).router, experts=config().experts),
+    "mixtures": HierarchicalMoEConfig(router=config().router, inner=config()),
+    "latent": LatentConfig(dim=12, inner=config(), route_by="latent"),
     "residual": ResidualConfig(inner=config(router=ReleasedRouterConfig)),
     "heads": multi_head_moe(dim=16, num_experts=3, expert_dim=5, moe_heads=2, inner_residual=True),
 }
@@ -354,7 +360,7 @@ def test_parts_that_do_not_fit_together_are_refused_by_name(change: dict[str, An
     [
         ("kind", "sparse_mo", "kind='sparse_mo' is not known; choose one of .*sparse_moe"),
         ("kind", None, "kind=None is not known"),
-        ("colour", 1, "sparse_moe has no field 'colour'; it has router, experts, capacity_factor, shared"),
+        ("colour", 1, "sparse_moe has no field 'colour'; it has router, experts, capacity_factor, shared, scored_dim"),
         ("router.tempreature", 1.0, "xmoe_router has no field 'tempreature'; it has dim, .*temperature"),
         ("router.dim", "8", "xmoe_router.dim='8' is not allowed; it must be a whole number, at least 1"),
         ("router.top_k", 5, "top_k=5 exceeds num_experts=4"),

@@ -52,6 +52,25 @@ def test_moe_layers_stand_in_every_second_block_and_the_last() -> None:
     assert [config.is_moe_block(block) for block in range(6)] == [False, True] * 3
 
 
+@pytest.mark.parametrize(
+    ("every", "offset", "blocks"),
+    [(2, None, [1, 3, 5]), (2, 1, [1, 3, 5]), (2, 0, [0, 2, 4]), (1, 1, [1, 2, 3, 4, 5]), (4, 0, [0, 4]), (9, 5, [5])],
+)
+def test_an_offset_says_which_block_is_the_first_moe_block(every: int, offset: int | None, blocks: list[int]) -> None:
+    config = make_config("xmoe", num_hidden_layers=6, moe_every=every, moe_offset=offset)
+    assert [block for block in range(6) if config.is_moe_block(block)] == blocks
+    assert sum(
+        p.numel() for p in make("xmoe", num_hidden_layers=6, moe_every=every, moe_offset=offset).parameters()
+    ) == (config.parameters())
+
+
+def test_the_offset_came_later_and_changes_no_earlier_fingerprint() -> None:
+    assert "moe_offset" not in make_config("xmoe").identity()
+    assert make_config("xmoe", moe_offset=0).identity()["moe_offset"] == 0
+    with pytest.raises(ValueError, match=r"moe_offset=2 is beyond num_hidden_layers=2, .*; choose at most 1"):
+        make_config("xmoe", moe_offset=2)
+
+
 # Losses and routing
 
 

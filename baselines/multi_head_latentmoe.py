@@ -1,0 +1,52 @@
+"""Multi-Head LatentMoE: heads as in MH-MoE, and every head has its own router and its own experts.
+
+    z = W_in x
+    o_i = sum_{p in top_k(g_i(z_i))} g_{i,p}(z_i) f_{i,p}(z_i)        for each of the h slices z_i of z
+    y = W_out [o_1 ... o_h]
+
+Cui et al. 2026, arXiv 2602.04870: as no sub-token leaves its head, heads can live on different devices, with traffic
+that is balanced and known beforehand (Head Parallel), whatever the routing. It is MH-MoE (`MultiHeadConfig`) with
+`PerHeadRouterConfig` inside; the released code (kerner-lab/Sparse-GPT-Pretraining) has neither biases nor norms.
+
+Not held here: the sizes of its experiments, so `published` is empty. Departures: gates are the softmax over the head's
+experts (the released router adds a balancing bias and offers a sigmoid); h slices of dim / h numbers, where the
+released code allows any width of a head; head and merge layer start as MH-MoE's.
+"""
+
+from baselines.counting import Published
+from mhmoe.layers.experts import ExpertsConfig
+from mhmoe.layers.multi_head import MultiHeadConfig, check_heads
+from mhmoe.layers.per_head import PerHeadRouterConfig
+from mhmoe.layers.routers import DotProductRouterConfig, RouterConfig
+from mhmoe.layers.sparse_moe import SparseMoEConfig
+
+
+def router(dim: int, num_experts: int, top_k: int) -> RouterConfig:
+    """Of one head. The place for the router with a balancing bias."""
+    return DotProductRouterConfig(dim=dim, num_experts=num_experts, top_k=top_k)
+
+
+def multi_head_latentmoe(
+    dim: int, heads: int, experts_per_head: int, top_k: int = 2, *, expert_dim: int, activation: str = "gelu"
+) -> MultiHeadConfig:
+    """The layer of every MoE block, of heads * experts_per_head experts; `top_k` of a head's are chosen."""
+    check_heads("heads", heads, dim)
+    width = dim // heads
+    return MultiHeadConfig(
+        dim=dim,
+        heads=heads,
+        bias=False,
+        inner=SparseMoEConfig(
+            router=PerHeadRouterConfig.of(router(width, experts_per_head, top_k), heads),
+            experts=ExpertsConfig(
+                dim=width,
+                num_experts=heads * experts_per_head,
+                expert_dim=expert_dim,
+                activation=activation,  # pyright: ignore[reportArgumentType]  # the config checks it
+            ),
+        ),
+    )
+
+
+def published() -> dict[str, Published]:
+    return {}

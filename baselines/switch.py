@@ -1,0 +1,75 @@
+"""Switch Transformer: each token goes to one expert.
+
+    y(x) = g_p(x) f_p(x),   p = argmax g(x),   g = softmax(x W)
+
+Fedus, Zoph and Shazeer, arXiv 2101.03961 (January 2021), section 2: Eq. 2 with k = 1, an expert takes at most
+capacity_factor * tokens / experts (Eq. 3), balance loss Eq. 4 to 6 with weight 0.01. In training the router's input is
+multiplied by noise within 1 +- 0.01 (their Appendix C: jitter). Published, Table 9: from Switch-Base, 128 experts in
+every second block of T5-Base, to Switch-C, 2,048 experts in every block, 1,571B parameters. Not held here: its
+Switch-Large and Switch-XXL.
+
+Not published: nothing that matters here. Departures: a decoder alone, not T5's encoder and decoder; evaluation drops
+nothing (see sparse_moe.py); no jitter yet; GELU for Switch-C's ReLU, SwiGLU for the gated GELU of the others.
+"""
+
+from baselines.counting import Published
+from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
+from mhmoe.layers.routers import DotProductRouterConfig, RouterConfig
+from mhmoe.layers.sparse_moe import SparseMoEConfig
+
+CAPACITY_FACTOR = 1.25
+
+
+def router(dim: int, num_experts: int) -> RouterConfig:
+    """The place for the router with jitter."""
+    return DotProductRouterConfig(dim=dim, num_experts=num_experts, top_k=1)
+
+
+def switch(
+    dim: int,
+    num_experts: int,
+    *,
+    expert_dim: int | None = None,
+    activation: str = "gelu",
+    capacity_factor: float | None = CAPACITY_FACTOR,
+) -> SparseMoEConfig:
+    """The layer of a MoE block; experts of 4 dim unless told."""
+    return SparseMoEConfig(
+        router=router(dim, num_experts),
+        experts=ExpertsConfig(
+            dim=dim,
+            num_experts=num_experts,
+            expert_dim=expert_dim or 4 * dim,
+            activation=activation,  # pyright: ignore[reportArgumentType]  # the config checks it
+        ),
+        capacity_factor=capacity_factor,
+    )
+
+
+def published() -> dict[str, Published]:
+    """Table 9. Blocks are the encoder's and the decoder's, whose blocks have two attention layers."""
+    return {
+        "Switch-Base": Published(
+            layers=2 * 12,
+            moe=switch(768, 128, expert_dim=2048, activation="swiglu"),
+            moe_layers=2 * 6,
+            dense=FeedForwardConfig(dim=768, inner_dim=2048, activation="swiglu"),
+            heads=12,
+            head_dim=64,
+            attentions=3 * 12,
+            vocab_size=32128,
+            tied=True,
+            total=7.4,
+        ),
+        "Switch-C": Published(
+            layers=2 * 15,
+            moe=switch(2080, 2048, expert_dim=6144),
+            moe_layers=2 * 15,
+            heads=32,
+            head_dim=64,
+            attentions=3 * 15,
+            vocab_size=32128,
+            tied=True,
+            total=1571,
+        ),
+    }
