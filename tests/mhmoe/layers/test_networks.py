@@ -9,6 +9,7 @@ import jaxtyping
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from mhmoe.layers import config as configs
@@ -214,6 +215,35 @@ def test_half_precision_and_autocast_stay_near_float32_of_the_same_numbers(name:
         size = exact.hidden[rows].norm(dim=-1)
         assert (wrong <= 0.06 * size).float().mean() > 0.8
         assert wrong.isfinite().all()
+
+
+@every_layer
+def test_on_the_meta_device_a_layer_has_shapes_alone(name: str) -> None:
+    with torch.device("meta"):
+        layer, x = LAYERS[name].build(), torch.empty(2, 6, DIM)
+    output = layer(x, torch.ones(2, 6, dtype=torch.bool, device="meta"))
+    assert output.hidden.shape == x.shape and output.hidden.is_meta
+
+
+@every_layer
+def test_gradients_of_every_sample_come_from_vmap_of_grad(name: str) -> None:
+    layer, x = make(name).double(), torch.randn(3, 2, DIM, dtype=torch.float64)
+
+    def loss(parameters: dict[str, Tensor], part: Tensor) -> Tensor:
+        return total(functional_call(layer, parameters, (part,)))
+
+    start = {key: p.detach() for key, p in layer.named_parameters()}
+    together = vmap(grad(loss), (None, 0))(start, x)
+    for i, part in enumerate(x):
+        layer.zero_grad()
+        unused = (
+            torch.stack([0 * p.sum() for p in layer.parameters()]).sum()
+            if start
+            else torch.zeros((), requires_grad=True)
+        )
+        (total(layer(part)) + unused).backward()
+        for key, parameter in layer.named_parameters():
+            assert parameter.grad is not None and torch.allclose(together[key][i], parameter.grad, atol=1e-8), key
 
 
 @every_layer

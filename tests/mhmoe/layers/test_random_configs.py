@@ -38,12 +38,23 @@ class Draw:
         return self.random.choice(HOSTILE if self.random.random() < self.hostility else choices)
 
     def layer(self, dim: int, depth: int = 0) -> Any:
-        kinds = ("feed_forward", "sparse_moe", "residual", "multi_head")
-        kind = self.random.choices(kinds, weights=(1, 4, 1, 4) if depth < 2 else (1, 1, 0, 0))[0]
+        kinds = ("feed_forward", "sparse_moe", "residual", "multi_head", "dense_mixture", "hierarchical_moe", "latent")
+        kind = self.random.choices(kinds, weights=(1, 4, 1, 4, 1, 1, 1) if depth < 2 else (1, 1, 0, 0, 1, 0, 0))[0]
         if kind == "feed_forward":
             return self.network(dim, inner_dim=self.of(1, 2, 7, 16))
         if kind == "residual":
             return {"kind": kind, "inner": self.of(self.layer(dim, depth + 1))}
+        if kind == "hierarchical_moe":
+            router = self.router(dim, self.random.choice([1, 2, 3]))
+            return {"kind": kind, "router": self.of(router), "inner": self.of(self.layer(dim, depth + 1))}
+        if kind == "latent":
+            inner = self.layer(self.random.choice([1, 2, 4, 6]), depth + 1)
+            flags = {
+                "bias": self.of(True, False),
+                "precision": self.of("full", "bitnet"),
+                "route_by": self.of("latent"),
+            }
+            return {"kind": kind, "dim": self.of(dim), "inner": self.of(inner), **flags}
         if kind == "multi_head":
             heads = self.random.choice([n for n in range(1, dim + 1) if dim % n == 0])
             if self.random.random() < self.hostility:
@@ -53,6 +64,9 @@ class Draw:
             return {"kind": kind, "dim": self.of(dim), "heads": heads, "inner": self.of(inner), **flags}
         num_experts = self.random.choice([1, 2, 3, 8, 33])
         experts = self.network(dim, num_experts=self.of(num_experts), expert_dim=self.of(1, 3, 8, 16))
+        if kind == "dense_mixture":
+            router = {**self.router(dim, num_experts), "top_k": self.of(num_experts)}
+            return {"kind": kind, "router": self.of(router), "experts": self.of({**experts, "kind": "experts"})}
         shared = self.network(dim, inner_dim=self.of(1, 4)) if self.random.random() < 0.3 else None
         return {
             "kind": kind,
@@ -64,6 +78,7 @@ class Draw:
 
     def network(self, dim: int, **sizes: Any) -> dict[str, Any]:
         style = {"activation": self.of("gelu", "swiglu"), "bias": self.of(True, False)}
+        style["precision"] = self.of("full", "full", "bitnet")
         return {"kind": "feed_forward", "dim": self.of(dim), "inner_norm": self.of(True, False), **style, **sizes}
 
     def router(self, dim: int, num_experts: int) -> dict[str, Any]:
