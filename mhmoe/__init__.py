@@ -16,8 +16,10 @@ Glossary (paper symbol | name here | axis in shapes):
     alpha    | balance_weight         |
 """
 
+from mhmoe.layers.balanced_router import BalancedRouterConfig
 from mhmoe.layers.config import Config, config_from_dict
 from mhmoe.layers.experts import Experts, ExpertsConfig, FeedForward, FeedForwardConfig, FFNOutput
+from mhmoe.layers.gshard_router import GShardRouterConfig
 from mhmoe.layers.losses import balance_loss
 from mhmoe.layers.matching import match
 from mhmoe.layers.multi_head import MultiHead, MultiHeadConfig, MultiHeadMoE, multi_head_moe
@@ -29,6 +31,7 @@ from mhmoe.layers.routers import (
     XMoERouterConfig,
 )
 from mhmoe.layers.sparse_moe import ResidualConfig, SparseMoE, SparseMoEConfig
+from mhmoe.layers.switch_router import SwitchRouterConfig
 from mhmoe.model.base_model import MHMoEModel
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.integrate import HiddenOnly
@@ -48,6 +51,7 @@ READING_ORDER = (
 __version__ = "0.1.0"
 __all__ = [
     "READING_ORDER",
+    "BalancedRouterConfig",
     "Config",
     "DotProductRouterConfig",
     "Experts",
@@ -56,6 +60,7 @@ __all__ = [
     "FeedForward",
     "FeedForwardConfig",
     "FixedTemperatureRouterConfig",
+    "GShardRouterConfig",
     "HiddenOnly",
     "MHMoEConfig",
     "MHMoEForCausalLM",
@@ -68,6 +73,7 @@ __all__ = [
     "Routing",
     "SparseMoE",
     "SparseMoEConfig",
+    "SwitchRouterConfig",
     "XMoERouterConfig",
     "balance_loss",
     "config_from_dict",

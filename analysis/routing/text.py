@@ -174,7 +174,7 @@ def route(model: MHMoEForCausalLM, windows: Windows, *, batch_size: int = 32) ->
 def _with_rows(routing: Routing) -> Routing:
     """Exactly one axis between tokens and choices."""
     batch, length = routing.index.shape[:2]
-    return Routing(*(part.reshape(batch, length, -1, part.shape[-1]) for part in routing))
+    return Routing(*(p if p is None else p.reshape(batch, length, -1, p.shape[-1]) for p in routing))
 
 
 def distinct_experts(routing: Routing) -> Int[Tensor, "batch length"]:

@@ -37,7 +37,7 @@ def sort_by_expert(index: Int[Tensor, "rows top_k"], num_experts: int) -> Order:
     expert, source = index.flatten().sort(stable=True)  # stable: the sums' order does not vary
     offsets = expert.new_zeros(num_experts).scatter_add(0, expert, torch.ones_like(expert)).cumsum(0)
     place, row = torch.arange(expert.shape[0], device=index.device), source // index.shape[1]
-    if index.device.type == "cpu" and _numbers_may_be_read(index):  # the filled length varies
+    if index.device.type == "cpu" and numbers_may_be_read(index):  # the filled length varies
         sizes = offsets.diff(prepend=offsets.new_zeros(1))
         filled = (sizes + BLOCK - 1) // BLOCK * BLOCK
         place = place + (filled.cumsum(0) - filled - offsets + sizes)[expert]
@@ -48,7 +48,7 @@ def sort_by_expert(index: Int[Tensor, "rows top_k"], num_experts: int) -> Order:
     return Order(expert, row, slot, offsets.to(torch.int32))
 
 
-def _numbers_may_be_read(index: Tensor) -> bool:
+def numbers_may_be_read(index: Tensor) -> bool:
     """False where there are none, or one run stands for others: a graph is being made, or a function transformed."""
     transformed = torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]  # no other name
     traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]

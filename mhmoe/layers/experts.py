@@ -24,7 +24,7 @@ from mhmoe.fields import Range, Size
 from mhmoe.layers.config import LATER, Config, LayerConfig
 from mhmoe.layers.dispatch import Order, combine, gather, sort_by_expert
 from mhmoe.layers.grouped import grouped_linear
-from mhmoe.layers.routers import Routing, autocast_type
+from mhmoe.layers.routing import Routing, autocast_type
 
 
 class FFNOutput(NamedTuple):
