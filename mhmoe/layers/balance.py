@@ -102,7 +102,7 @@ class ZLoss(Loss):
         return means.sum()
 
 
-LOSSES: dict[LossName, type[Loss]] = {"eq10": Eq10, "importance": Importance, "load": Load, "z": ZLoss}
+LOSSES: dict[str, type[Loss]] = {"eq10": Eq10, "importance": Importance, "load": Load, "z": ZLoss}
 
 
 class BalanceLoss(nn.Module):
@@ -112,6 +112,10 @@ class BalanceLoss(nn.Module):
         super().__init__()
         self.losses = tuple(LOSSES[name]() for name, _ in balance)
         self.weights = tuple(weight for _, weight in balance)
+
+    @property
+    def is_eq10(self) -> bool:
+        return self.weights == (1.0,) and type(self.losses[0]) is Eq10
 
     @property
     def linear(self) -> bool:

@@ -90,7 +90,7 @@ class BalancedRouter(DotProductRouter):
     def _in_best_groups(self, preference: Float[Tensor, "*rows experts"]) -> Tensor:
         groups = preference.unflatten(-1, (self.num_groups, -1))
         value = groups.topk(min(2, groups.shape[-1]), dim=-1).values.sum(dim=-1)
-        best = torch.zeros_like(value, dtype=torch.bool).scatter(-1, value.topk(self.top_groups, dim=-1).indices, True)
+        best = torch.zeros_like(value, dtype=torch.bool).scatter(-1, value.topk(self.top_groups, dim=-1).indices, 1)
         return best.unsqueeze(-1).expand_as(groups).flatten(-2)
 
     @torch.no_grad()

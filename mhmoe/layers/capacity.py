@@ -67,7 +67,7 @@ class NextBest(Capacity):
         share = (weight * kept).sum(-1, keepdim=True) / (given * kept).sum(-1, keepdim=True).clamp(min=1e-30)
 
         index, taken = wanted, within
-        chosen = torch.zeros_like(probabilities, dtype=torch.bool).scatter(-1, wanted, True)
+        chosen = torch.zeros_like(probabilities, dtype=torch.bool).scatter(-1, wanted, 1)
         room = limit - _one_hot(wanted, within, num_experts).sum(dim=(0, 1))
         choices = torch.arange(top_k, device=index.device)
         for _ in range(num_experts + top_k):

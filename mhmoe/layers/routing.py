@@ -48,6 +48,9 @@ class RouterConfig(Config):
     renormalize: bool = False
     gate: Annotated[Literal["softmax", "sigmoid"], LATER] = "softmax"
 
+    def build(self) -> "Router":
+        raise NotImplementedError
+
     @property
     def scores_all(self) -> bool:
         """Whether the routing has scores of all experts."""

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mhmoe.fields import Range
-from mhmoe.layers.balance import EQ10, LOSSES, Balance, BalanceLoss, LossName
+from mhmoe.layers.balance import EQ10, LOSSES, Balance, BalanceLoss
 from mhmoe.layers.capacity import OVERFLOW
 from mhmoe.layers.capacity import Capacity as Capacity  # where earlier code looks for it
 from mhmoe.layers.config import LATER, LayerConfig
@@ -51,7 +51,7 @@ class SparseMoEConfig(LayerConfig, kind="sparse_moe"):
             raise ValueError(f"shared.dim={self.shared.dim} is not the experts' dim={self.dim}; give both the same")
         if self.overflow != "drop" and self.capacity_factor is None:
             raise ValueError(f"overflow={self.overflow!r} needs a capacity_factor; without one nothing overflows")
-        names: list[LossName] = [name for name, _ in self.balance]
+        names: list[str] = [name for name, _ in self.balance]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise ValueError(
                 f"balance has {repeated[0]!r} {names.count(repeated[0])} times; give it once, with a weight"

@@ -28,7 +28,7 @@ from mhmoe.training.allocator import KeptMemory
 from mhmoe.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from mhmoe.training.config import TrainingConfig, identity
 from mhmoe.training.evaluation import evaluate
-from mhmoe.training.objective import Objective, accumulate_gradients
+from mhmoe.training.objective import Accumulated, Objective, accumulate_gradients, rebalance
 from mhmoe.training.record import fingerprint
 from mhmoe.training.record_checks import Evaluation, Point, TrainedPoint
 
@@ -130,7 +130,7 @@ def train(
     earlier = progress.seconds
     with bar:
         while progress.step < config.steps or progress.due is not None:
-            begun_work, evaluation, losses = time.monotonic(), None, (0.0, 0.0)
+            begun_work, evaluation, losses = time.monotonic(), None, Accumulated(0.0, 0.0, ())
             try:  # what takes long, and changes neither weights nor progress
                 if progress.due is not None:
                     evaluation = evaluate(model, text.valid, config.length, max_windows=config.evaluation_windows)
@@ -147,20 +147,23 @@ def train(
                 bar.note(f"valid perplexity {evaluation['perplexity']:.2f}")
                 begun += time.monotonic() - begun_work  # training time alone
             else:
-                stop_unless_finite(losses[0], "task loss")
-                stop_unless_finite(losses[1], "balance loss")
+                stop_unless_finite(losses.nll, "task loss")
+                stop_unless_finite(losses.balance, "balance loss")
                 norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
                 stop_unless_finite(float(norm), "gradient's norm")
                 for group in optimizer.param_groups:
                     group["lr"] = config.rate(progress.step) * group["lr_multiplier"]
                 optimizer.step()
                 optimizer.zero_grad()
+                rebalance(model, losses.loads)
                 kept.bound()
                 progress.step += 1
                 bar.update(config.tokens_per_step)
                 progress.seconds = earlier + time.monotonic() - begun
                 if config.evaluates_after(progress.step):
-                    progress.due = _curve_point(config, progress, _means_over_processes(device, *losses))
+                    progress.due = _curve_point(
+                        config, progress, _means_over_processes(device, losses.nll, losses.balance)
+                    )
                     continue
             # Agreed on by all processes: one that went on alone would wait for the others for ever.
             late = deadline < math.inf and any(_means_over_processes(device, float(time.monotonic() >= deadline)))
