@@ -19,6 +19,7 @@ Glossary (paper symbol | name here | axis in shapes):
 from mhmoe.layers.balanced_router import BalancedRouterConfig
 from mhmoe.layers.config import Config, config_from_dict
 from mhmoe.layers.experts import Experts, ExpertsConfig, FeedForward, FeedForwardConfig, FFNOutput
+from mhmoe.layers.grouped_router import GroupedRouterConfig
 from mhmoe.layers.gshard_router import GShardRouterConfig
 from mhmoe.layers.losses import balance_loss
 from mhmoe.layers.matching import match
@@ -61,6 +62,7 @@ __all__ = [
     "FeedForwardConfig",
     "FixedTemperatureRouterConfig",
     "GShardRouterConfig",
+    "GroupedRouterConfig",
     "HiddenOnly",
     "MHMoEConfig",
     "MHMoEForCausalLM",
