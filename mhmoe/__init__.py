@@ -18,6 +18,7 @@ Glossary (paper symbol | name here | axis in shapes):
 
 from mhmoe.layers.balanced_router import BalancedRouterConfig
 from mhmoe.layers.config import Config, config_from_dict
+from mhmoe.layers.expert_choice import ExpertChoice, ExpertChoiceConfig
 from mhmoe.layers.experts import Experts, ExpertsConfig, FeedForward, FeedForwardConfig, FFNOutput
 from mhmoe.layers.grouped_router import GroupedRouterConfig
 from mhmoe.layers.gshard_router import GShardRouterConfig
@@ -55,6 +56,8 @@ __all__ = [
     "BalancedRouterConfig",
     "Config",
     "DotProductRouterConfig",
+    "ExpertChoice",
+    "ExpertChoiceConfig",
     "Experts",
     "ExpertsConfig",
     "FFNOutput",

@@ -178,13 +178,27 @@ class Experts(nn.Module):
         """Weighted sum of the chosen experts' outputs; selections of weight 0 add nothing."""
         top_k = index.shape[-1]
         order = sort_by_expert(index.reshape(-1, top_k), self.num_experts)
-        down, down_bias = self.inner_norm.fold(self.down_proj, self.down_bias)
-        rows, up, down = _compute_type(x.reshape(-1, x.shape[-1]), self.up_proj, down)
+        rows, up, down, down_bias = self.matrices(x.reshape(-1, x.shape[-1]))
 
         inner = _add(self.up_bias, grouped_linear(gather(rows, order), up, order.offsets), order)
         inner = self.inner_norm(self.activation(inner))
         out = _add(down_bias, grouped_linear(inner.to(rows.dtype), down, order.offsets), order)
         return combine(out, weight.reshape(-1, top_k), order).view(x.shape)
+
+    def each(self, x: Float[Tensor, "experts taken dim"]) -> Float[Tensor, "experts taken dim"]:
+        """f_p of the rows of expert p, as many for each."""
+        rows, up, down, down_bias = self.matrices(x)
+        inner = torch.bmm(rows, up.mT)
+        if self.up_bias is not None:
+            inner = inner + self.up_bias.to(inner.dtype).unsqueeze(1)
+        out = torch.bmm(self.inner_norm(self.activation(inner)).to(rows.dtype), down.mT)
+        return out if down_bias is None else out + down_bias.to(out.dtype).unsqueeze(1)
+
+    def matrices(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Rows, up and down matrices in the type to compute in; the down biases."""
+        down, down_bias = self.inner_norm.fold(self.down_proj, self.down_bias)
+        rows, up, down = _compute_type(rows, self.up_proj, down)
+        return rows, up, down, down_bias
 
 
 class StackedLayerNorm(nn.Module):
@@ -211,7 +225,7 @@ class StackedLayerNorm(nn.Module):
         shift = (down * self.bias.unsqueeze(1)).sum(dim=-1)
         return down * self.weight.unsqueeze(1), shift if bias is None else shift + bias
 
-    def forward(self, x: Float[Tensor, "rows inner"]) -> Float[Tensor, "rows inner"]:
+    def forward(self, x: Float[Tensor, "*rows inner"]) -> Float[Tensor, "*rows inner"]:
         """n, without scale and shift."""
         return F.layer_norm(x, x.shape[-1:])
 
@@ -224,7 +238,7 @@ class NoNorm(nn.Module):
     ) -> tuple[Float[Tensor, "experts dim inner"], Float[Tensor, "experts dim"] | None]:
         return down, bias
 
-    def forward(self, x: Float[Tensor, "rows inner"]) -> Float[Tensor, "rows inner"]:
+    def forward(self, x: Float[Tensor, "*rows inner"]) -> Float[Tensor, "*rows inner"]:
         return x
 
 

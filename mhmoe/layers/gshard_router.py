@@ -30,6 +30,10 @@ class GShardRouterConfig(DotProductRouterConfig, kind="gshard_router"):
     top_k: Size = 2
     renormalize: bool = True
 
+    @property
+    def draws(self) -> bool:
+        return self.top_k > 1
+
     def build(self) -> "GShardRouter":
         return GShardRouter(self)
 

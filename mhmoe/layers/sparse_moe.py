@@ -66,6 +66,10 @@ class SparseMoEConfig(LayerConfig, kind="sparse_moe"):
     def dim(self) -> int:
         return self.experts.dim
 
+    @property
+    def mixes_rows(self) -> bool:
+        return self.capacity_factor is not None
+
     def build(self) -> "SparseMoE":
         return SparseMoE(self)
 

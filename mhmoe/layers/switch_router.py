@@ -34,6 +34,10 @@ class SwitchRouterConfig(DotProductRouterConfig, kind="switch_router"):
 
     jitter: Annotated[float, Range(least=0, below=1)] = 0.01
 
+    @property
+    def draws(self) -> bool:
+        return self.jitter > 0
+
     def build(self) -> "SwitchRouter":
         return SwitchRouter(self)
 
