@@ -101,9 +101,9 @@ def markdown(data: Mapping[str, Any]) -> str:
         Column("ratio", "flat / two-level", ".2f"),
     )
     lines = [
-        f"- {router}: {what} grow with exponent {whole:.2f} over all, {upper:.2f} from the middle up."
+        f"- {router}: {what} with exponent {whole:.2f} over all, {upper:.2f} from the middle up."
         for router in ROUTERS
-        for what, value in (("FLOPs", "flops_per_row"), ("time", "seconds"))
+        for what, value in (("FLOPs grow", "flops_per_row"), ("time grows", "seconds"))
         for whole, upper in [exponents(data, router, value)]
     ]
     source = data["provenance"]
@@ -111,8 +111,9 @@ def markdown(data: Mapping[str, Any]) -> str:
         [
             "# What routing costs as experts grow in number",
             "",
-            f"{data['cpu']}, 1 thread; torch {source['versions']['torch']}; commit {source['commit'][:12]}; `{source['command']}`. {data['rows_per_batch']:,} "
-            f"rows of width {data['dim']}, float32, top-1, forward; medians of {len(data['rows'][0]['seconds'])} rounds.",
+            f"{data['cpu']}, 1 thread; torch {source['versions']['torch']}; commit {source['commit'][:12]}; "
+            f"`{source['command']}`. {data['rows_per_batch']:,} rows of width {data['dim']}, float32, top-1, forward; "
+            f"medians of {len(data['rows'][0]['seconds'])} rounds.",
             "",
             table_markdown(columns, table),
             "",

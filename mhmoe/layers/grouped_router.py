@@ -92,14 +92,14 @@ class GroupedRouter(Router):
             of_groups, group_gates = self.gate(F.linear(rows, to_float32(self.group_embeddings)))
             group = of_groups.argmax(dim=-1, keepdim=True)
             within, gates = self.gate(self._scores_within(rows, group))
-        groups, size = of_groups.shape[-1], within.shape[-1]
+        size = within.shape[-1]
         weight, choice = (group_gates.gather(-1, group) * gates).topk(self.config.top_k, dim=-1)
         if self.config.renormalize:
             weight = weight / weight.sum(dim=-1, keepdim=True)
 
-        own = (torch.arange(groups, device=group.device) == group).unsqueeze(-1)
-        shares = torch.where(own, within.unsqueeze(-2), 1 / size)
-        probabilities = (of_groups.unsqueeze(-1) * shares).flatten(-2)
+        even = (of_groups / size).unsqueeze(-1).expand(*of_groups.shape, size)
+        own, place = of_groups.gather(-1, group) * within, group.unsqueeze(-1).expand(*group.shape, size)
+        probabilities = even.scatter(-2, place, own.unsqueeze(-2)).flatten(-2)
         index = group * size + choice
         kept = torch.ones_like(index, dtype=torch.bool)
         if mask is not None:
