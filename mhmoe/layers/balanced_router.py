@@ -12,7 +12,9 @@ The bias is a buffer and changes in `rebalance` alone, never in forward, which t
 with the load that it has added up for Eq. 10 anyway. A forward that changed it would do so once a micro-batch, again
 where gradient checkpointing or the counting pass runs it anew (choosing otherwise the second time), and differently
 on every process. As it is, every process takes the same step from the same load, and as a part of the state dict the
-bias is saved and resumed. It stays in float32 where the layer is turned into half precision: 0.001 would be lost.
+bias is saved and resumed. A loop of one's own calls `mhmoe.training.objective.rebalance(model, loads)` once a step;
+where nobody does, as in Trainer, the bias stays 0. It stays in float32 where the layer is turned into half precision:
+0.001 would be lost.
 
 Departures: none known; the paper's small loss within a sequence is not here. Its weight is a choice of the model
 (balance=() in SparseMoEConfig leaves all losses out). With `gate` the sigmoid can be a softmax.
