@@ -3,7 +3,7 @@
 peers, contenders: the layers that are compared, of equal work. timing: one measurement of several
 contenders, in turns. roofline: what the machine reaches, and the time that the work needs at least.
 layer_speed, training_speed: two benchmarks, each also the process that measures one setting. zero_shot_speed: lm-eval's
-command beside ours.
+command beside ours. routing_speed: a command of its own, routing as experts grow in number.
 verdicts: the bounds, met or not. figure, report: what is written. `make bench` runs it all.
 """
 
@@ -14,6 +14,7 @@ READING_ORDER = (
     "roofline",
     "layer_speed",
     "training_speed",
+    "routing_speed",
     "zero_shot_speed",
     "verdicts",
     "figure",

@@ -6,7 +6,6 @@ scores of a checkpoint are timed, beside lm-eval's command, where one is named; 
 
 import json
 import os
-import platform
 import shlex
 import sys
 import time
@@ -17,7 +16,7 @@ import tyro
 
 from benchmarks.layer_speed import measure_layers, sizes_dict
 from benchmarks.report import write_layer, write_training, write_zero_shot
-from benchmarks.timing import ROOT
+from benchmarks.timing import ROOT, cpu_model
 from benchmarks.training_speed import measure_training
 from benchmarks.zero_shot_speed import measure_zero_shot
 from experiments.runner.measurements import folder_of_data
@@ -99,14 +98,6 @@ def facts(quick: bool) -> dict[str, Any]:
     whole = provenance(shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), cpu_model(), 0)
     source = {name: value for name, value in whole.items() if name != "threads"}  # every setting has its own
     return {"schema_version": 1, "quick": quick, "cores": os.cpu_count(), "provenance": source}
-
-
-def cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ has new random input. The figure that is reported is the median over the rounds.
 
 import json
 import os
+import platform
 import shlex
 import subprocess
 import sys
@@ -128,6 +129,14 @@ def run_with_threads(command: Sequence[str], threads: int) -> str:
     if done.returncode:
         raise UserError(f"`{shlex.join(command)}` ended with exit code {done.returncode}; its error is above")
     return done.stdout
+
+
+def cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def count_threads(count: int) -> str:

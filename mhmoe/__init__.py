@@ -17,10 +17,14 @@ Glossary (paper symbol | name here | axis in shapes):
 """
 
 from mhmoe.layers.absent import AbsentConfig
+from mhmoe.layers.balanced_router import BalancedRouterConfig
 from mhmoe.layers.config import Config, config_from_dict
 from mhmoe.layers.dense_mixture import DenseMixtureConfig
+from mhmoe.layers.expert_choice import ExpertChoice, ExpertChoiceConfig
 from mhmoe.layers.experts import Experts, ExpertsConfig, FeedForward, FeedForwardConfig, FFNOutput
 from mhmoe.layers.fine_grained import fine_grained
+from mhmoe.layers.grouped_router import GroupedRouterConfig
+from mhmoe.layers.gshard_router import GShardRouterConfig
 from mhmoe.layers.hierarchical import HierarchicalMoEConfig
 from mhmoe.layers.latent import LatentConfig, latent_moe
 from mhmoe.layers.losses import balance_loss
@@ -36,6 +40,7 @@ from mhmoe.layers.routers import (
     XMoERouterConfig,
 )
 from mhmoe.layers.sparse_moe import ResidualConfig, SparseMoE, SparseMoEConfig
+from mhmoe.layers.switch_router import SwitchRouterConfig
 from mhmoe.model.base_model import MHMoEModel
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.integrate import HiddenOnly
@@ -56,15 +61,20 @@ __version__ = "0.1.0"
 __all__ = [
     "READING_ORDER",
     "AbsentConfig",
+    "BalancedRouterConfig",
     "Config",
     "DenseMixtureConfig",
     "DotProductRouterConfig",
+    "ExpertChoice",
+    "ExpertChoiceConfig",
     "Experts",
     "ExpertsConfig",
     "FFNOutput",
     "FeedForward",
     "FeedForwardConfig",
     "FixedTemperatureRouterConfig",
+    "GShardRouterConfig",
+    "GroupedRouterConfig",
     "HiddenOnly",
     "HierarchicalMoEConfig",
     "LatentConfig",
@@ -81,6 +91,7 @@ __all__ = [
     "Routing",
     "SparseMoE",
     "SparseMoEConfig",
+    "SwitchRouterConfig",
     "XMoERouterConfig",
     "balance_loss",
     "config_from_dict",

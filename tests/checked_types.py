@@ -8,6 +8,7 @@ as slow: there the checker alone is enough. It knows nothing of `mhmoe`, as it i
 import dataclasses
 import functools
 import inspect
+import random
 from collections.abc import Callable
 from typing import Any, get_args, get_type_hints
 
@@ -26,7 +27,7 @@ def checked(function: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
     again = functools.partial(checked, typechecker=typechecker)
     if inspect.isclass(function):
         if dataclasses.is_dataclass(function) and not hasattr(function.__init__, _WRAPPED):
-            function.__init__ = again(function.__init__)
+            function.__init__ = _drawing_nothing(again(function.__init__))
         return function
     if isinstance(function, classmethod | staticmethod):
         return type(function)(again(function.__func__))
@@ -44,6 +45,21 @@ def _plain(function: Callable[..., Any], typechecker: Callable[[Any], Any]) -> C
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         return (function if jaxtyping.config.jaxtyping_disable else checking)(*args, **kwargs)
+
+    return wrapped
+
+
+def _drawing_nothing(init: Callable[..., None]) -> Callable[..., None]:
+    """beartype looks at one item of a tuple, by `random`; hypothesis wants that left alone where it draws configs."""
+
+    @functools.wraps(init)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        __tracebackhide__ = True
+        state = random.getstate()
+        try:
+            init(*args, **kwargs)
+        finally:
+            random.setstate(state)
 
     return wrapped
 

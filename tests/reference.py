@@ -171,7 +171,7 @@ def probabilities_and_gates(
         before, after = torch.zeros(head * each), torch.zeros((heads - 1 - head) * each)
         return tuple(torch.cat([before.double(), part, after.double()]) for part in own)  # pyright: ignore
     values = scores(router, weights, row)
-    if router.get("gate") == "sigmoid":
+    if router.get("gate", "sigmoid" if router["kind"] == "balanced_router" else "softmax") == "sigmoid":
         gates = torch.stack([1 / (1 + torch.exp(-value)) for value in values])
         return gates / gates.sum(), gates
     return softmax(values), softmax(values)  # Eq. 5
@@ -180,7 +180,7 @@ def probabilities_and_gates(
 def scores(router: Mapping[str, Any], weights: Weights, row: Tensor) -> list[Tensor]:
     """s_p for every expert p."""
     embeddings = [weights["expert_embeddings"][p] for p in range(router["num_experts"])]
-    if router["kind"] == "dot_product_router":
+    if router["kind"] in ("dot_product_router", "switch_router", "gshard_router", "balanced_router"):
         return [dot(row, e) for e in embeddings]
     low = weights["projection"] @ row
     if router["kind"] == "unit_embeddings_router":  # scaled to norm 1.5, and normalised again for the score

@@ -174,7 +174,12 @@ def route(model: MHMoEForCausalLM, windows: Windows, *, batch_size: int = 32) ->
 def _with_rows(routing: Routing) -> Routing:
     """Exactly one axis between tokens and choices."""
     batch, length = routing.index.shape[:2]
-    return Routing(*(part.reshape(batch, length, -1, part.shape[-1]) for part in routing))
+    shaped = {
+        name: part.reshape(batch, length, -1, part.shape[-1])
+        for name, part in routing._asdict().items()
+        if part is not None
+    }
+    return Routing(**shaped)
 
 
 def distinct_experts(routing: Routing) -> Int[Tensor, "batch length"]:

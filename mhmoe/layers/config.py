@@ -6,7 +6,7 @@ checkpoint carries whole configs and loading needs nothing but this package.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, get_args
 
@@ -64,6 +64,28 @@ class Config:
         """JSON form: `kind`, then every field but LATER ones at their defaults; nested configs likewise."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not _is_left_out(self, f)}
         return {"kind": self.kind} | {k: v.to_dict() if isinstance(v, Config) else v for k, v in fields.items()}
+
+    @property
+    def draws(self) -> bool:
+        """Whether this part, without those in it, draws random numbers in training."""
+        return False
+
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether what a row gets depends, in training, on which others are computed with it; parts in it aside."""
+        return False
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether what a row gets depends on later rows in evaluation too; parts in it aside."""
+        return False
+
+    def parts(self) -> Iterator["Config"]:
+        """This config and all configs in it."""
+        yield self
+        for value in vars(self).values():
+            if isinstance(value, Config):
+                yield from value.parts()
 
     def replace(self: SomeConfig, **changes: Any) -> SomeConfig:
         return dataclasses.replace(self, **changes)

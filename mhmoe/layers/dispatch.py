@@ -52,7 +52,7 @@ def numbers_may_be_read(index: Tensor) -> bool:
     """False where there are none, or one run stands for others: a graph is being made, or a function transformed."""
     transformed = torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]  # no other name
     traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    return type(index) is Tensor and not (index.is_meta or torch.compiler.is_compiling() or traced or transformed)
+    return type(index) is Tensor and not index.is_meta and not (torch.compiler.is_compiling() or traced or transformed)
 
 
 def gather(x: Float[Tensor, "rows dim"], order: Order) -> Float[Tensor, "selections dim"]:

@@ -25,7 +25,7 @@ from mhmoe.layers.bitnet import PRECISIONS, Precision, linear
 from mhmoe.layers.config import LATER, Config, LayerConfig
 from mhmoe.layers.dispatch import Order, combine, gather, sort_by_expert
 from mhmoe.layers.grouped import grouped_linear
-from mhmoe.layers.routers import Routing, autocast_type
+from mhmoe.layers.routing import Routing, autocast_type
 
 
 class FFNOutput(NamedTuple):
@@ -188,14 +188,29 @@ class Experts(nn.Module):
         """Weighted sum of the chosen experts' outputs; selections of weight 0 add nothing."""
         top_k = index.shape[-1]
         order = sort_by_expert(index.reshape(-1, top_k), self.num_experts)
-        up, down = self.precision.weights(self.up_proj, self.gated), self.precision.weights(self.down_proj)
-        down, down_bias = self.inner_norm.fold(down, self.down_bias)
-        rows, up, down = _compute_type(self.precision.rows(x.reshape(-1, x.shape[-1])), up, down)
+        rows, up, down, down_bias = self.matrices(x.reshape(-1, x.shape[-1]))
 
         inner = _add(self.up_bias, grouped_linear(gather(rows, order), up, order.offsets), order)
         inner = self.precision.rows(self.inner_norm(self.activation(inner), order.expert))
         out = _add(down_bias, grouped_linear(inner.to(rows.dtype), down, order.offsets), order)
         return combine(out, weight.reshape(-1, top_k), order).view(x.shape)
+
+    def each(self, x: Float[Tensor, "experts taken dim"]) -> Float[Tensor, "experts taken dim"]:
+        """f_p of the rows of expert p, as many for each."""
+        rows, up, down, down_bias = self.matrices(x)
+        inner = torch.bmm(rows, up.mT)
+        if self.up_bias is not None:
+            inner = inner + self.up_bias.to(inner.dtype).unsqueeze(1)
+        inner = self.precision.rows(self.inner_norm(self.activation(inner)))
+        out = torch.bmm(inner.to(rows.dtype), down.mT)
+        return out if down_bias is None else out + down_bias.to(out.dtype).unsqueeze(1)
+
+    def matrices(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Rows, up and down matrices in the type to compute in; the down biases."""
+        up, down = self.precision.weights(self.up_proj, self.gated), self.precision.weights(self.down_proj)
+        down, down_bias = self.inner_norm.fold(down, self.down_bias)
+        rows, up, down = _compute_type(self.precision.rows(rows), up, down)
+        return rows, up, down, down_bias
 
 
 class StackedLayerNorm(nn.Module):

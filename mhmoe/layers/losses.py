@@ -14,6 +14,7 @@ and adds up the losses of the layers; here every selection counts, and model/bas
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def selections(index: Int[Tensor, "*rows top_k"], num_experts: int) -> Int[Tensor, " experts"]:
@@ -28,12 +29,13 @@ def load_fractions(
     index: Int[Tensor, "*rows top_k"], num_experts: int, mask: Bool[Tensor, "*rows"] | None = None
 ) -> Float[Tensor, " experts"]:
     """Fraction of the selections of unmasked rows that each expert gets, before any capacity."""
-    return _fractions(index, mask, torch.zeros(num_experts, dtype=torch.float32, device=index.device))
+    return fractions(index, mask, torch.zeros(num_experts, dtype=torch.float32, device=index.device))
 
 
-def _fractions(
+def fractions(
     index: Int[Tensor, "*rows top_k"], mask: Bool[Tensor, "*rows"] | None, none: Float[Tensor, " experts"]
 ) -> Float[Tensor, " experts"]:
+    """`load_fractions`; the zeros `none` say how many experts there are."""
     counted = torch.ones_like(index, dtype=torch.float32)
     if mask is not None:
         counted = counted * mask.unsqueeze(-1)
@@ -48,7 +50,7 @@ def balance_loss(
 ) -> Float[Tensor, ""]:
     """v1 Eq. 10. The gradient flows through the probabilities alone, as the selections are discrete."""
     mean = mean_over_rows(probabilities, mask)
-    load = _fractions(index, mask, torch.zeros_like(mean, dtype=torch.float32))
+    load = fractions(index, mask, torch.zeros_like(mean, dtype=torch.float32))
     return balance_of(load.to(mean.dtype), mean)
 
 
@@ -67,6 +69,19 @@ def router_z_loss(
 ) -> Float[Tensor, ""]:
     """Mean squared log-partition of the scores (Zoph et al. 2022, Eq. 5); keeps them small."""
     return mean_over_rows(scores.logsumexp(dim=-1, keepdim=True).square(), mask).squeeze(-1)
+
+
+def smooth_load(scores: Float[Tensor, "*rows experts"], top_k: int) -> Float[Tensor, "*rows experts"]:
+    """The chance that an expert is among a row's `top_k` if its score is drawn anew (Shazeer et al. 2017, Eq. 9).
+
+    Normal with deviation 1/N around the score, N the experts that a row can reach: those of other heads have scores
+    of minus infinity.
+    """
+    experts = scores.isfinite().sum(dim=-1, keepdim=True)
+    best = F.pad(scores, (0, 1), value=-torch.inf).topk(top_k + 1, dim=-1).values
+    last, first_left_out = best[..., -2:-1], best[..., -1:]
+    best_of_others = torch.where(scores >= last, first_left_out, last)  # the top_k-th best of them
+    return torch.special.ndtr((scores - best_of_others) * experts)
 
 
 def mean_over_rows(x: Float[Tensor, "*rows n"], mask: Bool[Tensor, "*rows"] | None = None) -> Float[Tensor, " n"]:

@@ -7,6 +7,7 @@ head reaches its own N alone. So `SparseMoE`, its capacity and its balance loss 
 h N experts, v1 Eq. 10 is the mean over heads of each head's own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mhmoe.fields import Size
-from mhmoe.layers.routers import Router, RouterConfig, Routing
+from mhmoe.layers.routing import Router, RouterConfig, Routing, wanted_by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,10 @@ class PerHeadRouterConfig(RouterConfig, kind="per_head_router"):
                     "make it by PerHeadRouterConfig.of"
                 )
 
+    @property
+    def scores_all(self) -> bool:
+        return self.router.scores_all
+
     def build(self) -> "PerHeadRouter":
         return PerHeadRouter(self)
 
@@ -77,12 +82,24 @@ class PerHeadRouter(Router):
             for head, router in enumerate(self.routers)
         ]
         each = found[0].probabilities.shape[-1]
+
+        def numbered(indices: Sequence[Tensor]) -> Tensor:
+            return torch.stack([index + head * each for head, index in enumerate(indices)], dim=-2)
+
+        def padded(parts: Sequence[Tensor], value: float) -> Tensor:
+            wide = [F.pad(p, (head * each, (heads - 1 - head) * each), value=value) for head, p in enumerate(parts)]
+            return torch.stack(wide, dim=-2)
+
+        scores = [routing.scores for routing in found if routing.scores is not None]
         return Routing(
-            torch.stack([routing.index + head * each for head, routing in enumerate(found)], dim=-2),
+            numbered([routing.index for routing in found]),
             torch.stack([routing.weight for routing in found], dim=-2),
-            torch.stack(
-                [F.pad(r.probabilities, (head * each, (heads - 1 - head) * each)) for head, r in enumerate(found)],
-                dim=-2,
-            ),
+            padded([routing.probabilities for routing in found], 0.0),
             torch.stack([routing.kept for routing in found], dim=-2),
+            padded(scores, -torch.inf) if scores else None,
+            numbered([wanted_by(routing) for routing in found]),
         )
+
+    def rebalance(self, load: Float[Tensor, " experts"]) -> None:
+        for router, own in zip(self.routers, load.chunk(len(self.routers)), strict=True):
+            router.rebalance(own)  # pyright: ignore[reportCallIssue]

@@ -1,16 +1,11 @@
-"""Routers: which experts see a row, and how much each counts.
-
-    g(x) = softmax(s(x)),   P = the top_k largest of g(x)                                (v1 Eq. 1, 5)
-
-A row x in R^dim is a token, or a sub-token inside `MultiHead`. Routers differ in the score s:
+"""The routers of MH-MoE and its peers, which differ in the score s of an expert alone.
 
     DotProductRouter        s_p = x . e_p                                                (v1 Eq. 5)
     XMoERouter              s_p = cos(W x, e_p) / t, t learned             (Chi et al. 2022, arXiv 2204.09179)
     ReleasedRouter          s_p = (W x) . e_p / |e_p|              (the code released with X-MoE and MH-MoE)
     FixedTemperatureRouter  s_p = cos(W x, e_p) / 0.3, W in R^{E/2 x dim}                          (LibMoE)
 
-The gate weight is the softmax value itself: at top_k = 1, renormalising would make it 1 and cut
-the router off from the task's gradient. All router arithmetic is in float32, also under autocast.
+What becomes of the scores stands in routing.py; routers that choose in another way have files of their own.
 
 Departures from the paper: v1 Table 9 gives MH-MoE a router width of 16/h, which is no integer at
 h = 6 and 12; like the released code we keep 16. Further ones stand at each router.
@@ -18,93 +13,22 @@ h = 6 and 12; like the released code we keep 16. Further ones stand at each rout
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mhmoe.fields import Range, Size
-from mhmoe.layers.config import LATER, Config
+from mhmoe.layers.routing import Router, RouterConfig, to_float32
+from mhmoe.layers.routing import Routing as Routing  # where earlier code looks for it
 
 EMBEDDING_GAIN = 0.32  # of the orthogonal initialisation, as released
 RELEASED_NORM = 1.5
 LARGEST_INVERSE_TEMPERATURE = 100.0
 Temperature = Annotated[float, Range(least=1 / LARGEST_INVERSE_TEMPERATURE, most=10**6)]
 SMALLEST_NORM = 1e-4  # with torch's own 1e-12 the gradient at a row of zeros is beyond all bounds
-
-
-class Routing(NamedTuple):
-    """What a router decided for every row. `probabilities` are over all experts, before the choice."""
-
-    index: Int[Tensor, "*rows top_k"]  # pyright: ignore[reportIncompatibleMethodOverride]  # not tuple.index
-    weight: Float[Tensor, "*rows top_k"]
-    probabilities: Float[Tensor, "*rows experts"]
-    kept: Bool[Tensor, "*rows top_k"]
-    """False where a selection does not count: a padded row, or one beyond an expert's capacity."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RouterConfig(Config):
-    """Sizes that all routers share. `renormalize` makes the chosen weights of a row sum to 1. `gate` says
-    what a score becomes: a softmax over the experts, or each its own sigmoid (DeepSeek-V3, arXiv 2412.19437)."""
-
-    dim: Size
-    num_experts: Size
-    top_k: Size = 1
-    renormalize: bool = False
-    gate: Annotated[Literal["softmax", "sigmoid"], LATER] = "softmax"
-
-    def check(self) -> None:
-        if self.top_k > self.num_experts:
-            raise ValueError(
-                f"top_k={self.top_k} exceeds num_experts={self.num_experts}; choose at most {self.num_experts}"
-            )
-
-
-class SoftmaxGate(nn.Module):
-    """Probabilities over the experts, which are the gates too."""
-
-    def forward(self, scores: Float[Tensor, "*rows experts"]) -> tuple[Tensor, Tensor]:
-        probabilities = scores.softmax(dim=-1)
-        return probabilities, probabilities
-
-
-class SigmoidGate(nn.Module):
-    """Gates that do not compete; as probabilities, for the balance loss, their shares of their sum."""
-
-    def forward(self, scores: Float[Tensor, "*rows experts"]) -> tuple[Tensor, Tensor]:
-        gates = scores.sigmoid()
-        return gates / gates.sum(dim=-1, keepdim=True), gates
-
-
-GATES = {"softmax": SoftmaxGate, "sigmoid": SigmoidGate}
-
-
-class Router(nn.Module):
-    """Scores to routing. A subclass gives `scores`."""
-
-    def __init__(self, config: RouterConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.gate = GATES[config.gate]()
-
-    def scores(self, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows experts"]:
-        raise NotImplementedError
-
-    def forward(self, x: Float[Tensor, "*rows dim"], mask: Bool[Tensor, "*rows"] | None = None) -> Routing:
-        """Route every row; rows where `mask` is False get weight 0 and are marked as not kept."""
-        with torch.autocast(autocast_type(x), enabled=False):
-            probabilities, gates = self.gate(self.scores(_to_float32(x)))
-        weight, index = gates.topk(self.config.top_k, dim=-1)
-        if self.config.renormalize:
-            weight = weight / weight.sum(dim=-1, keepdim=True)
-        kept = torch.ones_like(index, dtype=torch.bool)
-        if mask is not None:
-            kept = kept & mask.unsqueeze(-1)
-            weight = weight * kept
-        return Routing(index, weight, probabilities, kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +57,7 @@ class DotProductRouter(Router):
         nn.init.normal_(self.expert_embeddings, std=self.config.dim**-0.5)
 
     def scores(self, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows experts"]:
-        return F.linear(x, _to_float32(self.expert_embeddings))
+        return F.linear(x, to_float32(self.expert_embeddings))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +86,8 @@ class LowDimensionalRouter(Router):
         orthogonal(self.expert_embeddings, gain=EMBEDDING_GAIN)
 
     def cosines(self, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows experts"]:
-        row = F.normalize(F.linear(x, _to_float32(self.projection)), dim=-1, eps=SMALLEST_NORM)
-        return F.linear(row, F.normalize(_to_float32(self.expert_embeddings), dim=-1))
+        row = F.normalize(F.linear(x, to_float32(self.projection)), dim=-1, eps=SMALLEST_NORM)
+        return F.linear(row, F.normalize(to_float32(self.expert_embeddings), dim=-1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +123,7 @@ class XMoERouter(LowDimensionalRouter):
         nn.init.constant_(self.log_inverse_temperature, -math.log(self.initial_temperature))
 
     def scores(self, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows experts"]:
-        inverse = _to_float32(self.log_inverse_temperature).clamp(max=math.log(LARGEST_INVERSE_TEMPERATURE)).exp()
+        inverse = to_float32(self.log_inverse_temperature).clamp(max=math.log(LARGEST_INVERSE_TEMPERATURE)).exp()
         return self.cosines(x) * inverse
 
 
@@ -244,8 +168,8 @@ class ReleasedRouter(LowDimensionalRouter):
             self.expert_embeddings.copy_(RELEASED_NORM * F.normalize(self.expert_embeddings, dim=-1))
 
     def scores(self, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows experts"]:
-        embeddings = F.normalize(_to_float32(self.expert_embeddings), dim=-1)
-        return F.linear(F.linear(x, _to_float32(self.projection)), embeddings)
+        embeddings = F.normalize(to_float32(self.expert_embeddings), dim=-1)
+        return F.linear(F.linear(x, to_float32(self.projection)), embeddings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,19 +194,9 @@ class FixedTemperatureRouter(LowDimensionalRouter):
         return self.cosines(x) / self.temperature
 
 
-def autocast_type(x: Tensor) -> str:
-    """The device type whose autocast holds for `x`; the meta device has none of its own."""
-    return "cpu" if x.device.type == "meta" else x.device.type
-
-
-def _to_float32(x: Tensor) -> Tensor:
-    """At least float32: half precision cannot tell close scores apart."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def orthogonal(weight: Tensor, gain: float = 1.0) -> None:
     """torch's initialisation, also in half precision, for which it has no decomposition."""
     if weight.dtype.itemsize >= 4:
         nn.init.orthogonal_(weight, gain)
     else:
-        weight.data.copy_(nn.init.orthogonal_(_to_float32(weight.detach()), gain))
+        weight.data.copy_(nn.init.orthogonal_(to_float32(weight.detach()), gain))

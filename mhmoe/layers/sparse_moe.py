@@ -10,18 +10,18 @@ unless a capacity is set; `capacity_factor=1.0` is what the released code trains
 """
 
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, Literal
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mhmoe.fields import Range, Size
+from mhmoe.layers.balance import EQ10, LOSSES, Balance, BalanceLoss
+from mhmoe.layers.capacity import OVERFLOW
+from mhmoe.layers.capacity import Capacity as Capacity  # where earlier code looks for it
 from mhmoe.layers.config import LATER, LayerConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig, FFNOutput
-from mhmoe.layers.losses import balance_loss
-from mhmoe.layers.routers import RouterConfig, Routing
+from mhmoe.layers.routing import RouterConfig, Routing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,9 @@ class SparseMoEConfig(LayerConfig, kind="sparse_moe"):
     """A router, the experts it chooses from, and optionally a capacity and a shared network.
 
     `scored_dim`: the width of what the router reads, where that is not the row (`forward` then needs `scored`).
+    overflow: what becomes of selections beyond the capacity. balance: the losses of balance.py and their weights;
+    () is a loss of 0, as beside a balanced router. The model weighs their sum with its balance_weight: at 0.01, a
+    z-loss of 0.001 is ("z", 0.1).
     """
 
     router: RouterConfig
@@ -36,6 +39,8 @@ class SparseMoEConfig(LayerConfig, kind="sparse_moe"):
     capacity_factor: Annotated[float, Range(least=0.01, most=10**6)] | None = None  # below, nearly all is dropped
     shared: FeedForwardConfig | None = None
     scored_dim: Annotated[Size | None, LATER] = None
+    overflow: Annotated[Literal["drop", "next"], LATER] = "drop"
+    balance: Annotated[Balance, LATER] = EQ10
 
     def check(self) -> None:
         for name in ("dim", "num_experts") if self.scored_dim is None else ("num_experts",):
@@ -48,10 +53,26 @@ class SparseMoEConfig(LayerConfig, kind="sparse_moe"):
             raise ValueError(f"scored_dim={self.scored_dim} is not router.dim={self.router.dim}; give both the same")
         if self.shared is not None and self.shared.dim != self.dim:
             raise ValueError(f"shared.dim={self.shared.dim} is not the experts' dim={self.dim}; give both the same")
+        if self.overflow != "drop" and self.capacity_factor is None:
+            raise ValueError(f"overflow={self.overflow!r} needs a capacity_factor; without one nothing overflows")
+        names: list[str] = [name for name, _ in self.balance]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(
+                f"balance has {repeated[0]!r} {names.count(repeated[0])} times; give it once, with a weight"
+            )
+        for name in names:
+            if LOSSES[name].needs_scores and not self.router.scores_all:
+                raise ValueError(
+                    f"balance={name!r} needs scores of all experts, which {self.router.kind} does not give"
+                )
 
     @property
     def dim(self) -> int:
         return self.experts.dim
+
+    @property
+    def mixes_rows(self) -> bool:
+        return self.capacity_factor is not None
 
     def build(self) -> "SparseMoE":
         return SparseMoE(self)
@@ -79,9 +100,11 @@ class SparseMoE(nn.Module):
     def __init__(self, config: SparseMoEConfig) -> None:
         super().__init__()
         self.router = config.router.build()
-        self.capacity = nn.Identity() if config.capacity_factor is None else Capacity(config.capacity_factor)
+        factor = config.capacity_factor
+        self.capacity = nn.Identity() if factor is None else OVERFLOW[config.overflow](factor)
         self.experts = config.experts.build()
         self.shared = None if config.shared is None else config.shared.build()
+        self.balance = BalanceLoss(config.balance)
 
     def forward(
         self,
@@ -97,35 +120,7 @@ class SparseMoE(nn.Module):
         hidden = self.experts(x, routing.index, routing.weight)
         if self.shared is not None:
             hidden = hidden + self.shared(x).hidden
-        return FFNOutput(hidden, balance_loss(routing.probabilities, routing.index, mask), routing)
-
-
-class Capacity(nn.Module):
-    """In training, an expert takes at most factor * top_k * ceil(rows / experts) selections; the rest count 0.
-
-    First choices of all rows come before second choices, and earlier rows before later ones (GShard).
-    Departure: evaluation drops nothing. The released scripts evaluate with the capacity of training
-    (`moe-eval-capacity-token-fraction` of -1), so that what a token gets depends on its batch.
-    """
-
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = Fraction(str(factor)).limit_denominator(10**6)  # 0.29 means 29/100, which no float is
-
-    def forward(self, routing: Routing) -> Routing:
-        if not self.training:
-            return routing
-        num_experts, top_k = routing.probabilities.shape[-1], routing.index.shape[-1]
-        index = routing.index.reshape(-1, top_k).T.flatten()  # choice-major
-        kept = routing.kept.reshape(-1, top_k)
-        rows, kept = kept.shape[0], kept.T.flatten()
-        experts = torch.arange(num_experts, device=index.device)
-        chosen = (index.unsqueeze(-1) == experts) & kept.unsqueeze(-1)
-        position = (chosen.cumsum(dim=0) - 1).gather(-1, index.unsqueeze(-1)).squeeze(-1)
-        share = (rows + num_experts - 1) // num_experts
-        limit = self.factor.numerator * top_k * share // self.factor.denominator  # whole numbers, for torch.export
-        kept = (kept & (position < limit)).view(top_k, -1).T.reshape(routing.kept.shape)
-        return Routing(routing.index, torch.where(kept, routing.weight, 0.0), routing.probabilities, kept)
+        return FFNOutput(hidden, self.balance(routing, mask), routing)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,6 +139,11 @@ class MHMoEConfig(PreTrainedConfig):
             layer = self.layer(block)
             if isinstance(layer, RouterConfig | ExpertsConfig):
                 raise ValueError(f"{layer.kind} is a part of a layer; give a whole one, such as sparse_moe")
+            if ahead := [part.kind for part in layer.parts() if part.looks_ahead]:
+                raise ValueError(
+                    f"{ahead[0]} chooses by looking at later tokens, which a causal language model must not see; "
+                    "choose a layer whose rows choose their experts, such as sparse_moe"
+                )
             if (dim := getattr(layer, "dim", self.hidden_size)) != self.hidden_size:
                 raise ValueError(
                     f"{layer.kind} has dim={dim}, the model hidden_size={self.hidden_size}; give both the same"

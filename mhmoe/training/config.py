@@ -1,11 +1,12 @@
 """What a training run is told: the optimiser and schedule of v1, the batch, and how it is computed."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from mhmoe.fields import Count, Range, check_fields
+from mhmoe.layers.config import Config, config_from_dict
 from mhmoe.model.config import MHMoEConfig
 
 Multiplier = Annotated[float, Range(above=0, most=10**3)]
@@ -88,19 +89,17 @@ def identity(
 ) -> dict[str, Any]:
     """All that determines a run's numbers but its seed; `data` is the packed text's fingerprint.
 
-    The number of processes is part of it where experts have a capacity: what is dropped depends on each process's
-    share of the batch. Elsewhere it changes the order of sums and nothing else.
+    The number of processes is part of it where experts have a capacity or routers draw: what is dropped or drawn
+    depends on each process's share of the batch. Elsewhere it changes the order of sums and nothing else.
     """
     whole = {"model": model.identity(), "training": training.to_dict(), "data": dict(data)}
-    return whole | {"processes": processes} if processes > 1 and has_capacity(model) else whole
+    by_share = processes > 1 and any(part.draws or part.mixes_rows for part in parts(model))
+    return whole | {"processes": processes} if by_share else whole
 
 
-def has_capacity(model: MHMoEConfig) -> bool:
-    """Whether any layer drops selections in training."""
-    found: list[Any] = [model.moe, model.feed_forward]
-    for part in found:
-        if isinstance(part, Mapping):
-            if part.get("capacity_factor") is not None:
-                return True
-            found += part.values()
-    return False
+def parts(model: MHMoEConfig) -> Iterator[Config]:
+    """The configs of the model's feed-forward layers, and all in them."""
+    layers: list[Any] = [model.feed_forward, model.moe]
+    for raw in layers:
+        if raw is not None:
+            yield from config_from_dict(raw).parts()

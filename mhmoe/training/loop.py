@@ -3,14 +3,16 @@
 Which tokens a step sees, and where a parameter starts, are pure functions of the seed, so a run resumed from
 its last checkpoint ends with the weights of one never interrupted, to the bit. Another number of micro-batches
 or processes changes the order of sums and nothing else, unless experts have a capacity, whose drops depend on
-how the batch is cut: the runs then have different fingerprints. (Micro-batches are part of the config, and so of
-the fingerprint, in any case.)
+how the batch is cut, or routers draw, which every process does by itself: the runs then have different
+fingerprints. (Micro-batches are part of the config, and so of the fingerprint, in any case.)
 """
 
 import hashlib
 import math
 import os
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -26,9 +28,9 @@ from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.allocator import KeptMemory
 from mhmoe.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
-from mhmoe.training.config import TrainingConfig, identity
+from mhmoe.training.config import TrainingConfig, identity, parts
 from mhmoe.training.evaluation import evaluate
-from mhmoe.training.objective import Objective, accumulate_gradients
+from mhmoe.training.objective import Accumulated, Objective, accumulate_gradients, rebalance
 from mhmoe.training.record import fingerprint
 from mhmoe.training.record_checks import Evaluation, Point, TrainedPoint
 
@@ -40,6 +42,18 @@ def seed_parameters(model: MHMoEForCausalLM, seed: int) -> None:
             torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7]))
             model._init_weights(module)  # pyright: ignore[reportPrivateUsage]
     model.tie_weights()
+
+
+@contextmanager
+def drawing(model: MHMoEForCausalLM, seed: int, step: int, rank: int) -> Generator[None]:
+    """What routers draw depends on the seed, the step and the process alone: a run goes on as if it had not stopped."""
+    if not any(part.draws for part in parts(model.config)):
+        yield
+        return
+    device = model.device
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
+        torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/draws/{step}/{rank}".encode()).digest()[:7]))
+        yield
 
 
 def make_optimizer(model: MHMoEForCausalLM, config: TrainingConfig) -> torch.optim.AdamW:
@@ -130,13 +144,14 @@ def train(
     earlier = progress.seconds
     with bar:
         while progress.step < config.steps or progress.due is not None:
-            begun_work, evaluation, losses = time.monotonic(), None, (0.0, 0.0)
+            begun_work, evaluation, losses = time.monotonic(), None, Accumulated(0.0, 0.0, ())
             try:  # what takes long, and changes neither weights nor progress
                 if progress.due is not None:
                     evaluation = evaluate(model, text.valid, config.length, max_windows=config.evaluation_windows)
                 else:
                     tokens = torch.from_numpy(batches.batch(progress.step, rank, world)).to(device)
-                    losses = accumulate_gradients(objective, tokens, config, model.config.balance_weight)
+                    with drawing(model, seed, progress.step, rank):
+                        losses = accumulate_gradients(objective, tokens, config, model.config.balance_weight)
             except OutOfTime:
                 save()
                 return None
@@ -147,20 +162,23 @@ def train(
                 bar.note(f"valid perplexity {evaluation['perplexity']:.2f}")
                 begun += time.monotonic() - begun_work  # training time alone
             else:
-                stop_unless_finite(losses[0], "task loss")
-                stop_unless_finite(losses[1], "balance loss")
+                stop_unless_finite(losses.nll, "task loss")
+                stop_unless_finite(losses.balance, "balance loss")
                 norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
                 stop_unless_finite(float(norm), "gradient's norm")
                 for group in optimizer.param_groups:
                     group["lr"] = config.rate(progress.step) * group["lr_multiplier"]
                 optimizer.step()
                 optimizer.zero_grad()
+                rebalance(model, losses.loads)
                 kept.bound()
                 progress.step += 1
                 bar.update(config.tokens_per_step)
                 progress.seconds = earlier + time.monotonic() - begun
                 if config.evaluates_after(progress.step):
-                    progress.due = _curve_point(config, progress, _means_over_processes(device, *losses))
+                    progress.due = _curve_point(
+                        config, progress, _means_over_processes(device, losses.nll, losses.balance)
+                    )
                     continue
             # Agreed on by all processes: one that went on alone would wait for the others for ever.
             late = deadline < math.inf and any(_means_over_processes(device, float(time.monotonic() >= deadline)))

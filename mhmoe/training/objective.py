@@ -8,20 +8,31 @@ so the gradient flows through G_p alone; and G_p is a mean of equal parts. With 
 the gradient is therefore exact, however the batch is cut, up to the order of sums. The counts of selections are
 added up over the processes between forward and backward. With several micro-batches they are needed before the
 first backward: the blocks then run once more over all of them, without gradients and without the output layer,
-which adds up to a third to a step's arithmetic.
+which adds up to a third to a step's arithmetic. What training draws (jitter, a random second expert) is drawn alike
+in both runs.
+
+Other balance losses (layers/balance.py) are functions f(t, m) of means m over rows in the place of G. Where f is not
+linear in them, the means of the global batch are added up beside the counts, and a part's gradient is that of
+f(t, m_all + m - [m]), [m] without gradient: df/dm at m_all, times the part's own dm. So they are exact too.
+
+The same t tells routers with a balancing bias how to move it, once a step, after everything that can be interrupted:
+`rebalance`.
 
 Not so under a `capacity_factor`: which selections are dropped depends on the micro-batch and on the process.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mhmoe.layers.losses import balance_of, mean_over_rows, selections
-from mhmoe.layers.routers import Router
+from mhmoe.layers.balance import BalanceLoss
+from mhmoe.layers.losses import selections
+from mhmoe.layers.routing import Router, Routing, wanted_by
+from mhmoe.layers.sparse_moe import SparseMoE
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.config import TrainingConfig
 from mhmoe.training.evaluation import token_nll
@@ -29,75 +40,144 @@ from mhmoe.training.evaluation import token_nll
 Tensors = tuple[Tensor, ...]
 
 
-class Objective(nn.Module):
-    """The parts of the losses of one micro-batch: summed nll in nats, and t and G of every MoE layer.
+class Accumulated(NamedTuple):
+    """This process's mean nll per token and its balance loss (their means over processes are those of L), and t of
+    every MoE layer over the global batch."""
 
-    t as counts of selections, G as the mean of g over rows, each [experts]; none without routing. Without
-    `targets` the counts alone. A module of its own so that compilation and data parallelism wrap it and not the
-    model.
+    nll: float
+    balance: float
+    loads: Tensors
+
+
+class Objective(nn.Module):
+    """The parts of the losses of one micro-batch: summed nll in nats, and t and the means of every MoE layer.
+
+    t as counts of selections [experts]; the means over rows that the layer's balance loss needs, G [experts] for
+    Eq. 10; none without routing. Without `targets` these two alone. A module of its own so that compilation and data
+    parallelism wrap it and not the model.
     """
 
     def __init__(self, model: MHMoEForCausalLM, precision: str) -> None:
         super().__init__()
         self.model, self.low_precision = model, precision == "bfloat16"
+        self.own_losses = tuple(_own_losses(model))  # a tuple, so as not to be its parts
 
     def forward(
         self, inputs: Int[Tensor, "batch length"], targets: Int[Tensor, "batch length"] | None = None
-    ) -> tuple[Float[Tensor, ""], Tensors, Tensors] | Tensors:
+    ) -> tuple[Float[Tensor, ""], Tensors, Tensors] | tuple[Tensors, Tensors]:
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.low_precision):
             output = (self.model.model if targets is None else self.model)(inputs, output_routing=True)
-        counts = tuple(selections(r.index, r.probabilities.shape[-1]) for r in output.routing)
+        routings: tuple[Routing, ...] = output.routing
+        losses = _of_layers(self.own_losses, len(routings))
+        counts = tuple(selections(wanted_by(r), r.probabilities.shape[-1]) for r in routings)
+        means = tuple(loss.means(routing) for loss, routing in zip(losses, routings, strict=True))
         if targets is None:
-            return counts
-        nll = token_nll(output.logits, targets).sum()
-        return nll, counts, tuple(mean_over_rows(r.probabilities) for r in output.routing)
+            return counts, means
+        return token_nll(output.logits, targets).sum(), counts, means
+
+
+def balance_losses(model: nn.Module, layers: int) -> Sequence[BalanceLoss]:
+    """That of each of the `layers` that route, in their order; Eq. 10 for those of other packages, which have none.
+
+    Raises ValueError where some have none and others another than Eq. 10, so that it is not known whose is whose.
+    """
+    return _of_layers(_own_losses(model), layers)
+
+
+def _own_losses(model: nn.Module) -> list[BalanceLoss]:
+    return [module for module in model.modules() if isinstance(module, BalanceLoss)]
+
+
+def _of_layers(found: Sequence[BalanceLoss], layers: int) -> Sequence[BalanceLoss]:
+    if len(found) == layers:
+        return found
+    if any(not loss.is_eq10 for loss in found):
+        raise ValueError(
+            f"{len(found)} mixtures have a balance loss of their own, but {layers} blocks route; a layer whose routing "
+            "is returned must have one SparseMoE, or all of them Eq. 10"
+        )
+    return [BalanceLoss() for _ in range(layers)]
 
 
 def accumulate_gradients(
     objective: nn.Module, tokens: Int[Tensor, "sequences length_plus_1"], config: TrainingConfig, balance_weight: float
-) -> tuple[float, float]:
+) -> Accumulated:
     """Gradients of L for this process's share `tokens` of a global batch, added to `.grad`.
 
     Under DDP, whose all-reduce is a mean, the gradient of L results on every process.
-    Returns this process's mean nll per token, and its balance loss; the means over processes are those of L.
     """
     parts = tokens.chunk(config.micro_batches)
     count = tokens.shape[0] * (tokens.shape[1] - 1)
     total_nll = total_balance = 0.0
-    load = _load_of_all(objective, parts) if len(parts) > 1 else None
+    known = _of_all(objective, parts) if len(parts) > 1 else None
+    loads: Tensors = ()
     for i, part in enumerate(parts):
         last = i == len(parts) - 1
         if isinstance(objective, nn.parallel.DistributedDataParallel):
             objective.require_backward_grad_sync = last
         nll, counts, means = objective(part[:, :-1], part[:, 1:])
-        loads = _over_processes(counts) if load is None else load
-        balance = _mean_over_layers(loads, means, nll)
+        losses = balance_losses(objective, len(means))
+        linear = all(loss.linear for loss in losses)
+        if known is None:
+            known = _fractions_over_processes(counts), () if linear else _means_over_processes(means)
+        loads, means_of_all = known
+        if not linear:
+            pairs = zip(means_of_all, means, strict=True)
+            means = tuple(of_all + (mean - mean.detach()) for of_all, mean in pairs)
+        balance = _mean_over_layers(losses, loads, means, nll)
         share = part.shape[0] / tokens.shape[0]
         (nll / count + balance_weight * share * balance).backward()
         total_nll += nll.item()
         total_balance += share * balance.item()
-    return total_nll / count, total_balance
+    return Accumulated(total_nll / count, total_balance, loads)
 
 
-def _load_of_all(objective: nn.Module, parts: Sequence[Tensor]) -> Tensors:
-    """t of every MoE layer over all micro-batches of all processes."""
+def rebalance(model: nn.Module, loads: Tensors) -> None:
+    """Lets every router take its step outside the gradients, given t of the global batch of every MoE layer."""
+    mixtures = [module for module in model.modules() if isinstance(module, SparseMoE)]
+    if len(mixtures) == len(loads):  # else there are layers of other packages, which nothing here knows
+        for mixture, load in zip(mixtures, loads, strict=True):
+            mixture.router.rebalance(load)
+
+
+def _of_all(objective: nn.Module, parts: Sequence[Tensor]) -> tuple[Tensors, Tensors]:
+    """t and means of every MoE layer over all micro-batches of all processes."""
     if not any(isinstance(module, Router) for module in objective.modules()):
-        return ()
-    with torch.no_grad():
-        counts = [objective(part[:, :-1]) for part in parts]
-    return _over_processes(tuple(torch.stack(of_layer).sum(dim=0) for of_layer in zip(*counts, strict=True)))
+        return (), ()
+    device = parts[0].device
+    drawing_alike = torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type)
+    with drawing_alike, torch.no_grad():
+        found = [objective(part[:, :-1]) for part in parts]
+    shares = [part.shape[0] / sum(map(len, parts)) for part in parts]
+    counts = tuple(torch.stack(of_layer).sum(dim=0) for of_layer in zip(*(c for c, _ in found), strict=True))
+    means = tuple(
+        torch.stack([share * mean for share, mean in zip(shares, of_layer, strict=True)]).sum(dim=0)
+        for of_layer in zip(*(m for _, m in found), strict=True)
+    )
+    losses = balance_losses(objective, len(means))
+    linear = all(loss.linear for loss in losses)
+    return _fractions_over_processes(counts), () if linear else _means_over_processes(means)
 
 
-def _over_processes(counts: Tensors) -> Tensors:
+def _fractions_over_processes(counts: Tensors) -> Tensors:
     """Fractions of the selections of all processes, from this one's counts; one small message."""
-    if dist.is_initialized() and counts:
-        together = torch.cat(counts)
+    return tuple(of_layer / of_layer.sum() for of_layer in _summed(counts))
+
+
+def _means_over_processes(means: Tensors) -> Tensors:
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    return tuple(of_layer / world for of_layer in _summed(tuple(mean.detach() for mean in means)))
+
+
+def _summed(parts: Tensors) -> Tensors:
+    if dist.is_initialized() and parts:
+        together = torch.cat(parts)
         dist.all_reduce(together)
-        counts = together.split([len(of_layer) for of_layer in counts])
-    return tuple(of_layer / of_layer.sum() for of_layer in counts)
+        parts = together.split([len(of_layer) for of_layer in parts])
+    return parts
 
 
-def _mean_over_layers(loads: Tensors, means: Tensors, like: Tensor) -> Float[Tensor, ""]:
+def _mean_over_layers(losses: Sequence[BalanceLoss], loads: Tensors, means: Tensors, like: Tensor) -> Float[Tensor, ""]:
     if not means:
         return like.new_zeros(())
-    return torch.stack([balance_of(load, mean) for load, mean in zip(loads, means, strict=True)]).mean()
+    return torch.stack([loss.of(*pair) for loss, *pair in zip(losses, loads, means, strict=True)]).mean()

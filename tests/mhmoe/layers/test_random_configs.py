@@ -68,13 +68,18 @@ class Draw:
             router = {**self.router(dim, num_experts), "top_k": self.of(num_experts)}
             return {"kind": kind, "router": self.of(router), "experts": self.of({**experts, "kind": "experts"})}
         shared = self.network(dim, inner_dim=self.of(1, 4)) if self.random.random() < 0.3 else None
-        return {
-            "kind": kind,
+        parts = {
             "router": self.of(self.router(dim, num_experts)),
             "experts": self.of({**experts, "kind": "experts"}),
-            "capacity_factor": self.of(None, None, 0.01, 0.3, 1, 1.25, 10**6),
             "shared": self.of(shared),
         }
+        if self.random.random() < 0.1:
+            return {"kind": "expert_choice", **parts}
+        capacity = self.of(None, None, 0.01, 0.3, 1, 1.25, 10**6)
+        overflow = self.of("drop", "next" if capacity is not None else "drop")
+        names = self.random.sample(["eq10", "importance", "load", "z"], self.random.randint(0, 2))
+        balance = [[name, self.of(0.1, 1)] for name in names]
+        return {"kind": kind, **parts, "capacity_factor": capacity, "overflow": overflow, "balance": balance}
 
     def network(self, dim: int, **sizes: Any) -> dict[str, Any]:
         style = {"activation": self.of("gelu", "swiglu"), "bias": self.of(True, False)}
@@ -82,11 +87,14 @@ class Draw:
         return {"kind": "feed_forward", "dim": self.of(dim), "inner_norm": self.of(True, False), **style, **sizes}
 
     def router(self, dim: int, num_experts: int) -> dict[str, Any]:
-        kinds = ("dot_product_router", "xmoe_router", "unit_embeddings_router", "fixed_temperature_router")
-        kind = self.of(*kinds)
+        low = ("xmoe_router", "unit_embeddings_router", "fixed_temperature_router")
+        full = ("dot_product_router", "switch_router", "gshard_router", "balanced_router", "grouped_router")
+        kind = self.of(*low, *full)
         top_k = self.of(1, num_experts, self.random.randint(1, num_experts))
         router = {"kind": kind, "dim": self.of(dim), "num_experts": self.of(num_experts), "top_k": top_k}
-        if kind != "dot_product_router":
+        if kind == "balanced_router":
+            router |= {"num_groups": self.of(1, 1, 2), "scale": self.of(1.0, 2.5)}
+        if kind in low:
             router["router_dim"] = self.of(1, 2, 16)
         if kind in ("xmoe_router", "fixed_temperature_router"):
             router["temperature"] = self.of(0.01, 0.3, 1, 10**6)

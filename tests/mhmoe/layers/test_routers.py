@@ -26,17 +26,37 @@ KINDS: dict[str, type[RouterConfig]] = {
     if issubclass(cls, RouterConfig) and cls is not PerHeadRouterConfig  # made of these; see test_multi_head.py
 }
 every_router = pytest.mark.parametrize("kind", sorted(KINDS))
+IN_A_GROUP = {"grouped_router"}  # choose among the experts of a group, not of all; see test_grouped_router.py
+OF_ALL = sorted(KINDS.keys() - IN_A_GROUP)
 
 
-def make(kind: str, dim: int = 12, num_experts: int = 5, top_k: int = 2, seed: int = 0, **rest: object) -> Router:
-    router = KINDS[kind](dim=dim, num_experts=num_experts, top_k=top_k, **rest).build()  # pyright: ignore
+def make(
+    kind: str,
+    dim: int = 12,
+    num_experts: int = 6,
+    top_k: int = 2,
+    seed: int = 0,
+    renormalize: bool = False,
+    **rest: object,
+) -> Router:
+    """In evaluation: what some do by chance in training is in their own tests."""
+    config = KINDS[kind](dim=dim, num_experts=num_experts, top_k=top_k, renormalize=renormalize, **rest)  # pyright: ignore
+    router = config.build().eval()
     reference.randomise(router, seed)
     assert isinstance(router, Router)
     return router
 
 
-def test_all_four_routers_are_registered() -> None:
+def gate_is_softmax(kind: str) -> bool:
+    return KINDS[kind](dim=12, num_experts=5).gate == "softmax"
+
+
+def test_the_routers_are_registered() -> None:
     assert KINDS.keys() >= {
+        "switch_router",
+        "gshard_router",
+        "balanced_router",
+        "grouped_router",
         "dot_product_router",
         "xmoe_router",
         "unit_embeddings_router",
@@ -46,7 +66,7 @@ def test_all_four_routers_are_registered() -> None:
 
 @settings(max_examples=40)
 @given(
-    kind=st.sampled_from(sorted(KINDS)),
+    kind=st.sampled_from(OF_ALL),
     dim=st.integers(1, 9),
     num_experts=st.integers(1, 9),
     top_k=st.integers(1, 9),
@@ -62,7 +82,7 @@ def test_choice_and_probabilities_are_those_of_float64(
     assert torch.allclose(routing.probabilities.sum(-1), torch.ones(4), atol=1e-6)
     weights = {name: tensor.double() for name, tensor in router.state_dict().items()}
     for i in range(4):
-        exact = reference.softmax(reference.scores(router.config.to_dict(), weights, x[i].double()))
+        exact, _ = reference.probabilities_and_gates(router.config.to_dict(), weights, x[i].double(), 0)
         assert torch.allclose(routing.probabilities[i].double(), exact, atol=2e-6)
         order = exact.argsort(descending=True, stable=True)
         ranked = exact[order]
@@ -72,20 +92,32 @@ def test_choice_and_probabilities_are_those_of_float64(
                 assert routing.index[i, j] == order[j]
 
 
-@every_router
+@pytest.mark.parametrize("kind", OF_ALL)
 def test_the_chosen_experts_are_the_most_probable_ones(kind: str) -> None:
     routing = make(kind, num_experts=7, top_k=3)(torch.randn(40, 12))
     order = routing.probabilities.argsort(dim=-1, descending=True, stable=True)
     assert torch.equal(routing.index, order[:, :3])
-    assert torch.equal(routing.weight, routing.probabilities.gather(-1, routing.index))
+    gates = routing.probabilities if gate_is_softmax(kind) else routing.scores.sigmoid()  # pyright: ignore
+    assert torch.equal(routing.weight, gates.gather(-1, routing.index))
     assert routing.kept.all()
 
 
 @every_router
-def test_at_one_expert_a_row_the_weight_is_the_softmax_value_and_trains_the_router(kind: str) -> None:
+def test_the_scores_are_what_the_probabilities_came_from_and_the_wish_is_the_choice(kind: str) -> None:
+    routing = make(kind)(torch.randn(40, 12))
+    assert routing.wanted is not None and torch.equal(routing.wanted, routing.index)
+    assert (routing.scores is not None) == make(kind).config.scores_all
+    if routing.scores is not None:
+        gates = routing.scores.exp() if gate_is_softmax(kind) else routing.scores.sigmoid()
+        assert torch.allclose(routing.probabilities, gates / gates.sum(-1, keepdim=True), atol=1e-6)
+
+
+@every_router
+def test_at_one_expert_a_row_the_weight_is_the_gate_and_trains_the_router(kind: str) -> None:
     router = make(kind, top_k=1)
     routing = router(torch.randn(30, 12))
-    assert torch.equal(routing.weight.squeeze(-1), routing.probabilities.max(-1).values)
+    if gate_is_softmax(kind):
+        assert torch.equal(routing.weight, routing.probabilities.gather(-1, routing.index))
     assert (routing.weight < 0.999).any()
     routing.weight.sum().backward()
     for name, parameter in router.named_parameters():
@@ -167,7 +199,7 @@ def test_the_x_moe_router_ignores_the_length_of_a_row_and_the_released_one_does_
 def test_a_row_of_zeros_is_routed_and_has_a_gradient_of_ordinary_size(kind: str) -> None:
     x = torch.zeros(3, 12, requires_grad=True)
     routing = make(kind)(x)
-    assert torch.allclose(routing.probabilities, torch.full((3, 5), 1 / 5))
+    assert torch.allclose(routing.probabilities, torch.full((3, 6), 1 / 6))
     routing.weight.sum().backward()
     assert x.grad is not None and x.grad.isfinite().all() and x.grad.abs().max() < 1e6
 

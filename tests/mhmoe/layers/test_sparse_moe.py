@@ -13,6 +13,7 @@ from mhmoe.layers import config as configs
 from mhmoe.layers.absent import AbsentConfig
 from mhmoe.layers.config import config_from_dict
 from mhmoe.layers.dense_mixture import DenseMixtureConfig
+from mhmoe.layers.expert_choice import ExpertChoiceConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
 from mhmoe.layers.hierarchical import HierarchicalMoEConfig
 from mhmoe.layers.latent import LatentConfig
@@ -293,6 +294,8 @@ def test_bfloat16_and_autocast_stay_near_float32_and_route_in_float32() -> None:
 LAYERS = {
     "plain": config(),
     "all": config(activation="swiglu", bias=True, inner_norm=True, capacity_factor=1.25, shared=SHARED),
+    "next": config(capacity_factor=1.0, overflow="next", balance=(("importance", 1.0), ("z", 0.1))),
+    "expert choice": ExpertChoiceConfig(router=config().router, experts=config().experts, shared=SHARED),
     "normed": NormedConfig(inner=config()),
     "absent": AbsentConfig(dim=8),
     "all experts": DenseMixtureConfig(router=config(top_k=4).router, experts=config().experts),

@@ -11,21 +11,31 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, jacrev, stack_module_state, vmap
 
+from mhmoe.layers.balanced_router import BalancedRouterConfig
 from mhmoe.layers.experts import FeedForwardConfig
 from mhmoe.layers.multi_head import MultiHead, multi_head_moe
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 from tests import reference
 
+GROUPED = BalancedRouterConfig(dim=4, num_experts=4, top_k=2, num_groups=2, top_groups=1)
 STYLES: dict[str, dict[str, Any]] = {
     "plain": {},
     "all": {"bias": True, "inner_norm": True, "activation": "swiglu", "inner_residual": True, "head_layers": 2},
     "capacity": {"capacity_factor": 1.0},
+    "next": {"capacity_factor": 0.75, "overflow": "next"},
+    "balanced": {"router": GROUPED, "balance": (("eq10", 1.0), ("importance", 0.5), ("load", 0.5), ("z", 0.1))},
 }
+LATER = ("overflow", "balance")
 every_style = pytest.mark.parametrize("style", STYLES)
 
 
 def make(style: str, seed: int = 0) -> MultiHead:
-    layer = multi_head_moe(dim=8, num_experts=3, expert_dim=4, moe_heads=2, top_k=2, **STYLES[style]).build()
+    sizes = {"num_experts": 4 if "router" in STYLES[style] else 3, **STYLES[style]}
+    later = {name: sizes.pop(name) for name in LATER if name in sizes}
+    config = multi_head_moe(dim=8, expert_dim=4, moe_heads=2, top_k=2, **sizes)
+    if later:
+        config = config.replace(inner=config.inner.replace(**later))
+    layer = config.build()
     reference.randomise(layer, seed)
     return layer
 

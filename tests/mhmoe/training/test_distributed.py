@@ -15,6 +15,9 @@ from torch import nn
 from mhmoe.data.batches import TrainingBatches
 from mhmoe.data.packing import PackedDataset, load_packed
 from mhmoe.io import UserError
+from mhmoe.layers.balanced_router import BalancedRouterConfig
+from mhmoe.layers.experts import ExpertsConfig
+from mhmoe.layers.sparse_moe import SparseMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.checkpoint import read_checkpoint
 from mhmoe.training.loop import train
@@ -64,13 +67,17 @@ def work(packed: str, folder: str) -> None:
                 model = tiny.model(system)
                 objective = nn.parallel.DistributedDataParallel(Objective(model, "float32"))
                 config = dataclasses.replace(CONFIG, micro_batches=micro_batches)
-                losses = accumulate_gradients(objective, tokens, config, weight)
+                losses = accumulate_gradients(objective, tokens, config, weight)[:2]
                 found[f"{system} {micro_batches} {weight}"] = (tiny.gradients(model), losses)
 
     model = tiny.model("mhmoe_compute", balance_weight=0.1).double()
     progress = train(model, text, CONFIG, seed=0)
     assert progress is not None
     found["trained"] = (model.state_dict(), progress.curve)
+
+    model = balanced_by_bias_and_importance()
+    assert train(model, text, CONFIG, seed=0) is not None
+    found["balanced"] = model.state_dict()
 
     path = Path(folder) / "capacity.pt"
     assert train(with_capacity(), text, CONFIG, seed=0, checkpoint=path, deadline=0.0) is None
@@ -98,7 +105,7 @@ def test_two_processes_give_the_task_gradient_of_one(
 ) -> None:
     model = tiny.model(system)
     tokens = torch.from_numpy(TrainingBatches(text.train, CONFIG.length, 8, seed=0).batch(0))
-    nll, _ = accumulate_gradients(Objective(model, "float32"), tokens, CONFIG, 0.0)
+    nll, *_ = accumulate_gradients(Objective(model, "float32"), tokens, CONFIG, 0.0)
     expected = tiny.gradients(model)
     for rank in two:
         gradients, _ = rank[f"{system} {micro_batches} 0.0"]
@@ -140,6 +147,26 @@ def test_training_on_two_processes_gives_the_weights_and_the_curve_of_one(
             for name in ("step", "tokens", "task_loss", "balance_loss", "valid_nll"):
                 assert ours[name] == pytest.approx(expected[name], rel=1e-5)
     assert all(torch.equal(value, two[1]["trained"][0][name]) for name, value in two[0]["trained"][0].items())
+
+
+def balanced_by_bias_and_importance() -> MHMoEForCausalLM:
+    router = BalancedRouterConfig(dim=tiny.DIM, num_experts=4, top_k=2, bias_step=0.02)
+    experts = ExpertsConfig(dim=tiny.DIM, num_experts=4, expert_dim=16)
+    moe = SparseMoEConfig(router=router, experts=experts, balance=(("importance", 1.0), ("z", 0.1)))
+    return tiny.model("xmoe", moe=moe.to_dict(), balance_weight=0.1).double()
+
+
+@pytest.mark.parametrize("micro_batches", MICRO_BATCHES)
+def test_biases_and_losses_that_need_the_means_of_all_are_those_of_one_process(
+    text: PackedDataset, two: list[dict[str, Any]], micro_batches: int
+) -> None:
+    model = balanced_by_bias_and_importance()
+    assert train(model, text, dataclasses.replace(CONFIG, micro_batches=micro_batches), seed=0) is not None
+    for rank in two:
+        assert tiny.difference(rank["balanced"], model.state_dict()) < 1e-5
+        biases = [name for name in rank["balanced"] if name.endswith("balancing_bias")]
+        assert biases and all(torch.equal(rank["balanced"][name], model.state_dict()[name]) for name in biases)
+        assert all(rank["balanced"][name].any() for name in biases)
 
 
 def with_capacity() -> MHMoEForCausalLM:
