@@ -63,8 +63,10 @@ def gradients_agree(
     assert reference.error(output.hidden, theirs) < 1e-5
     assert one.grad is not None and other.grad is not None and reference.error(one.grad, other.grad) < 1e-5
     for name, (mine, their) in pairs.items():
-        given = [p.grad if p.grad is not None else torch.zeros_like(p) for p in their] if isinstance(their, list) else 0
-        expected = torch.stack(given) if isinstance(given, list) else their.grad
+        if isinstance(their, list):
+            expected = torch.stack([p.grad if p.grad is not None else torch.zeros_like(p) for p in their])
+        else:
+            expected = their.grad
         assert expected.norm() > 1e-3, name
         assert reference.error(mine.grad, expected) < 1e-5, name
     return output.routing
@@ -72,7 +74,7 @@ def gradients_agree(
 
 @pytest.mark.parametrize(("num_experts", "top_k"), [(8, 2), (4, 4), (5, 1)])
 def test_a_softmax_router_with_renormalised_weights_is_mixtrals_block(num_experts: int, top_k: int) -> None:
-    sizes = {"num_local_experts": num_experts, "num_experts_per_tok": top_k}
+    sizes: dict[str, Any] = {"num_local_experts": num_experts, "num_experts_per_tok": top_k}
     settings = MixtralConfig(hidden_size=DIM, intermediate_size=INNER, **sizes)
     settings._experts_implementation = "eager"
     layer = ours(DotProductRouterConfig(dim=DIM, num_experts=num_experts, top_k=top_k, renormalize=True))
@@ -157,8 +159,8 @@ def test_top_1_with_a_capacity_is_switchs_block_dropped_tokens_included(capacity
     )
     factor = capacity / 10  # of an even share of 40 tokens
     layer = ours(SwitchRouterConfig(dim=DIM, num_experts=4, jitter=0.0), "gelu", capacity_factor=factor)
-    block = SwitchTransformersSparseMLP(settings).train()
-    experts = [block.experts[f"expert_{i}"] for i in range(4)]
+    block: Any = SwitchTransformersSparseMLP(settings).train()
+    experts: list[Any] = [block.experts[f"expert_{i}"] for i in range(4)]
     with torch.no_grad():
         block.router.classifier.weight.copy_(layer.router.get_parameter("expert_embeddings"))
         for i, expert in enumerate(experts):
@@ -175,7 +177,8 @@ def test_top_1_with_a_capacity_is_switchs_block_dropped_tokens_included(capacity
     assert torch.equal(routing.kept.squeeze(-1), chosen.any(-1))
     assert bool(routing.kept.all()) == (capacity == 40)
 
-    assert torch.allclose(router_z_loss(routing.scores), router_z_loss_func(logits), atol=1e-5)
+    assert routing.scores is not None
+    assert torch.allclose(router_z_loss(routing.scores), torch.as_tensor(router_z_loss_func(logits)), atol=1e-5)
     everywhere = logits.argmax(-1, keepdim=True)
     theirs = load_balancing_loss_func(logits.softmax(-1), everywhere.squeeze(-1))
-    assert torch.allclose(balance_loss(routing.probabilities, everywhere), theirs, atol=1e-5)
+    assert torch.allclose(balance_loss(routing.probabilities, everywhere), torch.as_tensor(theirs), atol=1e-5)

@@ -23,7 +23,7 @@ def routed(
 ) -> Routing:
     """By a router with a strong liking for its first experts."""
     torch.manual_seed(seed)
-    sizes = {"dim": num_experts, "num_experts": num_experts, "top_k": top_k}
+    sizes: dict[str, Any] = {"dim": num_experts, "num_experts": num_experts, "top_k": top_k}
     router = DotProductRouterConfig(**sizes, renormalize=renormalize).build()
     with torch.no_grad():
         router.expert_embeddings.copy_(torch.eye(num_experts))

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mhmoe.layers.balanced_router import BalancedRouterConfig
 from mhmoe.layers.capacity import Capacity
@@ -108,7 +109,7 @@ def test_a_router_by_chance_is_the_same_again_under_gradient_checkpointing() -> 
     ).build()
     reference.randomise(layer, 0)
     x, found = torch.randn(30, 8), list[list[Tensor]]()
-    for run in (layer, lambda x: torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False)):
+    for run in (layer, lambda x: checkpoint(layer, x, use_reentrant=False)):
         torch.manual_seed(0)
         layer.zero_grad()
         output = run(x)
@@ -162,7 +163,7 @@ def test_the_bias_stays_in_float32_in_half_precision() -> None:
 def test_every_heads_router_steps_by_its_own_part_of_the_load() -> None:
     router = PerHeadRouterConfig.of(BalancedRouterConfig(dim=4, num_experts=2), heads=2).build()
     router.rebalance(torch.tensor([0.4, 0.1, 0.2, 0.3]))
-    biases = [one.balancing_bias.sign().tolist() for one in router.routers]
+    biases = [one.get_buffer("balancing_bias").sign().tolist() for one in router.routers]
     assert biases == [[-1, 1], [1, -1]]
 
 

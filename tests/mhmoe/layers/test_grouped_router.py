@@ -18,7 +18,7 @@ def make(seed: int = 0, **sizes: Any) -> GroupedRouter:
     router = GroupedRouterConfig(**{"dim": 8, "num_experts": 12, "top_k": 2, "num_groups": 4, **sizes}).build()
     reference.randomise(router, seed)
     with torch.no_grad():  # groups that are clearly apart, in float32 too
-        router.group_embeddings *= 2
+        router.group_embeddings.mul_(2)
     return router
 
 
@@ -52,7 +52,8 @@ def test_the_best_group_is_chosen_and_then_the_best_of_its_experts(
 
 def gates(gate: str, scores: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     if gate == "softmax":
-        return (reference.softmax(scores),) * 2
+        probabilities = reference.softmax(scores)
+        return probabilities, probabilities
     each = torch.stack([1 / (1 + torch.exp(-s)) for s in scores])
     return each / each.sum(), each
 
