@@ -6,7 +6,7 @@ Dai et al. 2024, arXiv 2401.06066, Eq. 9 to 11: each expert of an ordinary mixtu
 shared (see mhmoe/layers/fine_grained.py). Gates are not renormalised. Published, DeepSeekMoE 16B (section 5 and the
 released config): 28 blocks of 2,048, the first with a dense network; 64 routed experts of 0.25 times the standard
 width, 6 chosen, 2 shared; 16.4B parameters, 2.8B active. DeepSeek-V2 (arXiv 2405.04434) and V3 (arXiv 2412.19437) keep
-the layer; V3's gate is a sigmoid with a bias for balance and a limit of groups.
+the layer; V3's gate is a sigmoid with a bias for balance and a limit of groups (mhmoe/layers/balanced_router.py).
 
 Not published: none of the sizes. Departures: the expert-level balance loss is v1 Eq. 10, as for all systems here; there
 is no device-level one, which concerns devices alone.
@@ -14,13 +14,8 @@ is no device-level one, which concerns devices alone.
 
 from baselines.counting import Published
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
-from mhmoe.layers.routers import DotProductRouterConfig, RouterConfig
+from mhmoe.layers.routers import DotProductRouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
-
-
-def router(dim: int, num_experts: int, top_k: int) -> RouterConfig:
-    """V1's and V2's. The place for V3's sigmoid with bias and group limit, which is another router class."""
-    return DotProductRouterConfig(dim=dim, num_experts=num_experts, top_k=top_k)
 
 
 def deepseekmoe(
@@ -30,7 +25,7 @@ def deepseekmoe(
     expert_dim = max(2 * dim // 3, 1) if expert_dim is None else expert_dim
     network = FeedForwardConfig(dim=dim, inner_dim=max(shared, 1) * expert_dim, activation="swiglu")
     return SparseMoEConfig(
-        router=router(dim, num_experts, top_k),
+        router=DotProductRouterConfig(dim=dim, num_experts=num_experts, top_k=top_k),
         experts=ExpertsConfig(dim=dim, num_experts=num_experts, expert_dim=expert_dim, activation="swiglu"),
         shared=network if shared else None,
     )

@@ -10,18 +10,13 @@ experts of inner width 8,192 at dim 1,024 in every second of 36 layers of encode
 The printed totals are rounded so that each is four times another (12.5B, 50B, 200B; 37B, 150B, 600B); from the sizes
 follow 619B. Not published: the vocabulary of all 100 languages (64,000 is taken) and how the layers divide between
 encoder and decoder (evenly is taken).
-Departures: a decoder alone; the second expert is always kept; evaluation drops nothing; GELU for ReLU.
+Departures: a decoder alone; evaluation draws and drops nothing; GELU for ReLU.
 """
 
 from baselines.counting import Published
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
-from mhmoe.layers.routers import DotProductRouterConfig, RouterConfig
+from mhmoe.layers.gshard_router import GShardRouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
-
-
-def router(dim: int, num_experts: int) -> RouterConfig:
-    """The place for the router whose second choice is random."""
-    return DotProductRouterConfig(dim=dim, num_experts=num_experts, top_k=2, renormalize=True)
 
 
 def gshard(
@@ -29,7 +24,7 @@ def gshard(
 ) -> SparseMoEConfig:
     """The layer of every other block; experts of 8 dim, as printed, unless told."""
     return SparseMoEConfig(
-        router=router(dim, num_experts),
+        router=GShardRouterConfig(dim=dim, num_experts=num_experts),
         experts=ExpertsConfig(dim=dim, num_experts=num_experts, expert_dim=expert_dim or 8 * dim),
         capacity_factor=capacity_factor,
     )

@@ -7,22 +7,18 @@ as many (`eff`) or alpha times as many (`acc`) are chosen, cost about what the o
 expert read the full width. In Nemotron 3 Super (released config): 512 experts of inner width 2,688 in a space of 1,024,
 22 chosen, a shared one of 5,376, in 40 of 88 layers of 4,096; 120.6B parameters, 12.7B active. Kimi K3 (arXiv
 2607.24653, released config) adds the norm: 896 experts of 3,072 in a space of 3,584, 16 chosen, shared ones of 6,144 in
-all, in 92 of 93 layers of 7,168; 2.78T parameters, 104.2B active.
+all, in 92 of 93 layers of 7,168; 2.78T parameters, 104.2B active. Gates are a sigmoid, renormalised, with a bias for
+balance, in both.
 
-Not published: how K3's norm fares against none. Departures: gates are a sigmoid, renormalised, as in both, without
-their bias for balance and their scale; GELU for Nemotron's squared ReLU, SwiGLU for K3's bounded one. `published`
-counts the mixtures alone: the rest of these models is Mamba and linear attention, which this package does not have.
+Not published: how K3's norm fares against none. Departures: gates have no further scale; GELU for Nemotron's squared
+ReLU, SwiGLU for K3's bounded one. `published` counts the mixtures alone: the rest of these models is Mamba and linear
+attention, which this package does not have.
 """
 
 from baselines.counting import Published
+from mhmoe.layers.balanced_router import BalancedRouterConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
 from mhmoe.layers.latent import LatentConfig, latent_moe
-from mhmoe.layers.routers import DotProductRouterConfig, RouterConfig
-
-
-def router(dim: int, num_experts: int, top_k: int) -> RouterConfig:
-    """The place for the router with a balancing bias."""
-    return DotProductRouterConfig(dim=dim, num_experts=num_experts, top_k=top_k, gate="sigmoid", renormalize=True)
 
 
 def latentmoe(
@@ -46,7 +42,8 @@ def latentmoe(
     shared = None
     if shared_dim is not None:
         shared = FeedForwardConfig(dim=dim, inner_dim=shared_dim, activation=experts.activation)
-    return latent_moe(router(dim, num_experts, top_k), experts, shared=shared, normed=normed)
+    router = BalancedRouterConfig(dim=dim, num_experts=num_experts, top_k=top_k)
+    return latent_moe(router, experts, shared=shared, normed=normed)
 
 
 def published() -> dict[str, Published]:

@@ -8,22 +8,17 @@ Cui et al. 2026, arXiv 2602.04870: as no sub-token leaves its head, heads can li
 that is balanced and known beforehand (Head Parallel), whatever the routing. It is MH-MoE (`MultiHeadConfig`) with
 `PerHeadRouterConfig` inside; the released code (kerner-lab/Sparse-GPT-Pretraining) has neither biases nor norms.
 
-Not held here: the sizes of its experiments, so `published` is empty. Departures: gates are the softmax over the head's
-experts (the released router adds a balancing bias and offers a sigmoid); h slices of dim / h numbers, where the
+Not held here: the sizes of its experiments, so `published` is empty. Gates are the softmax over the head's experts,
+with a balancing bias (the released router offers a sigmoid too). Departures: h slices of dim / h numbers, where the
 released code allows any width of a head; head and merge layer start as MH-MoE's.
 """
 
 from baselines.counting import Published
+from mhmoe.layers.balanced_router import BalancedRouterConfig
 from mhmoe.layers.experts import ExpertsConfig
 from mhmoe.layers.multi_head import MultiHeadConfig, check_heads
 from mhmoe.layers.per_head import PerHeadRouterConfig
-from mhmoe.layers.routers import DotProductRouterConfig, RouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
-
-
-def router(dim: int, num_experts: int, top_k: int) -> RouterConfig:
-    """Of one head. The place for the router with a balancing bias."""
-    return DotProductRouterConfig(dim=dim, num_experts=num_experts, top_k=top_k)
 
 
 def multi_head_latentmoe(
@@ -32,12 +27,15 @@ def multi_head_latentmoe(
     """The layer of every MoE block, of heads * experts_per_head experts; `top_k` of a head's are chosen."""
     check_heads("heads", heads, dim)
     width = dim // heads
+    router = BalancedRouterConfig(
+        dim=width, num_experts=experts_per_head, top_k=top_k, gate="softmax", renormalize=False
+    )
     return MultiHeadConfig(
         dim=dim,
         heads=heads,
         bias=False,
         inner=SparseMoEConfig(
-            router=PerHeadRouterConfig.of(router(width, experts_per_head, top_k), heads),
+            router=PerHeadRouterConfig.of(router, heads),
             experts=ExpertsConfig(
                 dim=width,
                 num_experts=heads * experts_per_head,

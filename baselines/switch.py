@@ -9,20 +9,15 @@ every second block of T5-Base, to Switch-C, 2,048 experts in every block, 1,571B
 Switch-Large and Switch-XXL.
 
 Not published: nothing that matters here. Departures: a decoder alone, not T5's encoder and decoder; evaluation drops
-nothing (see sparse_moe.py); no jitter yet; GELU for Switch-C's ReLU, SwiGLU for the gated GELU of the others.
+nothing (see capacity.py); GELU for Switch-C's ReLU, SwiGLU for the gated GELU of the others.
 """
 
 from baselines.counting import Published
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
-from mhmoe.layers.routers import DotProductRouterConfig, RouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
+from mhmoe.layers.switch_router import SwitchRouterConfig
 
 CAPACITY_FACTOR = 1.25
-
-
-def router(dim: int, num_experts: int) -> RouterConfig:
-    """The place for the router with jitter."""
-    return DotProductRouterConfig(dim=dim, num_experts=num_experts, top_k=1)
 
 
 def switch(
@@ -35,7 +30,7 @@ def switch(
 ) -> SparseMoEConfig:
     """The layer of a MoE block; experts of 4 dim unless told."""
     return SparseMoEConfig(
-        router=router(dim, num_experts),
+        router=SwitchRouterConfig(dim=dim, num_experts=num_experts),
         experts=ExpertsConfig(
             dim=dim,
             num_experts=num_experts,
