@@ -18,8 +18,7 @@ from benchmarks.timing import Timing, count_threads, in_own_process, in_turns, s
 from experiments.figure6_scaling_experts import PAGE as FIGURE6
 from experiments.runner.runs import model_config
 from experiments.scales import CPU, SMOKE, Scale
-from experiments.systems import System
-from experiments.table1_perplexity import PAGE as TABLE1
+from experiments.systems import System, compared
 from experiments.table5_head_number import HEADS
 from experiments.table5_head_number import rows as table5
 from mhmoe.model.language_model import MHMoEForCausalLM
@@ -43,8 +42,9 @@ def measure_systems(quick: bool, seconds: float) -> dict[str, Any]:
     batch = {"batch_sequences": 4} if quick else {}
     config = TrainingConfig(**{**scale.training, **batch}, learning_rate=1e-3)
     tokens = Tokens(config, scale.model["vocab_size"])
-    compared = TABLE1.rows if quick else (*TABLE1.rows, *table5(HEADS), *FIGURE6.rows)
-    systems = list({row.system.name: row.system for row in compared}.values())
+    pages = () if quick else (*table5(HEADS), *FIGURE6.rows)
+    named = {s.name: s for s in (*(system for system, _ in compared()), *(row.system for row in pages))}
+    systems = [system for system in named.values() if not system.settled_by]  # a search says what those are
     steps = {(s.name, False): training_step(scale, s, config, tokens) for s in systems}
     compiling: dict[tuple[str, bool], dict[str, Any]] = {}
     for system in systems:

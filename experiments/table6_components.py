@@ -60,8 +60,10 @@ _TUNED = (
     at_best(
         SIZED, "xmoe_8_mlp", "X-MoE, 8 experts, k = 2, with MLP layers", lambda point: with_layers(xmoe(8, 2)), seeds=3
     ),
-    at_best(SIZED, "unsplit_8", "MH-MoE without splitting, h = 1", lambda point: _of(point, heads=1), seeds=3),
-    at_best(SIZED, "bare_8", "MH-MoE without MLP layers", lambda point: _of(point, layers=0), seeds=3),
+    at_best(
+        SIZED, UNSPLIT.format("compute"), "MH-MoE without splitting, h = 1", lambda point: _of(point, heads=1), seeds=3
+    ),
+    at_best(SIZED, BARE.format("compute"), "MH-MoE without MLP layers", lambda point: _of(point, layers=0), seeds=3),
     tuned(SIZED),
 )
 
@@ -86,8 +88,8 @@ PAGE = Table(
                 _claim(WHOLE.format(matching), UNSPLIT.format(matching), "Splitting helps MH-MoE", matching),
             )
         ),
-        _claim("bare_8_tuned", TUNED.few.name, "Tuned: splitting alone lies below X-MoE", "compute"),
-        _claim("mhmoe_8_compute_tuned", "bare_8_tuned", "Tuned: MLP layers help MH-MoE", "compute"),
-        _claim("mhmoe_8_compute_tuned", "unsplit_8_tuned", "Tuned: splitting helps MH-MoE", "compute"),
+        _claim(_TUNED[2].name, TUNED.few.name, "Tuned: splitting alone lies below X-MoE", "compute"),
+        _claim(_TUNED[3].name, _TUNED[2].name, "Tuned: MLP layers help MH-MoE", "compute"),
+        _claim(_TUNED[3].name, _TUNED[1].name, "Tuned: splitting helps MH-MoE", "compute"),
     ),
 )

@@ -51,7 +51,7 @@ def render_index(
                         "page": f"[{page.title}]({page.slug}.md)",
                         "scale": scale.name,
                         **{state: states.count(state) for state in ("done", "stale", "missing")},
-                        "measured": _measured(page, [run for run in runs if run.tests], records),
+                        "measured": _measured(page, [run for run in runs if run.tests and not run.waits_for], records),
                         **_spent(done),
                     }
                 )

@@ -18,7 +18,7 @@ noise in the choice; here, as in V-MoE (Riquelme et al. 2021, arXiv 2106.05974, 
 experts and sigma = 1/N, and the choice has no noise. Scores are those before a balancing bias or groups.
 """
 
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -52,7 +52,8 @@ class Loss:
         """Of unmasked rows; n is `width(experts)`."""
         raise NotImplementedError
 
-    def width(self, num_experts: int) -> int:
+    def width(self, num_experts: Any) -> Any:
+        """Numbers are no int while a model is traced."""
         return num_experts
 
     def of(self, load: Float[Tensor, " experts"], means: Float[Tensor, " n"]) -> Float[Tensor, ""]:
@@ -95,7 +96,7 @@ class ZLoss(Loss):
     def means(self, routing: Routing, mask: Tensor | None) -> Tensor:
         return router_z_loss(_scores_of(routing), mask).unsqueeze(0)
 
-    def width(self, num_experts: int) -> int:
+    def width(self, num_experts: Any) -> Any:
         return 1
 
     def of(self, load: Tensor, means: Tensor) -> Tensor:

@@ -329,7 +329,7 @@ def refusal(project: Project, *arguments: str, **environment: str) -> str:
     [
         ("run table1 --scale huge", "scale='huge' is not known; choose one of smoke, cpu"),
         ("render table1 --scale huge", "scale='huge' is not known"),
-        ("run table77", "'table77' is not a table or figure; choose one of complexity,"),
+        ("run table77", "'table77' is not a table or figure; choose one of carried_rates,"),
         ("run table", "'table' is not unique; choose one of table11_parameters, table1_perplexity, table2"),
         ("render nothing", "'nothing' is not a table or figure"),
         (

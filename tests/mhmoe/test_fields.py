@@ -16,6 +16,7 @@ from mhmoe.fields import Count, Range, check_fields, from_json
 from mhmoe.layers import config as configs
 from mhmoe.layers.absent import AbsentConfig
 from mhmoe.layers.dense_mixture import DenseMixtureConfig
+from mhmoe.layers.expert_choice import ExpertChoiceConfig
 from mhmoe.layers.experts import FeedForwardConfig
 from mhmoe.layers.hierarchical import HierarchicalMoEConfig
 from mhmoe.layers.latent import LatentConfig
@@ -115,6 +116,7 @@ CONFIGS = (
     HierarchicalMoEConfig(router=MOE.router, inner=MOE),
     LatentConfig(dim=8, inner=MOE),
     AbsentConfig(dim=4),
+    ExpertChoiceConfig(router=MOE.router, experts=MOE.experts),
     PerHeadRouterConfig.of(MOE.router, 2),
     *(
         kind(dim=4, num_experts=4)
@@ -133,6 +135,8 @@ def test_every_field_of_every_layer_config_refuses_what_it_cannot_be() -> None:
             for value in (*NEVER, *(() if isinstance(getattr(config, field.name), bool) else (True,))):
                 if numeric and value == 1.5:
                     continue
+                if isinstance(getattr(config, field.name), tuple) and isinstance(value, list) and not value:
+                    continue  # a tuple of nothing
                 expected = rf"^{config.kind}\.{field.name}=.* is not allowed; it must be "
                 with pytest.raises(ValueError, match=expected) as caught:
                     config.replace(**{field.name: value})

@@ -94,4 +94,4 @@ def test_the_ledger_says_why_a_claim_is_not_testable() -> None:
     assert "not testable here: a does not beat the null (+" in line
     lost = verdict(runs(a=4.5, b=4.4, x=4.4, d=4.6, null=4.8))
     line = next(line for line in ledger_markdown([lost]).splitlines() if "A lies below B" in line)
-    assert "**not reproduced at this scale**" in line and "not reproduced" not in line
+    assert "**not reproduced at this scale**" in line and "contradicted" not in line

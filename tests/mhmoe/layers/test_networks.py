@@ -123,6 +123,7 @@ def test_every_registered_layer_is_held_to_this() -> None:
     for layer in LAYERS.values():
         collect(layer)
     ours = {kind for kind, cls in configs._KINDS.items() if issubclass(cls, LayerConfig)}
+    ours.remove("expert_choice")  # in which rows depend on each other: test_expert_choice.py
     assert ours <= seen, "add the new kind to LAYERS"
 
 
@@ -279,13 +280,21 @@ print(json.dumps(worst))
 """
 
 
+# Compiling these takes a minute; what they are made of is compiled alone.
+COMPOSED = {
+    *("absent", "three levels", "mixture of all mixtures", "heads around mixtures of mixtures"),
+    *(name for name in LAYERS if name.startswith("bitnet") and name not in ("bitnet sparse", "bitnet heads")),
+}
+
+
 def test_every_compiled_layer_is_one_graph_with_the_same_output_and_gradients() -> None:
     """In a process of its own: the checks of shapes that tests run under are not made for tracing."""
-    layers = json.dumps({name: layer.to_dict() for name, layer in LAYERS.items() if name != "absent"})
+    compiled = {name: layer for name, layer in LAYERS.items() if name not in COMPOSED}
+    layers = json.dumps({name: layer.to_dict() for name, layer in compiled.items()})
     done = program(COMPILED.replace("LAYERS", repr(layers))).wait()
     assert done.code == 0, done.err
     worst = json.loads(done.out.splitlines()[-1])
-    assert worst.keys() == LAYERS.keys() - {"absent"} and max(worst.values()) < 1e-5, worst
+    assert worst.keys() == compiled.keys() and max(worst.values()) < 1e-5, worst
 
 
 @every_layer
