@@ -84,9 +84,10 @@ def _languages(table: Table, reference: str, scale: Scale, records: Records, fol
     if not current[reference]:
         return ""
     name = f"{table.slug}_{scale.name}_languages.png"
-    parts = each_role_once([*systems.values()])  # X-MoE and MH-MoE of each number of experts
+    shown = [system for label, system in systems.items() if label in by_label]
+    parts = each_role_once(shown)  # X-MoE and MH-MoE of each number of experts
     language_figure(
-        [[system.label for system in part if system.label in by_label] for part in parts],
+        [[system.label for system in part] for part in parts],
         by_label,
         next(label for label, system in systems.items() if system.name == reference),
         folder / name,
