@@ -111,12 +111,13 @@ def it_is_imported_from_the_wheel() -> str:
 
 @check
 def the_layer_runs_forward_and_backward_with_every_router() -> str:
-    routers = [value for name, value in vars(mhmoe).items() if name.endswith("RouterConfig")]
-    for router in routers:
-        results(layer(router=router(dim=DIM // 4, num_experts=4)), X)
+    kinds = [value for name, value in vars(mhmoe).items() if name.endswith("RouterConfig")]
+    routers = [kind(dim=DIM // 4, num_experts=4) for kind in kinds if kind is not mhmoe.PerHeadRouterConfig]
+    for router in (*routers, mhmoe.PerHeadRouterConfig.of(routers[0].replace(num_experts=1), heads=4)):
+        results(layer(router=router), X)
     with torch.autocast("cpu", torch.bfloat16):
         results(layer(), X)
-    return f"{len(routers)} routers, and bfloat16"
+    return f"{len(kinds)} routers, and bfloat16"
 
 
 @check
