@@ -34,12 +34,12 @@ class Controls:
         effect = self.effects.get((claim.arm, claim.control))
         if effect is None:
             return f"no control of the kind {claim.control!r} is declared for the arm {claim.arm!r}"
-        verdict = measure(effect, records, scale)
+        verdict = measure(effect, records, scale, resample=False)
         if not _holds(verdict) and claim.difference != effect.difference:
             return f"control not seen: {effect.statement} ({_figure(verdict)})"
         for system in sorted(claim.systems):
             null = self.nulls.get(claim.arm, "")
-            verdict = measure(against_null(system, null, claim), records, scale)
+            verdict = measure(against_null(system, null, claim), records, scale, resample=False)
             if not _holds(verdict):
                 return f"{self.labels.get(system, system)} does not beat the null ({_figure(verdict)})"
         return ""

@@ -148,8 +148,8 @@ def percent_of_perplexity(interval: Interval) -> tuple[float, float, float]:
     return mean, low, high
 
 
-def measure(claim: Claim, records: Sequence[Record], scale: str) -> Verdict:
-    """Everything but the decision: "not run" or, until `decide`, "cannot tell"."""
+def measure(claim: Claim, records: Sequence[Record], scale: str, *, resample: bool = True) -> Verdict:
+    """Everything but the decision: "not run" or, until `decide`, "cannot tell". resample: the documents, too."""
     of_task = [record for record in records if record.task == claim.task]
     found = {system: by_seed([r for r in of_task if r.system == system]) for system in claim.systems}
     seeds = sorted(set.intersection(*(set(of_system) for of_system in found.values())))
@@ -162,7 +162,9 @@ def measure(claim: Claim, records: Sequence[Record], scale: str) -> Verdict:
     if claim.metric == "perplexity":
         lower, higher = ({seed: [found[system][seed] for system in side] for seed in seeds} for side in claim.sides)
         difference = paired_difference(_nll_per_token(lower, claim.split), _nll_per_token(higher, claim.split))
-        documents = document_bootstrap(_documents(lower, claim.split), _documents(higher, claim.split))
+        documents = _UNKNOWN
+        if resample:
+            documents = document_bootstrap(_documents(lower, claim.split), _documents(higher, claim.split))
         tested, costs = difference, {}
     else:
         better, worse = ({seed: found[system][seed] for seed in seeds} for system in (claim.better, claim.worse))
