@@ -13,7 +13,7 @@ from tqdm import tqdm
 from experiments.runner.again import SAME, deviation
 from experiments.runner.manifest import write_listed
 from experiments.runner.runs import Run, model_config, run_config, training_config
-from experiments.runner.store import Records
+from experiments.runner.store import RESULTS, Records
 from mhmoe.data.packing import PackedDataset
 from mhmoe.data.tokenizer import as_transformers
 from mhmoe.io import UserError, check_sealed_folder, check_writable, new_folder, remove_leftovers, seal_folder
@@ -148,7 +148,16 @@ def clean(records: Records, cache: Path, text_cache: Path) -> None:
 
 
 def command() -> str:
-    return shlex.join(["python", "-m", "experiments", *sys.argv[1:]])
+    """As it was given, without the places of this machine."""
+    return shlex.join(["python", "-m", "experiments", *map(without_place, sys.argv[1:])])
+
+
+def without_place(argument: str) -> str:
+    """An absolute path as it is from the repository, or its name alone where it lies elsewhere."""
+    path, here = Path(argument), RESULTS.parent
+    if not path.is_absolute():
+        return argument
+    return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
 
 
 def device_name(device: torch.device) -> str:
