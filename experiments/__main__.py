@@ -179,8 +179,9 @@ def render_(
     if check:
         with tempfile.TemporaryDirectory() as folder:
             write(slug, page, known, scales, Path(folder), results)
-            slugs = () if slug == "claims" else (page.slug,) if page else tuple(each.slug for each in known)
-            compare(slugs, Path(folder), target, edited(scales, results))
+            every = [each.slug for each in (*known, *([page] if page else []))]
+            slugs = () if slug == "claims" else (page.slug,) if page else every
+            compare(slugs, every, Path(folder), target, edited(scales, results))
         return
     files = write(slug, page, known, scales, target, results)
     if slug:

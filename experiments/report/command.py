@@ -54,19 +54,24 @@ def edited(scales: Sequence[Scale], results: Path) -> list[str]:
     return [*found[:3], f"and {len(found) - 3} others"] if len(found) > 3 else found
 
 
-def compare(slugs: tuple[str, ...], ours: Path, committed: Path, changed: Sequence[str]) -> None:
+def compare(slugs: Sequence[str], known: Sequence[str], ours: Path, committed: Path, changed: Sequence[str]) -> None:
     """Raises UserError if a committed text differs from ours, is a page of these slugs that no record gives any more,
-    or if a record was edited."""
+    or if a record was edited. known: the slugs of all pages, of which one may begin like another."""
 
     def texts(folder: Path) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in folder.glob("*") if path.suffix in TEXTS}
 
     wanted, found = texts(ours), texts(committed)
     differing = sorted(name for name, text in wanted.items() if found.get(name) != text)
-    left = sorted(name for name in found.keys() - wanted.keys() if name.startswith(slugs))
+    left = sorted(name for name in found.keys() - wanted.keys() if _owner(name, known) in slugs)
     problems = [f"{', '.join(differing)} differ from what the records give; render again"] if differing else []
     problems += [f"{', '.join(left)} come from no record; remove them"] if left else []
     problems += [f"{', '.join(changed)}; restore it, or see `register`"] if changed else []
     if problems:
         raise UserError(f"in {committed}: {'; '.join(problems)}")
     print(f"{len(wanted)} files are what the records give")
+
+
+def _owner(name: str, known: Sequence[str]) -> str:
+    """The page that a file is of, by its name; "" if it is of none."""
+    return max((slug for slug in known if name.startswith(slug)), key=len, default="")
