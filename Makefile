@@ -35,7 +35,7 @@ RUN_OPTIONS = --scale $(SCALE) $(TASK_OPTION) --jobs $(JOBS) \
 TABLES = $(sort $(foreach file,$(notdir $(wildcard experiments/table[0-9]*_*.py)),$(firstword $(subst _, ,$(file)))))
 FIGURES = $(sort $(foreach file,$(notdir $(wildcard experiments/figure[0-9]*_*.py)),$(firstword $(subst _, ,$(file)))))
 
-.PHONY: help setup lock format lint test check check-install check-report check-wheel docs bench ablate-heads tables figures claims report status
+.PHONY: help setup lock format lint test test-all check check-install check-report check-wheel docs bench ablate-heads tables figures claims report status
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { name = $$1; sub("%", "<n>", name); printf "  make %-20s %s\n", name, $$2 }' $(MAKEFILE_LIST)
@@ -95,10 +95,13 @@ lint: setup ## ruff, ruff format and pyright, changing nothing
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
 
-test: setup ## all tests
+test: setup ## all tests but the slow ones
 	@$(BIN)/python -m pytest
 
-check: setup ## lint, test, the wheel with the newest packages, and the committed tables against the records
+test-all: setup ## all tests
+	@$(BIN)/python -m pytest -m ''
+
+check: setup ## lint, the quick tests, the wheel with the newest packages, and the committed tables against the records
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check-install lint check-report
 	@$(MAKE) --no-print-directory test
 

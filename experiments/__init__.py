@@ -22,6 +22,7 @@ READING_ORDER = (
     "testbed",
     "table1",
     "zero_shot",
+    "figure7",
     "table1_perplexity",
     "figure4_training_curves",
     "figure6_scaling_experts",

@@ -7,6 +7,8 @@ Cost beyond those tables: a quarter of a minute a model. Run: make figure5 SCALE
 
 from experiments.kinds.routing import ROUTING_ENGLISH, routing_figure
 from experiments.systems import HEADS, OURS, mhmoe, xmoe
+from experiments.testbed import TUNED
+from experiments.tuning import tuned
 
 MANY = 8
 _PAPER = "v1 Section 5.1"
@@ -20,11 +22,15 @@ PAGE = routing_figure(
         f"MH-MoE, h = {HEADS}": mhmoe(8, "parameters"),
         f"MH-MoE, h = {HEADS}, equal FLOPs": mhmoe(8, "compute"),
         f"MH-MoE, h = {MANY}": mhmoe(8, "parameters", MANY, seeds=5),
+        "X-MoE, tuned": TUNED.few,
+        "MH-MoE, tuned": tuned("mhmoe_{}_parameters"),
+        "MH-MoE, equal FLOPs, tuned": tuned("mhmoe_{}_compute"),
     },
     denser=(
         (f"MH-MoE, h = {HEADS}", "X-MoE, k = 1", _PAPER),
         (f"MH-MoE, h = {MANY}", f"MH-MoE, h = {HEADS}", _PAPER),
         (f"MH-MoE, h = {HEADS}", f"X-MoE, k = {HEADS}", OURS),
+        ("MH-MoE, tuned", "X-MoE, tuned", _PAPER),
     ),
     text="English tasks",
     group="task",

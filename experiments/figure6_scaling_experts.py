@@ -54,7 +54,7 @@ SERIES: dict[str, dict[int, System]] = {
 
 
 def _claims(label: str, of: dict[int, System]) -> list[Claim | MeasuredClaim]:
-    matching, arm = of[8].matching, "tuned" if of[8].settled_by else "published"
+    matching, arm = of[8].matching, of[8].arm
     source = FOLLOW_UP if matching == "compute" else SOURCE
     sized = "{} of the size of X-MoE with {} experts" if matching else "{} with {} experts"
     names = {n: sized.format(label, n) for n in of}

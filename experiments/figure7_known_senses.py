@@ -5,6 +5,7 @@ of the former does the topic decide which followers. Whether the model learned t
 Cost: 10 runs and their grid of rates; an hour on two cores at cpu scale. Run: make figure7 TASK=generated SCALE=cpu
 """
 
+from experiments.figure7 import SYSTEMS
 from experiments.kinds.words import EXPERTS, KNOWN_SENSES, SHARE, WordClaim, words_figure
 
 _SOURCE = "ours, after v1 Section 5.2: senses known"
@@ -32,6 +33,7 @@ PAGE = words_figure(
     slug="figure7_known_senses",
     title="Figure 7 on a generated text: different experts of a word's sub-tokens",
     task="generated",
+    systems=SYSTEMS,
     headings={
         "senses": "ambiguous words / diverse words",
         "diversity": "diverse words / general words",

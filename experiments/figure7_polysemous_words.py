@@ -8,6 +8,7 @@ others: Figure 7 on a generated text has false cognates of two languages that th
 Cost beyond Table 5: two seeds more of two models, and a minute a model. Run: make figure7 SCALE=cpu
 """
 
+from experiments.figure7 import SYSTEMS
 from experiments.kinds.words import EXPERTS, PAPER, SHARE, WORD_SENSES, WordClaim, words_figure
 
 _MATCHED, _CONTEXT = "ours: matched words", "ours: words in context"
@@ -24,6 +25,7 @@ CLAIMED = (
 PAGE = words_figure(
     slug="figure7_polysemous_words",
     title="Figure 7: different experts of a word's sub-tokens",
+    systems=SYSTEMS,
     headings={
         "senses": "three senses or more / one sense",
         "false_friends": "with false friends / all other words",

@@ -5,8 +5,8 @@ The grid's runs are shorter than the final ones and never see the test split; th
 Cost: cpu about one hour on two cores. Run: python -m experiments run learning_rates --scale cpu
 """
 
-from experiments.kinds.sweep import Sweep
-from experiments.systems import CHOICE_OF_RATE, compared, controls
+from experiments.kinds.sweep import CHOICE_OF_RATE, Sweep
+from experiments.systems import compared, controls
 
 PAGE = Sweep(
     slug="learning_rates",

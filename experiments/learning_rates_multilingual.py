@@ -4,8 +4,8 @@ Cost: cpu about an hour and a quarter on two cores.
 Run: python -m experiments run learning_rates --task multilingual --scale cpu
 """
 
-from experiments.kinds.sweep import Sweep
-from experiments.systems import CHOICE_OF_RATE, compared, controls
+from experiments.kinds.sweep import CHOICE_OF_RATE, Sweep
+from experiments.systems import compared, controls
 
 PAGE = Sweep(
     slug="learning_rates_multilingual",

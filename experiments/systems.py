@@ -24,10 +24,6 @@ from mhmoe.layers.sparse_moe import SparseMoEConfig
 
 HEADS = 4
 OURS = "ours: the control that the papers lack"  # the source of such claims
-CHOICE_OF_RATE = (
-    "Chosen is the smallest rate within 1% of the system's best perplexity: the grid's runs are short, and short runs "
-    "favour high rates. A chosen rate at the edge of the grid says that the grid should be wider."
-)
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,11 @@ class System:
     num_experts: int | None = None
     settled_by: str = ""
     steps: float = 1.0
+
+    @property
+    def arm(self) -> str:
+        """How it is trained, in the ledger's words."""
+        return "tuned" if self.settled_by else "published"
 
     def chosen(self, records: Any) -> "System | None":
         """What is trained as this system, by what the records say; None while they do not. Itself, but for systems

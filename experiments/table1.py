@@ -42,7 +42,7 @@ def table1(task: str, *, slug: str, title: str, where: str = "", notes: Sequence
             matching=matching,
             paper=(paper_number(pair[0].paper), paper_number(pair[1].paper)) if all(r.paper for r in pair) else None,
             task=task,
-            arm="tuned" if better.endswith("_tuned") else "published",
+            arm=pair[0].system.arm,
             control=control,
         )
 

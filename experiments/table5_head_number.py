@@ -14,7 +14,7 @@ from analysis.claims.rules import Claim
 from experiments.kinds.routing import EXPERT_ACTIVATION
 from experiments.kinds.table import Row, Table
 from experiments.kinds.trend import Trend
-from experiments.systems import OURS, mhmoe, paper_number, paper_numbers, xmoe
+from experiments.systems import OURS, System, mhmoe, paper_number, paper_numbers, xmoe
 from experiments.testbed import TUNED
 from experiments.tuning import tuned
 from mhmoe.layers.matching import Matching
@@ -25,6 +25,10 @@ EXPERTS = 8
 HEADS = (2, 4, 6, 8, 12)
 SIZED: dict[str, Matching] = {"equal parameters": "parameters", "equal FLOPs": "compute"}
 SOURCES: dict[Matching, str] = {"parameters": "v1 Table 5", "compute": "v1 Table 5, at v2's sizes"}
+
+
+def _tuned(heads: int, matching: Matching) -> System:
+    return tuned(f"mhmoe_{{}}_{matching}", seeds=3, parts=heads)
 
 
 def rows(heads: Sequence[int]) -> tuple[Row, ...]:
@@ -42,18 +46,17 @@ def rows(heads: Sequence[int]) -> tuple[Row, ...]:
         *(Row(system=mhmoe(EXPERTS, "compute", h, seeds=3)) for h in heads),
         *(Row(system=xmoe(EXPERTS, top_k=h, seeds=3)) for h in heads if 1 < h <= EXPERTS),
         Row(system=TUNED.few),
-        *(
-            Row(system=tuned(sized, seeds=3, parts=h), reference=TUNED.few.name)
-            for sized in ("mhmoe_{}_parameters", "mhmoe_{}_compute")
-            for h in heads
-        ),
+        *(Row(system=_tuned(h, matching), reference=TUNED.few.name) for matching in SOURCES for h in heads),
     )
 
 
 PAPER = {row.system.name: row.paper for row in rows(HEADS)}
 
 
-def _claim(better: str, worse: str, statement: str, matching: str, source: str = "v1 Table 5") -> Claim:
+def _claim(
+    better: str, worse: str, statement: str, matching: str, source: str = "v1 Table 5", arm: str = "published"
+) -> Claim:
+    printed = source == "v1 Table 5" and arm == "published"
     return Claim(
         slug=SLUG,
         statement=f"{statement} (`{matching}`)",
@@ -61,7 +64,8 @@ def _claim(better: str, worse: str, statement: str, matching: str, source: str =
         better=better,
         worse=worse,
         matching=matching,
-        paper=(paper_number(PAPER[better]), paper_number(PAPER[worse])) if source == "v1 Table 5" else None,
+        arm=arm,
+        paper=(paper_number(PAPER[better]), paper_number(PAPER[worse])) if printed else None,
     )
 
 
@@ -83,7 +87,7 @@ def trend(heads: Sequence[int]) -> Trend:
             "X-MoE, k = h (control)": controls,
             "X-MoE": [(1, xmoe(EXPERTS))],
             **{
-                f"MH-MoE, {sized}, tuned": [(h, tuned(f"mhmoe_{{}}_{matching}", seeds=3, parts=h)) for h in heads]
+                f"MH-MoE, {sized}, tuned": [(h, _tuned(h, matching)) for h in heads]
                 for sized, matching in SIZED.items()
             },
             "X-MoE, tuned": [(1, TUNED.few)],
@@ -130,6 +134,30 @@ PAGE = Table(
             )
             for h in HEADS
             if h <= EXPERTS
+        ),
+        *(
+            _claim(
+                _tuned(h, matching).name,
+                TUNED.few.name,
+                f"Tuned: MH-MoE with {h} heads lies below X-MoE",
+                matching,
+                source,
+                "tuned",
+            )
+            for matching, source in SOURCES.items()
+            for h in HEADS
+        ),
+        *(
+            _claim(
+                _tuned(6, matching).name,
+                _tuned(h, matching).name,
+                f"Tuned: 6 heads lie below {h}",
+                matching,
+                source,
+                "tuned",
+            )
+            for matching, source in SOURCES.items()
+            for h in (2, 12)
         ),
     ),
     notes=("With 12 heads there is no control: k cannot exceed the 8 experts.",),

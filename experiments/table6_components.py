@@ -10,10 +10,9 @@ Cost: cpu about forty minutes on two cores. Run: make reproduce-table6 SCALE=cpu
 
 from analysis.claims.rules import Claim
 from experiments.kinds.table import Row, Table
-from experiments.settings import Point
-from experiments.systems import System, dense, mhmoe, paper_numbers, with_layers, xmoe
+from experiments.systems import dense, mhmoe, paper_numbers, with_layers, xmoe
 from experiments.testbed import TUNED
-from experiments.tuning import at_best, choices_of, tuned
+from experiments.tuning import at_best, mhmoe_at, tuned
 
 SLUG = "table6_components"
 PRINTED = ("v1_table6_components", "rows")
@@ -29,7 +28,7 @@ def _claim(better: str, worse: str, statement: str, matching: str = "") -> Claim
     if {better, worse} <= set(PRINTED_ROWS):
         printed = (values[PRINTED_ROWS.index(better)], values[PRINTED_ROWS.index(worse)])
     return Claim(
-        arm="tuned" if better.endswith("_tuned") else "published",
+        arm="tuned" if better in {system.name for system in _TUNED} else "published",
         slug=SLUG,
         statement=statement + (f" (`{matching}`)" if matching else ""),
         source="v1 Table 6" if printed else "v2 Table 4, for v1's Table 6",
@@ -51,19 +50,25 @@ _SYSTEMS = (
 )
 
 
-def _of(point: Point, *, heads: int | None = None, layers: int = 1) -> System:
-    return mhmoe(8, "compute", heads or point.parts, top_k=choices_of(point), layers=layers, like_top_k=2)
-
-
 _COMPUTE = (mhmoe(8, "compute", heads=1), mhmoe(8, "compute", layers=0), mhmoe(8, "compute"))
 _TUNED = (
     at_best(
         SIZED, "xmoe_8_mlp", "X-MoE, 8 experts, k = 2, with MLP layers", lambda point: with_layers(xmoe(8, 2)), seeds=3
     ),
     at_best(
-        SIZED, UNSPLIT.format("compute"), "MH-MoE without splitting, h = 1", lambda point: _of(point, heads=1), seeds=3
+        SIZED,
+        UNSPLIT.format("compute"),
+        "MH-MoE without splitting, h = 1",
+        lambda point: mhmoe_at(point, "compute", heads=1),
+        seeds=3,
     ),
-    at_best(SIZED, BARE.format("compute"), "MH-MoE without MLP layers", lambda point: _of(point, layers=0), seeds=3),
+    at_best(
+        SIZED,
+        BARE.format("compute"),
+        "MH-MoE without MLP layers",
+        lambda point: mhmoe_at(point, "compute", layers=0),
+        seeds=3,
+    ),
     tuned(SIZED),
 )
 

@@ -10,13 +10,22 @@ from dataclasses import replace
 from experiments.kinds.search import Search
 from experiments.settings import Point
 from experiments.systems import System, dense_of_cost, fine_grained, mhmoe, null, xmoe
+from mhmoe.layers.matching import Matching
 
 EXPERTS, TOP_K = 8, 2
 
 
-def choices_of(point: Point) -> int:
-    """k of MH-MoE at equal FLOPs."""
-    return (2, 4, 8)[point.choices]
+def choices_of(point: Point, matching: Matching) -> int:
+    """k of MH-MoE; at equal parameters at most 2, with which it has h times the FLOPs of X-MoE already."""
+    return {"compute": (2, 4, 8), "parameters": (1, 2, 2)}[matching][point.choices]
+
+
+def mhmoe_at(
+    point: Point, matching: Matching, experts: int = EXPERTS, *, heads: int | None = None, layers: int = 1
+) -> System:
+    """MH-MoE of the size of X-MoE with two choices, with the heads and choices of a point."""
+    k = choices_of(point, matching)
+    return mhmoe(experts, matching, heads or point.parts, top_k=k, layers=layers, like_top_k=TOP_K)
 
 
 # With a number of experts: a name, what people call it, and the system at a point.
@@ -31,14 +40,11 @@ SIZED: dict[str, tuple[str, Callable[[int, Point], System]]] = {
     ),
     "mhmoe_{}_compute": (
         "MH-MoE, FLOPs and parameters of X-MoE with {} experts and k = 2",
-        lambda experts, point: mhmoe(experts, "compute", point.parts, top_k=(2, 4, 8)[point.choices], like_top_k=TOP_K),
+        lambda experts, point: mhmoe_at(point, "compute", experts),
     ),
-    # Of at most k = 2, with which it has h times the FLOPs of X-MoE already.
     "mhmoe_{}_parameters": (
         "MH-MoE, parameters of X-MoE with {} experts and k = 2",
-        lambda experts, point: mhmoe(
-            experts, "parameters", point.parts, top_k=(1, 2, 2)[point.choices], like_top_k=TOP_K
-        ),
+        lambda experts, point: mhmoe_at(point, "parameters", experts),
     ),
 }
 

@@ -13,6 +13,8 @@ from analysis.zero_shot.scores import Score, mean_accuracy, mean_advantage
 from experiments.kinds.score_table import ScoredRow, ScoreTable
 from experiments.runner.measurements import Measurement
 from experiments.systems import HEADS, OURS, compared, paper_number
+from experiments.table1 import OF_32
+from experiments.testbed import TUNED
 
 _PAPER, _FOLLOW_UP = "", "v2, for v1's sizes"
 # (better, worse, matching, source); the paper's own claims come from its table.
@@ -23,6 +25,11 @@ PAIRS = (
     ("mhmoe_8_compute", "xmoe_8", "compute", _FOLLOW_UP),
     ("mhmoe_32_compute", "xmoe_32", "compute", _FOLLOW_UP),
     ("mhmoe_8_parameters", f"xmoe_8_k{HEADS}", "parameters", OURS),
+    ("xmoe_8_tuned", "dense_tuned", "", _PAPER),
+    ("mhmoe_8_parameters_tuned", "xmoe_8_tuned", "parameters", _PAPER),
+    ("mhmoe_32_parameters_tuned", "xmoe_32_tuned", "parameters", _PAPER),
+    ("mhmoe_8_compute_tuned", "xmoe_8_tuned", "compute", _FOLLOW_UP),
+    ("mhmoe_32_compute_tuned", "xmoe_32_tuned", "compute", _FOLLOW_UP),
 )
 
 
@@ -41,9 +48,12 @@ def zero_shot_table(
 
     where: of the claims, such as "on XNLI".
     """
-    rows = tuple(
-        ScoredRow(system=system, paper_scores=_flat((printed, "_".join(path))) if path else ())
-        for system, path in compared()
+    rows = (
+        *(
+            ScoredRow(system=system, paper_scores=_flat((printed, "_".join(path))) if path else ())
+            for system, path in compared()
+        ),
+        *(ScoredRow(system=system) for system in (*TUNED.systems, *OF_32)),
     )
     row_of = {row.system.name: row for row in rows}
 
@@ -55,6 +65,7 @@ def zero_shot_table(
         if ours.paper_scores and others.paper_scores:
             paper = ours.paper_scores[-1], others.paper_scores[-1]
         common: dict[str, Any] = {"slug": slug, "matching": matching, "task": task, "measurement": measurement.name}
+        common["arm"] = ours.system.arm
         return (
             MeasuredClaim(
                 statement=f"{labels[0]} has higher mean accuracy than {labels[1]} {where}",

@@ -205,6 +205,7 @@ def routing_figure(
             matching=systems[higher[0]].matching or systems[lower[0]].matching,
             task=task,
             measurement=measurement.name,
+            arm=systems[higher[0]].arm,
             higher=Side(system=systems[higher[0]].name, quantity=higher[1]),
             lower=Side(system=systems[lower[0]].name, quantity=lower[1]),
         )

@@ -55,11 +55,15 @@ def scores_of(
     found, runs = measured_systems(measurement, named, scale, records, page.task)
     if not found:
         return [], []
-    lines = caption_of(runs, of_all(found))
-    systems = {row.system.label: found.get(row.system.label, {}) for row in rows}
-    tables, csv_rows = score_tables(scores, systems, {row.system.label: row.paper_scores for row in rows})
-    lines.append(_how(of_all(found)))
-    return [*lines, tables], csv_rows
+    paragraphs, csv_rows = [*caption_of(runs, of_all(found)), _how(of_all(found))], list[Row]()
+    for arm in dict.fromkeys(row.system.arm for row in rows):
+        of_arm = [row for row in rows if row.system.arm == arm]
+        systems = {row.system.label: found.get(row.system.label, {}) for row in of_arm}
+        if any(systems.values()):
+            tables, more = score_tables(scores, systems, {row.system.label: row.paper_scores for row in of_arm})
+            paragraphs += [f"The {arm} arm.", tables] if arm != "published" else [tables]
+            csv_rows += more
+    return paragraphs, csv_rows
 
 
 def _how(results: Sequence[ZeroShotScores]) -> str:

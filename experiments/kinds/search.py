@@ -6,6 +6,7 @@ of them (Dodge et al. 2019, arXiv 1909.03004).
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class Search(Page):
     of the short runs."""
 
     bases: Mapping[str, Callable[[Point], System]] = field(hash=False)
-    labels: Mapping[str, str]
+    labels: Mapping[str, str] = field(hash=False)
     trials: int = 32
     kept: int = 3
     share: float = 1 / 4
@@ -56,9 +57,7 @@ class Search(Page):
 
     def trial(self, base: str, number: int) -> System:
         """What a base is at a point."""
-        point = points(self.trials)[number]
-        name = f"{base}_t{number:02d}"
-        return with_settings(self.bases[base](point), point, name, f"{self.labels[base]}, point {number}")
+        return _trial(self, base, number)
 
     def all_systems(self) -> list[System]:
         return unique([self.trial(base, number) for base in self.bases for number in range(self.trials)])
@@ -215,6 +214,13 @@ _IMPORTANCE = (
     "all systems, each less its own mean; negative where the second is better. Intervals (95%) by drawing points anew. "
     "Main effects alone: a factor that matters in company only shows nothing here."
 )
+
+
+@functools.cache
+def _trial(search: Search, base: str, number: int) -> System:
+    point = points(search.trials)[number]
+    name = f"{base}_t{number:02d}"
+    return with_settings(search.bases[base](point), point, name, f"{search.labels[base]}, point {number}")
 
 
 def _loss(runs: Sequence[Run], records: Records) -> float | None:

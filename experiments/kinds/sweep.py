@@ -15,6 +15,10 @@ from experiments.scales import Scale
 from experiments.systems import System
 from mhmoe.training.record import Record
 
+CHOICE_OF_RATE = (
+    "Chosen is the smallest rate within 1% of the system's best perplexity: the grid's runs are short, and short runs "
+    "favour high rates. A chosen rate at the edge of the grid says that the grid should be wider."
+)
 # Scales have other rates, so that a rate is a row here, and no column.
 CSV_COLUMNS = tuple(Column(key, key) for key in ("label", "rate", "perplexity", "chosen"))
 

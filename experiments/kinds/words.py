@@ -36,15 +36,10 @@ from experiments.runner.page import Page, Section, unique
 from experiments.runner.store import Records
 from experiments.scales import Scale
 from experiments.stand_in.folder import CONTEXTS, FALSE_FRIENDS, LEXICON
-from experiments.systems import System, mhmoe
+from experiments.systems import System
 from mhmoe.data.synthetic import GeneratedCorpus
 
 HEADS = 8
-SEEDS = 5  # with fewer, no difference between words could pass the correction for so many claims
-SYSTEMS: dict[str, System] = {
-    f"MH-MoE, h = {HEADS}": mhmoe(8, "parameters", HEADS, seeds=SEEDS),
-    f"MH-MoE, h = {HEADS}, equal FLOPs": mhmoe(8, "compute", HEADS, seeds=SEEDS),
-}
 EXPERTS, SHARE = "experts", "share of sub-tokens"
 PAPER = "v1 Section 5.2"
 
@@ -145,6 +140,7 @@ def words_figure(
     *,
     slug: str,
     title: str,
+    systems: Mapping[str, System],
     headings: Mapping[str, str],
     groups: tuple[str, str],
     text: str,
@@ -167,6 +163,7 @@ def words_figure(
             matching=system.matching,
             task=task,
             measurement=measurement.name,
+            arm=system.arm,
             higher=Side(system=system.name, quantity=higher),
             lower=Side(system=system.name, quantity=lower),
         )
@@ -175,7 +172,7 @@ def words_figure(
         slug=slug,
         title=title,
         task=task,
-        systems=SYSTEMS,
+        systems=systems,
         headings=headings,
         groups=groups,
         text=text,
@@ -184,7 +181,7 @@ def words_figure(
             f"MoE layers: at most {HEADS}. {explained}"
         ),
         measurements=(measurement,),
-        claims=[claim(label, system, said) for label, system in SYSTEMS.items() for said in claimed],
+        claims=[claim(label, system, said) for label, system in systems.items() for said in claimed],
     )
 
 

@@ -67,6 +67,19 @@ def _loaded(path: Path) -> list[Record]:
     return _LOADED[path][1]
 
 
+_DECLARED: dict[Hashable, str] = {}
+
+
+def _declared(run: Run, record: Record, data: Mapping[str, Any]) -> str:
+    """The fingerprint of a run on the text of a record, made once: every page asks for those of many others."""
+    # Two systems are equal whatever their functions. What a record's fingerprint is made of has its text.
+    key = run, run.system.layer, run.system.feed_forward, record.fingerprint
+    if key not in _DECLARED:
+        same, processes = is_text_of(run.scale, data), record.config.get("processes", 1)
+        _DECLARED[key] = fingerprint(run_config(run, data, processes), run.seed) if same else ""
+    return _DECLARED[key]
+
+
 class Records:
     """All records of a scale under results/runs, by name: a file each, or a line each in a file of several.
 
@@ -117,9 +130,8 @@ class Records:
         record = self.by_name.get(run.name)
         if record is None or run.learning_rate is None:
             return ""
-        data, processes = record.config.get("data", {}), record.config.get("processes", 1)
-        same = self.corpus is None or self.corpus == data.get("corpus")
-        return fingerprint(run_config(run, data, processes), run.seed) if same and is_text_of(run.scale, data) else ""
+        data = record.config.get("data", {})
+        return _declared(run, record, data) if self.corpus is None or self.corpus == data.get("corpus") else ""
 
     def chosen_learning_rate(self, task: str, system: System) -> float | None:
         """The smallest rate of the grid within TIE of the lowest perplexity on `valid`.

@@ -165,6 +165,7 @@ def test_the_lower_bound_is_the_slower_of_arithmetic_and_traffic() -> None:
     assert least_seconds(flops=4 * 10**9, traffic=10**9, machine=machine) == 10.0
 
 
+@pytest.mark.slow
 def test_a_quick_run_writes_tables_and_a_figure_that_render_gives_again(tmp_path: Path) -> None:
     options = ("--quick", "--repetitions", "1", "--output", str(tmp_path))
     printed = module("benchmarks", *options, PYTHONWARNINGS="default").wait()
@@ -188,6 +189,7 @@ def test_a_quick_run_writes_tables_and_a_figure_that_render_gives_again(tmp_path
     assert {name: (tmp_path / name).read_bytes() for name in names} == written
 
 
+@pytest.mark.slow
 def test_zero_shot_scores_stand_beside_those_of_lm_evals_command(tmp_path: Path) -> None:
     write_questions(tmp_path / "data")
     text = tiny.text(tmp_path / "cache")

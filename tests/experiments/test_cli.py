@@ -271,6 +271,7 @@ def test_two_processes_share_the_runs_and_do_none_twice(new, finished, tmp_path)
     assert numbers(project, "mini") == numbers(finished[0], "mini")
 
 
+@pytest.mark.slow  # as does the queue
 def test_the_option_jobs_starts_the_same_command_in_several_processes(new, finished, tmp_path):
     project = new.copied(tmp_path / "project")
     options = ("--scale=mini", "--data=data", "--jobs=2", "--seeds", "1", "2")

@@ -254,7 +254,7 @@ def test_below_chance_has_its_own_arrow():
 
 def test_an_arrow_must_stand_among_all_cells():
     """Two hundred models that guess: by chance alone ten are beyond p < 0.05."""
-    guessing = {str(i): {1: result(0.5, 0.25, 1000 + i)} for i in range(200)}
+    guessing = {str(i): {1: scores_of({"two": items(200, 2, 0.5, 1000 + i)})} for i in range(200)}
     tasks = [values[1].tasks["two"].accuracies["acc"] for values in guessing.values()]
     assert sum((task.p_chance or 0) < 0.05 for task in tasks) > 2
     page, _ = score_tables(LINES[:1], guessing, {})

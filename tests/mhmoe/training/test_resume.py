@@ -81,6 +81,7 @@ def steps_saved(folder: Path) -> int:
     return read_checkpoint(folder / "run.pt")["progress"]["step"]
 
 
+@pytest.mark.slow  # the command line is killed too
 def test_a_run_killed_three_times_ends_with_the_weights_of_one_never_killed(
     text: PackedDataset, tmp_path: Path
 ) -> None:
