@@ -98,12 +98,11 @@ class HierarchicalMoE(nn.Module):
         rows = x.reshape(-1, x.shape[-1])
         index, weight, kept = (part.flatten(0, -2) for part in (first.index, first.weight, first.kept))
         run = _on_chosen_rows if numbers_may_be_read(index) else _on_all_rows
-        hidden, inner = torch.zeros_like(rows), list[Routing | None]()
+        hidden, found = torch.zeros_like(rows), []
         for i, layer in enumerate(self.inner):
             chosen = (index == i) & kept
             hidden, routing = run(layer, rows, (weight * chosen).sum(-1).to(rows.dtype), chosen.any(-1), hidden)
-            inner.append(routing)
-        found = [routing for routing in inner if routing is not None]
+            found += [] if routing is None else [routing]
         routing = of_leaves(first, found, x.shape[:-1]) if found else first
         return FFNOutput(hidden.view(x.shape), self.balance(routing, mask), routing)
 
