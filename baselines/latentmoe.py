@@ -8,9 +8,9 @@ more than the ordinary mixture. Router and shared expert read the full width. It
 73B parameters, and gates that are a softmax. In Nemotron 3 Super (released config): 512 experts of inner width 2,688 in
 a space of 1,024, 22 chosen, a shared one of 5,376, in 40 of 88 layers of 4,096; 120.6B parameters, 12.7B active (its
 report). Kimi K3 (arXiv 2607.24653, Table 1, and released config) adds the norm: 896 experts of 3,072 in a space of
-3,584, 16 chosen, two shared ones of 3,072, in 92 of 93 layers of 7,168; 2.78T parameters, 104.2B active. In both the gates are
-a sigmoid, renormalised, with a bias for balance; K3 sets the bias from quantiles of the scores (its Quantile Balancing)
-and not by a fixed step.
+3,584, 16 chosen, two shared ones of 3,072, in 92 of 93 layers of 7,168; 2.78T parameters, 104.2B active. In both the
+gates are a sigmoid, renormalised, with a bias for balance; K3 sets the bias from quantiles of the scores (its Quantile
+Balancing) and not by a fixed step.
 
 Not published: how K3's norm fares against none. Departures: gates have no further scale (Nemotron's have one); the
 bias takes steps of fixed size; GELU unless told, `published` has Nemotron's squared ReLU, and SwiGLU for K3's bounded

@@ -8,7 +8,8 @@ configs have 0.01), scores in float32 ("selective precision", section 2.4), a ca
 balance loss of Eq. 4, which is v1's Eq. 10.
 
 Departures: any top_k. The text jitters the input, as here; the printed pseudo-code adds noise to the logits. Weights
-are drawn as the paper says, from a normal distribution of variance 0.1/dim, cut at two deviations. The jitter is that of the router's input alone, as in the released code; the experts see x itself.
+are drawn as the paper says, from a normal distribution of variance 0.1/dim, cut at two deviations. The
+jitter is that of the router's input alone, as in the released code; the experts see x itself.
 
 How the capacity counts: here and in the paper an expert takes capacity_factor * rows / experts of the rows of a
 batch (here rounded up before the factor, `Capacity`), in training alone. transformers' Switch takes a fixed number
