@@ -39,7 +39,7 @@ NUM_EXPERTS = (8, 32)
 BATCHES = (1, 16)
 SIZES: dict[str, Any] = {"hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "vocab_size": 8192}
 QUICK: dict[str, Any] = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 256}
-PROMPT, GENERATED, ROUNDS = 64, 8, 9
+PROMPT, GENERATED, ROUNDS = 32, 8, 5
 RESULTS = ROOT / "results" / "speed"
 COLUMNS = (
     Column("label", "model"),
