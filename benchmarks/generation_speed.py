@@ -36,10 +36,11 @@ from mhmoe.training.loop import seed_parameters
 from mhmoe.training.record import provenance
 
 NUM_EXPERTS = (8, 32)
-BATCHES = (1, 16)
+BATCHES = {1: 64, 16: 8}
+"""Prompts at once, and their length: what is generated is timed without them."""
 SIZES: dict[str, Any] = {"hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "vocab_size": 8192}
 QUICK: dict[str, Any] = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 256}
-PROMPT, GENERATED, ROUNDS = 32, 8, 5
+GENERATED, ROUNDS = 8, 4
 RESULTS = ROOT / "results" / "speed"
 COLUMNS = (
     Column("label", "model"),
@@ -67,7 +68,7 @@ def models(sizes: Mapping[str, Any]) -> dict[str, MHMoEConfig]:
     found: dict[str, LayerConfig | None] = {"dense, FLOPs of one expert": None}
     for num_experts in NUM_EXPERTS:
         found |= layers(sizes["hidden_size"], num_experts)
-    length = PROMPT + GENERATED
+    length = max(BATCHES.values()) + GENERATED
     return {
         label: MHMoEConfig(**sizes, max_position_embeddings=length, moe=moe, eos_token_id=None, pad_token_id=0)
         for label, moe in found.items()
@@ -81,8 +82,8 @@ def measure(sizes: Mapping[str, Any], rounds: int = ROUNDS) -> list[dict[str, An
     prompts: dict[int, torch.Tensor] = {}
 
     def draw() -> None:
-        for batch in BATCHES:
-            prompts[batch] = torch.randint(1, sizes["vocab_size"], (batch, PROMPT))
+        for batch, length in BATCHES.items():
+            prompts[batch] = torch.randint(1, sizes["vocab_size"], (batch, length))
 
     def generate(model: Any, batch: int) -> object:
         with torch.no_grad():
@@ -118,21 +119,21 @@ def measure(sizes: Mapping[str, Any], rounds: int = ROUNDS) -> list[dict[str, An
     ]
 
 
-def generated_per_second(row: Mapping[str, Any], batch: int, prompt: int, generated: int) -> float:
+def generated_per_second(row: Mapping[str, Any], batch: int, generated: int) -> float:
     """Tokens after the first, which the prompt's own pass gives: its time is taken off, round by round."""
     pairs = zip(row["seconds"][f"generate {batch}"], row["seconds"][f"read {batch}"], strict=True)
     return batch * (generated - 1) / median(max(whole - reading, 1e-9) for whole, reading in pairs)
 
 
 def markdown(data: Mapping[str, Any]) -> str:
-    prompt, generated = data["prompt"], data["generated"]
+    generated = data["generated"]
     table: list[dict[str, Any]] = []
     base: dict[str, Any] = {}
     for found in data["rows"]:
         row: dict[str, Any] = {name: found[name] for name in ("label", "parameters", "active", "flops")}
         for batch in BATCHES:
-            row[f"generated_{batch}"] = generated_per_second(found, batch, prompt, generated)
-        row["prompt"] = prompt / median(found["seconds"]["read 1"])
+            row[f"generated_{batch}"] = generated_per_second(found, batch, generated)
+        row["prompt"] = BATCHES[1] / median(found["seconds"]["read 1"])
         base = row if row["label"].startswith("dense, parameters") else base
         if base:
             row |= {f"ratio_{batch}": row[f"generated_{batch}"] / base[f"generated_{batch}"] for batch in BATCHES}
@@ -146,8 +147,8 @@ def markdown(data: Mapping[str, Any]) -> str:
             "",
             f"{data['cpu']}, 1 thread; torch {source['versions']['torch']}; commit {source['commit'][:12]}; "
             f"`{source['command']}`. Width {sizes['hidden_size']}, {sizes['num_hidden_layers']} blocks, half of them "
-            f"with the layer that is named; random weights, float32; prompts of {prompt} tokens, {generated} "
-            f"generated; medians of {rounds} rounds.",
+            f"with the layer that is named; random weights, float32; one prompt of {BATCHES[1]} tokens or 16 of "
+            f"{BATCHES[16]}, {generated} generated; medians of {rounds} rounds.",
             "",
             table_markdown(COLUMNS, table),
             "",
@@ -180,7 +181,6 @@ def main(arguments: list[str]) -> None:
         "cpu": cpu_model(),
         "provenance": provenance(command, cpu_model(), 1),
         "sizes": sizes,
-        "prompt": PROMPT,
         "generated": GENERATED,
         "rows": measure(sizes, rounds=2 if quick else ROUNDS),
     }

@@ -23,10 +23,10 @@ def test_the_page_takes_the_prompts_time_off_and_compares_with_the_dense_model_a
         }
         return {"label": label, "parameters": 10**6, "active": 10**6, "flops": 10**6, "seconds": timed}
 
-    assert generated_per_second(row("x", 0.5), 16, 64, 8) == pytest.approx(16 * 7 / 0.5)
+    assert generated_per_second(row("x", 0.5), 16, 8) == pytest.approx(16 * 7 / 0.5)
     rows = [row("dense, FLOPs of one expert", 0.1), row("dense, parameters of 8 experts", 0.5), row("X-MoE", 0.25)]
     source = {"versions": {"torch": "2"}, "command": "c", "commit": "0" * 40}
-    data = {"cpu": "a CPU", "provenance": source, "sizes": SIZES, "prompt": 64, "generated": 8, "rows": rows}
+    data = {"cpu": "a CPU", "provenance": source, "sizes": SIZES, "generated": 8, "rows": rows}
     first, base, mixture = (line for line in markdown(data).splitlines() if line.startswith(("| dense", "| X-MoE")))
     assert [cell.strip() for cell in first.split("|")[8:10]] == ["-", "-"]
     assert "1.00" in base and "2.00" in mixture and "28.0" in mixture
