@@ -38,7 +38,7 @@ from mhmoe.training.record import provenance
 NUM_EXPERTS = (8, 32)
 BATCHES = {1: 64, 16: 8}
 """Prompts at once, and their length: what is generated is timed without them."""
-SIZES: dict[str, Any] = {"hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "vocab_size": 8192}
+SIZES: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 4, "num_attention_heads": 6, "vocab_size": 8192}
 QUICK: dict[str, Any] = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 256}
 GENERATED, ROUNDS = 8, 4
 RESULTS = ROOT / "results" / "speed"
