@@ -149,6 +149,7 @@ claims: setup ## the ledger of claims, from the committed records
 
 report: setup ## render everything in results/ again from the committed records (SCALE=smoke: results/smoke)
 	@$(BIN)/python -m experiments render --scale $(SCALE)
+	@$(BIN)/python -m docs.numbers
 
 status: setup ## which runs are done, stale or missing
 	@$(BIN)/python -m experiments status --scale $(SCALE)

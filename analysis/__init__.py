@@ -3,7 +3,7 @@
 results: what every measurement says. statistics: intervals and corrections. tables, plotting: what pages and figures
 share; figures: curves, trends and categories; waterfall: step by step. perplexity, languages: rows of perplexity, of a
 whole text and language by language. checkpoints: any causal model. claims: the ledger. routing: which experts a text
-and its words go to. zero_shot: scores of lm-eval's tasks.
+and its words go to. sparsity: of dense networks. zero_shot: scores of lm-eval's tasks.
 """
 
 READING_ORDER = (
@@ -18,5 +18,6 @@ READING_ORDER = (
     "checkpoints",
     "claims",
     "routing",
+    "sparsity",
     "zero_shot",
 )

@@ -3,13 +3,14 @@
     y(x) = f_shared(x) + sum_{p in top_k(g(x))} g_p(x) f_p(x),   g = softmax(x E)
 
 Dai et al. 2024, arXiv 2401.06066, Eq. 9 to 11: each expert of an ordinary mixture is cut into m, and K_s of them become
-shared (see mhmoe/layers/fine_grained.py). Gates are not renormalised. Published, DeepSeekMoE 16B (section 5 and the
-released config): 28 blocks of 2,048, the first with a dense network; 64 routed experts of 0.25 times the standard
-width, 6 chosen, 2 shared; 16.4B parameters, 2.8B active. DeepSeek-V2 (arXiv 2405.04434) and V3 (arXiv 2412.19437) keep
+shared (see mhmoe/layers/fine_grained.py). Gates are not renormalised. Published, DeepSeekMoE 16B (section 5.1.2): 28
+blocks of 2,048, the first with a dense network, 16 heads of 128; 64 routed experts of 0.25 times the standard width, 6
+chosen, 2 shared; 16.4B parameters, 2.8B active. From its released config: experts of 1,408, the first block's network
+of 10,944, 102,400 symbols (the paper: 100K). DeepSeek-V2 (arXiv 2405.04434) and V3 (arXiv 2412.19437) keep
 the layer; V3's gate is a sigmoid with a bias for balance and a limit of groups (mhmoe/layers/balanced_router.py).
 
-Not published: none of the sizes. Departures: the expert-level balance loss is v1 Eq. 10, as for all systems here; there
-is no device-level one, which concerns devices alone.
+Not published: nothing that matters here. Departures: none in the expert-level balance loss (Eq. 12 to 14), which is
+v1 Eq. 10 but for its weight; there is no device-level one (Eq. 15 to 17), which concerns devices alone.
 """
 
 from baselines.counting import Published

@@ -2,12 +2,12 @@
 
     y(x) = sum_p g_p(x) f_p(x),   g = softmax(x W)
 
-Jacobs, Jordan, Nowlan and Hinton 1991, "Adaptive Mixtures of Local Experts"; as a layer of a language model, MoE-4 of
-Shazeer et al. 2017, arXiv 1701.06538, Appendix C.1: 4 experts of inner width 1,024 between two LSTMs of 512, of which
-all 4 are chosen; 8.4M parameters without embeddings and output layer.
+Jacobs, Jordan, Nowlan and Hinton 1991, "Adaptive Mixtures of Local Experts" (Neural Computation 3, 79-87); as a layer
+of a language model, MoE-4 of Shazeer et al. 2017, arXiv 1701.06538, Eq. 1 and 2, Appendix C.1 and Table 7: 4 experts of
+inner width 1,024 between two LSTMs of 512, of which all 4 are chosen; 8.4M parameters without embeddings and output.
 
 Not published by Jacobs et al.: any size that compares. Departures from Shazeer et al.: a transformer for the LSTMs, no
-noise on the gates (its matrix is in the published total), GELU for ReLU.
+noise on the gates (its matrix is in the published total) and no sigmoid behind the mixture, GELU for ReLU unless told.
 """
 
 from baselines.counting import Published
@@ -36,7 +36,7 @@ def published() -> dict[str, Published]:
     return {
         "MoE-4": Published(
             layers=1,
-            moe=densely_gated(512, 4, expert_dim=1024),
+            moe=densely_gated(512, 4, expert_dim=1024, activation="relu"),
             moe_layers=1,
             heads=0,
             head_dim=0,

@@ -2,13 +2,15 @@
 
     y(x) = sum_{p in top_2(g(x))} g_p(x) f_p(x),   g = softmax(x W)
 
-Du et al. 2021, arXiv 2112.06905, section 4 and Table 4: experts are two-layer networks; the dense blocks between them
-have a gated linear unit. Each token goes to two experts (not one), as in GShard. Published, 64B/64E: 64 blocks of
-8,192, 128 heads of 128, inner width 32,768, 1.2T parameters, 96.6B active. Table 4 has smaller ones too, not held here.
+Du et al. 2021, arXiv 2112.06905, section 4 and Table 4: the dense blocks have a gated GELU; the experts between them
+are "feed-forward networks", and the weighted average of two of them goes on. Each token goes to two experts (not one),
+as in GShard. Published, 64B/64E: 64 blocks of 8,192, 128 heads of 128, inner width 32,768, 1.2T parameters, 96.6B
+active. With experts of two matrices these sizes give 96.6B exactly; with three they would not. Table 4 has smaller
+ones too, not held here.
 
-Not published: the capacity factor of training, and whether gates are renormalised (GShard, which it follows, does so;
-so do we). Departures: nothing is dropped; SwiGLU for the gated GELU of the dense blocks (equal in size). The
-vocabulary is 256K, read as 256,000.
+Not published: the experts' activation, and whether gates are renormalised (GShard, which it follows, does so; so do
+we). The capacity factor is 2.0, as ST-MoE tells (arXiv 2202.08906). Departures: nothing is dropped. The vocabulary is
+256K, read as 256,000.
 """
 
 from baselines.counting import Published
@@ -27,7 +29,7 @@ def glam(dim: int, num_experts: int = 64, *, expert_dim: int | None = None, top_
 
 def dense(dim: int) -> FeedForwardConfig:
     """The gated network of the blocks between."""
-    return FeedForwardConfig(dim=dim, inner_dim=4 * dim, activation="swiglu")
+    return FeedForwardConfig(dim=dim, inner_dim=4 * dim, activation="geglu")
 
 
 def published() -> dict[str, Published]:

@@ -3,14 +3,15 @@
     y(x) = g_1 f_1(x) + g_2 f_2(x),   g_1 and g_2 the two largest of softmax(x W), renormalised to sum to 1
 
 Lepikhin et al. 2020, arXiv 2006.16668, Algorithm 1: the second expert is kept with probability 2 g_2 at most (random
-dispatch), an expert takes 2 tokens / experts, first choices before second ones. Published: MoE(2048E, 36L), 600B:
-experts of inner width 8,192 at dim 1,024 in every second of 36 layers of encoder and decoder together (18 MoE layers,
-36,864 experts).
+dispatch), first choices before second ones; an expert takes O(2 tokens / experts) (section 3.1; exactly so here).
+Published, Table 1 and Appendix A.2: MoE(2048E, 36L), 600B: experts of inner width 8,192 at dim 1,024, 16 heads of 128,
+in every second of 36 layers of encoder and decoder together; 64,000 source and 32,000 target symbols.
 
-The printed totals are rounded so that each is four times another (12.5B, 50B, 200B; 37B, 150B, 600B); from the sizes
-follow 619B. Not published: the vocabulary of all 100 languages (64,000 is taken) and how the layers divide between
-encoder and decoder (evenly is taken).
-Departures: a decoder alone; evaluation draws and drops nothing; GELU for ReLU.
+Table 1 prints 36,684 experts in all, and 12,228 for 12 layers: 18 x 2,048 is 36,864, 6 x 2,048 is 12,288. Its weights
+are rounded so that each is four times another (12.5B, 50B, 200B; 37B, 150B, 600B); from the sizes follow 619B.
+Not published: how 36 layers divide between encoder and decoder (evenly is taken; 12 are 6 and 6, section 4.4), and
+whether output and target embeddings are one matrix (they are here).
+Departures: a decoder alone; evaluation draws and drops nothing; GELU for ReLU (section 3.1) unless told.
 """
 
 from baselines.counting import Published
@@ -20,12 +21,22 @@ from mhmoe.layers.sparse_moe import SparseMoEConfig
 
 
 def gshard(
-    dim: int, num_experts: int, *, expert_dim: int | None = None, capacity_factor: float | None = 1.0
+    dim: int,
+    num_experts: int,
+    *,
+    expert_dim: int | None = None,
+    activation: str = "gelu",
+    capacity_factor: float | None = 1.0,
 ) -> SparseMoEConfig:
     """The layer of every other block; experts of 8 dim, as printed, unless told."""
     return SparseMoEConfig(
         router=GShardRouterConfig(dim=dim, num_experts=num_experts),
-        experts=ExpertsConfig(dim=dim, num_experts=num_experts, expert_dim=expert_dim or 8 * dim),
+        experts=ExpertsConfig(
+            dim=dim,
+            num_experts=num_experts,
+            expert_dim=expert_dim or 8 * dim,
+            activation=activation,  # pyright: ignore[reportArgumentType]  # the config checks it
+        ),
         capacity_factor=capacity_factor,
     )
 
@@ -34,13 +45,13 @@ def published() -> dict[str, Published]:
     return {
         "MoE(2048E, 36L)": Published(
             layers=36,
-            moe=gshard(1024, 2048, expert_dim=8192),
+            moe=gshard(1024, 2048, expert_dim=8192, activation="relu"),
             moe_layers=18,
-            dense=FeedForwardConfig(dim=1024, inner_dim=8192),
+            dense=FeedForwardConfig(dim=1024, inner_dim=8192, activation="relu"),
             heads=16,
             head_dim=128,
             attentions=18 + 2 * 18,
-            vocab_size=64000,
+            vocab_size=64000 + 32000,
             tied=True,
             total=600,
         )

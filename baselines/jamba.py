@@ -2,9 +2,10 @@
 
     y(x) = sum_{p in top_2(g(x))} g_p(x) SwiGLU_p(x),   g = softmax(x W), not renormalised
 
-Lieber et al. 2024, arXiv 2403.19887, section 2 and 3: 4 groups of 8 blocks of 4,096, 16 experts of inner width 14,336
-in every second block (the second of each two: `moe_every=2`, `moe_offset=1`), 2 chosen; a dense SwiGLU of that width in
-the others; 52B parameters, 12B active.
+Lieber et al. 2024, arXiv 2403.19887, sections 2 and 3.1: 4 groups of 8 blocks (attention to Mamba 1 : 7), 16 experts in
+every second one, 2 chosen; 52B parameters, 12B active. From the released config and transformers' Jamba, which the
+tests hold us to: dim 4,096, experts and dense SwiGLUs of inner width 14,336, 32 heads, 8 of keys and values, 65,536
+symbols, the mixture in the second of each two blocks (`moe_every=2`, `moe_offset=1`), gates not renormalised.
 
 Departures: attention in every block here, as the transformer is shared by all systems: Mamba blocks are out of scope.
 Their parameters are counted below, for the published total alone. Not published: data and tokens.

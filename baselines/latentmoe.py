@@ -2,17 +2,20 @@
 
     y(x) = f_shared(x) + W_up norm( sum_{p in top_k(g(x))} g_p(x) f_p(W_down x) )
 
-Elango et al. 2026, arXiv 2601.18089, without the norm: with alpha = dim / latent, alpha times as many experts, of which
-as many (`eff`) or alpha times as many (`acc`) are chosen, cost about what the ordinary mixture costs. Router and shared
-expert read the full width. In Nemotron 3 Super (released config): 512 experts of inner width 2,688 in a space of 1,024,
-22 chosen, a shared one of 5,376, in 40 of 88 layers of 4,096; 120.6B parameters, 12.7B active. Kimi K3 (arXiv
-2607.24653, released config) adds the norm: 896 experts of 3,072 in a space of 3,584, 16 chosen, shared ones of 6,144 in
-all, in 92 of 93 layers of 7,168; 2.78T parameters, 104.2B active. Gates are a sigmoid, renormalised, with a bias for
-balance, in both.
+Elango et al. 2026, arXiv 2601.18089, Eq. 1 and 2, without the norm: with alpha = dim / latent (4 in its runs), alpha
+times as many experts, of which as many (`eff`) or alpha times as many (`acc`, what it recommends) are chosen, cost no
+more than the ordinary mixture. Router and shared expert read the full width. Its own models (Table 2) have 16B, 95B and
+73B parameters, and gates that are a softmax. In Nemotron 3 Super (released config): 512 experts of inner width 2,688 in
+a space of 1,024, 22 chosen, a shared one of 5,376, in 40 of 88 layers of 4,096; 120.6B parameters, 12.7B active (its
+report). Kimi K3 (arXiv 2607.24653, Table 1, and released config) adds the norm: 896 experts of 3,072 in a space of
+3,584, 16 chosen, two shared ones of 3,072, in 92 of 93 layers of 7,168; 2.78T parameters, 104.2B active. In both the
+gates are a sigmoid, renormalised, with a bias for balance; K3 sets the bias from quantiles of the scores (its Quantile
+Balancing) and not by a fixed step.
 
-Not published: how K3's norm fares against none. Departures: gates have no further scale; GELU for Nemotron's squared
-ReLU, SwiGLU for K3's bounded one. `published` counts the mixtures alone: the rest of these models is Mamba and linear
-attention, which this package does not have.
+Not published: how K3's norm fares against none. Departures: gates have no further scale (Nemotron's have one); the
+bias takes steps of fixed size; GELU unless told, `published` has Nemotron's squared ReLU, and SwiGLU for K3's bounded
+one (SiTU-GLU). `published` counts the mixtures alone: the rest of these models is Mamba and linear attention, which
+this package does not have.
 """
 
 from baselines.counting import Published
@@ -48,7 +51,7 @@ def latentmoe(
 
 def published() -> dict[str, Published]:
     """The mixtures of both models; `total` and `active` are of the whole models."""
-    nemotron = latentmoe(4096, 1024, 512, 22, expert_dim=2688, shared_dim=5376)
+    nemotron = latentmoe(4096, 1024, 512, 22, expert_dim=2688, shared_dim=5376, activation="relu2")
     k3 = latentmoe(7168, 3584, 896, 16, expert_dim=3072, shared_dim=6144, activation="swiglu", normed=True)
     return {
         "Nemotron 3 Super, mixtures": _mixtures(40, nemotron, total=120.6, active=12.7),

@@ -3,11 +3,13 @@
     y(x) = sum_{p in top_2(x W)} softmax(top_2(x W))_p SwiGLU_p(x)
 
 Jiang et al. 2024, "Mixtral of Experts", arXiv 2401.04088, section 2.1. A softmax over the chosen scores is the softmax
-over all, renormalised over the chosen. Published: Mixtral 8x7B, 46.7B parameters of which 12.9B active (its
-announcement; the paper rounds to 47B and 13B), and 8x22B, 141B of which 39B active. "8x7B" is a name: the experts share
-attention and embeddings, so it is not 56B; and it shares no expert between blocks.
+over all, renormalised over the chosen. Published: Mixtral 8x7B, 46.7B parameters of which 12.9B active
+(mistral.ai/news/mixtral-of-experts, December 2023; the paper rounds to 47B and 13B), and 8x22B, 141B of which 39B
+active (mistral.ai/news/mixtral-8x22b, April 2024). "8x7B" is a name: the experts share attention and embeddings, so it
+is not 56B; and it shares no expert between blocks.
 
-Not published: data, tokens, learning rates, the weight of the balance loss in pre-training.
+Not published: data, tokens, learning rates, the weight of the balance loss in pre-training. Not found in a source that
+we could read: which of 32,000 and 32,768 symbols the base 8x22B has; 0.01B lie between them.
 Departures: none in the layer. Nothing is dropped.
 """
 

@@ -8,9 +8,10 @@ Cui et al. 2026, arXiv 2602.04870: as no sub-token leaves its head, heads can li
 that is balanced and known beforehand (Head Parallel), whatever the routing. It is MH-MoE (`MultiHeadConfig`) with
 `PerHeadRouterConfig` inside; the released code (kerner-lab/Sparse-GPT-Pretraining) has neither biases nor norms.
 
-Not held here: the sizes of its experiments, so `published` is empty. Gates are the softmax over the head's experts,
-with a balancing bias (the released router offers a sigmoid too). Departures: h slices of dim / h numbers, where the
-released code allows any width of a head; head and merge layer start as MH-MoE's.
+Not held here: the sizes of its experiments, so `published` is empty. As in the released code (ffwd/mh_moe_hp_nrt.py),
+gates are a softmax over the chosen scores, for which it wants two experts at least, experts have GELU, and a bias
+balances the choice. Departures: the bias is added to the gates and not to the scores; h slices of dim / h numbers,
+where the released code allows any width of a head; head and merge layer start as MH-MoE's.
 """
 
 from baselines.counting import Published
@@ -24,11 +25,11 @@ from mhmoe.layers.sparse_moe import SparseMoEConfig
 def multi_head_latentmoe(
     dim: int, heads: int, experts_per_head: int, top_k: int = 2, *, expert_dim: int, activation: str = "gelu"
 ) -> MultiHeadConfig:
-    """The layer of every MoE block, of heads * experts_per_head experts; `top_k` of a head's are chosen."""
+    """The layer of every MoE block, heads * experts_per_head experts; `top_k` of a head's, two or more, are chosen."""
     check_heads("heads", heads, dim)
     width = dim // heads
     router = BalancedRouterConfig(
-        dim=width, num_experts=experts_per_head, top_k=top_k, gate="softmax", renormalize=False
+        dim=width, num_experts=experts_per_head, top_k=top_k, gate="softmax", renormalize=True
     )
     return MultiHeadConfig(
         dim=dim,

@@ -3,13 +3,16 @@
     y(x) = g_p(x) f_p(x),   p = argmax g(x),   g = softmax(x W)
 
 Fedus, Zoph and Shazeer, arXiv 2101.03961 (January 2021), section 2: Eq. 2 with k = 1, an expert takes at most
-capacity_factor * tokens / experts (Eq. 3), balance loss Eq. 4 to 6 with weight 0.01. In training the router's input is
-multiplied by noise within 1 +- 0.01 (their Appendix C: jitter). Published, Table 9: from Switch-Base, 128 experts in
-every second block of T5-Base, to Switch-C, 2,048 experts in every block, 1,571B parameters. Not held here: its
-Switch-Large and Switch-XXL.
+capacity_factor * tokens / experts (Eq. 3; Table 1 tries 2.0, 1.25 and 1.0), balance loss Eq. 4 to 6 with weight 0.01.
+In training the router's input is multiplied by noise (Appendix C, Table 10: input jitter). Published, Table 9: from
+Switch-Base, 128 experts in every second block of T5-Base, "7B" (7.4B in Tables 7 and 8), to Switch-C, 2,048 experts in
+every block, 1571B. In that table the headings of layers and experts stand over each other's numbers. Not held here:
+its Switch-Large (26B) and Switch-XXL (395B).
 
-Not published: nothing that matters here. Departures: a decoder alone, not T5's encoder and decoder; evaluation drops
-nothing (see capacity.py); GELU for Switch-C's ReLU, SwiGLU for the gated GELU of the others.
+Not published: the size of the jitter; 0.01 is that of the released configs (`router_jitter_noise`). The printed
+pseudo-code adds noise to the logits instead. Switch-C's activation: Table 9 leaves its mark for a gated GELU empty, and
+T5's other one is ReLU. Departures: a decoder alone, not T5's encoder and decoder; evaluation drops nothing (see
+capacity.py); GELU unless told.
 """
 
 from baselines.counting import Published
@@ -46,9 +49,9 @@ def published() -> dict[str, Published]:
     return {
         "Switch-Base": Published(
             layers=2 * 12,
-            moe=switch(768, 128, expert_dim=2048, activation="swiglu"),
+            moe=switch(768, 128, expert_dim=2048, activation="geglu"),
             moe_layers=2 * 6,
-            dense=FeedForwardConfig(dim=768, inner_dim=2048, activation="swiglu"),
+            dense=FeedForwardConfig(dim=768, inner_dim=2048, activation="geglu"),
             heads=12,
             head_dim=64,
             attentions=3 * 12,
@@ -58,7 +61,7 @@ def published() -> dict[str, Published]:
         ),
         "Switch-C": Published(
             layers=2 * 15,
-            moe=switch(2080, 2048, expert_dim=6144),
+            moe=switch(2080, 2048, expert_dim=6144, activation="relu"),
             moe_layers=2 * 15,
             heads=32,
             head_dim=64,

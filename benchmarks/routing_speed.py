@@ -2,10 +2,15 @@
 
     flat        every expert is scored: N products of width dim a row                    DotProductRouter
     two-level   the groups, then the experts of one: about 2 sqrt(N) products            GroupedRouter
-    time = a N^exponent, by least squares of log time on log N: over all N, and over the larger half of them
+    cost = a N^exponent, by least squares of log cost on log N: over all N, and over the larger half of them
+
+Of FLOPs the exponent is that of counts; of time, that of the medians over rounds, with the middle 95% of what resampled
+rounds give. That says how sure the measurement is and not how well a power fits: below some N fixed costs are most of a
+call, so time grows less than FLOPs. The larger half says more of the law.
 
 One thread, float32, top-1, no gradients. What is timed is all of routing: scores, choice, and the probabilities of all
-N experts, which balance losses need and which both routers write: that part grows with N in both. About 20 seconds.
+N experts, which balance losses need and which both routers write: that part grows with N in both. About a minute.
+`--render` writes the page again from the measurement that is there.
 """
 
 import json
@@ -15,8 +20,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from analysis.tables import Column, table_markdown
@@ -30,9 +37,10 @@ from mhmoe.training.record import provenance
 NUM_EXPERTS = (16, 32, 64, 128, 256, 512, 1024)
 ROUTERS: dict[str, type[RouterConfig]] = {"flat": DotProductRouterConfig, "two-level": GroupedRouterConfig}
 RESULTS = ROOT / "results" / "speed"
+RESAMPLED = 1000
 
 
-def measure(dim: int = 768, rows: int = 1024, rounds: int = 15) -> list[dict[str, Any]]:
+def measure(dim: int = 768, rows: int = 1024, rounds: int = 41) -> list[dict[str, Any]]:
     """A dict for each router and number of experts: FLOPs a row and the seconds of every timed forward."""
     torch.set_num_threads(1)
     steps, flops = dict[str, Callable[[], object]](), dict[str, int]()
@@ -72,14 +80,30 @@ def exponent(points: Sequence[tuple[float, float]]) -> float:
     return covariance / sum((x - mean_x) ** 2 for x in xs)
 
 
-def exponents(data: Mapping[str, Any], router: str, value: str) -> tuple[float, float]:
-    """Of "seconds" (their medians) or "flops_per_row": over all numbers of experts, and over the larger half."""
-    points = [
-        (row["num_experts"], median(row[value]) if value == "seconds" else row[value])
-        for row in data["rows"]
-        if row["router"] == router
-    ]
-    return exponent(points), exponent(sorted(points)[len(points) // 2 :])
+class Interval(NamedTuple):
+    """A value, and the quantiles between which 95% of those of resampled rounds are."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+def exponents(data: Mapping[str, Any], router: str, value: str, *, larger_half: bool = False) -> Interval:
+    """Of "seconds", of which there is one a round, or of "flops_per_row"."""
+    rows = sorted((row for row in data["rows"] if row["router"] == router), key=lambda row: row["num_experts"])
+    rows = rows[len(rows) // 2 :] if larger_half else rows
+    costs = np.array([row[value] if value == "seconds" else [row[value]] for row in rows])  # [numbers, rounds]
+    draws = np.random.default_rng(0).integers(costs.shape[1], size=(RESAMPLED, costs.shape[1]))
+
+    def slope(rounds: npt.NDArray[np.int64]) -> float:
+        middle = np.median(costs[:, rounds], axis=1)
+        return exponent([(row["num_experts"], float(y)) for row, y in zip(rows, middle, strict=True)])
+
+    low, high = np.quantile([slope(rounds) for rounds in draws], (0.025, 0.975))
+    return Interval(slope(np.arange(costs.shape[1])), float(low), float(high))
 
 
 def markdown(data: Mapping[str, Any]) -> str:
@@ -100,12 +124,23 @@ def markdown(data: Mapping[str, Any]) -> str:
         Column("two-level", "two-level, ms", ".3f"),
         Column("ratio", "flat / two-level", ".2f"),
     )
-    lines = [
-        f"- {router}: {what} with exponent {whole:.2f} over all, {upper:.2f} from the middle up."
+    fits = [
+        {
+            "router": router,
+            "cost": what,
+            "all": str(exponents(data, router, value)),
+            "larger": str(exponents(data, router, value, larger_half=True)),
+        }
         for router in ROUTERS
-        for what, value in (("FLOPs grow", "flops_per_row"), ("time grows", "seconds"))
-        for whole, upper in [exponents(data, router, value)]
+        for what, value in (("FLOPs", "flops_per_row"), ("time", "seconds"))
     ]
+    middle = NUM_EXPERTS[len(NUM_EXPERTS) // 2]
+    fit_columns = (
+        Column("router", "router"),
+        Column("cost", "cost"),
+        Column("all", "exponent, all N"),
+        Column("larger", f"exponent, N from {middle}"),
+    )
     source = data["provenance"]
     return "\n".join(
         [
@@ -117,12 +152,30 @@ def markdown(data: Mapping[str, Any]) -> str:
             "",
             table_markdown(columns, table),
             "",
-            *lines,
+            "## Cost = a N^exponent",
             "",
-            "Both routers also write the probabilities of all experts, which balance losses need: that part of the "
-            "time grows with N.",
+            table_markdown(fit_columns, fits),
+            "",
+            "In brackets: the middle 95% of what resampled rounds give. The square root is 0.5.",
+            "",
+            f"{verdict(data)} Both routers also write the probabilities of all experts, which balance losses need: "
+            "that part of the time grows with N.",
             "",
         ]
+    )
+
+
+def verdict(data: Mapping[str, Any]) -> str:
+    """What the measured exponents say of the square root."""
+    time = exponents(data, "two-level", "seconds", larger_half=True)
+    flat = exponents(data, "flat", "seconds", larger_half=True)
+    flops = exponents(data, "two-level", "flops_per_row")
+    agrees = (
+        "like it" if round(time.low, 2) <= 0.5 <= round(time.high, 2) else "faster" if time.low > 0.5 else "more slowly"
+    )
+    return (
+        f"FLOPs of two levels grow like the square root ({flops.value:.2f}). In the larger half their time grows "
+        f"{agrees}, by {time}; that of flat routing by {flat}."
     )
 
 
@@ -134,6 +187,9 @@ def write(data: Mapping[str, Any], folder: Path) -> str:
 
 
 def main() -> None:
+    if sys.argv[1:] == ["--render"]:
+        print(write(json.loads((RESULTS / "routing.json").read_text()), RESULTS))
+        return
     sizes = {"dim": 768, "rows": 1024}
     command = shlex.join(["python", "-m", "benchmarks.routing_speed", *sys.argv[1:]])
     data = {

@@ -21,6 +21,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from docs.numbers import rows_of, with_numbers
+
 ROOT = Path(__file__).parents[1]
 BESIDE = ("CONTRIBUTING.md", "CHANGELOG.md", *(f"results/**/*.{kind}" for kind in ("md", "csv", "png")))
 WIDTH = "100"  # characters of what commands print
@@ -76,7 +78,7 @@ def assemble(folder: Path) -> None:
         target = folder / place
         target.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".md":
-            text = path.read_text(encoding="utf-8")
+            text = with_numbers(path.read_text(encoding="utf-8"), rows_of())
             target.write_text(with_outputs(with_links_of_the_site(text, place, path), printed), encoding="utf-8")
         else:
             shutil.copyfile(path, target)

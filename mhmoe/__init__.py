@@ -18,6 +18,7 @@ Glossary (paper symbol | name here | axis in shapes):
 
 from mhmoe.layers.absent import AbsentConfig
 from mhmoe.layers.balanced_router import BalancedRouterConfig
+from mhmoe.layers.biased_router import BiasedRouterConfig
 from mhmoe.layers.config import Config, config_from_dict
 from mhmoe.layers.dense_mixture import DenseMixtureConfig
 from mhmoe.layers.expert_choice import ExpertChoice, ExpertChoiceConfig
@@ -62,6 +63,7 @@ __all__ = [
     "READING_ORDER",
     "AbsentConfig",
     "BalancedRouterConfig",
+    "BiasedRouterConfig",
     "Config",
     "DenseMixtureConfig",
     "DotProductRouterConfig",

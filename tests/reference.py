@@ -182,6 +182,8 @@ def scores(router: Mapping[str, Any], weights: Weights, row: Tensor) -> list[Ten
     embeddings = [weights["expert_embeddings"][p] for p in range(router["num_experts"])]
     if router["kind"] in ("dot_product_router", "switch_router", "gshard_router", "balanced_router"):
         return [dot(row, e) for e in embeddings]
+    if router["kind"] == "biased_router":
+        return [dot(row, e) + weights["bias"][p] for p, e in enumerate(embeddings)]
     low = weights["projection"] @ row
     if router["kind"] == "unit_embeddings_router":  # scaled to norm 1.5, and normalised again for the score
         return [dot(low, (1.5 * e / norm(e)) / norm(1.5 * e / norm(e))) for e in embeddings]
@@ -204,18 +206,33 @@ def expert_network(config: Mapping[str, Any], weights: Weights, row: Tensor) -> 
     hidden = weights["up_proj"] @ row
     if config["bias"]:
         hidden = hidden + weights["up_bias"]
-    if config["activation"] == "gelu":
-        hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-    else:
-        half = len(hidden) // 2
-        gate, up = hidden[:half], hidden[half:]
-        hidden = gate / (1 + torch.exp(-gate)) * up
+    hidden = activated(config["activation"], hidden)
     if config["inner_norm"]:
         centred = hidden - hidden.mean()
         hidden = centred / torch.sqrt((centred * centred).mean() + 1e-5)
         hidden = hidden * weights["inner_norm.weight"] + weights["inner_norm.bias"]
     out = weights["down_proj"] @ hidden
     return out + weights["down_bias"] if config["bias"] else out
+
+
+def activated(name: str, x: Tensor) -> Tensor:
+    """The inner numbers; of gated ones the first half is the gate."""
+    half = len(x) // 2
+    gate, up = x[:half], x[half:]
+    if name == "gelu":
+        return x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+    if name == "relu":
+        return torch.stack([max(v, 0 * v) for v in x])
+    if name == "relu2":
+        return torch.stack([max(v, 0 * v) ** 2 for v in x])
+    if name == "swiglu":
+        return gate / (1 + torch.exp(-gate)) * up
+    if name == "geglu":
+        return gate * 0.5 * (1 + torch.erf(gate / math.sqrt(2))) * up
+    assert name == "clamped_swiglu", name
+    gate = torch.stack([v if v < 7 else 0 * v + 7 for v in gate])
+    up = torch.stack([v if -7 < v < 7 else 0 * v + (7 if v > 0 else -7) for v in up])
+    return (up + 1) * gate / (1 + torch.exp(-1.702 * gate))
 
 
 def mlp(weights: Weights, name: str, layers: int, row: Tensor) -> Tensor:

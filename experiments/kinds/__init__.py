@@ -3,6 +3,7 @@
 READING_ORDER = (
     "sizes",
     "printed_sizes",
+    "shares",
     "curves",
     "sweep",
     "sensitivity",
@@ -11,6 +12,7 @@ READING_ORDER = (
     "waterfall",
     "score_table",
     "routing",
+    "sparsity",
     "words",
     "trend",
     "table",

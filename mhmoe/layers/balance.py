@@ -142,6 +142,13 @@ class BalanceLoss(nn.Module):
         return torch.stack(terms).sum() if terms else means.sum()
 
 
+def mixtures(module: nn.Module) -> list[nn.Module]:
+    """The layers in `module` whose routing is returned, in order: of mixtures within one another the outermost."""
+    if isinstance(getattr(module, "balance", None), BalanceLoss):
+        return [module]
+    return [mixture for child in module.children() for mixture in mixtures(child)]
+
+
 def _scores_of(routing: Routing) -> Tensor:
     if routing.scores is None:
         raise ValueError("the losses load and z need the scores of all experts, which this router does not give")

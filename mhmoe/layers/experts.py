@@ -3,17 +3,17 @@
     f(x)  = W_down norm(act(W_up x + b_up)) + b_down
     o(x)  = sum_{j <= top_k} g_j(x) f_{p_j(x)}(x)                            (v1 Eq. 6, without its residual)
 
-act is GELU, or SwiGLU: silu(a) * b of the two halves of W_up x. norm is absent unless `inner_norm`
-(the sub-LN of the authors' stack); with it and biases an expert has the parameters that v1 Table 11
-counts. Stacked weights are laid out as in transformers: up_proj [experts, inner, dim] (twice the
-inner rows for SwiGLU), down_proj [experts, dim, inner].
+act is one of activations.py: GELU, or a gated one such as SwiGLU, of the two halves of W_up x. norm is absent
+unless `inner_norm` (the sub-LN of the authors' stack); with it and biases an expert has the parameters that
+v1 Table 11 counts. Stacked weights are laid out as in transformers: up_proj [experts, inner, dim] (twice the
+inner rows where gated), down_proj [experts, dim, inner].
 
 Rows are sorted by expert, each expert multiplies its contiguous share, and the weighted results
 are added back to their rows: nothing is padded and nothing is dropped.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mhmoe.fields import Range, Size
+from mhmoe.layers.activations import ACTIVATIONS, GATED, ActivationName
 from mhmoe.layers.bitnet import PRECISIONS, Precision, linear
 from mhmoe.layers.config import LATER, Config, LayerConfig
 from mhmoe.layers.dispatch import Order, combine, gather, sort_by_expert
@@ -36,30 +37,12 @@ class FFNOutput(NamedTuple):
     routing: Routing | None = None
 
 
-class GELU(nn.Module):
-    """Exact (erf) GELU."""
-
-    def forward(self, x: Float[Tensor, "*rows inner"]) -> Float[Tensor, "*rows inner"]:
-        return F.gelu(x)
-
-
-class SwiGLU(nn.Module):
-    """silu(gate) * up, the two halves of the last axis (Shazeer 2020, arXiv 2002.05202)."""
-
-    def forward(self, x: Float[Tensor, "*rows two_inner"]) -> Float[Tensor, "*rows inner"]:
-        gate, up = x.chunk(2, dim=-1)
-        return F.silu(gate) * up
-
-
-ACTIVATIONS = {"gelu": GELU, "swiglu": SwiGLU}
-
-
 @dataclass(frozen=True, kw_only=True)
 class _NetworkConfig(Config):
     """One two-layer network of input width `dim`; three matrices when gated."""
 
     dim: Size
-    activation: Literal["gelu", "swiglu"] = "gelu"
+    activation: ActivationName = "gelu"
     bias: bool = False
     inner_norm: bool = False
     output_gain: Annotated[float, Range(above=0, most=10**3), LATER] = 1.0
@@ -69,7 +52,7 @@ class _NetworkConfig(Config):
 
     @property
     def up_width(self) -> int:
-        return self.inner * (2 if self.activation == "swiglu" else 1)
+        return self.inner * (2 if self.activation in GATED else 1)
 
     @property
     def gated(self) -> int:

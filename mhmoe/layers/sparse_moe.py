@@ -122,6 +122,10 @@ class SparseMoE(nn.Module):
             hidden = hidden + self.shared(x).hidden
         return FFNOutput(hidden, self.balance(routing, mask), routing)
 
+    def rebalance(self, load: Float[Tensor, " experts"]) -> None:
+        """What the router learns from the fractions of a whole step's selections."""
+        self.router.rebalance(load)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualConfig(LayerConfig, kind="residual"):

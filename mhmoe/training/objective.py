@@ -22,14 +22,15 @@ Not so under a `capacity_factor`: which selections are dropped depends on the mi
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mhmoe.layers.balance import BalanceLoss
+from mhmoe.layers.balance import BalanceLoss, mixtures
+from mhmoe.layers.hierarchical import HierarchicalMoE
 from mhmoe.layers.losses import selections
 from mhmoe.layers.routing import Router, Routing, wanted_by
 from mhmoe.layers.sparse_moe import SparseMoE
@@ -85,7 +86,7 @@ def balance_losses(model: nn.Module, layers: int) -> Sequence[BalanceLoss]:
 
 
 def _own_losses(model: nn.Module) -> list[BalanceLoss]:
-    return [module for module in model.modules() if isinstance(module, BalanceLoss)]
+    return [cast(BalanceLoss, mixture.balance) for mixture in mixtures(model)]
 
 
 def _of_layers(found: Sequence[BalanceLoss], layers: int) -> Sequence[BalanceLoss]:
@@ -134,10 +135,10 @@ def accumulate_gradients(
 
 def rebalance(model: nn.Module, loads: Tensors) -> None:
     """Lets every router take its step outside the gradients, given t of the global batch of every MoE layer."""
-    mixtures = [module for module in model.modules() if isinstance(module, SparseMoE)]
-    if len(mixtures) == len(loads):  # else there are layers of other packages, which nothing here knows
-        for mixture, load in zip(mixtures, loads, strict=True):
-            mixture.router.rebalance(load)
+    found = mixtures(model)
+    if len(found) == len(loads):  # else there are layers of other packages, which nothing here knows
+        for mixture, load in zip(found, loads, strict=True):
+            cast(SparseMoE | HierarchicalMoE, mixture).rebalance(load)
 
 
 def _of_all(objective: nn.Module, parts: Sequence[Tensor]) -> tuple[Tensors, Tensors]:

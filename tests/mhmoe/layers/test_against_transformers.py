@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import DeepseekV3Config, MixtralConfig, Qwen3MoeConfig, SwitchTransformersConfig
+from transformers import DeepseekV3Config, GptOssConfig, MixtralConfig, Qwen3MoeConfig, SwitchTransformersConfig
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssMLP
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 from transformers.models.switch_transformers.modeling_switch_transformers import (
@@ -20,6 +21,7 @@ from transformers.models.switch_transformers.modeling_switch_transformers import
 )
 
 from mhmoe.layers.balanced_router import BalancedRouterConfig
+from mhmoe.layers.biased_router import BiasedRouterConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
 from mhmoe.layers.losses import balance_loss, router_z_loss
 from mhmoe.layers.routers import DotProductRouterConfig
@@ -31,8 +33,9 @@ from tests import reference
 DIM, INNER = 16, 12
 
 
-def ours(router: Any, activation: Any = "swiglu", **rest: Any) -> SparseMoE:
-    experts = ExpertsConfig(dim=DIM, num_experts=router.num_experts, expert_dim=INNER, activation=activation)
+def ours(router: Any, activation: Any = "swiglu", bias: bool = False, **rest: Any) -> Any:
+    sizes = {"dim": DIM, "num_experts": router.num_experts, "expert_dim": INNER}
+    experts = ExpertsConfig(**sizes, activation=activation, bias=bias)
     layer = SparseMoEConfig(router=router, experts=experts, **rest).build()
     reference.randomise(layer, 0)
     return layer
@@ -143,6 +146,55 @@ def test_a_sigmoid_router_with_bias_and_groups_is_deepseek_v3s_block(
     assert torch.allclose(routing.weight.sum(-1).flatten(), weight.sum(-1), atol=1e-6)
     assert not torch.equal(unbiased, index.sort().values), "the bias changed nothing, so nothing was tested"
     assert ((routing.index * groups // 16).sort().values.diff() != 0).sum(-1).max() < reached
+
+
+@pytest.mark.parametrize("top_k", [1, 4, 8])
+def test_a_biased_router_and_clamped_experts_are_gpt_osss_block(top_k: int) -> None:
+    settings = GptOssConfig(
+        hidden_size=DIM, intermediate_size=INNER, num_local_experts=8, num_experts_per_tok=top_k, num_attention_heads=2
+    )
+    settings._experts_implementation = "eager"
+    router = BiasedRouterConfig(dim=DIM, num_experts=8, top_k=top_k)
+    layer = ours(router, "clamped_swiglu", bias=True)
+    block: Any = GptOssMLP(settings)
+    with torch.no_grad():
+        layer.experts.up_proj *= 6  # so that some are cut, on either side
+        block.router.weight.copy_(layer.router.get_parameter("expert_embeddings"))
+        block.router.bias.copy_(layer.router.get_parameter("bias"))
+        block.experts.gate_up_proj.copy_(in_turns(layer.experts.up_proj).mT)
+        block.experts.gate_up_proj_bias.copy_(in_turns(layer.experts.up_bias))
+        block.experts.down_proj.copy_(layer.experts.down_proj.mT)
+        block.experts.down_proj_bias.copy_(layer.experts.down_bias)
+    x, results = torch.randn(3, 7, DIM), list[list[Tensor]]()
+    direction = torch.randn(x.shape)
+    for run in (lambda rows: layer(rows).hidden, lambda rows: block(rows)[0]):
+        rows = x.clone().requires_grad_()
+        out = run(rows)
+        (out * direction).sum().backward()
+        assert rows.grad is not None
+        results.append([out, rows.grad])
+    inner = (x.view(-1, DIM) @ layer.experts.up_proj[0].mT + layer.experts.up_bias[0]).abs()
+    assert 0.05 < (inner > 7).float().mean() < 0.95, "none or all are cut, so nothing was tested"
+    theirs = dict(block.named_parameters())
+    embeddings, bias = (layer.router.get_parameter(name).grad for name in ("expert_embeddings", "bias"))
+    results[0] += [embeddings, bias, *(p.grad for p in (layer.experts.up_proj, layer.experts.down_proj))]
+    results[0] += [layer.experts.up_bias.grad, layer.experts.down_bias.grad]
+    grads = {name: p.grad for name, p in theirs.items()}
+    results[1] += [grads["router.weight"], grads["router.bias"], in_halves(grads["experts.gate_up_proj"].mT)]
+    results[1] += [grads["experts.down_proj"].mT, in_halves(grads["experts.gate_up_proj_bias"])]
+    results[1] += [grads["experts.down_proj_bias"]]
+    for i, (mine, their) in enumerate(zip(*results, strict=True)):
+        if top_k > 1 or i not in (2, 3):  # at one expert the weight is 1, and the router has no gradient
+            assert their.norm() > 1e-3 and reference.error(mine, their) < 1e-5, i
+
+
+def in_turns(halves: Any) -> Tensor:
+    """[experts, 2 inner, ...]: gate, up, gate, up, ... of the gates followed by the ups."""
+    return halves.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def in_halves(turns: Any) -> Tensor:
+    return turns.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
 
 
 @pytest.mark.parametrize("capacity", [3, 6, 40])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mhmoe.layers.balanced_router import BalancedRouterConfig
 from mhmoe.layers.dense_mixture import DenseMixtureConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
 from mhmoe.layers.fine_grained import fine_grained
@@ -112,7 +113,8 @@ def test_an_inner_mixture_sees_the_rows_alone_that_were_sent_to_it() -> None:
     seen: list[Tensor] = []
     for inner in layer.inner:
         inner.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    index = layer(x).routing.index.view(-1, 2)
+    layer(x)
+    index = layer.router(x).index.view(-1, 2)
     for i, rows in enumerate(seen):
         assert torch.equal(rows, x.view(-1, DIM)[(index == i).any(-1)])
     assert sum(len(rows) for rows in seen) == 2 * 18
@@ -142,9 +144,57 @@ def test_the_balance_loss_of_two_even_levels_is_one_and_of_one_leaf_is_large() -
         for part in (layer.router, *(inner.router for inner in layer.inner)):
             part.expert_embeddings[0] = 50.0  # pyright: ignore
     one = layer(torch.rand(40, DIM)).balance_loss.item()
-    assert one == pytest.approx(
-        (3 + 4 / 2) / 2, rel=0.01
-    )  # first level 3 of 3; second level half of 4, as two are chosen
+    assert one == pytest.approx(12 / 2, rel=0.01)  # of 12 leaves one has all, and half of the selections, two a row
+
+
+def test_the_routing_of_a_hierarchy_is_over_its_leaves_with_the_products_of_both_levels_gates() -> None:
+    layer, x = hierarchy(), torch.randn(2, 9, DIM)
+    mask = torch.ones(2, 9, dtype=torch.bool)
+    mask[1, 4:] = False
+    routing = layer(x, mask).routing
+    first = layer.router(x)
+    second = [inner.router(x) for inner in layer.inner]  # pyright: ignore
+    assert routing.index.shape == (2, 9, 4) and routing.probabilities.shape == (2, 9, 12)
+    for b, t in zip(*mask.nonzero(as_tuple=True), strict=True):
+        expected = (first.probabilities[b, t] / 4).repeat_interleave(4)
+        slot = 0
+        for g, i in zip(first.weight[b, t], first.index[b, t].tolist(), strict=True):
+            inner = second[i]
+            expected[4 * i : 4 * i + 4] = first.probabilities[b, t, i] * inner.probabilities[b, t]
+            assert routing.index[b, t, slot : slot + 2].tolist() == (4 * i + inner.index[b, t]).tolist()
+            assert torch.allclose(routing.weight[b, t, slot : slot + 2], g * inner.weight[b, t], atol=1e-6)
+            slot += 2
+        assert torch.allclose(routing.probabilities[b, t], expected, atol=1e-6)
+    assert torch.allclose(routing.probabilities.sum(-1), torch.ones(2, 9), atol=1e-6)
+    assert torch.equal(routing.kept, mask.unsqueeze(-1).expand(2, 9, 4)) and not routing.weight[~mask].any()
+
+
+def test_a_hierarchys_importance_loss_is_equation_13_of_shazeer() -> None:
+    config = HierarchicalMoEConfig(
+        router=router(num_experts=3, top_k=3), inner=sparse(), balance=(("importance", 1.0),)
+    )
+    layer, x = config.build(), torch.randn(20, DIM)
+    reference.randomise(layer, 0)
+    first = layer.router(x).probabilities
+    importance = torch.cat([(first[:, i : i + 1] * layer.inner[i].router(x).probabilities).sum(0) for i in range(3)])  # pyright: ignore
+    squared = importance.var(correction=0) / importance.mean() ** 2
+    assert torch.allclose(layer(x).balance_loss, squared, atol=1e-5)
+
+
+def test_a_hierarchy_refuses_losses_that_it_cannot_have() -> None:
+    with pytest.raises(ValueError, match="balance='z' needs scores of all leaves"):
+        HierarchicalMoEConfig(router=router(num_experts=3), inner=sparse(), balance=(("z", 1.0),))
+    with pytest.raises(ValueError, match="an inner mixture's balance is not used here"):
+        HierarchicalMoEConfig(router=router(num_experts=3), inner=sparse().replace(balance=()))
+
+
+def test_both_levels_of_a_hierarchy_step_their_biases_by_their_own_part_of_the_load() -> None:
+    outer = BalancedRouterConfig(dim=DIM, num_experts=2, bias_step=0.01)
+    inner = SparseMoEConfig(router=outer, experts=experts(num_experts=2))
+    layer = HierarchicalMoEConfig(router=outer, inner=NormedConfig(inner=inner)).build()
+    layer.rebalance(torch.tensor([0.5, 0.2, 0.1, 0.2]))
+    biases = [buffer.tolist() for name, buffer in layer.named_buffers() if name.endswith("balancing_bias")]
+    assert [[round(100 * b) for b in one] for one in biases] == [[-1, 1], [-1, 1], [1, -1]]
 
 
 def test_active_parameters_of_a_mixture_of_mixtures_are_those_of_the_chosen_leaves() -> None:

@@ -1,7 +1,7 @@
 """Networks, dense and stacked, and the products by which stacked ones are fast."""
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import jaxtyping
 import pytest
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from mhmoe.layers import dispatch, grouped
+from mhmoe.layers.activations import ACTIVATIONS, ActivationName, ClampedSwiGLU
 from mhmoe.layers.config import config_from_dict
 from mhmoe.layers.dispatch import combine, gather, sort_by_expert
 from mhmoe.layers.experts import Experts, ExpertsConfig, FeedForwardConfig
@@ -24,6 +25,9 @@ STYLES = [
     for activation in ("gelu", "swiglu")
     for bias in (False, True)
     for inner_norm in (False, True)
+]
+STYLES += [
+    {"activation": name, "bias": True, "inner_norm": False} for name in sorted({*ACTIVATIONS} - {"gelu", "swiglu"})
 ]
 every_style = pytest.mark.parametrize("style", STYLES, ids=str)
 
@@ -74,6 +78,18 @@ def test_one_expert_of_weight_one_is_the_dense_network(style: dict[str, Any]) ->
     x = torch.randn(7, 8)
     zeros, ones = torch.zeros(7, 1, dtype=torch.long), torch.ones(7, 1)
     assert reference.error(experts(x, zeros, ones), dense(x).hidden) < 1e-6
+
+
+def test_every_activation_can_be_named_in_a_config() -> None:
+    assert set(get_args(ActivationName)) == set(ACTIVATIONS)
+
+
+def test_the_clamped_activation_is_bounded_whatever_comes_in_and_is_the_reference_far_out() -> None:
+    x = 40 * torch.randn(50, 12)
+    found = ClampedSwiGLU()(x)
+    assert found.abs().max() <= 56
+    exact = torch.stack([reference.activated("clamped_swiglu", row.double()) for row in x])
+    assert reference.error(found, exact) < 1e-6
 
 
 def test_any_leading_shape_gives_what_flat_rows_give() -> None:
@@ -290,8 +306,10 @@ def test_sizes_that_make_no_experts_are_refused_by_name(sizes: dict[str, Any], m
 
 def test_an_unknown_activation_is_refused_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse it first, in tests
-    with pytest.raises(ValueError, match="activation='relu' is not allowed; it must be one of gelu, swiglu"):
-        FeedForwardConfig(dim=8, inner_dim=16, activation="relu")  # pyright: ignore
+    with pytest.raises(
+        ValueError, match="activation='tanh' is not allowed; it must be one of gelu, relu, relu2, swiglu"
+    ):
+        FeedForwardConfig(dim=8, inner_dim=16, activation="tanh")  # pyright: ignore
 
 
 def test_weights_that_begin_at_any_address_are_taken() -> None:

@@ -124,7 +124,7 @@ def test_every_registered_layer_is_held_to_this() -> None:
     for layer in LAYERS.values():
         collect(layer)
     ours = {kind for kind, cls in configs._KINDS.items() if issubclass(cls, LayerConfig)}
-    ours.remove("expert_choice")  # in which rows depend on each other: test_expert_choice.py
+    ours.remove("expert_choice")  # in which rows depend on each other: test_contract.py, test_expert_choice.py
     assert ours <= seen, "add the new kind to LAYERS"
 
 
@@ -285,7 +285,7 @@ print(json.dumps(worst))
 TRACED = [name for name in LAYERS if name != "absent"]
 if "MHMOE_ALL_LAYERS" not in os.environ:
     TRACED = [
-        *("sparse", "normed", "heads", "heads with their own experts", "all experts", "mixture of networks"),
+        *("sparse", "normed", "heads", "heads with their own experts", "all experts", "mixture of mixtures"),
         *("latent with all", "bitnet sparse"),
     ]
 

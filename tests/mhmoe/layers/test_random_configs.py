@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from mhmoe.layers.activations import ACTIVATIONS
 from mhmoe.layers.config import LayerConfig, config_from_dict
 
 COUNT = int(os.environ.get("MHMOE_RANDOM_CONFIGS", "150"))
@@ -82,13 +83,20 @@ class Draw:
         return {"kind": kind, **parts, "capacity_factor": capacity, "overflow": overflow, "balance": balance}
 
     def network(self, dim: int, **sizes: Any) -> dict[str, Any]:
-        style = {"activation": self.of("gelu", "swiglu"), "bias": self.of(True, False)}
+        style = {"activation": self.of(*ACTIVATIONS), "bias": self.of(True, False)}
         style["precision"] = self.of("full", "full", "bitnet")
         return {"kind": "feed_forward", "dim": self.of(dim), "inner_norm": self.of(True, False), **style, **sizes}
 
     def router(self, dim: int, num_experts: int) -> dict[str, Any]:
         low = ("xmoe_router", "unit_embeddings_router", "fixed_temperature_router")
-        full = ("dot_product_router", "switch_router", "gshard_router", "balanced_router", "grouped_router")
+        full = (
+            "dot_product_router",
+            "switch_router",
+            "gshard_router",
+            "balanced_router",
+            "grouped_router",
+            "biased_router",
+        )
         kind = self.of(*low, *full)
         top_k = self.of(1, num_experts, self.random.randint(1, num_experts))
         router = {"kind": kind, "dim": self.of(dim), "num_experts": self.of(num_experts), "top_k": top_k}

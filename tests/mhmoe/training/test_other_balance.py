@@ -11,6 +11,7 @@ from mhmoe.data.packing import PackedDataset
 from mhmoe.layers.balanced_router import BalancedRouterConfig
 from mhmoe.layers.experts import ExpertsConfig
 from mhmoe.layers.gshard_router import GShardRouterConfig
+from mhmoe.layers.hierarchical import HierarchicalMoEConfig
 from mhmoe.layers.losses import selections
 from mhmoe.layers.routers import DotProductRouterConfig, RouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
@@ -60,6 +61,20 @@ def test_every_loss_and_its_gradient_is_that_of_the_global_batch(
     task, _ = accumulated(tokens, micro_batches, 0.0, balance)
     assert found.balance == pytest.approx(loss.item(), rel=1e-5)
     assert tiny.difference({name: both[name] - task[name] for name in expected}, expected) < 1e-5
+
+
+@pytest.mark.parametrize("micro_batches", [1, 4])
+def test_a_hierarchys_loss_is_that_of_the_leaves_of_the_global_batch(text: PackedDataset, micro_batches: int) -> None:
+    inner = SparseMoEConfig(
+        router=DotProductRouterConfig(dim=tiny.DIM, num_experts=2, top_k=1),
+        experts=ExpertsConfig(dim=tiny.DIM, num_experts=2, expert_dim=8),
+    )
+    moe = HierarchicalMoEConfig(router=DOT, inner=inner, balance=(("eq10", 1.0), ("importance", 0.5))).to_dict()
+    tokens, models = batch(text), [tiny.model("xmoe", moe=moe, **MIXED).double() for _ in range(2)]
+    loss = models[0](tokens[:, :-1]).balance_loss
+    config = with_(micro_batches=micro_batches)
+    found = accumulate_gradients(Objective(models[1], "float32"), tokens, config, 1.0)
+    assert found.balance == pytest.approx(loss.item(), rel=1e-5) and found.loads[0].shape == (8,)
 
 
 class Recording(nn.Module):

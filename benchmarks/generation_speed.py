@@ -1,0 +1,191 @@
+"""python -m benchmarks.generation_speed: inference at equal total parameters; writes results/speed/generation.*.
+
+    X-MoE and MH-MoE (`compute`) of 8 and 32 experts, beside
+    dense, as many parameters       the networks of the MoE blocks as wide as the mixture has parameters in all
+    dense, as many FLOPs            the ordinary dense model: what a token computes
+
+Introductions say that a mixture infers faster than a dense model of its size. Generation at batch 1 reads every weight
+that a token uses, so there it is the weights' traffic that counts; a batch of tokens reaches more experts. Tokens a
+second with the cache of keys and values, greedy, from a prompt; and of reading a prompt, all positions at once.
+
+Random weights, so that routing is about even; float32, one thread. All models take their steps in turns. About two
+minutes. `--render` writes the page again from the measurement that is there; `--quick` takes tiny sizes and writes into
+the folder that follows.
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from analysis.tables import Column, table_markdown
+from baselines.dense import dense
+from baselines.xmoe import xmoe
+from benchmarks.timing import ROOT, cpu_model, in_turns
+from mhmoe.io import write_atomically
+from mhmoe.layers.config import LayerConfig
+from mhmoe.layers.matching import match
+from mhmoe.model.config import MHMoEConfig
+from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.training.loop import seed_parameters
+from mhmoe.training.record import provenance
+
+NUM_EXPERTS = (8, 32)
+BATCHES = {1: 64, 16: 8}
+"""Prompts at once, and their length: what is generated is timed without them."""
+SIZES: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 4, "num_attention_heads": 6, "vocab_size": 8192}
+QUICK: dict[str, Any] = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 256}
+GENERATED, ROUNDS = 8, 4
+RESULTS = ROOT / "results" / "speed"
+COLUMNS = (
+    Column("label", "model"),
+    Column("parameters", "parameters (M)", ",.1f", 1e-6),
+    Column("active", "active (M)", ",.1f", 1e-6),
+    Column("flops", "MFLOPs a token", ",.1f", 1e-6),
+    *(Column(f"generated_{batch}", f"generated tokens/s, batch {batch}", ",.1f") for batch in BATCHES),
+    Column("prompt", "prompt tokens/s, batch 1", ",.0f"),
+    *(Column(f"ratio_{batch}", f"to dense of equal parameters, batch {batch}", ".2f") for batch in BATCHES),
+)
+
+
+def layers(dim: int, num_experts: int) -> dict[str, LayerConfig]:
+    """What stands in the MoE blocks, by label."""
+    plain, base = dense(dim), xmoe(dim, num_experts)
+    per_width = plain.parameters() // plain.inner_dim
+    return {
+        f"dense, parameters of {num_experts} experts": plain.replace(inner_dim=round(base.parameters() / per_width)),
+        f"X-MoE, {num_experts} experts": base,
+        f"MH-MoE, {num_experts} experts, h = 4": match("compute", base, heads=4),
+    }
+
+
+def models(sizes: Mapping[str, Any]) -> dict[str, MHMoEConfig]:
+    found: dict[str, LayerConfig | None] = {"dense, FLOPs of one expert": None}
+    for num_experts in NUM_EXPERTS:
+        found |= layers(sizes["hidden_size"], num_experts)
+    length = max(BATCHES.values()) + GENERATED
+    return {
+        label: MHMoEConfig(**sizes, max_position_embeddings=length, moe=moe, eos_token_id=None, pad_token_id=0)
+        for label, moe in found.items()
+    }
+
+
+def measure(sizes: Mapping[str, Any], rounds: int = ROUNDS) -> list[dict[str, Any]]:
+    """A dict a model: its counts, and the seconds of every timed call by what was done."""
+    torch.set_num_threads(1)
+    configs = models(sizes)
+    prompts: dict[int, torch.Tensor] = {}
+
+    def draw() -> None:
+        for batch, length in BATCHES.items():
+            prompts[batch] = torch.randint(1, sizes["vocab_size"], (batch, length))
+
+    def generate(model: Any, batch: int) -> object:
+        with torch.no_grad():
+            return model.generate(prompts[batch], max_new_tokens=GENERATED, do_sample=False)
+
+    def read(model: Any, batch: int) -> object:
+        with torch.no_grad():
+            return model(prompts[batch], logits_to_keep=1, use_cache=True)
+
+    draw()
+    steps: dict[str, Callable[[], object]] = {}
+    for label, config in configs.items():
+        model = MHMoEForCausalLM(config)
+        seed_parameters(model, 0)
+        model.eval()
+        for batch in BATCHES:
+            steps[f"{label}|generate {batch}"] = lambda model=model, batch=batch: generate(model, batch)
+            steps[f"{label}|read {batch}"] = lambda model=model, batch=batch: read(model, batch)
+    timings = in_turns(steps, draw, rounds=rounds, label="inference, 1 thread")
+    return [
+        {
+            "label": label,
+            "parameters": config.parameters(),
+            "active": config.active_parameters(),
+            "flops": config.flops_per_token(),
+            "seconds": {
+                key.split("|")[1]: timing.to_dict()["seconds"]
+                for key, timing in timings.items()
+                if key.split("|")[0] == label
+            },
+        }
+        for label, config in configs.items()
+    ]
+
+
+def generated_per_second(row: Mapping[str, Any], batch: int, generated: int) -> float:
+    """Tokens after the first, which the prompt's own pass gives: its time is taken off, round by round."""
+    pairs = zip(row["seconds"][f"generate {batch}"], row["seconds"][f"read {batch}"], strict=True)
+    return batch * (generated - 1) / median(max(whole - reading, 1e-9) for whole, reading in pairs)
+
+
+def markdown(data: Mapping[str, Any]) -> str:
+    generated = data["generated"]
+    table: list[dict[str, Any]] = []
+    base: dict[str, Any] = {}
+    for found in data["rows"]:
+        row: dict[str, Any] = {name: found[name] for name in ("label", "parameters", "active", "flops")}
+        for batch in BATCHES:
+            row[f"generated_{batch}"] = generated_per_second(found, batch, generated)
+        row["prompt"] = BATCHES[1] / median(found["seconds"]["read 1"])
+        base = row if row["label"].startswith("dense, parameters") else base
+        if base:
+            row |= {f"ratio_{batch}": row[f"generated_{batch}"] / base[f"generated_{batch}"] for batch in BATCHES}
+        table.append(row)
+    source = data["provenance"]
+    rounds = len(data["rows"][0]["seconds"]["read 1"])
+    sizes = data["sizes"]
+    return "\n".join(
+        [
+            "# Inference at equal total parameters",
+            "",
+            f"{data['cpu']}, 1 thread; torch {source['versions']['torch']}; commit {source['commit'][:12]}; "
+            f"`{source['command']}`. Width {sizes['hidden_size']}, {sizes['num_hidden_layers']} blocks, half of them "
+            f"with the layer that is named; random weights, float32; one prompt of {BATCHES[1]} tokens or 16 of "
+            f"{BATCHES[16]}, {generated} generated; medians of {rounds} rounds.",
+            "",
+            table_markdown(COLUMNS, table),
+            "",
+            "Generated: tokens after the first, with the cache. The dense model of equal parameters stands above the "
+            "two mixtures that are compared with it. At batch 1 a token reads the weights of its own experts alone; 16 "
+            "tokens at once read those of nearly all of 8 experts, and of many of 32.",
+            "",
+        ]
+    )
+
+
+def write(data: Mapping[str, Any], folder: Path) -> str:
+    page = markdown(data)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "generation.json", json.dumps(data, indent=1) + "\n")
+    write_atomically(folder / "generation.md", page)
+    return page
+
+
+def main(arguments: list[str]) -> None:
+    if arguments == ["--render"]:
+        print(write(json.loads((RESULTS / "generation.json").read_text()), RESULTS))
+        return
+    quick = arguments[:1] == ["--quick"]
+    sizes = QUICK if quick else SIZES
+    command = shlex.join(["python", "-m", "benchmarks.generation_speed", *arguments])
+    data = {
+        "schema_version": 1,
+        "quick": quick,
+        "cpu": cpu_model(),
+        "provenance": provenance(command, cpu_model(), 1),
+        "sizes": sizes,
+        "generated": GENERATED,
+        "rows": measure(sizes, rounds=2 if quick else ROUNDS),
+    }
+    print(write(data, Path(arguments[1]) if quick else RESULTS))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
