@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 from typing import Any
 from unittest.mock import patch
 
@@ -281,26 +280,25 @@ print(json.dumps(worst))
 """
 
 
-# Tracing all of them takes two minutes: each kind once, unless MHMOE_ALL_LAYERS is set.
-TRACED = [name for name in LAYERS if name != "absent"]
-if "MHMOE_ALL_LAYERS" not in os.environ:
-    TRACED = [
-        *("sparse", "normed", "heads", "heads with their own experts", "all experts", "mixture of mixtures"),
-        *("latent with all", "bitnet sparse"),
-    ]
+# Tracing all of them takes two minutes, so that each kind is traced once by the quick tests.
+TRACED = [
+    *("sparse", "normed", "heads", "heads with their own experts", "all experts", "mixture of mixtures"),
+    *("latent with all", "bitnet sparse"),
+]
+REST = [name for name in LAYERS if name not in (*TRACED, "absent")]
 
 
-def test_every_compiled_layer_is_one_graph_with_the_same_output_and_gradients() -> None:
+@pytest.mark.parametrize("names", [TRACED, pytest.param(REST, marks=pytest.mark.slow)], ids=["kinds", "rest"])
+def test_every_compiled_layer_is_one_graph_with_the_same_output_and_gradients(names: list[str]) -> None:
     """In a process of its own: the checks of shapes that tests run under are not made for tracing."""
-    compiled = {name: LAYERS[name] for name in TRACED}
-    layers = json.dumps({name: layer.to_dict() for name, layer in compiled.items()})
+    layers = json.dumps({name: LAYERS[name].to_dict() for name in names})
     done = program(COMPILED.replace("LAYERS", repr(layers))).wait()
     assert done.code == 0, done.err
     worst = json.loads(done.out.splitlines()[-1])
-    assert worst.keys() == compiled.keys() and max(worst.values()) < 1e-5, worst
+    assert worst.keys() == set(names) and max(worst.values()) < 1e-5, worst
 
 
-@pytest.mark.parametrize("name", TRACED)
+@pytest.mark.parametrize("name", [*TRACED, *(pytest.param(name, marks=pytest.mark.slow) for name in REST)])
 def test_an_exported_layer_takes_any_number_of_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # its checks fix the shapes
     layer, dynamic = make(name), torch.export.Dim.DYNAMIC
