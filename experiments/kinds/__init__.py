@@ -14,4 +14,6 @@ READING_ORDER = (
     "words",
     "trend",
     "table",
+    "comparison",
+    "texts",
 )

@@ -1,0 +1,50 @@
+"""Compare systems: every system of the field and MH-MoE at equal FLOPs a token, in one frame.
+
+One transformer, one loop, one text, mixtures in every second block: the layers alone differ (field.py). FLOPs a token
+are those of X-MoE with 8 experts and k = 2, by the inner width; parameters too, where the system allows. Null, Dense,
+X-MoE, the fine-grained X-MoE and MH-MoE are at the best points that the search found for each; all others take X-MoE's
+settings but for the gate, which is a part of what they are, and Multi-Head LatentMoE takes MH-MoE's.
+No table of the papers. Cost: cpu about three hours of one core beyond Table 1. Run: make compare-systems SCALE=cpu
+"""
+
+from analysis.claims.rules import Claim
+from experiments.field import FAMILIES, multi_head_latent, system
+from experiments.kinds.comparison import MEASURES, Comparison
+from experiments.kinds.table import Row
+from experiments.systems import OURS
+from experiments.testbed import TUNED
+from experiments.tuning import tuned
+
+SLUG = "compare_systems"
+MHMOE = tuned("mhmoe_{}_compute")
+OTHERS = (*(system(family) for family in FAMILIES), multi_head_latent())
+
+PAGE = Comparison(
+    slug=SLUG,
+    title="Systems of the field at equal FLOPs: test perplexity and what they cost",
+    rows=[Row(system=each) for each in (TUNED.null, TUNED.dense, TUNED.few, *OTHERS, tuned("fine_{}"), MHMOE)],
+    reference=TUNED.few.name,
+    measures=MEASURES,
+    measurements=tuple({measure.measurement.name: measure.measurement for measure in MEASURES}.values()),
+    stressed=(TUNED.few.name, MHMOE.name),
+    claims=[
+        Claim(
+            slug=SLUG,
+            statement=f"MH-MoE has lower perplexity than {other.label.partition(',')[0]}, at equal FLOPs",
+            source=OURS,
+            better=MHMOE.name,
+            worse=other.name,
+            matching="compute",
+            arm="tuned",
+        )
+        for other in (TUNED.dense, *OTHERS)
+    ],
+    notes=(
+        "Settings of null, Dense, X-MoE, fine-grained X-MoE and MH-MoE are the best of the same search for each. The "
+        "other systems were not searched: they take X-MoE's (rates, norms, initial output), but keep their own gate; "
+        "Multi-Head LatentMoE takes MH-MoE's. So a system that lies behind may lack settings of its own.",
+        "Mixtral, Grok-1, DeepSeekMoE and Jamba have SwiGLU experts, as published, the others GELU. In training the "
+        "second level of the hierarchical mixture has no balance loss: the loop takes it from the routing that a layer "
+        "returns, which is the first level's.",
+    ),
+)
