@@ -43,6 +43,9 @@ PAGE = Comparison(
         "Settings of null, Dense, X-MoE, fine-grained X-MoE and MH-MoE are the best of the same search for each. The "
         "other systems were not searched: they take X-MoE's (rates, norms, initial output), but keep their own gate; "
         "Multi-Head LatentMoE takes MH-MoE's. So a system that lies behind may lack settings of its own.",
+        "FLOPs are equal within a step of the inner width; those of MH-MoE are v2's, which leave its routers out. "
+        "Jamba's 16 experts give it twice X-MoE's parameters, and the densely gated mixture has a quarter: it uses all "
+        "that it has.",
         "Mixtral, Grok-1, DeepSeekMoE and Jamba have SwiGLU experts, as published, the others GELU. In training the "
         "second level of the hierarchical mixture has no balance loss: the loop takes it from the routing that a layer "
         "returns, which is the first level's.",

@@ -231,8 +231,8 @@ ROUTERS = (
     ),
     _router(
         "grouped_router",
-        "routing in two levels, groups of 4",
-        lambda dim, count: GroupedRouterConfig(dim=dim, num_experts=count, top_k=TOP_K, num_groups=count // 4),
+        "routing in two levels",
+        lambda dim, count: GroupedRouterConfig(dim=dim, num_experts=count, top_k=TOP_K),
         step=4,
     ),
 )

@@ -246,8 +246,8 @@ _EXPLAINED = (
     "Means over MoE layers and seeds. Largest load: selections of the busiest expert, in even shares. In use: exp of "
     "the entropy of the load, of all experts. Collapsed: experts with less than a tenth of the even share. A token "
     "reaches: different experts, of all. Dropped, in training alone: selections beyond a capacity or not drawn, and "
-    "tokens of which no selection counts. Alike: mean cosine of what two experts of a layer make of the same rows of test text, "
-    "before their gates; 1 if they are one function. tokens/s: whole training steps, and greedy generation with a "
-    "cache; beside them how many times as fast as dense models with as many parameters, and as many FLOPs a token, "
-    "measured in turns with them."
+    "tokens of which no selection counts. Alike: mean cosine of what two experts of a layer make of the same rows of "
+    "test text, before their gates; 1 if they are one function. tokens/s: whole training steps, and greedy generation "
+    "with a cache; beside them how many times as fast as dense models with as many parameters, and as many FLOPs a "
+    "token, measured in turns with them."
 )

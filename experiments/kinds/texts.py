@@ -23,6 +23,7 @@ from experiments.runner.store import Records
 from experiments.scales import PAPER, Scale
 from experiments.systems import System, paper_number
 
+NOT_MEASURED = "not measured"
 COLUMNS = (
     Column("label", "system"),
     Column("paper", "paper", ".2f"),
@@ -86,7 +87,11 @@ class TextsTable(Page):
         rows: list[Cells] = []
         parts: list[str] = []
         for place, (text, theirs) in enumerate(self.texts.items()):
-            of_text = [self._cells(row, place, text, found, everything) for row in self.rows_at(scale)]
+            of_text = [self._cells(row, place, text, found) for row in self.rows_at(scale)]
+            for cells in of_text:
+                if "perplexity" not in cells:
+                    states = (current, NOT_MEASURED), (everything, STALE)
+                    cells["perplexity"] = next((said for of, said in states if of[cells["system"]]), NOT_RUN)
             reference = self.printed_reference if self.rows_at(scale) is self.as_printed else self.reference
             anchor = next((cells for cells in of_text if cells["system"] == reference), {})
             for cells in of_text:
@@ -114,15 +119,15 @@ class TextsTable(Page):
         place: int,
         text: str,
         found: Mapping[str, Mapping[int, TextLosses]],
-        everything: Mapping[str, Sequence[Any]],
     ) -> Cells:
+        """Without a perplexity where nothing was measured."""
         system = row.system
         cells: Cells = {"system": system.name, "label": system.label, "text": text}
         if row.paper:
             cells["paper"] = float(paper_number(row.paper[place]))
         losses = [losses.texts[text] for losses in found[system.name].values()]
         if not losses:
-            return cells | {"perplexity": STALE if everything[system.name] else NOT_RUN}
+            return cells
         perplexity = summarise(loss.perplexity for loss in losses)
         return cells | {
             "perplexity": perplexity.mean,
