@@ -1,6 +1,7 @@
 """How alike experts are: 1 for equal functions, whatever their weights look like, and about 0 for unrelated ones."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from mhmoe.data.packing import PackedDataset
 from mhmoe.layers.experts import Experts
 from mhmoe.layers.normed import NormedConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
-from mhmoe.model.transformer import Block
+from mhmoe.model.transformer import rotation
 from tests import tiny
 
 LENGTH = 16
@@ -65,30 +66,21 @@ def test_equal_functions_are_alike_even_with_their_inner_units_in_another_order(
 
 @pytest.mark.parametrize("system", ["xmoe", "mhmoe_compute"])
 def test_what_enters_the_experts_is_what_the_layer_itself_gives_them(system: str, windows: Windows) -> None:
-    """The layer's output, put together from what enters and what was routed."""
+    """What the experts make of it, as it was routed, leads to the model's own last state."""
     model = tiny.model(system).eval()
     tokens = torch.from_numpy(windows.inputs)
     with torch.no_grad():
-        output = model(tokens, output_hidden_states=True, output_routing=True)
-        block = model.model.layers[1]
-        assert isinstance(block, Block)
+        output: Any = model(tokens, output_hidden_states=True, output_routing=True)
+        block: Any = model.model.layers[1]
         ((experts, rows),) = entering(block, output.hidden_states[1])
         (routing,) = output.routing
-        own = model.model.layers[1].feed_forward
-        inner = experts(rows, routing.index, routing.weight)
-        hidden = own.merge(inner.flatten(-2)) if system.startswith("mhmoe") else inner
-        state = block(output.hidden_states[1], rope(model)).hidden
-        attended = state - hidden
-        again = block.feed_forward(block.feed_forward_norm(attended)).hidden
-    assert torch.allclose(again, hidden, atol=1e-5)
-
-
-def rope(model: MHMoEForCausalLM) -> tuple[torch.Tensor, torch.Tensor]:
-    from mhmoe.model.transformer import rotation
-
-    width = model.config.hidden_size // model.config.num_attention_heads
-    cos, sin = rotation(torch.arange(LENGTH).unsqueeze(0), width, model.config.rope_theta)
-    return cos.unsqueeze(1), sin.unsqueeze(1)
+        mixed = experts(rows, routing.index, routing.weight)
+        mixed = block.feed_forward.merge(mixed.flatten(-2)) if system == "mhmoe_compute" else mixed
+        cos, sin = rotation(torch.arange(LENGTH).unsqueeze(0), tiny.DIM // 2, model.config.rope_theta)
+        x = output.hidden_states[1]
+        attended, _ = block.attention(block.attention_norm(x), (cos.unsqueeze(1), sin.unsqueeze(1)))
+        last = model.model.norm(x + attended + mixed)
+    assert torch.allclose(last, output.hidden_states[2], atol=1e-5)
 
 
 def test_the_experts_of_all_groups_and_of_a_narrow_space_are_compared(windows: Windows) -> None:

@@ -5,8 +5,9 @@ import torch
 
 from analysis.speed import Speeds, dense_peers, measure_speed
 from baselines.hierarchical import hierarchical
-from experiments.settings import Settings
-from mhmoe.layers.config import Config
+from mhmoe.layers.config import config_from_dict
+from mhmoe.layers.experts import FeedForwardConfig
+from mhmoe.layers.normed import NormedConfig
 from tests import tiny
 
 
@@ -20,19 +21,14 @@ def test_the_dense_models_have_the_parameters_and_the_flops_of_the_model(system:
     assert peers["same_parameters"].layer(1).flops_per_token() > 3 * whole.layer(1).flops_per_token()
 
 
-def test_a_norm_around_the_other_blocks_networks_hides_them_not() -> None:
-    moe: Config = hierarchical(tiny.DIM, 2, 2, expert_dim=16)
-    normed = Settings(norm="layer").layer(tiny.MOE["xmoe"].replace())  # pyright: ignore[reportOptionalMemberAccess]
-    options = {"moe": moe.to_dict(), "feed_forward": normed.to_dict()}
-    network = Settings(norm="layer").layer(_network()).to_dict()
-    peers = dense_peers(tiny.config("xmoe", **{**options, "feed_forward": network}))
-    assert peers["same_flops"].moe["activation"] == "swiglu"
-
-
-def _network():
-    from mhmoe.layers.experts import FeedForwardConfig
-
-    return FeedForwardConfig(dim=tiny.DIM, inner_dim=48, activation="swiglu")
+def test_the_network_of_a_dense_model_is_like_those_of_the_other_blocks_norm_or_not() -> None:
+    network = FeedForwardConfig(dim=tiny.DIM, inner_dim=48, activation="swiglu")
+    moe = hierarchical(tiny.DIM, 2, 2, expert_dim=16)
+    normed = NormedConfig(inner=network)
+    peers = dense_peers(tiny.config("xmoe", moe=moe.to_dict(), feed_forward=normed.to_dict()))
+    for peer in peers.values():
+        found = config_from_dict(peer.moe)
+        assert isinstance(found, FeedForwardConfig) and found.activation == "swiglu"
 
 
 def test_a_dense_model_is_its_own_peer() -> None:

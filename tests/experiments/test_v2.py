@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis.claims.measured import MeasuredClaim
 from experiments.kinds.texts import TextsTable
 from experiments.runner.runs import model_config
 from experiments.runner.store import Records
@@ -148,12 +149,17 @@ def test_every_system_of_every_table_can_be_configured_and_is_claimed_about(tabl
     assert bool(claims) == (not printed or table is not TABLE3)  # whose testbed has no arm as published
 
 
+def printed_beside(table: TextsTable, better: str, text: str) -> tuple[float, float] | None:
+    """Of the first claim that a system is better than another on a text."""
+    claims = [claim for claim in table.claims if isinstance(claim, MeasuredClaim) and claim.lower.system == better]
+    return next(claim.paper for claim in claims if claim.statement.startswith(text))
+
+
 def test_the_numbers_beside_ours_are_those_of_their_row_and_text() -> None:
-    wanted = paper_numbers()["v2_table1_no_shared_expert"]["100000"]["mhmoe_h3"]
-    claim = next(c for c in TABLE1.claims if c.lower.system == "v2_mhmoe_h3_tuned" and c.statement.startswith("web"))
-    assert claim.paper == (13.80, 13.63) and wanted[2] == 13.63
-    both = next(c for c in TABLE5.claims if c.lower.system == "v2_mhmoe_h2_tuned" and c.statement.startswith("books"))
-    assert both.paper == (11.74, 11.60)
+    printed = paper_numbers()["v2_table1_no_shared_expert"]["100000"]
+    assert printed["mhmoe_h3"] == [10.51, 9.18, 13.63]
+    assert printed_beside(TABLE1, "v2_mhmoe_h3_tuned", "web") == (13.80, 13.63)
+    assert printed_beside(TABLE5, "v2_mhmoe_h2_tuned", "books") == (11.74, 11.60)
 
 
 def test_at_the_paper_scale_nothing_waits_for_a_search(tmp_path: Path) -> None:

@@ -18,15 +18,15 @@ from tests.mini import MINI, at_rate
 from tests.tiny import ZipfText
 
 SCALE = dataclasses.replace(at_rate(MINI, 0.01), corpus=ZipfText)
+SMALL = {
+    "experts_alike": {"windows": 4},
+    "dropped": {"batch_sequences": 4, "batches": 2},
+    "speed": {"rounds": 2, "texts": 2, "prompt": 4, "new_tokens": 2, "batch_sequences": 4},
+}
 SHORT = {
     measure.measurement.name: dataclasses.replace(
         measure.measurement,
-        settings=measure.measurement.settings
-        | {
-            "experts_alike": {"windows": 4},
-            "dropped": {"batch_sequences": 4, "batches": 2},
-            "speed": {"rounds": 2, "texts": 2, "prompt": 4, "new_tokens": 2, "batch_sequences": 4},
-        }.get(measure.measurement.name, {}),
+        settings={**measure.measurement.settings, **SMALL.get(measure.measurement.name, {})},
     )
     for measure in MEASURES
 }
