@@ -136,8 +136,6 @@ def _step(model: MHMoEForCausalLM, tokens: Tensor, precision: str) -> Callable[[
         accumulate_gradients(objective, tokens, config, model.config.balance_weight)
         optimizer.step()
         optimizer.zero_grad()
-        if tokens.is_cuda:
-            torch.cuda.synchronize()
 
     return step
 
@@ -149,6 +147,8 @@ def _in_turns(steps: Mapping[str, Callable[[], object]], rounds: int) -> dict[st
         for name, step in steps.items():
             begun = time.perf_counter()
             step()
+            if torch.cuda.is_initialized():  # which goes on while Python does
+                torch.cuda.synchronize()
             if counted:
                 seconds[name].append(round(time.perf_counter() - begun, 6))
     return seconds

@@ -189,7 +189,7 @@ def multi_head_latent(*, seeds: int = SEEDS) -> System:
         return _system(family, lambda scale: alone(family, scale))
 
     label = "Multi-Head LatentMoE, 8 experts a head, k = 2"
-    return replace(at_best("mhmoe_{}_compute", "multi_head_latentmoe", label, build, seeds), role="")
+    return replace(at_best("mhmoe_{}_compute", "multi_head_latentmoe", label, build, seeds), role="", matching="")
 
 
 # ---- X-MoE with other routers ----------------------------------------------------------------

@@ -60,13 +60,15 @@ def printed(scale: Scale, top_k: int, heads: int) -> MultiHeadConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """layer: at a scale, of the size of SMoE with so many choices. at: where the search's best point is taken from."""
+    """layer: at a scale, of the size of SMoE with so many choices. at: where the search's best point is taken from.
+    matching: as of a System."""
 
     name: str
     label: str
     at: str
     layer: Callable[[Scale, int], LayerConfig] = field(repr=False, hash=False, compare=False)
     bitnet: bool = False
+    matching: str = ""
 
     def system(self, top_k: int) -> System:
         def in_its_precision(layer: LayerConfig) -> LayerConfig:
@@ -78,6 +80,7 @@ class Model:
             lambda scale: in_its_precision(self.layer(scale, top_k)),
             model={"attention_precision": "bitnet"} if self.bitnet else {},
             feed_forward=lambda scale: in_its_precision(network(scale)),
+            matching=self.matching,
         )
 
     @property
@@ -86,7 +89,8 @@ class Model:
 
     @property
     def tuned(self) -> System:
-        return replace(at_best(self.at, self.name, self.label, lambda point: self.system(TOP_K), SEEDS), role="")
+        system = at_best(self.at, self.name, self.label, lambda point: self.system(TOP_K), SEEDS)
+        return replace(system, role="", matching=self.matching)
 
     def but(self, name: str, label: str, layer: Callable[[Scale, LayerConfig], LayerConfig]) -> "Model":
         """The model with its layer changed."""
@@ -123,6 +127,7 @@ MHMOE = {
         label=f"MH-MoE, h = {heads}",
         at=MHMOE_POINT,
         layer=lambda scale, k, heads=heads: mhmoe(scale, k, heads),
+        matching="compute",
     )
     for heads in PRINTED
 }
