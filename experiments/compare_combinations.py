@@ -8,7 +8,7 @@ Run: make compare-combinations SCALE=cpu
 """
 
 from analysis.claims.rules import Claim
-from experiments.field import FAMILIES, JAMBA, ROUTERS, headed, system
+from experiments.field import FAMILIES, JAMBA, VARIANTS, headed, system
 from experiments.kinds.table import Row, Table
 from experiments.systems import System
 from experiments.testbed import TUNED
@@ -20,7 +20,7 @@ PAIRS: dict[str, tuple[System, System]] = {
     "X-MoE": (TUNED.few, MHMOE),
     **{
         family.label.partition(",")[0]: (system(family), headed(family))
-        for family in (*ROUTERS, *FAMILIES)
+        for family in (*VARIANTS, *FAMILIES)
         if family != JAMBA  # whose mixture is Grok-1's
     },
 }

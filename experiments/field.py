@@ -23,6 +23,7 @@ from baselines.latentmoe import latentmoe
 from baselines.mixtral import mixtral
 from baselines.multi_head_latentmoe import multi_head_latentmoe
 from baselines.switch import switch
+from baselines.xmoe import xmoe
 from experiments.scales import Scale
 from experiments.settings import Point
 from experiments.systems import System, reference
@@ -176,6 +177,8 @@ FAMILIES = (
     *(LATENTMOE, LATENTMOE_K3),
 )
 
+WITH_SWIGLU = (DEEPSEEKMOE, MIXTRAL, GROK1, JAMBA)
+
 
 def multi_head_latent(*, seeds: int = SEEDS) -> System:
     """Multi-Head LatentMoE: 8 experts a head, of which k = 2; with MH-MoE's heads and settings."""
@@ -192,7 +195,20 @@ def multi_head_latent(*, seeds: int = SEEDS) -> System:
     return replace(at_best("mhmoe_{}_compute", "multi_head_latentmoe", label, build, seeds), role="", matching="")
 
 
-# ---- X-MoE with other routers ----------------------------------------------------------------
+# ---- X-MoE with another activation or router -------------------------------------------------
+
+
+def _xmoe_with_swiglu(dim: int, count: int, width: int) -> LayerConfig:
+    layer = xmoe(dim, count, TOP_K, activation="swiglu")
+    return layer.replace(experts=layer.experts.replace(expert_dim=width))
+
+
+XMOE_SWIGLU = Family(
+    name="xmoe_swiglu",
+    label="X-MoE with SwiGLU, 8 experts, k = 2",
+    build=_xmoe_with_swiglu,
+    gates_itself=False,
+)
 
 
 def _router(
@@ -205,7 +221,8 @@ def _router(
     return Family(name=name, label=label, build=build, gates_itself=gates_itself, step=step)
 
 
-ROUTERS = (
+VARIANTS = (
+    XMOE_SWIGLU,
     _router(
         "dot_router",
         "scores x . e (v1 Eq. 5)",

@@ -24,7 +24,7 @@ from analysis.checkpoints import load
 from mhmoe.data.batches import IGNORE, EvaluationSet
 from mhmoe.data.tokenizer import END_OF_TEXT_ID, as_text_only
 from mhmoe.io import UserError
-from mhmoe.layers.routing import Router, Routing
+from mhmoe.layers.routing import Routing
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.loop import seed_parameters
@@ -179,8 +179,10 @@ def route(model: MHMoEForCausalLM, windows: Windows, *, batch_size: int = 32) ->
 
 
 def routes(model: MHMoEForCausalLM) -> bool:
-    """Whether it has any router: a block's layer may be one network, or none."""
-    return any(isinstance(module, Router) for module in model.modules())
+    """Whether any of its layers chooses: it may be one network, none, or a mixture of all experts."""
+    with torch.no_grad():
+        token = torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)
+        return bool(model(token, output_routing=True).routing)
 
 
 def _with_rows(routing: Routing) -> Routing:

@@ -8,7 +8,7 @@
     tokens/s            training and generation, and how many times as fast as dense models of the same size (speed.py)
 
 All but the tokens/s are means over MoE layers; all are means over seeds. Of a hierarchical mixture the first level
-alone has a load.
+alone has a load; a densely gated one has none, as every expert sees every token.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -10,7 +10,7 @@ from analysis.claims.rules import Claim
 from experiments.compare_combinations import PAGE as COMBINATIONS
 from experiments.compare_combinations import PAIRS
 from experiments.compare_systems import PAGE as SYSTEMS
-from experiments.field import FAMILIES, JAMBA, LATENTMOE_K3, ROUTERS, Family, alone, system, with_heads
+from experiments.field import FAMILIES, JAMBA, LATENTMOE_K3, VARIANTS, Family, alone, system, with_heads
 from experiments.runner.runs import model_config
 from experiments.runner.store import Records
 from experiments.scales import CPU, SCALES, SMOKE, Scale
@@ -23,7 +23,7 @@ from mhmoe.layers.multi_head import MultiHeadConfig
 from mhmoe.layers.normed import NormedConfig
 from mhmoe.layers.routing import RouterConfig
 
-EVERY = [*FAMILIES, *ROUTERS]
+EVERY = [*FAMILIES, *VARIANTS]
 UNEQUAL = {"densely_gated", "jamba"}  # which cannot have X-MoE's parameters, or are known for more
 
 
@@ -152,6 +152,6 @@ def test_other_systems_take_three_seeds_at_most() -> None:
 def test_every_method_stands_alone_and_with_heads_and_is_claimed_about() -> None:
     claimed = {(claim.better, claim.worse) for claim in COMBINATIONS.claims if isinstance(claim, Claim)}
     pairs = {(headed.name, single.name) for single, headed in PAIRS.values()}
-    assert len(pairs) == len(PAIRS) == 1 + len(FAMILIES) - 1 + len(ROUTERS)
+    assert len(pairs) == len(PAIRS) == 1 + len(FAMILIES) - 1 + len(VARIANTS)
     assert pairs - claimed == {("mhmoe_8_compute_tuned", "xmoe_8_tuned")}  # Table 1's claim
     assert {claim.arm for claim in COMBINATIONS.claims} == {"tuned"}

@@ -6,6 +6,7 @@ import torch
 
 from analysis.routing.dropped import measure_dropped
 from analysis.routing.text import Windows, routes, windows_of
+from baselines.densely_gated import densely_gated
 from baselines.gshard import gshard
 from baselines.switch import switch
 from mhmoe.layers.experts import FeedForwardConfig
@@ -54,7 +55,9 @@ def test_the_same_is_drawn_each_time_and_the_generator_stays_as_it_was(windows: 
 
 def test_a_model_that_routes_nothing_has_nothing_to_drop(windows: Windows) -> None:
     one = tiny.model("xmoe", moe=FeedForwardConfig(dim=tiny.DIM, inner_dim=8).to_dict())
-    assert measure_dropped(one, windows, batch_size=4) is None and not routes(one)
+    every = tiny.model("xmoe", moe=densely_gated(tiny.DIM, 4, expert_dim=8).to_dict())
+    for model in (one, every):
+        assert measure_dropped(model, windows, batch_size=4) is None and not routes(model)
     assert routes(tiny.model("mhmoe_compute"))
 
 
