@@ -30,8 +30,8 @@ def scatter_figure(
     means = {label: p.mean for points in panels.values() for label, p in points.items()}
     numbers = {label: i for i, label in enumerate(sorted(means, key=lambda label: means[label]), 1)}
     with style.context(STYLE):
-        lines = -(-len(numbers) // 2)
-        figure = Figure(figsize=(5.2 * len(panels) + 0.6, 6.2 + 0.26 * lines), layout="constrained")
+        height_of_legend = 1.4 + 0.24 * len(numbers)
+        figure = Figure(figsize=(4.6 * len(panels) + 6.2, max(6.2, height_of_legend)), layout="constrained")
         grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, (x_label, points) in zip(grid, panels.items(), strict=True):
             axes.set_xlabel(x_label)
@@ -50,7 +50,7 @@ def scatter_figure(
         counted = {label: p.n for points in panels.values() for label, p in points.items()}
         texts = [f"{number}  {label} (n = {counted[label]})" for label, number in numbers.items()]
         handles = [grid[0].plot([], [], linestyle="none", label=text)[0] for text in texts]
-        figure.legend(handles=handles, loc="outside lower left", ncols=2, handlelength=0, handletextpad=0, fontsize=11)
+        figure.legend(handles=handles, loc="outside right upper", handlelength=0, handletextpad=0, fontsize=11)
         finish(figure, title, note)
         save(figure, path)
     rows = [

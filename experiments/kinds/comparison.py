@@ -91,16 +91,17 @@ class Comparison(Table):
     def _panels(
         self, current: Mapping[str, Sequence[Record]], values: Mapping[tuple[str, str], Mapping[int, Any]]
     ) -> dict[str, dict[str, Point]]:
-        """Test perplexity against FLOPs, parameters and seconds, where a system has them."""
+        """Test perplexity against FLOPs, parameters and time, where a system has them. Seconds of two models on a busy
+        machine do not compare; those of a model and of the dense one beside it do."""
 
-        def seconds(record: Record) -> float | None:
+        def time(record: Record) -> float | None:
             speed = values.get((SPEED.name, record.system), {}).get(record.seed)
-            return None if speed is None else record.tokens / speed.training.tokens_per_second
+            return None if speed is None else 1 / speed.training.times_as_fast_as("same_flops")
 
         costs: dict[str, Callable[[Record], float | None]] = {
             "training FLOPs (T)": lambda r: 3e-12 * r.flops_per_token * r.tokens,
             "parameters (M)": lambda r: 1e-6 * r.parameters,
-            "seconds of training, at the measured speed": seconds,
+            "seconds of training, over those of Dense of its FLOPs": time,
         }
         labels = {row.system.name: row.system.label for row in self.rows}
         panels: dict[str, dict[str, Point]] = {}

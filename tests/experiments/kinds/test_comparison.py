@@ -71,11 +71,12 @@ def test_the_page_the_figure_and_the_file_have_every_system(finished: Options, t
     assert "largest_load" in files[tmp_path / "compared.csv"].splitlines()[0]
 
 
-def test_seconds_of_the_figure_are_those_of_the_measured_speed(finished: Options, tmp_path: Path) -> None:
+def test_time_in_the_figure_is_over_that_of_the_dense_model_beside_it(finished: Options, tmp_path: Path) -> None:
     render(PAGE, [SCALE], tmp_path, finished.results)
     record = Records(SCALE, finished.results).by_name["english-xmoe_8-seed1"]
     speed = measured(SHORT[SPEED.name], record, finished.results)
     assert speed is not None and speed.values is not None
     with (tmp_path / "compared_mini.csv").open() as file:
         (row,) = [r for r in csv.DictReader(file) if r["panel"].startswith("seconds") and r["label"] == xmoe(8).label]
-    assert float(row["x"]) == pytest.approx(record.tokens / speed.values.training.tokens_per_second, rel=1e-4)
+    ratio = speed.values.training.times_as_fast_as("same_flops")
+    assert float(row["x"]) == pytest.approx(1 / ratio, rel=1e-4)
