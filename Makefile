@@ -31,18 +31,20 @@ RUN_OPTIONS = --scale $(SCALE) $(TASK_OPTION) --jobs $(JOBS) \
 	$(if $(strip $(SEEDS)),--seeds $(SEEDS)) $(if $(strip $(TIME_BUDGET)),--time-budget $(TIME_BUDGET)) \
 	$(if $(strip $(AGAIN)),--again)
 
-# A file experiments/table1_perplexity.py is reproduced by `make reproduce-table1`, figure4_*.py by `make figure4`.
+# A file experiments/table1_perplexity.py is reproduced by `make reproduce-table1`, v2_table1_*.py by
+# `make reproduce-v2-table1`, figure4_*.py by `make figure4`.
 TABLES = $(sort $(foreach file,$(notdir $(wildcard experiments/table[0-9]*_*.py)),$(firstword $(subst _, ,$(file)))))
+V2_TABLES = $(sort $(foreach file,$(notdir $(wildcard experiments/v2_table[0-9]*_*.py)),$(word 2,$(subst _, ,$(file)))))
 FIGURES = $(sort $(foreach file,$(notdir $(wildcard experiments/figure[0-9]*_*.py)),$(firstword $(subst _, ,$(file)))))
 
-.PHONY: help setup lock format lint test test-all check check-install check-report check-wheel docs bench ablate-heads tables figures claims report status
+.PHONY: help setup lock format lint test test-all check check-install check-report check-wheel docs bench ablate-heads compare-systems compare-combinations tables figures claims report status
 
 help: ## list the targets and their variables
-	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { name = $$1; sub("%", "<n>", name); printf "  make %-20s %s\n", name, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / { name = $$1; sub("%", "<n>", name); printf "  make %-22s %s\n", name, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  experiments: SCALE=smoke|cpu|gpu|paper ($(SCALE))  SEEDS="0 1 2"  TASK=multilingual|generated  JOBS=$(JOBS)  TIME_BUDGET=seconds  AGAIN=1  HEADS="$(HEADS)"'
 	@echo '  check-wheel: VERSIONS="$(VERSIONS)"'
-	@echo '  tables here: $(TABLES)   figures here: $(FIGURES)'
+	@echo '  tables here: $(TABLES)   of v2: $(V2_TABLES)   figures here: $(FIGURES)'
 
 setup: $(INSTALLED) ## make .venv with the packages of requirements.lock (again only when they changed)
 
@@ -132,6 +134,18 @@ reproduce-table%: setup ## run what is missing of table <n> at SCALE, then rende
 	@$(BIN)/python -m experiments run table$* $(RUN_OPTIONS)
 	@$(if $(strip $(AGAIN)),,$(BIN)/python -m experiments render table$* --scale $(SCALE) $(TASK_OPTION))
 
+reproduce-v2-table%: setup ## the same for table <n> of the follow-up (arXiv 2411.16205)
+	@$(BIN)/python -m experiments run v2_table$* $(RUN_OPTIONS)
+	@$(if $(strip $(AGAIN)),,$(BIN)/python -m experiments render v2_table$* --scale $(SCALE) $(TASK_OPTION))
+
+compare-systems: setup ## every system of the field at equal FLOPs (docs/systems.md)
+	@$(BIN)/python -m experiments run compare_systems $(RUN_OPTIONS)
+	@$(if $(strip $(AGAIN)),,$(BIN)/python -m experiments render compare_systems --scale $(SCALE))
+
+compare-combinations: setup ## the multi-head mechanism around every router and mixture, at equal FLOPs
+	@$(BIN)/python -m experiments run compare_combinations $(RUN_OPTIONS)
+	@$(if $(strip $(AGAIN)),,$(BIN)/python -m experiments render compare_combinations --scale $(SCALE))
+
 ablate-heads: setup ## Table 5 for any numbers of heads: make ablate-heads HEADS="2 3 4"
 	@$(BIN)/python -m experiments run table5 --heads $(HEADS) $(RUN_OPTIONS)
 	@$(if $(strip $(AGAIN)),,$(BIN)/python -m experiments render table5 --heads $(HEADS) --scale $(SCALE))
@@ -140,7 +154,7 @@ figure%: setup ## run what is missing of figure <n> at SCALE, then render it
 	@$(BIN)/python -m experiments run figure$* $(RUN_OPTIONS)
 	@$(if $(strip $(AGAIN)),,$(BIN)/python -m experiments render figure$* --scale $(SCALE) $(TASK_OPTION))
 
-tables: $(addprefix reproduce-,$(TABLES)) ## every table
+tables: $(addprefix reproduce-,$(TABLES)) $(addprefix reproduce-v2-,$(V2_TABLES)) ## every table
 
 figures: $(FIGURES) ## every figure
 

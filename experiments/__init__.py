@@ -2,7 +2,8 @@
 
 stand_in: generated data where none are given. scales: the four sizes. systems: what is compared. runner: runs and
 records. report: records into results/. kinds: the kinds of pages. catalog: pages by their names. learning_rates,
-tuning: what is chosen. testbed: what can be shown. table1, zero_shot: systems and claims of several pages.
+tuning: what is chosen. testbed: what can be shown. field, v2: the systems of the field, and of v2. table1,
+zero_shot: systems and claims of several pages.
 """
 
 import time
@@ -20,6 +21,8 @@ READING_ORDER = (
     "learning_rates",
     "tuning",
     "testbed",
+    "field",
+    "v2",
     "table1",
     "zero_shot",
     "figure7",

@@ -15,7 +15,10 @@ from scipy.stats import qmc
 from experiments.scales import Scale
 from experiments.systems import System, dense_layer
 from mhmoe.layers.config import LayerConfig
-from mhmoe.layers.experts import FeedForwardConfig
+from mhmoe.layers.dense_mixture import DenseMixtureConfig
+from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
+from mhmoe.layers.hierarchical import HierarchicalMoEConfig
+from mhmoe.layers.latent import LatentConfig
 from mhmoe.layers.multi_head import MultiHeadConfig, Start
 from mhmoe.layers.normed import NormedConfig
 from mhmoe.layers.per_head import PerHeadRouterConfig
@@ -43,9 +46,9 @@ class Settings:
     router_lr: float = 1.0
     eps: float = 1e-6
 
-    def layer(self, layer: LayerConfig) -> LayerConfig:
-        """A feed-forward layer built so."""
-        built = self._around(layer)
+    def layer(self, layer: LayerConfig, *, gates_itself: bool = False) -> LayerConfig:
+        """A feed-forward layer built so; with its own gate where that is what it is known by."""
+        built = self._around(layer, gates_itself)
         return NormedConfig(inner=built, gain=NORM_GAIN) if self.norm == "layer" else built
 
     def training(self) -> dict[str, Any]:
@@ -58,23 +61,43 @@ class Settings:
         }
         return {"eps": self.eps, "lr_multipliers": tuple((part, rate) for part, rate in rates.items() if rate != 1.0)}
 
-    def _around(self, layer: LayerConfig) -> LayerConfig:
+    def _around(self, layer: LayerConfig, gates_itself: bool) -> LayerConfig:
         if isinstance(layer, MultiHeadConfig):
-            inner = self._around(layer.inner)
+            inner = self._around(layer.inner, gates_itself)
             if self.per_head:
                 inner = _per_head(inner, layer.heads)
-            return layer.replace(inner=inner, head_start=self.start, merge_start=self.start, route_by=self.route_by)
-        if isinstance(layer, FeedForwardConfig):
-            return self._normed(layer.replace(inner_norm=self.inner_norm, output_gain=self.output_gain))
-        if not isinstance(layer, SparseMoEConfig):
-            return layer
-        gate: Any = "sigmoid" if self.gate == "sigmoid" else "softmax"
-        router = layer.router.replace(renormalize=self.gate == "renormalized", gate=gate)
-        experts = layer.experts.replace(inner_norm=self.inner_norm, output_gain=self.output_gain)
-        return self._normed(layer.replace(router=router, experts=experts))
+            route_by = self.route_by if _reads_apart(inner) else "head_output"
+            return layer.replace(inner=inner, head_start=self.start, merge_start=self.start, route_by=route_by)
+        if isinstance(layer, LatentConfig):  # a norm before its way up would make it Kimi K3's
+            built = self._built(layer, gates_itself)
+            return NormedConfig(inner=built, gain=NORM_GAIN) if self.norm == "experts" else built
+        return self._normed(self._built(layer, gates_itself)) if _has_networks(layer) else layer
+
+    def _built(self, layer: Any, gates_itself: bool) -> Any:
+        """The layer with its gates and networks as they are set, and no norm around it."""
+        changes: dict[str, Any] = {}
+        if isinstance(layer, FeedForwardConfig | ExpertsConfig):
+            return layer.replace(inner_norm=self.inner_norm, output_gain=self.output_gain)
+        if not gates_itself and isinstance(layer, SparseMoEConfig | HierarchicalMoEConfig):
+            gate: Any = "sigmoid" if self.gate == "sigmoid" else "softmax"
+            changes["router"] = layer.router.replace(renormalize=self.gate == "renormalized", gate=gate)
+        for part in ("inner", "experts", "shared"):
+            if getattr(layer, part, None) is not None:
+                changes[part] = self._built(getattr(layer, part), gates_itself)
+        return layer.replace(**changes)
 
     def _normed(self, layer: LayerConfig) -> LayerConfig:
         return NormedConfig(inner=layer, gain=NORM_GAIN) if self.norm == "experts" else layer
+
+
+def _has_networks(layer: LayerConfig) -> bool:
+    return isinstance(layer, FeedForwardConfig | SparseMoEConfig | DenseMixtureConfig | HierarchicalMoEConfig)
+
+
+def _reads_apart(layer: LayerConfig) -> bool:
+    """Whether its router can read something else than its experts."""
+    inner = layer.inner if isinstance(layer, NormedConfig) else layer
+    return isinstance(inner, SparseMoEConfig | DenseMixtureConfig)
 
 
 def _per_head(layer: LayerConfig, heads: int) -> LayerConfig:
@@ -143,14 +166,14 @@ def with_settings(system: System, point: Point, name: str, label: str) -> System
 
     def layer(scale: Scale) -> LayerConfig | None:
         whole = system.layer(scale)
-        return None if whole is None else point.settings.layer(whole)
+        return None if whole is None else point.settings.layer(whole, gates_itself=system.gates_itself)
 
     return dataclasses.replace(
         system,
         name=name,
         label=label,
         layer=layer,
-        feed_forward=lambda scale: point.settings.layer(dense_layer(scale)),
+        feed_forward=lambda scale: point.settings.layer((system.feed_forward or dense_layer)(scale)),
         training={**system.training, **point.settings.training()},
         learning_rate=point.learning_rate,
     )

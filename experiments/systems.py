@@ -37,7 +37,7 @@ class System:
     which reading it is of X-MoE's size; "" for X-MoE itself and for dense models. role: how it looks in figures
     (looks.py); "" takes what is free there. num_experts: of the X-MoE whose size it has; None for dense models.
     settled_by: the page whose runs settle what is trained as this system; "" if it is settled here. steps: times those
-    of the scale.
+    of the scale. gates_itself: its gate is a part of what it is, which settings leave alone.
     """
 
     name: str
@@ -55,6 +55,7 @@ class System:
     num_experts: int | None = None
     settled_by: str = ""
     steps: float = 1.0
+    gates_itself: bool = False
 
     @property
     def arm(self) -> str:

@@ -45,6 +45,17 @@ class Controls:
         return ""
 
 
+def together(several: Sequence[Controls], labels: Mapping[str, str]) -> Controls | None:
+    """Those of several testbeds, whose arms have names of their own; None of none."""
+    if not several:
+        return None
+    return Controls(
+        effects={key: effect for each in several for key, effect in each.effects.items()},
+        nulls={arm: null for each in several for arm, null in each.nulls.items()},
+        labels=labels,
+    )
+
+
 def against_null(system: str, null: str, claim: Statement) -> Claim:
     """That a system beats the model without the layer."""
     return Claim(

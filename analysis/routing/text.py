@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from analysis.checkpoints import load
 from mhmoe.data.batches import IGNORE, EvaluationSet
 from mhmoe.data.tokenizer import END_OF_TEXT_ID, as_text_only
 from mhmoe.io import UserError
-from mhmoe.layers.routers import Routing
+from mhmoe.layers.routing import Routing
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.loop import seed_parameters
@@ -52,13 +52,20 @@ class Windows:
         """[windows, length]: where a token of the text stands."""
         return self.token >= 0
 
+    @property
+    def full(self) -> "Windows":
+        """Those without padding."""
+        return self._those(np.flatnonzero(self.read.all(axis=1)))
+
     def spaced(self, max_windows: int) -> "Windows":
         """At most so many windows, evenly spaced over the whole text, as `evaluation.evaluate` takes them."""
         if max_windows < 1:
             raise ValueError(f"max_windows={max_windows} is not allowed; it must be at least 1")
         if max_windows >= len(self.inputs):
             return self
-        chosen = np.linspace(0, len(self.inputs) - 1, max_windows).round().astype(int)
+        return self._those(np.linspace(0, len(self.inputs) - 1, max_windows).round().astype(int))
+
+    def _those(self, chosen: npt.NDArray[Any]) -> "Windows":
         return Windows(
             inputs=self.inputs[chosen],
             read=self.read[chosen],
@@ -169,6 +176,13 @@ def route(model: MHMoEForCausalLM, windows: Windows, *, batch_size: int = 32) ->
             yield RoutedBatch(windows.document[part], token, counted, tuple(_with_rows(layer) for layer in routing))
     finally:
         model.train(was_training)
+
+
+def routes(model: MHMoEForCausalLM) -> bool:
+    """Whether any of its layers chooses: it may be one network, none, or a mixture of all experts."""
+    with torch.no_grad():
+        token = torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)
+        return bool(model(token, output_routing=True).routing)
 
 
 def _with_rows(routing: Routing) -> Routing:

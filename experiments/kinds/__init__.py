@@ -16,4 +16,6 @@ READING_ORDER = (
     "words",
     "trend",
     "table",
+    "comparison",
+    "texts",
 )

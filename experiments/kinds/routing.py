@@ -30,7 +30,7 @@ from analysis.routing.activation import (
 from analysis.routing.activation_figure import activation_curves
 from analysis.routing.heatmaps import activation_heatmaps, group_heatmaps
 from analysis.routing.measures import Counts, Summary, summary, total
-from analysis.routing.text import load_checkpoint, untrained, windows_of, windows_of_texts
+from analysis.routing.text import load_checkpoint, routes, untrained, windows_of, windows_of_texts
 from analysis.tables import Column, Row, seeds_text, table_markdown
 from analysis.zero_shot.harness import questions
 from analysis.zero_shot.tasks import find
@@ -247,7 +247,7 @@ def routing_figure(
 
 def _activation(subject: Subject, settings: Mapping[str, Any]) -> ExpertActivation | None:
     model, _ = load_checkpoint(subject.model)
-    if model.config.moe is None:
+    if not routes(model):
         return None
     split = getattr(subject.text, settings["split"])
     windows = windows_of(split, model.config.max_position_embeddings).spaced(settings["max_windows"])

@@ -42,7 +42,8 @@ COVERED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """null, dense, few, many: the model without the layer, Dense of the FLOPs of `few`, X-MoE with 8 and 32 experts.
+    """null, dense, few, many: the model without the layer, Dense of the FLOPs of `few`, X-MoE with 8 and 32 experts;
+    without the last nothing can be claimed of more experts.
 
     others: whatever else is set on the way from the null to X-MoE.
     """
@@ -51,12 +52,13 @@ class Arm:
     null: System
     dense: System
     few: System
-    many: System
+    many: System | None = None
     others: Sequence[System] = ()
 
     @property
     def systems(self) -> list[System]:
-        return unique([self.null, self.dense, self.few, self.many, *self.others])
+        more = [self.many] if self.many else []
+        return unique([self.null, self.dense, self.few, *more, *self.others])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +97,8 @@ class Testbed(Page):
         return Section(page, columns, [*shown, *covered])
 
     def _effects(self, arm: Arm) -> dict[str, Claim]:
-        return {
-            "mixture": self._below(arm, arm.few, arm.dense),
-            "experts": self._below(arm, arm.many, arm.few),
-        }
+        more = {"experts": self._below(arm, arm.many, arm.few)} if arm.many else {}
+        return {"mixture": self._below(arm, arm.few, arm.dense), **more}
 
     def _below(self, arm: Arm, better: System, worse: System) -> Claim:
         return Claim(

@@ -5,9 +5,9 @@ its records and pages stay out of git, under results/smoke.
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
+from analysis.claims.controls import together
 from analysis.claims.judge import judge
 from analysis.claims.ledger import ledger_markdown
 from analysis.claims.rules import Verdict
@@ -50,15 +50,16 @@ def verdicts(pages: Sequence[Page], scales: Sequence[Scale], results: Path = RES
         records = Records(scale, results)
         judged: dict[Hashable, Verdict] = {}
         for page in pages:
-            if page.claims and records.by_name and page.is_for(scale):
+            claims = page.claims_at(scale)
+            if claims and records.by_name and page.is_for(scale):
                 testbeds = [p for p in pages if p.task == page.task and p.controls() is not None]
                 systems = unique([system for p in (page, *testbeds) for system in p.all_systems()])
                 current = current_runs(systems, scale, records, page.task)
                 runs = [record for of_system in current.values() for record in of_system]
                 values = measured_values(page.measurements, current, results)
                 labels = {system.name: in_words(system.label) for system in systems}
-                controls = next((replace(has, labels=labels) for p in testbeds if (has := p.controls())), None)
-                new = judge(page.claims, runs, scale.name, values, controls=controls, judged=judged)
+                controls = together([has for p in testbeds if (has := p.controls())], labels)
+                new = judge(claims, runs, scale.name, values, controls=controls, judged=judged)
                 judged |= {verdict.claim.difference: verdict for verdict in new if verdict.n >= 2}
                 found[page.slug] += new
     return [verdict for of_page in found.values() for verdict in of_page]

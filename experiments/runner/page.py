@@ -60,6 +60,14 @@ class Page:
         """Every system once, in the order of their first appearance."""
         raise NotImplementedError
 
+    def systems_at(self, scale: Scale) -> list[System]:
+        """Those that it has at a scale: all, but for pages that have others at some scales."""
+        return self.all_systems()
+
+    def claims_at(self, scale: Scale) -> Sequence[Claim | MeasuredClaim]:
+        """The claims about systems that it has at a scale."""
+        return self.claims
+
     def runs(self, scale: Scale, seeds: Sequence[int], records: Records) -> list[Run]:
         """What must be trained: the learning rates first, then the finals seed by seed.
 
@@ -67,7 +75,7 @@ class Page:
         """
         if not self.trains:
             return []
-        systems = self.all_systems()
+        systems = self.systems_at(scale)
         finals = final_plan(systems, scale, self.task, seeds, records)
         return [*tuning_plan(systems, scale, self.task), *finals]
 

@@ -30,4 +30,4 @@ class Absent(nn.Module):
     """0 for every row."""
 
     def forward(self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None) -> FFNOutput:
-        return FFNOutput(x.new_zeros(x.shape))
+        return FFNOutput(0 * x)  # with gradients, of 0: what comes before it then has a place in an optimiser's state

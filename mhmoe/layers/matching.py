@@ -11,14 +11,16 @@ negligible at the paper's width but not at small ones. Widths and counts are who
 difference remains too: every complexity table prints the totals with everything counted.
 """
 
-from collections.abc import Callable
-from typing import Literal, get_args
+from collections.abc import Callable, Iterable
+from typing import Literal, TypeVar, get_args
 
 from mhmoe.layers.bitnet import in_precision
+from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.multi_head import MultiHeadConfig, multi_head_moe
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 
 Matching = Literal["equation", "parameters", "compute"]
+SomeLayer = TypeVar("SomeLayer", bound=LayerConfig)
 MATCHINGS: dict[Matching, str] = {
     "equation": "as printed",
     "parameters": "equal parameters",
@@ -100,6 +102,30 @@ def with_sizes(
         router=router,
     )
     return in_precision(layer, experts.precision)
+
+
+def of_cost(build: Callable[[int], SomeLayer], flops: int, multiple_of: int = 1) -> SomeLayer:
+    """The layer with so many FLOPs a token, routers and all; `build` gives it with an inner width.
+
+    The width is the nearest multiple of `multiple_of`, at least one. Raises ValueError where all else costs more.
+    """
+    width = _solve(lambda w: build(w).flops_per_token(), flops)
+    return build(_rounded(width, multiple_of))
+
+
+def of_size(
+    build: Callable[[int, int], SomeLayer], reference: LayerConfig, counts: Iterable[int], multiple_of: int = 1
+) -> SomeLayer:
+    """The layer with the reference's FLOPs a token whose parameters are nearest to the reference's.
+
+    `build` gives it with a number of experts, of which `counts` are tried, and an inner width. Raises ValueError where
+    no number has a positive width.
+    """
+
+    def layer(count: int) -> SomeLayer:
+        return of_cost(lambda width: build(count, width), reference.flops_per_token(), multiple_of)
+
+    return min(map(layer, counts), key=lambda found: abs(found.parameters() - reference.parameters()))
 
 
 def beta(config: MultiHeadConfig, reference: SparseMoEConfig) -> float:

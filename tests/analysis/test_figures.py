@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis import figures
+from analysis import figures, scatter
 from analysis.figures import Panel, category_figure, learning_curves, trend_figure
 from analysis.plotting import LOOKS, Point, counts, looks_of, save
 from analysis.routing import activation_figure, heatmaps
@@ -20,6 +20,7 @@ from analysis.routing.measures import Counts
 from analysis.routing.words import figure as word_figure
 from analysis.routing.words.comparison import Comparison
 from analysis.routing.words.figure import TwoGroups, two_group_figure
+from analysis.scatter import scatter_figure
 from experiments.kinds.curves import Curves
 from experiments.kinds.routing import RoutingFigure
 from experiments.kinds.table import Table
@@ -43,7 +44,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         FigureCanvasAgg(figure).draw()
         found.append(figure)
 
-    for module in (figures, heatmaps, activation_figure, word_figure):
+    for module in (figures, heatmaps, activation_figure, word_figure, scatter):
         monkeypatch.setattr(module, "save", keep)
     return found
 
@@ -184,3 +185,30 @@ def test_experts_by_group_stand_behind_the_group_that_has_most_of_them(drawn, tm
     (cells,) = _cells(drawn[0])
     assert (cells / 4).tolist() == [[0.7, 0.2, 0.1, 0.0], [0.0, 0.1, 0.8, 0.1]]
     assert [label.get_text() for label in drawn[0].axes[0].get_yticklabels()] == ["bg", "de"]
+
+
+# ---- many systems in one plane --------------------------------------------------------------
+
+
+def test_every_system_of_a_plane_has_one_number_and_a_line_in_the_legend(drawn: list[Figure], tmp_path: Path) -> None:
+    def points(factor: float) -> dict[str, Point]:
+        return {f"system {i}": Point(factor * i, 90.0 + i, 89.0 + i, 91.0 + i, 3) for i in range(1, 18)}
+
+    scatter_figure({"FLOPs": points(1.0), "seconds": points(0.1)}, tmp_path / "a.png", title="Title", height="height")
+    (figure,) = drawn
+    (legend,) = figure.legends
+    listed = [text.get_text() for text in legend.get_texts()]
+    assert listed == [f"{i}  system {i} (n = 3)" for i in range(1, 18)]  # by height, the lowest first
+    for axes in figure.axes:
+        assert [text.get_text() for text in axes.texts] == [str(i) for i in range(1, 18)]
+        low, high = axes.get_xlim()
+        assert all(low < text.get_position()[0] < high for text in axes.texts)
+    lines = (tmp_path / "a.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 17 and lines[1] == "FLOPs,1,system 1,1,91,90,92,3"
+
+
+def test_stressed_systems_stand_out(drawn: list[Figure], tmp_path: Path) -> None:
+    points = {name: Point(1.0, y, y, y, 1) for name, y in (("ours", 2.0), ("theirs", 3.0))}
+    scatter_figure({"x": points}, tmp_path / "a.png", title="Title", height="height", stressed=["ours"])
+    colours = {text.get_text(): to_rgb(text.get_color()) for text in drawn[0].axes[0].texts}
+    assert colours == {"1": to_rgb(scatter.STRESSED), "2": to_rgb("#000000")}

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from docs import numbers
+from experiments.compare_systems import PAGE
 
 TEXT = "| [Switch](x) | 2021 | <!-- ours: Switch -->old<!-- --> | <!-- ours: Kimi K3 -->old<!-- --> |"
 
@@ -19,6 +20,13 @@ def test_the_page_shows_what_the_committed_results_say() -> None:
     table = page.partition("## One row a system")[2].partition("\n\nThe shared parts")[0]
     systems = [line for line in table.splitlines() if line.startswith("| [")]
     assert len(systems) > 10 and all(numbers.CELL.search(line) for line in systems)
+
+
+def test_every_cell_of_the_page_has_one_row_of_the_comparison() -> None:
+    labels = rows(*((row.system.label, str(i)) for i, row in enumerate(PAGE.rows)))
+    cells = [cell[2] for cell in numbers.CELL.finditer(numbers.PAGE.read_text(encoding="utf-8"))]
+    found = [numbers.number(cell, labels) for cell in cells]
+    assert len(set(found)) == len(cells) > 10 and numbers.NOT_RUN not in found
 
 
 def test_a_cell_gets_mean_spread_and_seeds_of_its_own_row_and_the_rest_of_the_page_stays() -> None:

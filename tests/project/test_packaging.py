@@ -140,7 +140,7 @@ def test_the_version_is_the_same_everywhere() -> None:
 def defined_targets() -> list[str]:
     """Targets of the Makefile as regular expressions; a % stands for the number of a table or figure."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    return [name.replace("%", r"\d+") for name in re.findall(r"^([a-z%-]+):(?!=)", makefile, flags=re.MULTILINE)]
+    return [name.replace("%", r"\d+") for name in re.findall(r"^([a-z0-9%-]+):(?!=)", makefile, flags=re.MULTILINE)]
 
 
 def mentioned_targets(document: str) -> list[str]:
@@ -169,13 +169,19 @@ def test_make_alone_explains_every_target() -> None:
     shown = subprocess.run(
         ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    listed = re.findall(r"^  make ([a-z<>-]+)", shown, flags=re.MULTILINE)
+    listed = re.findall(r"^  make ([a-z0-9<>-]+)", shown, flags=re.MULTILINE)
     assert [name.replace("<n>", "%") for name in listed] == re.findall(
-        r"^([a-z%-]+):(?!=)", makefile, flags=re.MULTILINE
+        r"^([a-z0-9%-]+):(?!=)", makefile, flags=re.MULTILINE
     )
 
 
-@pytest.mark.parametrize("target", ["claims", "report", "status", "reproduce-table2", "figure7", "ablate-heads"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("claims", "report", "status", "reproduce-table2", "reproduce-v2-table3", "figure7", "ablate-heads"),
+        *("compare-systems", "compare-combinations"),
+    ],
+)
 def test_every_command_of_a_make_target_takes_its_scale(target):
     planned = subprocess.run(
         ["make", "-n", "-o", "setup", target, "SCALE=smoke"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -5,7 +5,7 @@ from collections.abc import Hashable
 
 import pytest
 
-from analysis.claims.controls import Controls
+from analysis.claims.controls import Controls, together
 from analysis.claims.judge import judge
 from analysis.claims.ledger import ledger_markdown
 from analysis.claims.rules import Claim, Verdict
@@ -95,3 +95,14 @@ def test_the_ledger_says_why_a_claim_is_not_testable() -> None:
     lost = verdict(runs(a=4.5, b=4.4, x=4.4, d=4.6, null=4.8))
     line = next(line for line in ledger_markdown([lost]).splitlines() if "A lies below B" in line)
     assert "**not reproduced at this scale**" in line and "contradicted" not in line
+
+
+def test_testbeds_of_one_task_stand_together_each_for_its_own_arm() -> None:
+    bitnet = dataclasses.replace(EFFECT, arm="bitnet", better="xb", worse="db")
+    other = Controls(effects={("bitnet", "mixture"): bitnet}, nulls={"bitnet": "null_b"})
+    both = together([CONTROLS, other], {"a": "A"})
+    assert both is not None and together([], {}) is None
+    records = runs(a=4.4, b=4.5, x=4.4, d=4.6, null=4.8, xb=4.7, db=4.6, null_b=4.9)
+    assert verdict(records, both).verdict == "holds"
+    in_bitnet = verdict(records, both, dataclasses.replace(CLAIM, arm="bitnet"))
+    assert in_bitnet.verdict == "not testable here" and "control not seen" in in_bitnet.objection

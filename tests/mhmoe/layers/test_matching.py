@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
-from mhmoe.layers.matching import Matching, beta, follow_up_sizes, match, with_sizes
+from mhmoe.layers.matching import Matching, beta, follow_up_sizes, match, of_cost, of_size, with_sizes
 from mhmoe.layers.multi_head import MultiHeadConfig
 from mhmoe.layers.routers import DotProductRouterConfig, XMoERouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
@@ -258,3 +258,31 @@ def test_without_biases_and_inner_norm_the_experts_do_not_fit_table_11() -> None
     layer = reference(768, 256)
     with pytest.raises(AssertionError):
         check_cells(paper_model(layer), layer.experts, XMOE[256])
+
+
+# ---- families of layers at one cost ----------------------------------------------------------
+
+
+def _family(count: int, width: int) -> SparseMoEConfig:
+    router = DotProductRouterConfig(dim=64, num_experts=count, top_k=2)
+    return SparseMoEConfig(router=router, experts=ExpertsConfig(dim=64, num_experts=count, expert_dim=width))
+
+
+@given(width=st.integers(8, 500), step=st.sampled_from([1, 8]), count=st.integers(2, 40))
+def test_a_layer_of_a_cost_is_the_one_of_the_nearest_width(width: int, step: int, count: int) -> None:
+    flops = _family(count, width).flops_per_token()
+    found = of_cost(lambda w: _family(count, w), flops, step).experts.expert_dim
+    assert found % step == 0 and abs(found - width) <= step / 2
+
+
+def test_routers_and_all_else_count_in_the_cost_and_may_exceed_it() -> None:
+    router = _family(40, 8).router.flops_per_token()
+    with pytest.raises(ValueError, match="no positive inner width has the reference's size"):
+        of_cost(lambda width: _family(40, width), router - 1)
+
+
+def test_of_several_numbers_of_experts_the_one_of_nearest_parameters_is_taken() -> None:
+    target = _family(8, 96)
+    sizes = {count: of_cost(lambda w, c=count: _family(c, w), target.flops_per_token()) for count in range(2, 40)}
+    nearest = min(sizes.values(), key=lambda layer: abs(layer.parameters() - target.parameters()))
+    assert of_size(_family, target, range(2, 40)) == nearest == target

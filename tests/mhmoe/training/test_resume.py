@@ -17,6 +17,7 @@ import torch
 from mhmoe.cli import stopped_at
 from mhmoe.data.packing import PackedDataset
 from mhmoe.io import UserError, write_sealed
+from mhmoe.layers.absent import AbsentConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.checkpoint import TrainState, load_checkpoint, read_checkpoint
 from mhmoe.training.config import TrainingConfig
@@ -40,6 +41,15 @@ def without_seconds(curve: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def assert_identical(ours: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert ours.keys() == expected.keys()
     assert [name for name in expected if not torch.equal(ours[name], expected[name])] == []
+
+
+def test_a_model_without_its_layer_goes_on_from_a_checkpoint(text: PackedDataset, tmp_path: Path) -> None:
+    """The norm before the absent layer has no effect, and a place in the optimiser's state all the same."""
+    models = [tiny.model("xmoe", moe=AbsentConfig(dim=tiny.DIM).to_dict()) for _ in range(3)]
+    assert train(models[0], text, SHORT, seed=0) is not None
+    assert train(models[1], text, SHORT, seed=0, checkpoint=tmp_path / "run.pt", deadline=0.0) is None
+    assert train(models[2], text, SHORT, seed=0, checkpoint=tmp_path / "run.pt") is not None
+    assert_identical(models[2].state_dict(), models[0].state_dict())
 
 
 # ---- killed ---------------------------------------------------------------------------------

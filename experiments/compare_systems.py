@@ -1,0 +1,57 @@
+"""Compare systems: every system of the field and MH-MoE at equal FLOPs a token, in one frame.
+
+One transformer, one loop, one text, mixtures in every second block: the layers alone differ (field.py). FLOPs a token
+are those of X-MoE with 8 experts and k = 2, by the inner width; parameters too, where the system allows. Null, Dense,
+X-MoE, the fine-grained X-MoE and MH-MoE are at the best points that the search found for each; all others take X-MoE's
+settings but for the gate, which is a part of what they are, and Multi-Head LatentMoE takes MH-MoE's.
+No table of the papers. Cost: cpu about three hours of one core beyond Table 1. Run: make compare-systems SCALE=cpu
+"""
+
+from analysis.claims.rules import Claim
+from experiments.field import FAMILIES, WITH_SWIGLU, XMOE_SWIGLU, headed, multi_head_latent, system
+from experiments.kinds.comparison import MEASURES, Comparison
+from experiments.kinds.table import Row
+from experiments.systems import OURS
+from experiments.testbed import TUNED
+from experiments.tuning import tuned
+
+SLUG = "compare_systems"
+MHMOE = tuned("mhmoe_{}_compute")
+GATED = headed(XMOE_SWIGLU)  # MH-MoE with SwiGLU
+WITHOUT = (TUNED.dense, *(system(family) for family in FAMILIES if family not in WITH_SWIGLU), multi_head_latent())
+WITH = [system(family) for family in WITH_SWIGLU]
+SHOWN = (TUNED.null, TUNED.few, tuned("fine_{}"), *WITHOUT, MHMOE, system(XMOE_SWIGLU), *WITH, GATED)
+
+PAGE = Comparison(
+    slug=SLUG,
+    title="Systems of the field at equal FLOPs: test perplexity and what they cost",
+    rows=[Row(system=each) for each in SHOWN],
+    reference=TUNED.few.name,
+    measures=MEASURES,
+    measurements=tuple({measure.measurement.name: measure.measurement for measure in MEASURES}.values()),
+    stressed=(TUNED.few.name, MHMOE.name, GATED.name),
+    claims=[
+        Claim(
+            slug=SLUG,
+            statement=f"{name} has lower perplexity than {other.label.partition(',')[0]}, at equal FLOPs",
+            source=OURS,
+            better=ours.name,
+            worse=other.name,
+            matching="compute",
+            arm="tuned",
+        )
+        for name, ours, others in (("MH-MoE", MHMOE, WITHOUT), ("MH-MoE with SwiGLU", GATED, WITH))
+        for other in others
+    ],
+    notes=(
+        "Settings of null, Dense, X-MoE, fine-grained X-MoE and MH-MoE are the best of the same search for each. The "
+        "other systems were not searched: they take X-MoE's (rates, norms, initial output), but keep their own gate; "
+        "Multi-Head LatentMoE takes MH-MoE's. So a system that lies behind may lack settings of its own.",
+        "FLOPs are equal within a step of the inner width; those of MH-MoE are v2's, which leave its routers out. "
+        "Jamba's 16 experts give it twice X-MoE's parameters, and the densely gated mixture has a quarter: it uses all "
+        "that it has.",
+        "Mixtral, Grok-1, DeepSeekMoE and Jamba have SwiGLU experts, as published, the others GELU: what the "
+        "activation alone is worth is the distance of the two X-MoE and of the two MH-MoE. Where the settings have a "
+        "norm behind the layer, it takes the scale of the gates away, and Mixtral and Grok-1 are one system.",
+    ),
+)

@@ -1,0 +1,175 @@
+"""A table of perplexity on several texts, as v2's tables are: those of the training corpora, and one that is none.
+
+At the paper scale the rows are others: systems as the paper prints them, with its own way to train.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.claims.measured import MeasuredClaim
+from analysis.claims.rules import Claim
+from analysis.routing.text import load_checkpoint
+from analysis.statistics import summarise
+from analysis.tables import NOT_RUN, STALE, Column, table_markdown
+from analysis.tables import Row as Cells
+from analysis.texts import TextLosses, measure_texts
+from experiments.report.captions import all_runs, caption_of, current_runs, measured_values, of_all
+from experiments.runner.measurements import Measurement, Subject
+from experiments.runner.page import Page, Section, unique
+from experiments.runner.store import Records
+from experiments.scales import PAPER, Scale
+from experiments.systems import System, paper_number
+
+NOT_MEASURED = "not measured"
+COLUMNS = (
+    Column("label", "system"),
+    Column("paper", "paper", ".2f"),
+    Column("perplexity", "ours", ".2f"),
+    Column("std", "std", ".2f"),
+    Column("seeds", "seeds"),
+    Column("bits_per_byte", "bits per byte", ".4f"),
+    Column("paper_change", "paper, to reference", "+.1f", suffix="%"),
+    Column("change", "ours, to reference", "+.1f", suffix="%"),
+)
+SIZES = (
+    Column("label", "system"),
+    Column("parameters", "parameters (M)", ",.2f", 1e-6),
+    Column("active_parameters", "active (M)", ",.2f", 1e-6),
+    Column("flops_per_token", "MFLOPs a token", ",.3f", 1e-6),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRow:
+    """paper: where the paper prints its perplexities, a path in paper.json for each text, in their order."""
+
+    system: System
+    paper: Sequence[tuple[str | int, ...]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextsTable(Page):
+    """texts: name in the results of the first of `measurements` -> the paper's text beside it. reference: the system
+    that changes are relative to. rows, and in their place at the paper scale as_printed with its own reference."""
+
+    measurements: Sequence[Measurement[TextLosses]] = ()
+    texts: Mapping[str, str]
+    rows: Sequence[TextRow]
+    reference: str
+    as_printed: Sequence[TextRow] = ()
+    printed_reference: str = ""
+
+    def rows_at(self, scale: Scale) -> Sequence[TextRow]:
+        return self.as_printed if self.as_printed and scale.name == PAPER.name else self.rows
+
+    def all_systems(self) -> list[System]:
+        return unique([row.system for row in (*self.rows, *self.as_printed)])
+
+    def systems_at(self, scale: Scale) -> list[System]:
+        return unique([row.system for row in self.rows_at(scale)])
+
+    def claims_at(self, scale: Scale) -> Sequence[Claim | MeasuredClaim]:
+        here = {system.name for system in self.systems_at(scale)}
+        return [claim for claim in self.claims if claim.systems <= here]
+
+    def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
+        systems = self.systems_at(scale)
+        everything = all_runs(systems, scale, records, self.task)
+        if not any(everything.values()):
+            return None
+        current = current_runs(systems, scale, records, self.task)
+        measurement = self.measurements[0]
+        values = measured_values([measurement], current, records.results)
+        found = {system.name: values[measurement.name, system.name] for system in systems}
+        rows: list[Cells] = []
+        parts: list[str] = []
+        for place, (text, theirs) in enumerate(self.texts.items()):
+            of_text = [self._cells(row, place, text, found) for row in self.rows_at(scale)]
+            for cells in of_text:
+                if "perplexity" not in cells:
+                    states = (current, NOT_MEASURED), (everything, STALE)
+                    cells["perplexity"] = next((said for of, said in states if of[cells["system"]]), NOT_RUN)
+            reference = self.printed_reference if self.rows_at(scale) is self.as_printed else self.reference
+            anchor = next((cells for cells in of_text if cells["system"] == reference), {})
+            for cells in of_text:
+                for of, change in (("perplexity", "change"), ("paper", "paper_change")):
+                    cells[change] = None if cells is anchor else _percent(cells.get(of), anchor.get(of))
+            parts.append(f"### {text} (the paper's: {theirs})\n\n{table_markdown(COLUMNS, of_text)}")
+            rows += of_text
+        runs = [record for of_system in current.values() for record in of_system]
+        lines = caption_of(runs, of_all(found))
+        lines.append(
+            "Perplexity on each text, mean and standard deviation over seeds. The paper's are of larger models on "
+            "other texts: compare the changes relative to the reference, not the values."
+        )
+        sizes: list[Cells] = [
+            {"label": s.label, **{c.key: getattr(one[0], c.key) for c in SIZES[1:]}}
+            for s in systems
+            if (one := current[s.name])
+        ]
+        page = "\n\n".join(lines) + "\n\n" + "\n".join(parts) + f"\n### Sizes\n\n{table_markdown(SIZES, sizes)}"
+        return Section(page, (Column("text", "text"), *COLUMNS), rows)
+
+    def _cells(
+        self,
+        row: TextRow,
+        place: int,
+        text: str,
+        found: Mapping[str, Mapping[int, TextLosses]],
+    ) -> Cells:
+        """Without a perplexity where nothing was measured."""
+        system = row.system
+        cells: Cells = {"system": system.name, "label": system.label, "text": text}
+        if row.paper:
+            cells["paper"] = float(paper_number(row.paper[place]))
+        losses = [losses.texts[text] for losses in found[system.name].values()]
+        if not losses:
+            return cells
+        perplexity = summarise(loss.perplexity for loss in losses)
+        return cells | {
+            "perplexity": perplexity.mean,
+            "std": perplexity.std,
+            "seeds": len(losses),
+            "bits_per_byte": summarise(loss.bits_per_byte for loss in losses).mean,
+        }
+
+
+def _percent(value: Any, reference: Any) -> float | None:
+    numbers = [x for x in (value, reference) if isinstance(x, int | float) and math.isfinite(x)]
+    return 100 * (numbers[0] / numbers[1] - 1) if len(numbers) == 2 else None
+
+
+# ---- what is measured ------------------------------------------------------------------------
+
+WEB = [f"english/ewt_web-{split}.jsonl.gz" for split in ("train", "valid", "test")]
+
+
+def _texts(subject: Subject, settings: Mapping[str, Any]) -> TextLosses:
+    model, tokenizer = load_checkpoint(subject.model)
+    return measure_texts(model, tokenizer, subject.data, settings["texts"], max_windows=settings["max_windows"])
+
+
+TEXT_LOSSES = Measurement(
+    name="text_losses",  # perplexity on books and Wikipedia, whose other parts were trained on, and on text of the web
+    settings={
+        "texts": {
+            "books": ["english/books-test.jsonl.gz"],
+            "Wikipedia": ["english/wikipedia-test.jsonl.gz"],
+            "web": WEB,
+        },
+        "max_windows": 1024,
+    },
+    smoke={
+        "texts": {
+            name: [f"multilingual/{language}-test.jsonl.gz"]
+            for name, language in (("books", "en"), ("Wikipedia", "fr"), ("web", "de"))
+        },
+        "max_windows": 64,
+    },
+    result=TextLosses,
+    measure=_texts,
+    files=lambda settings: [file for files in settings["texts"].values() for file in files],
+)
