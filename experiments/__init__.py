@@ -23,6 +23,7 @@ READING_ORDER = (
     "testbed",
     "field",
     "v2",
+    "why",
     "table1",
     "zero_shot",
     "figure7",

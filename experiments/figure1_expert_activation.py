@@ -9,7 +9,7 @@ Cost beyond that table: 3 runs, 10 minutes on two cores, and a minute a model. R
 from experiments.kinds.routing import ROUTING_XNLI, routing_figure
 from experiments.systems import HEADS, OURS, mhmoe, with_lr_of, xmoe
 from experiments.table1 import OF_32
-from experiments.testbed import TUNED
+from experiments.tuning import tuned
 
 PAGE = routing_figure(
     slug="figure1_expert_activation",
@@ -20,7 +20,7 @@ PAGE = routing_figure(
         f"X-MoE, k = {HEADS}": with_lr_of(xmoe(32, top_k=HEADS), xmoe(8, top_k=HEADS), seeds=3),
         f"MH-MoE, h = {HEADS}": mhmoe(32, "parameters", seeds=3),
         f"MH-MoE, h = {HEADS}, equal FLOPs": mhmoe(32, "compute", seeds=3),
-        "X-MoE, tuned": TUNED.many,
+        "X-MoE, tuned": tuned("xmoe_{}", 32, seeds=3),
         "MH-MoE, tuned": OF_32[1],
         "MH-MoE, equal FLOPs, tuned": OF_32[0],
     },

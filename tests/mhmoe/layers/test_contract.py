@@ -156,17 +156,15 @@ def test_with_a_capacity_no_expert_takes_more_than_its_limit_in_training(name: s
     reference.randomise(layer, 0)
     capacities = [module for module in layer.modules() if isinstance(module, Capacity)]
     loads: list[tuple[int, int]] = []
+
+    def count(capacity: nn.Module, _: Any, routing: Any) -> None:
+        assert isinstance(capacity, Capacity)
+        chosen, rows = routing.index[routing.kept], routing.kept[..., 0].numel()
+        limit = capacity.limit(rows, routing.probabilities.shape[-1], routing.index.shape[-1])
+        loads.append((int(torch.bincount(chosen).max()) if len(chosen) else 0, limit))
+
     for capacity in capacities:
-        capacity.register_forward_hook(
-            lambda module, _, routing: loads.append(
-                (
-                    int(torch.bincount(routing.index[routing.kept]).max()) if routing.kept.any() else 0,
-                    module.limit(
-                        routing.kept[..., 0].numel(), routing.probabilities.shape[-1], routing.index.shape[-1]
-                    ),
-                )
-            )
-        )
+        capacity.register_forward_hook(count)
     layer(torch.randn(*ROWS, DIM) + 0.5)
     assert len(loads) == len(capacities) > 0 and all(load <= limit for load, limit in loads)
     assert any(load == limit for load, limit in loads), "no expert was full, so nothing was tested"
