@@ -10,7 +10,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -29,21 +29,30 @@ STYLE = Path(__file__).with_name("figures.mplstyle")
 
 
 class Look(NamedTuple):
-    """How a series looks. hollow: the second of its kind in a figure, with the same colour and marker."""
+    """How a series looks. fill: of its markers, which tells the second (hollow) and the third (half) of a kind in a
+    figure from the first, with the same colour and marker."""
 
     colour: str
     marker: str
     line: Any
-    hollow: bool = False
+    fill: Literal["full", "none", "left"] = "full"
 
     def second(self) -> "Look":
-        return self._replace(line=(0, (2, 1)), hollow=True)
+        return self._replace(line=(0, (2, 1)), fill="none")
+
+    def third(self) -> "Look":
+        return self._replace(line=(0, (5, 2)), fill="left")
 
     @property
     def points(self) -> dict[str, Any]:
         """Arguments of a plot of points."""
-        face = "white" if self.hollow else self.colour
-        return {"color": self.colour, "marker": self.marker, "markerfacecolor": face, "markeredgewidth": 1.5}
+        face = "white" if self.fill == "none" else self.colour
+        faces = {
+            "markerfacecolor": face,
+            "markerfacecoloralt": "white",
+            "fillstyle": "left" if self.fill == "left" else "full",
+        }
+        return {"color": self.colour, "marker": self.marker, "markeredgewidth": 1.5, **faces}
 
 
 LOOKS = tuple(

@@ -17,6 +17,7 @@ from experiments.systems import System, mhmoe, null, xmoe
 from experiments.why import LEARNING_RATE, SLOW
 
 WIDTHS, HEADS, CHOICES = (96, 192), (2, 4), (1, 2, 4, 8)
+LOOKS = {2: "equation", 4: "compute"}  # of a number of heads in the figure: roles that differ
 
 
 def _at(width: int, system: System, **settings: Any) -> System:
@@ -37,7 +38,10 @@ NULLS = {width: _null(width) for width in WIDTHS}
 XMOE = {width: _at(width, xmoe(8, 2, width=width)) for width in WIDTHS}
 SERIES: dict[tuple[int, int], dict[int, System]] = {
     (width, heads): {
-        k: _at(width, mhmoe(8, "compute", heads, top_k=k, like_top_k=2, width=width), **SLOW) for k in CHOICES
+        k: dataclasses.replace(
+            _at(width, mhmoe(8, "compute", heads, top_k=k, like_top_k=2, width=width), **SLOW), role=LOOKS[heads]
+        )
+        for k in CHOICES
     }
     for width in WIDTHS
     for heads in HEADS

@@ -93,8 +93,14 @@ class _MisfitError(Exception):
         self.near = near
 
 
+@functools.cache
+def _parts_of(declared: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Origin and arguments of a type, taken apart once: configs are checked by the thousand."""
+    return get_origin(declared), get_args(declared)
+
+
 def _fit(value: Any, declared: Any) -> Any:
-    origin, arguments = get_origin(declared), get_args(declared)
+    origin, arguments = _parts_of(declared)
     if origin is Annotated:
         try:
             fitted = _fit(value, arguments[0])
@@ -150,7 +156,7 @@ def _plain(value: Any, cls: Any) -> Any:
 
 def _all_plain(values: Collection[Any], declared: Any) -> bool:
     """Whether a look at all together shows that each fits: most values do, and there are many of them."""
-    origin, arguments = get_origin(declared), get_args(declared)
+    origin, arguments = _parts_of(declared)
     kind, *limits = arguments if origin is Annotated else (declared,)
     if set(map(type, values)) != {kind} or kind not in (int, float, str, bool):
         return False

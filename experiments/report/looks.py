@@ -12,13 +12,14 @@ ROLES: Mapping[str, Look] = dict(
 
 
 def looks(systems: Mapping[str, System]) -> dict[str, Look]:
-    """Label -> look. The second system of a role in a figure is hollow; of more, the others take what is free."""
+    """Label -> look. Of a role in a figure the second system is hollow and the third half filled; others take what is
+    free."""
     found: dict[str, Look] = {}
     seen: dict[str, int] = {}
     for label, system in systems.items():
         seen[system.role] = seen.get(system.role, 0) + 1
-        if (look := ROLES.get(system.role)) is not None and seen[system.role] < 3:
-            found[label] = look if seen[system.role] == 1 else look.second()
+        if (look := ROLES.get(system.role)) is not None and seen[system.role] <= 3:
+            found[label] = (look, look.second(), look.third())[seen[system.role] - 1]
     return found
 
 

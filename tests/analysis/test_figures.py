@@ -84,11 +84,15 @@ def test_roles_differ_in_colour_and_marker_and_are_dark_enough_on_white():
     assert max(np.dot(to_rgb(look.colour), (0.299, 0.587, 0.114)) for look in LOOKS) < 0.75
 
 
-def test_the_second_system_of_a_role_is_hollow_and_of_the_same_colour():
-    found = looks({"h = 4": mhmoe(8, "parameters"), "h = 8": mhmoe(8, "parameters", 8), "dense": dense()})
-    assert found["h = 4"].colour == found["h = 8"].colour and found["h = 4"].marker == found["h = 8"].marker
-    assert (found["h = 4"].hollow, found["h = 8"].hollow) == (False, True)
-    assert found["h = 8"].points["markerfacecolor"] == "white"
+def test_of_a_role_the_second_is_hollow_the_third_half_filled_and_all_of_one_colour():
+    several = {f"h = {h}": mhmoe(8, "parameters", h) for h in (2, 4, 6, 8)}
+    found = looks({**several, "dense": dense()})
+    assert found.keys() == {"h = 2", "h = 4", "h = 6", "dense"}
+    first, second, third, _ = found.values()
+    assert len({(look.colour, look.marker) for look in (first, second, third)}) == 1
+    assert len({look.line if isinstance(look.line, str) else tuple(look.line) for look in (first, second, third)}) == 3
+    assert second.points["markerfacecolor"] == "white" != first.points["markerfacecolor"]
+    assert [look.points["fillstyle"] for look in (first, second, third)] == ["full", "full", "left"]
 
 
 def test_what_has_no_role_takes_a_look_that_no_other_series_has():

@@ -62,6 +62,7 @@ def test_the_progress_of_jobs_is_lines_in_a_log(tmp_path, monkeypatch, capsys):
     assert err.count("cpu a (run 3 of 8): 2.00k of 2.00k tok") == 2 and err.count("; valid 70\n") == 2
 
 
+@pytest.mark.slow
 def test_on_a_terminal_every_job_has_a_line_of_its_own(tmp_path):
     program = tmp_path / "program.py"
     records = [RECORDS % (name, i, 500, 70, "false") for i, name in ((3, "first"), (4, "second"))]

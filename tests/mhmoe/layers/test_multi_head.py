@@ -355,6 +355,7 @@ print(json.dumps(worst))
 """
 
 
+@pytest.mark.slow  # layers with heads are compiled in test_networks.py too
 def test_torch_compile_takes_the_layer_as_one_graph_with_the_same_gradients() -> None:
     """In a process of its own: the checks of shapes that tests run under are not made for tracing."""
     done = program(COMPILED).wait()

@@ -102,7 +102,9 @@ print(type(model).__name__, sum(p.double().sum().item() for p in model.parameter
 """
 
 
-@pytest.mark.parametrize("imported", [True, False], ids=["import mhmoe", "without"])
+@pytest.mark.parametrize(
+    "imported", [pytest.param(True, marks=pytest.mark.slow), False], ids=["import mhmoe", "without"]
+)
 def test_a_folder_saved_before_the_modules_moved_loads(imported: bool, tmp_path: Path) -> None:
     model = tiny.model("mhmoe_compute")
     model.save_pretrained(tmp_path / "model")

@@ -564,6 +564,7 @@ torch.save({"eager": runs[0], "compiled": runs[1], "graphs": graphs}, sys.argv[2
 """
 
 
+@pytest.mark.slow
 def test_compiled_losses_and_weights_are_those_of_eager(text: PackedDataset, tmp_path: Path) -> None:
     if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
         pytest.skip("torch.compile needs a C++ compiler and there is none on the path")
