@@ -21,7 +21,7 @@ PAIRS: dict[str, tuple[System, System]] = {
     **{
         family.label.partition(",")[0]: (system(family), headed(family))
         for family in (*VARIANTS, *FAMILIES)
-        if family != JAMBA  # whose mixture is Grok-1's
+        if family != JAMBA  # which is a placement, of Mixtral's experts
     },
 }
 

@@ -5,7 +5,7 @@
 Proportions are the published ones where a laptop has room for them (k, groups, shared experts, how many times narrower
 an expert is), beside X-MoE's 8 experts, with about its parameters: but for the densely gated mixture, which has those
 of the experts that it uses, and Jamba's 16 experts. With heads, as many experts as give the parameters nearest to
-X-MoE's. Activations are the systems' own: GELU or, of Mixtral, Grok-1, DeepSeekMoE and Jamba, SwiGLU.
+X-MoE's. Activations are the systems' own: GELU or, of Mixtral, DeepSeekMoE and Jamba, SwiGLU, of Grok-1 a gated GELU.
 """
 
 from collections.abc import Callable, Sequence
