@@ -9,7 +9,8 @@ v1 Table 11 counts. Stacked weights are laid out as in transformers: up_proj [ex
 inner rows where gated), down_proj [experts, dim, inner].
 
 Rows are sorted by expert, each expert multiplies its contiguous share, and the weighted results
-are added back to their rows: nothing is padded and nothing is dropped.
+are added back to their rows: nothing is padded and nothing is dropped. On a card the plain network (no bias, no
+norm, full precision) goes by fused.py where Triton is there.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mhmoe.fields import Range, Size
+from mhmoe.layers import fused
 from mhmoe.layers.activations import ACTIVATIONS, GATED, ActivationName
 from mhmoe.layers.bitnet import PRECISIONS, Precision, linear
 from mhmoe.layers.config import LATER, Config, LayerConfig
@@ -152,6 +154,10 @@ class Experts(nn.Module):
         self.precision, self.gated = PRECISIONS[config.precision], config.gated
         norm = {"full": StackedLayerNorm, "bitnet": StackedLayerNormOfRows}[config.precision]
         self.inner_norm = norm(count, inner) if config.inner_norm else NoNorm()
+        plain = not (config.bias or config.inner_norm) and config.precision == "full"
+        self.activation_name = config.activation
+        self.kernels = fused.Kernels() if plain else None
+        """How a card computes: None for the products one by one, as everywhere else."""
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -172,6 +178,9 @@ class Experts(nn.Module):
         top_k = index.shape[-1]
         order = sort_by_expert(index.reshape(-1, top_k), self.num_experts)
         rows, up, down, down_bias = self.matrices(x.reshape(-1, x.shape[-1]))
+        if self.kernels is not None and fused.runs_on(rows):
+            gates = weight.reshape(-1, top_k)
+            return fused.experts(rows, up, down, gates, order, self.activation_name, self.kernels).view(x.shape)
 
         inner = _add(self.up_bias, grouped_linear(gather(rows, order), up, order.offsets), order)
         inner = self.precision.rows(self.inner_norm(self.activation(inner), order.expert))
