@@ -28,7 +28,8 @@ from torch import Tensor
 from mhmoe.layers import card
 from mhmoe.layers.activations import ACTIVATIONS, GATED
 from mhmoe.layers.dispatch import Order, combine, gather
-from mhmoe.layers.grouped import MOST_GROUPS, grouped_linear, outer_in_calls
+from mhmoe.layers.grouped import grouped_linear
+from mhmoe.layers.grouped_on_card import outer_on_card
 
 LARGEST = 2**27
 """Numbers of the inner width that exist at once (selections times slice) where it is not kept: 256 MiB in bfloat16."""
@@ -159,9 +160,9 @@ def backward_op(
         a, z_grad, of_gate = kernels.gradients(x, grad, row, gate, of_up, of_down, kept, tiles, activation)
         gate_grad += of_gate
         flat = z_grad.flatten(1)
-        _outer(row_grads, a, offsets, down_grad[:, :, part])
+        outer_on_card(row_grads, a, offsets, down_grad[:, :, part])
         for half in range(parts.shape[1]):
-            _outer(z_grad[:, half], rows, offsets, up_grads[:, half, part])
+            outer_on_card(z_grad[:, half], rows, offsets, up_grads[:, half, part])
         matrix = of_up.flatten(1, 2).mT
         kernels.down(flat.unsqueeze(1), None, source, matrix, tiles, "none", x_grad, add=i > 0)
     weight_grad = torch.empty_like(gate_grad).index_copy_(0, source, gate_grad).view_as(weight)
@@ -174,16 +175,6 @@ def _(
     offsets: Tensor, activation: str, recompute: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     return torch.empty_like(x), torch.empty_like(up), torch.empty_like(down), torch.empty_like(weight)
-
-
-def _outer(a: Tensor, b: Tensor, offsets: Tensor, out: Tensor) -> None:
-    """Of every expert a^T b of its rows into `out`: by torch where its kernel knows the type and the card."""
-    if card.grouped_mm_is_fast(a) and all(width % 8 == 0 for width in out.shape[1:]) and len(offsets) <= MOST_GROUPS:
-        out.copy_(outer_in_calls(a, b, offsets))
-        return
-    from mhmoe.layers import triton_kernels as kernels
-
-    kernels.outer(a, b, offsets, out)
 
 
 def _parts(up: Tensor, activation: str) -> Tensor:

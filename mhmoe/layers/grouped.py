@@ -4,9 +4,7 @@
 gradients, of any order. What makes it fast on CPU: a stacked weight's gradient is computed in the weight's own
 layout (autograd's formula gives a transposed one, which is copied whole), and wide float32 products go to
 oneDNN where torch offers it. Under vmap the batch is so many more groups.
-
-On a card the host does not wait for the offsets: by F.grouped_mm where it has a kernel (bfloat16, compute capability 9
-and 10), else by Triton where that is there. Only what neither takes goes by a loop over sizes that the host reads.
+On a graphics card grouped_on_card.py does it, without waiting for the offsets.
 """
 
 from collections.abc import Iterator
@@ -18,9 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mhmoe.layers import card
-
-MOST_GROUPS = 1023
-"""That F.grouped_mm takes in one call: its CUDA kernel refuses 1,024. More experts go by in several."""
+from mhmoe.layers.grouped_on_card import (
+    MOST_GROUPS,
+    aligned,
+    grouped_mm_takes,
+    linear_on_card,
+    outer_on_card,
+    stays_on_card,
+)
 
 _WIDE = 128 * 128
 """Weights of one expert from which a call from Python per expert costs less than oneDNN saves."""
@@ -47,11 +50,11 @@ def grouped_linear(
 
 @torch.library.custom_op("mhmoe::grouped_linear", mutates_args=())
 def _linear(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
-    if card.on_card(x) and _stays_on_card(x, weight):
-        return _linear_on_card(x, weight, offsets)
+    if card.on_card(x) and stays_on_card(x, weight):
+        return linear_on_card(x.contiguous(), weight, offsets)
     out = x.new_empty(x.shape[0], weight.shape[1])
     if _grouped_mm_takes(x, weight):
-        x, weight = _aligned(x), _aligned(weight)
+        x, weight = aligned(x), aligned(weight)
         if len(offsets) <= MOST_GROUPS:
             return F.grouped_mm(x, weight.mT, offs=offsets)
         for experts, rows, part in _calls(offsets):
@@ -67,10 +70,11 @@ def _linear(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
 def _outer(grad: Tensor, x: Tensor, offsets: Tensor) -> Tensor:
     """For each expert grad.T @ x of its rows, 0 where it has none."""
     weight = grad.new_empty(len(offsets), grad.shape[1], x.shape[1])
-    if card.on_card(x) and _stays_on_card(x, weight):
-        return _outer_on_card(grad, x, offsets, weight)
+    if card.on_card(x) and stays_on_card(x, weight):
+        outer_on_card(grad.contiguous(), x.contiguous(), offsets, weight)
+        return weight
     if _grouped_mm_takes(x, weight):
-        grad, x = _aligned(grad), _aligned(x)
+        grad, x = aligned(grad), aligned(x)
         if len(offsets) <= MOST_GROUPS:
             return F.grouped_mm(grad.t(), x, offs=offsets)
         for experts, rows, part in _calls(offsets):
@@ -162,14 +166,8 @@ def shifted(index: Tensor, step: int) -> Tensor:
 
 def _grouped_mm_takes(x: Tensor, weight: Tensor) -> bool:
     """Its types and alignment; and not where a loop over oneDNN's products is faster."""
-    aligned = all(width * x.element_size() % 16 == 0 for width in weight.shape[1:])
     wide_on_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and weight[0].numel() >= _WIDE
-    return x.dtype in (torch.float32, torch.bfloat16, torch.float16) and aligned and not wide_on_cpu
-
-
-def _aligned(tensor: Tensor) -> Tensor:
-    """At an address that F.grouped_mm of torch 2.10 takes; weights mapped from a file may begin anywhere."""
-    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+    return grouped_mm_takes(x, weight) and not wide_on_cpu
 
 
 def _calls(offsets: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
@@ -180,63 +178,6 @@ def _calls(offsets: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
         end = int(part[-1])
         yield slice(first, first + len(part)), slice(begin, end), part - begin
         begin = end
-
-
-def _stays_on_card(x: Tensor, weight: Tensor) -> bool:
-    return card.triton_runs(x) or (card.grouped_mm_is_fast(x) and _grouped_mm_takes(x, weight))
-
-
-def _linear_on_card(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
-    fast = card.grouped_mm_is_fast(x) and _grouped_mm_takes(x, weight)
-    if fast and (len(offsets) <= MOST_GROUPS or not card.triton_runs(x)):
-        return linear_in_calls(_aligned(x), _aligned(weight), offsets)
-    from mhmoe.layers import triton_kernels as kernels
-
-    x, out = x.contiguous(), x.new_empty(x.shape[0], weight.shape[1])
-    places, tiles = torch.arange(x.shape[0], device=x.device), kernels.Tiles(offsets, x.shape[0])
-    kernels.down(x.unsqueeze(1), None, places, weight, tiles, "none", out, add=False)
-    return out
-
-
-def _outer_on_card(grad: Tensor, x: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
-    fast = card.grouped_mm_is_fast(x) and _grouped_mm_takes(x, weight)
-    if fast and (len(offsets) <= MOST_GROUPS or not card.triton_runs(x)):
-        return outer_in_calls(_aligned(grad), _aligned(x), offsets)
-    from mhmoe.layers import triton_kernels as kernels
-
-    kernels.outer(grad.contiguous(), x.contiguous(), offsets, weight)
-    return weight
-
-
-def linear_in_calls(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
-    """F.grouped_mm of any number of experts. A call begins with row 0, so the rows of a later one are turned there."""
-    if len(offsets) <= MOST_GROUPS:
-        return F.grouped_mm(x, weight.mT, offs=offsets)
-    out, rows = x.new_empty(x.shape[0], weight.shape[1]), torch.arange(x.shape[0], device=x.device)
-    for experts, begin, ends in _calls_on_card(offsets):
-        turned = F.grouped_mm(x[(rows + begin) % x.shape[0]], weight[experts].mT, offs=ends)
-        own = (rows >= begin) & (rows < begin + ends[-1])  # what lies beyond the last end is never written
-        out = torch.where(own.unsqueeze(1), turned[(rows - begin) % x.shape[0]], out)
-    return out
-
-
-def outer_in_calls(grad: Tensor, x: Tensor, offsets: Tensor) -> Tensor:
-    """The same of the weights' gradient."""
-    if len(offsets) <= MOST_GROUPS:
-        return F.grouped_mm(grad.t(), x, offs=offsets)
-    rows, found = torch.arange(x.shape[0], device=x.device), list[Tensor]()
-    for _, begin, ends in _calls_on_card(offsets):
-        here = (rows + begin) % x.shape[0]
-        found.append(F.grouped_mm(grad[here].t(), x[here], offs=ends))
-    return torch.cat(found)
-
-
-def _calls_on_card(offsets: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """(experts, their first row, their ends from there) of every call, none of which the host reads."""
-    for first in range(0, len(offsets), MOST_GROUPS):
-        begin = offsets[first - 1] if first else offsets.new_zeros(())
-        experts = slice(first, first + MOST_GROUPS)
-        yield experts, begin, offsets[experts] - begin
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

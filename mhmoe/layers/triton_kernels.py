@@ -22,6 +22,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mhmoe.layers.triton_activations import slopes_of, value_of
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 SMALLEST_BN = 32
 """Of the inner width, in `gradients`: it bounds how many parts the gradient of a gate has."""
@@ -37,62 +39,6 @@ UP = _configs((128, 64, 8, 3), (128, 32, 8, 4), (64, 64, 4, 3), (64, 32, 4, 3))
 DOWN = _configs((64, 64, 4, 4), (128, 64, 8, 3), (256, 32, 8, 3), (64, 32, 4, 3))
 GRADIENTS = _configs((64, 64, 8, 3), (64, 32, 8, 3), (32, 64, 4, 3), (32, 32, 4, 2))
 OUTER = _configs((128, 64, 8, 3), (64, 64, 8, 3), (64, 32, 4, 3))
-
-
-@triton.jit
-def _gelu(a):
-    return 0.5 * a * (1 + tl.erf(a * 0.7071067811865476))
-
-
-@triton.jit
-def _gelu_slope(a):
-    return 0.5 * (1 + tl.erf(a * 0.7071067811865476)) + a * 0.3989422804014327 * tl.exp(-0.5 * a * a)
-
-
-@triton.jit
-def _value(a, b, KIND: tl.constexpr):
-    """The activations of activations.py; those that are not gated read `a` alone."""
-    if KIND == "gelu":
-        value = _gelu(a)
-    elif KIND == "relu":
-        value = tl.maximum(a, 0.0)
-    elif KIND == "relu2":
-        value = tl.maximum(a, 0.0) * tl.maximum(a, 0.0)
-    elif KIND == "swiglu":
-        value = a * tl.sigmoid(a) * b
-    elif KIND == "geglu":
-        value = _gelu(a) * b
-    elif KIND == "clamped_swiglu":
-        low = tl.minimum(a, 7.0)
-        value = (tl.minimum(tl.maximum(b, -7.0), 7.0) + 1) * low * tl.sigmoid(1.702 * low)
-    else:
-        tl.static_assert(KIND == "none")
-        value = a
-    return value
-
-
-@triton.jit
-def _slopes(a, b, KIND: tl.constexpr):
-    """The derivatives of `_value` by a and by b."""
-    of_a, of_b = a, b
-    if KIND == "gelu":
-        of_a = _gelu_slope(a)
-    elif KIND == "relu":
-        of_a = tl.where(a > 0, 1.0, 0.0)
-    elif KIND == "relu2":
-        of_a = 2 * tl.maximum(a, 0.0)
-    elif KIND == "swiglu":
-        s = tl.sigmoid(a)
-        of_a, of_b = s * (1 + a * (1 - s)) * b, a * s
-    elif KIND == "geglu":
-        of_a, of_b = _gelu_slope(a) * b, _gelu(a)
-    else:
-        tl.static_assert(KIND == "clamped_swiglu")
-        low, held = tl.minimum(a, 7.0), tl.minimum(tl.maximum(b, -7.0), 7.0)
-        s = tl.sigmoid(1.702 * low)
-        of_a = tl.where(a <= 7, (held + 1) * s * (1 + 1.702 * low * (1 - s)), 0.0)
-        of_b = tl.where((b >= -7) & (b <= 7), low * s, 0.0)
-    return of_a, of_b
 
 
 @triton.jit
@@ -139,7 +85,7 @@ def up_kernel(
             if PARTS == 2:
                 b = tl.dot(left, tl.load(weight + up_part + at, mask=inside, other=0.0), b, input_precision="ieee")
         at, inside = out + i.to(tl.int64)[:, None] * out_row + n[None, :], (i < end)[:, None] & (n < inner)[None, :]
-        tl.store(at, _value(a, b, KIND).to(out.dtype.element_ty), mask=inside)
+        tl.store(at, value_of(a, b, KIND).to(out.dtype.element_ty), mask=inside)
         if KIND == "none" and PARTS == 2:
             tl.store(at + out_part, b.to(out.dtype.element_ty), mask=inside)
 
@@ -167,7 +113,7 @@ def down_kernel(
             left = tl.load(at, mask=inside, other=0.0)
             if KIND != "none":
                 other = tl.load(at + z_part, mask=inside, other=0.0) if PARTS == 2 else left
-                left = _value(left.to(tl.float32), other.to(tl.float32), KIND).to(z.dtype.element_ty)
+                left = value_of(left.to(tl.float32), other.to(tl.float32), KIND).to(z.dtype.element_ty)
             right = tl.load(
                 weight + n[None, :] * down_dim + k[:, None] * down_inner,
                 mask=(n < dim)[None, :] & (k < inner)[:, None],
@@ -220,8 +166,8 @@ def gradients_kernel(
             a = tl.load(at, mask=inside, other=0.0).to(tl.float32)
             if PARTS == 2:
                 b = tl.load(at + z_part, mask=inside, other=0.0).to(tl.float32)
-        value = _value(a, b, KIND)
-        of_a, of_b = _slopes(a, b, KIND)
+        value = value_of(a, b, KIND)
+        of_a, of_b = slopes_of(a, b, KIND)
         g = tl.load(gate + i, mask=i < end, other=0.0).to(tl.float32)
         tl.store(gate_grad + block.to(tl.int64) * selections + i, tl.sum(act_grad * value, axis=1), mask=i < end)
         act_grad *= g[:, None]
