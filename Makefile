@@ -19,6 +19,8 @@ HEADS ?= 2 4 6 8 12
 VERSIONS ?= lowest torch==2.11.0 newest
 
 PYTHON ?= python3
+# A machine that is lent for its card has no .venv, and needs none.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 DOCS := .cache/docs-venv
@@ -35,7 +37,7 @@ RUN_OPTIONS = --scale $(SCALE) $(TASK_OPTION) --jobs $(JOBS) \
 TABLES = $(sort $(foreach file,$(notdir $(wildcard experiments/table[0-9]*_*.py)),$(firstword $(subst _, ,$(file)))))
 FIGURES = $(sort $(foreach file,$(notdir $(wildcard experiments/figure[0-9]*_*.py)),$(firstword $(subst _, ,$(file)))))
 
-.PHONY: help setup lock format lint test test-all check check-install check-report check-wheel docs bench ablate-heads tables figures claims report status
+.PHONY: help setup lock format lint test test-all check check-install check-report check-wheel check-gpu docs bench ablate-heads tables figures claims report status
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { name = $$1; sub("%", "<n>", name); printf "  make %-20s %s\n", name, $$2 }' $(MAKEFILE_LIST)
@@ -113,6 +115,9 @@ check-report: setup ## the committed tables are what the committed records give
 
 check-wheel: setup ## install the wheel afresh with the lowest and the newest allowed packages, and use it
 	@$(BIN)/python -m tests.fresh_install $(VERSIONS)
+
+check-gpu: ## the tests that need a CUDA card, as a table (GPU_PYTHON: a python with torch, transformers, triton, pytest)
+	@$(GPU_PYTHON) -m tests.gpu
 
 docs: setup $(DOCS)/.installed ## build the documentation into build/docs/site, warnings as errors
 	@$(BIN)/python -m docs.assemble build/docs/pages

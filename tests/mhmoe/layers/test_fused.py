@@ -167,7 +167,8 @@ from mhmoe.layers import triton_kernels as kernels
 
 NUMBERS = ("x", "up", "down", "out", "z", "act", "z_grad", "grad", "a", "b")
 LISTS = {name: "*i32" for name in ("expert_of", "begin_of", "end_of", "offsets")}
-TYPES = {**dict.fromkeys(NUMBERS, "*bf16"), "gate": "*fp32", "gate_grad": "*fp32", "row": "*i64", "source": "*i64", **LISTS}
+OTHERS = {"gate": "*fp32", "gate_grad": "*fp32", "row": "*i64", "source": "*i64"}
+TYPES = {**dict.fromkeys(NUMBERS, "*bf16"), **OTHERS, **LISTS}
 CASES = [
     (kernels.up_kernel, dict(KIND="gelu", PARTS=1, BM=128)),
     (kernels.up_kernel, dict(KIND="swiglu", PARTS=2, BM=128)),
