@@ -154,10 +154,8 @@ class Experts(nn.Module):
         self.precision, self.gated = PRECISIONS[config.precision], config.gated
         norm = {"full": StackedLayerNorm, "bitnet": StackedLayerNormOfRows}[config.precision]
         self.inner_norm = norm(count, inner) if config.inner_norm else NoNorm()
-        plain = not (config.bias or config.inner_norm) and config.precision == "full"
-        self.activation_name = config.activation
-        self.kernels = fused.Kernels() if plain else None
-        """How a card computes: None for the products one by one, as everywhere else."""
+        self.plain = not (config.bias or config.inner_norm) and config.precision == "full"
+        self.activation_name, self.kernels = config.activation, DEFAULT_KERNELS
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -178,7 +176,7 @@ class Experts(nn.Module):
         top_k = index.shape[-1]
         order = sort_by_expert(index.reshape(-1, top_k), self.num_experts)
         rows, up, down, down_bias = self.matrices(x.reshape(-1, x.shape[-1]))
-        if self.kernels is not None and fused.runs_on(rows):
+        if self.plain and self.kernels is not None and fused.runs_on(rows):
             gates = weight.reshape(-1, top_k)
             return fused.experts(rows, up, down, gates, order, self.activation_name, self.kernels).view(x.shape)
 
@@ -203,6 +201,17 @@ class Experts(nn.Module):
         down, down_bias = self.inner_norm.fold(down, self.down_bias)
         rows, up, down = _compute_type(self.precision.rows(rows), up, down)
         return rows, up, down, down_bias
+
+
+DEFAULT_KERNELS: fused.Kernels | None = fused.Kernels()
+
+
+def use_kernels(module: nn.Module, kernels: fused.Kernels | None) -> nn.Module:
+    """How all experts in `module` compute on a card; None: product by product, as everywhere else."""
+    for part in module.modules():
+        if isinstance(part, Experts):
+            part.kernels = kernels
+    return module
 
 
 class StackedLayerNorm(nn.Module):

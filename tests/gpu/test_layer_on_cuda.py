@@ -13,7 +13,7 @@ from mhmoe.layers import card, fused, grouped, grouped_on_card
 from mhmoe.layers.activations import ACTIVATIONS, GATED
 from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.dispatch import combine, gather, sort_by_expert
-from mhmoe.layers.experts import Experts, ExpertsConfig
+from mhmoe.layers.experts import Experts, ExpertsConfig, use_kernels
 from mhmoe.layers.multi_head import MultiHeadConfig, multi_head_moe
 from mhmoe.layers.routers import DotProductRouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
@@ -42,10 +42,7 @@ def take(module: nn.Module, path: str) -> nn.Module:
     """The layer by one of PATHS."""
     if PATHS[path] is not None and not card.TRITON_IS_THERE:
         pytest.skip("triton is not installed")
-    for part in module.modules():
-        if isinstance(part, Experts) and part.kernels is not None:
-            part.kernels = PATHS[path]
-    return module
+    return use_kernels(module, PATHS[path])
 
 
 @contextlib.contextmanager
@@ -94,7 +91,8 @@ def test_experts_on_a_card_are_the_definition_in_float64(kind: str, top_k: int, 
     experts = take(config.build().cuda().to(dtype), path)
     assert isinstance(experts, Experts)
     with torch.no_grad():
-        experts.up_proj.copy_(tensors[1]), experts.down_proj.copy_(tensors[2])
+        experts.up_proj.copy_(tensors[1])
+        experts.down_proj.copy_(tensors[2])
     x, weight = (t.detach().to("cuda", dtype).requires_grad_() for t in (tensors[0], tensors[3]))
     y = experts(x, index.cuda(), weight)
     grad = torch.randn(y.shape, dtype=torch.float64)
