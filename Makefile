@@ -37,7 +37,7 @@ RUN_OPTIONS = --scale $(SCALE) $(TASK_OPTION) --jobs $(JOBS) \
 TABLES = $(sort $(foreach file,$(notdir $(wildcard experiments/table[0-9]*_*.py)),$(firstword $(subst _, ,$(file)))))
 FIGURES = $(sort $(foreach file,$(notdir $(wildcard experiments/figure[0-9]*_*.py)),$(firstword $(subst _, ,$(file)))))
 
-.PHONY: help setup lock format lint test test-all check check-install check-report check-wheel check-gpu docs bench ablate-heads tables figures claims report status
+.PHONY: help setup lock format lint test test-all check check-install check-report check-wheel check-gpu docs bench bench-gpu ablate-heads tables figures claims report status
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { name = $$1; sub("%", "<n>", name); printf "  make %-20s %s\n", name, $$2 }' $(MAKEFILE_LIST)
@@ -132,6 +132,9 @@ $(DOCS)/.installed: docs/requirements.txt
 
 bench: setup ## time the layer and the training against their peers
 	@$(BIN)/python -m benchmarks
+
+bench-gpu: ## time the layer on a CUDA card by each path, into results/speed/card.md
+	@$(GPU_PYTHON) -m benchmarks.card_speed --output results/speed
 
 reproduce-table%: setup ## run what is missing of table <n> at SCALE, then render it (AGAIN=1: train anew, compare)
 	@$(BIN)/python -m experiments run table$* $(RUN_OPTIONS)

@@ -31,8 +31,9 @@ from mhmoe.layers.dispatch import Order, combine, gather
 from mhmoe.layers.grouped import grouped_linear
 from mhmoe.layers.grouped_on_card import outer_on_card
 
-LARGEST = 2**27
-"""Numbers of the inner width that exist at once (selections times slice) where it is not kept: 256 MiB in bfloat16."""
+LARGEST = 640 * 2**20
+"""Bytes of the inner width that exist at once. 131,072 sub-tokens of inner width 2,304 go in one slice forward, in two
+backward, where there are twice as many numbers: more slices mean more passes over the sums."""
 SLICE = 64
 """A slice is a multiple of it, so that rows of weights begin at addresses that products like."""
 
@@ -111,7 +112,7 @@ def forward_op(
     x, parts = x.contiguous(), _parts(up, activation)
     inner, selections, source = down.shape[2], row.shape[0], _inverse(slot)
     gate, tiles = weight.flatten()[source], kernels.Tiles(offsets, selections)
-    slices = list(_slices(inner, selections)) if recompute else [slice(0, inner)]
+    slices = list(_slices(inner, selections * x.element_size())) if recompute else [slice(0, inner)]
     y = x.new_empty(selections, x.shape[1], dtype=torch.float32 if len(slices) > 1 else x.dtype)
     z = x.new_empty(0)
     for i, part in enumerate(slices):
@@ -148,7 +149,7 @@ def backward_op(
     x, parts = x.contiguous(), _parts(up, activation)
     inner, selections, source = down.shape[2], row.shape[0], _inverse(slot)
     gate, tiles = weight.flatten()[source], kernels.Tiles(offsets, selections)
-    slices = list(_slices(inner, selections))
+    slices = list(_slices(inner, selections * x.element_size() * (1 + parts.shape[1])))
     rows, row_grads = x.index_select(0, row), grad.index_select(0, row)
     up_grad, down_grad = torch.empty_like(up), torch.empty_like(down)
     up_grads = _parts(up_grad, activation)
@@ -182,9 +183,9 @@ def _parts(up: Tensor, activation: str) -> Tensor:
     return up.unflatten(1, (2 if activation in GATED else 1, -1))
 
 
-def _slices(inner: int, selections: int) -> Iterator[slice]:
-    """As many numbers at once as LARGEST allows, in slices of about the same width."""
-    count = -(-selections * inner // LARGEST)
+def _slices(inner: int, bytes_of_a_column: int) -> Iterator[slice]:
+    """As many columns at once as LARGEST allows, in slices of about the same width."""
+    count = -(-bytes_of_a_column * inner // LARGEST)
     width = -(-inner // (count * SLICE)) * SLICE
     for begin in range(0, inner, width):
         yield slice(begin, min(begin + width, inner))

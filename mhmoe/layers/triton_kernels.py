@@ -60,7 +60,7 @@ def _tiles_kernel(offsets, expert_of, begin_of, end_of, experts, BM: tl.constexp
         place += 1
 
 
-@triton.autotune(UP, key=["dim", "inner", "KIND"])
+@triton.autotune(UP, key=["dim", "inner", "KIND", "PARTS", "BM"], cache_results=True)
 @triton.jit
 def up_kernel(
     x, row, up, out, expert_of, begin_of, end_of, dim, inner,
@@ -92,7 +92,7 @@ def up_kernel(
             tl.store(at + out_part, b.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.autotune(DOWN, key=["dim", "inner", "KIND"], restore_value=["out"])
+@triton.autotune(DOWN, key=["dim", "inner", "KIND", "BM"], restore_value=["out"], cache_results=True)
 @triton.jit
 def down_kernel(
     z, gate, source, down, out, expert_of, begin_of, end_of, dim, inner,
@@ -131,7 +131,9 @@ def down_kernel(
         tl.store(at, total.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.autotune(GRADIENTS, key=["dim", "inner", "KIND", "RECOMPUTE"], reset_to_zero=["gate_grad"])
+@triton.autotune(
+    GRADIENTS, key=["dim", "inner", "KIND", "RECOMPUTE", "BM"], reset_to_zero=["gate_grad"], cache_results=True
+)
 @triton.jit
 def gradients_kernel(
     x, grad, row, gate, up, down, z, act, z_grad, gate_grad, expert_of, begin_of, end_of, dim, inner, selections,
@@ -181,7 +183,7 @@ def gradients_kernel(
             tl.store(at + zg_part, (act_grad * of_b).to(z_grad.dtype.element_ty), mask=inside)
 
 
-@triton.autotune(OUTER, key=["left", "right"])
+@triton.autotune(OUTER, key=["left", "right"], cache_results=True)
 @triton.jit
 def outer_kernel(
     a, b, offsets, out, left, right, a_row, b_row, out_expert, out_left,

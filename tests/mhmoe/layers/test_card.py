@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from mhmoe.layers import card, dispatch, grouped, grouped_on_card
 from mhmoe.layers.routing import best
 from tests import reference
+from tests.commands import program
 from tests.mhmoe.layers.test_contract import ROWS, SUBJECTS, kinds, total
 from tests.systems import DIM
 
@@ -158,3 +159,24 @@ def test_gathering_and_combining_on_a_card_have_gradients_of_any_order(top_k: in
 
         inputs = tuple(torch.randn(4, n, dtype=torch.float64, requires_grad=True) for n in (3, top_k))
         assert gradcheck(there_and_back, inputs) and gradgradcheck(there_and_back, inputs)
+
+
+COMPILED = """
+import torch
+from mhmoe.layers import card
+
+card.on_card, card.TRITON_IS_THERE = lambda x: True, True
+torch.cuda.get_device_capability = lambda index: (9, 0)
+
+
+def asks(x):
+    return x + 1 if card.triton_runs(x) or card.grouped_mm_is_fast(x) else x + card._capability(0)
+
+
+assert torch.compile(asks, backend="aot_eager", fullgraph=True)(torch.zeros(1)).item() == 90
+"""
+
+
+def test_what_a_card_is_asked_does_not_break_a_compiled_graph() -> None:
+    done = program(COMPILED).wait()
+    assert done.code == 0, done.err
