@@ -19,6 +19,8 @@ HEADS ?= 2 4 6 8 12
 VERSIONS ?= lowest torch==2.11.0 newest
 
 PYTHON ?= python3
+# A machine that is lent for its card has no .venv, and needs none.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 DOCS := .cache/docs-venv
@@ -37,7 +39,7 @@ TABLES = $(sort $(foreach file,$(notdir $(wildcard experiments/table[0-9]*_*.py)
 V2_TABLES = $(sort $(foreach file,$(notdir $(wildcard experiments/v2_table[0-9]*_*.py)),$(word 2,$(subst _, ,$(file)))))
 FIGURES = $(sort $(foreach file,$(notdir $(wildcard experiments/figure[0-9]*_*.py)),$(firstword $(subst _, ,$(file)))))
 
-.PHONY: help setup lock format lint test test-all check check-install check-report check-wheel docs bench ablate-heads compare-systems compare-combinations tables figures claims report status
+.PHONY: help setup lock format lint test test-all check check-install check-report check-wheel check-gpu docs bench bench-gpu ablate-heads compare-systems compare-combinations tables figures claims report status
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / { name = $$1; sub("%", "<n>", name); printf "  make %-22s %s\n", name, $$2 }' $(MAKEFILE_LIST)
@@ -116,6 +118,9 @@ check-report: setup ## the committed tables are what the committed records give
 check-wheel: setup ## install the wheel afresh with the lowest and the newest allowed packages, and use it
 	@$(BIN)/python -m tests.fresh_install $(VERSIONS)
 
+check-gpu: ## the tests that need a CUDA card, as a table (GPU_PYTHON: a python with torch, transformers, triton, pytest)
+	@$(GPU_PYTHON) -m tests.gpu
+
 docs: setup $(DOCS)/.installed ## build the documentation into build/docs/site, warnings as errors
 	@$(BIN)/python -m docs.assemble build/docs/pages
 	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
@@ -129,6 +134,9 @@ $(DOCS)/.installed: docs/requirements.txt
 
 bench: setup ## time the layer and the training against their peers
 	@$(BIN)/python -m benchmarks
+
+bench-gpu: ## time the layer on a CUDA card by each path, into results/speed/card.md
+	@MHMOE_TRITON=1 $(GPU_PYTHON) -m benchmarks.card_speed --output results/speed
 
 reproduce-table%: setup ## run what is missing of table <n> at SCALE, then render it (AGAIN=1: train anew, compare)
 	@$(BIN)/python -m experiments run table$* $(RUN_OPTIONS)

@@ -14,6 +14,7 @@ READING_ORDER = (
     "timing",
     "roofline",
     "layer_speed",
+    "card_speed",
     "training_speed",
     "routing_speed",
     "generation_speed",

@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import tyro
 
+from benchmarks.card_speed import run as run_card
 from benchmarks.layer_speed import measure_layers, sizes_dict
 from benchmarks.report import write_layer, write_training, write_zero_shot
 from benchmarks.timing import ROOT, cpu_model
@@ -41,6 +43,7 @@ def benchmark(
     checkpoint: Path | None = None,
     tasks: tuple[str, ...] = ("english",),
     data: Path | None = None,
+    device: Literal["cpu", "cuda"] = "cpu",
 ) -> None:
     """Time the layer and the training against their peers, and the zero-shot scores of a checkpoint.
 
@@ -54,10 +57,16 @@ def benchmark(
         checkpoint: for zero_shot, a folder written by save_pretrained.
         tasks: for zero_shot, as in analysis.zero_shot.
         data: for zero_shot, the folder with harness/; else MHMOE_DATA.
+        device: cuda times the layer on a graphics card alone, and writes card.json and card.md.
     """
     for option, value in (("repetitions", repetitions), ("time_budget", time_budget)):
         if not value > 0:
             raise UserError(f"{option}={value} is not allowed; it must be above 0")
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError("device=cuda needs a CUDA card, and torch sees none")
+        print(run_card("cuda", quick, 2 * repetitions, output))
+        return
     asked = ["training", "layer"]
     if checkpoint is not None or (render and (output / "zero_shot.json").exists()):
         asked.append("zero_shot")

@@ -1,20 +1,26 @@
 """The layers and their configs: routers, experts, the sparse mixture, and heads around it.
 
-grouped: one matrix product a group. dispatch: rows to their experts and back. matching: sizes equal to X-MoE's.
+card: what a graphics card wants otherwise. grouped: one matrix product a group. dispatch: rows to their experts and
+back. triton_kernels, fused: both and the activation in few passes, on a card. matching: sizes equal to X-MoE's.
 """
 
 READING_ORDER = (
     "config",
+    "card",
     "routing",
     "routers",
     "switch_router",
     "gshard_router",
     "balanced_router",
     "biased_router",
+    "triton_activations",
+    "triton_kernels",
+    "grouped_on_card",
     "grouped",
     "dispatch",
     "grouped_router",
     "activations",
+    "fused",
     "bitnet",
     "experts",
     "losses",

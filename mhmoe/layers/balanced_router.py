@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from mhmoe.fields import Range, Size
 from mhmoe.layers.config import LATER
 from mhmoe.layers.routers import DotProductRouter, DotProductRouterConfig
-from mhmoe.layers.routing import Routing
+from mhmoe.layers.routing import Routing, best
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class BalancedRouter(DotProductRouter):
         preference = gates.detach() + self.balancing_bias
         if self.top_groups < self.num_groups:
             preference = preference.masked_fill(~self._in_best_groups(preference), -torch.inf)
-        index = preference.topk(self.config.top_k, dim=-1).indices
+        index = best(preference, self.config.top_k)[1]
         return gates.gather(-1, index), index
 
     def _in_best_groups(self, preference: Float[Tensor, "*rows experts"]) -> Tensor:

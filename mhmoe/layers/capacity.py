@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from mhmoe.layers.dispatch import numbers_may_be_read
+from mhmoe.layers.card import numbers_may_be_read
 from mhmoe.layers.routing import Routing, wanted_by
 
 

@@ -9,7 +9,8 @@ v1 Table 11 counts. Stacked weights are laid out as in transformers: up_proj [ex
 inner rows where gated), down_proj [experts, dim, inner].
 
 Rows are sorted by expert, each expert multiplies its contiguous share, and the weighted results
-are added back to their rows: nothing is padded and nothing is dropped.
+are added back to their rows: nothing is padded and nothing is dropped. On a card the plain network (no bias, no
+norm, full precision) goes by fused.py where Triton is there.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mhmoe.fields import Range, Size
+from mhmoe.layers import fused
 from mhmoe.layers.activations import ACTIVATIONS, GATED, ActivationName
 from mhmoe.layers.bitnet import PRECISIONS, Precision, linear
 from mhmoe.layers.config import LATER, Config, LayerConfig
@@ -152,6 +154,8 @@ class Experts(nn.Module):
         self.precision, self.gated = PRECISIONS[config.precision], config.gated
         norm = {"full": StackedLayerNorm, "bitnet": StackedLayerNormOfRows}[config.precision]
         self.inner_norm = norm(count, inner) if config.inner_norm else NoNorm()
+        self.plain = not (config.bias or config.inner_norm) and config.precision == "full"
+        self.activation_name, self.kernels = config.activation, DEFAULT_KERNELS
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -172,6 +176,9 @@ class Experts(nn.Module):
         top_k = index.shape[-1]
         order = sort_by_expert(index.reshape(-1, top_k), self.num_experts)
         rows, up, down, down_bias = self.matrices(x.reshape(-1, x.shape[-1]))
+        if self.plain and self.kernels is not None and fused.runs_on(rows):
+            gates = weight.reshape(-1, top_k)
+            return fused.experts(rows, up, down, gates, order, self.activation_name, self.kernels).view(x.shape)
 
         inner = _add(self.up_bias, grouped_linear(gather(rows, order), up, order.offsets), order)
         inner = self.precision.rows(self.inner_norm(self.activation(inner), order.expert))
@@ -194,6 +201,17 @@ class Experts(nn.Module):
         down, down_bias = self.inner_norm.fold(down, self.down_bias)
         rows, up, down = _compute_type(self.precision.rows(rows), up, down)
         return rows, up, down, down_bias
+
+
+DEFAULT_KERNELS: fused.Kernels | None = fused.Kernels()
+
+
+def use_kernels(module: nn.Module, kernels: fused.Kernels | None) -> nn.Module:
+    """How all experts in `module` compute on a card; None: product by product, as everywhere else."""
+    for part in module.modules():
+        if isinstance(part, Experts):
+            part.kernels = kernels
+    return module
 
 
 class StackedLayerNorm(nn.Module):

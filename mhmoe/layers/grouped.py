@@ -4,6 +4,7 @@
 gradients, of any order. What makes it fast on CPU: a stacked weight's gradient is computed in the weight's own
 layout (autograd's formula gives a transposed one, which is copied whole), and wide float32 products go to
 oneDNN where torch offers it. Under vmap the batch is so many more groups.
+On a graphics card grouped_on_card.py does it, without waiting for the offsets.
 """
 
 from collections.abc import Iterator
@@ -14,8 +15,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-MOST_GROUPS = 1024
-"""That F.grouped_mm takes in one call: the limit of its CUDA kernel. More experts go by in several."""
+from mhmoe.layers import card
+from mhmoe.layers.grouped_on_card import (
+    MOST_GROUPS,
+    aligned,
+    grouped_mm_takes,
+    linear_on_card,
+    outer_on_card,
+    stays_on_card,
+)
 
 _WIDE = 128 * 128
 """Weights of one expert from which a call from Python per expert costs less than oneDNN saves."""
@@ -42,9 +50,11 @@ def grouped_linear(
 
 @torch.library.custom_op("mhmoe::grouped_linear", mutates_args=())
 def _linear(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+    if card.on_card(x) and stays_on_card(x, weight):
+        return linear_on_card(x.contiguous(), weight, offsets)
     out = x.new_empty(x.shape[0], weight.shape[1])
     if _grouped_mm_takes(x, weight):
-        x, weight = _aligned(x), _aligned(weight)
+        x, weight = aligned(x), aligned(weight)
         if len(offsets) <= MOST_GROUPS:
             return F.grouped_mm(x, weight.mT, offs=offsets)
         for experts, rows, part in _calls(offsets):
@@ -60,8 +70,11 @@ def _linear(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
 def _outer(grad: Tensor, x: Tensor, offsets: Tensor) -> Tensor:
     """For each expert grad.T @ x of its rows, 0 where it has none."""
     weight = grad.new_empty(len(offsets), grad.shape[1], x.shape[1])
+    if card.on_card(x) and stays_on_card(x, weight):
+        outer_on_card(grad.contiguous(), x.contiguous(), offsets, weight)
+        return weight
     if _grouped_mm_takes(x, weight):
-        grad, x = _aligned(grad), _aligned(x)
+        grad, x = aligned(grad), aligned(x)
         if len(offsets) <= MOST_GROUPS:
             return F.grouped_mm(grad.t(), x, offs=offsets)
         for experts, rows, part in _calls(offsets):
@@ -153,14 +166,8 @@ def shifted(index: Tensor, step: int) -> Tensor:
 
 def _grouped_mm_takes(x: Tensor, weight: Tensor) -> bool:
     """Its types and alignment; and not where a loop over oneDNN's products is faster."""
-    aligned = all(width * x.element_size() % 16 == 0 for width in weight.shape[1:])
     wide_on_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and weight[0].numel() >= _WIDE
-    return x.dtype in (torch.float32, torch.bfloat16, torch.float16) and aligned and not wide_on_cpu
-
-
-def _aligned(tensor: Tensor) -> Tensor:
-    """At an address that F.grouped_mm of torch 2.10 takes; weights mapped from a file may begin anywhere."""
-    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+    return grouped_mm_takes(x, weight) and not wide_on_cpu
 
 
 def _calls(offsets: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:

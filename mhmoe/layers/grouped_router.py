@@ -28,7 +28,7 @@ from mhmoe.fields import Size
 from mhmoe.layers.config import divisors
 from mhmoe.layers.dispatch import gather, sort_by_expert
 from mhmoe.layers.grouped import grouped_linear
-from mhmoe.layers.routing import Router, RouterConfig, Routing, autocast_type, to_float32
+from mhmoe.layers.routing import Router, RouterConfig, Routing, autocast_type, best, to_float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class GroupedRouter(Router):
             group = of_groups.argmax(dim=-1, keepdim=True)
             within, gates = self.gate(self._scores_within(rows, group))
         size = within.shape[-1]
-        weight, choice = (group_gates.gather(-1, group) * gates).topk(self.config.top_k, dim=-1)
+        weight, choice = best(group_gates.gather(-1, group) * gates, self.config.top_k)
         if self.config.renormalize:
             weight = weight / weight.sum(dim=-1, keepdim=True)
 

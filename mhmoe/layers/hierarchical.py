@@ -27,8 +27,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mhmoe.layers.balance import EQ10, LOSSES, Balance, BalanceLoss, mixtures
+from mhmoe.layers.card import numbers_may_be_read
 from mhmoe.layers.config import LATER, LayerConfig
-from mhmoe.layers.dispatch import numbers_may_be_read
 from mhmoe.layers.experts import FFNOutput
 from mhmoe.layers.routing import RouterConfig, Routing, wanted_by
 

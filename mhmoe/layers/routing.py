@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mhmoe.fields import Size
+from mhmoe.layers import card
 from mhmoe.layers.config import LATER, Config
 
 
@@ -111,11 +112,21 @@ class Router(nn.Module):
         self, gates: Float[Tensor, "*rows experts"]
     ) -> tuple[Float[Tensor, "*rows top_k"], Int[Tensor, "*rows top_k"]]:
         """Gates and numbers of the experts that a row goes to, best first."""
-        weight, index = gates.topk(self.config.top_k, dim=-1)
-        return weight, index
+        return best(gates, self.config.top_k)
 
     def rebalance(self, load: Float[Tensor, " experts"]) -> None:
         """What a router learns from the fractions of a whole step's selections and not by gradients: nothing."""
+
+
+def best(
+    gates: Float[Tensor, "*rows experts"], top_k: int
+) -> tuple[Float[Tensor, "*rows top_k"], Int[Tensor, "*rows top_k"]]:
+    """The `top_k` largest and their places. On a card the largest alone is a maximum, for which nothing is sorted."""
+    if top_k == 1 and card.on_card(gates):
+        value, index = gates.max(dim=-1, keepdim=True)
+    else:
+        value, index = gates.topk(top_k, dim=-1)
+    return value, index
 
 
 def autocast_type(x: Tensor) -> str:

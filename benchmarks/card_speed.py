@@ -1,0 +1,278 @@
+"""The layer on a graphics card. `python -m benchmarks --device cuda`; without tyro `python -m benchmarks.card_speed`.
+
+    dense, dense compiled     the FFN that MH-MoE stands in for, 4 dim wide, by torch and by torch.compile
+    X-MoE, MH-MoE             v1's layers, GELU, h = 4, k = 1, by each path: torch's products alone; our kernels with
+                              the inner width computed again in backward; the same with it kept
+    sub-tokens                SwiGLU, k = 2: our SparseMoE by each path beside transformers' Mixtral block by grouped_mm
+
+A step is forward and backward to the input and all weights; ours also compute their balance loss. Weights and rows are
+in bfloat16. Peaks are measured: the best product of large matrices, and a copy. The share of the peak is what of the
+step's arithmetic, or of the weights' traffic where that takes longer, the peak would have done in the step's time.
+Memory is what a step takes at most on top of weights and input, the weights' gradients included.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.contenders import BALANCE_WEIGHT, Sizes
+from benchmarks.peers import mixtral
+from benchmarks.roofline import weight_traffic
+from mhmoe.layers import card, fused
+from mhmoe.layers.config import LayerConfig
+from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig, FFNOutput, use_kernels
+from mhmoe.layers.matching import match
+from mhmoe.layers.routers import XMoERouterConfig
+from mhmoe.layers.sparse_moe import SparseMoE, SparseMoEConfig
+
+HEADS, TOKENS, DIM = 4, 32_768, 768
+EXPERTS = (8, 64, 256)
+PATHS: dict[str, fused.Kernels | None] = {
+    "torch": None,
+    "kernels, recomputed": fused.Kernels(),
+    "kernels, kept": fused.Kernels(recompute=False),
+}
+GOALS = {"MH-MoE at equal FLOPs, 8": 4.0, "MH-MoE at equal FLOPs, 64": 6.0, "X-MoE, 8": 3.5}
+"""Milliseconds on an H100, by the best path."""
+GOAL_BYTES = 10**9
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """FLOP/s of a product of large matrices, bytes/s of a copy, read and write counted."""
+
+    flops: float
+    bandwidth: float
+
+
+@dataclass
+class Row:
+    """One layer by one path. `seconds` is empty, and `note` says why, where it did not run."""
+
+    layer: str
+    path: str
+    flops: int
+    parameters: int
+    seconds: list[float] = field(default_factory=list)
+    memory: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A layer to be timed: how it is made, its FLOPs a row of `width` numbers and its parameters."""
+
+    layer: str
+    path: str
+    width: int
+    flops_per_row: int
+    parameters: int
+    make: Callable[[], nn.Module]
+
+
+def subjects(quick: bool) -> Iterator[Subject]:
+    """All that is compared. `quick`: tiny sizes."""
+    dim, experts = (64, (2, 4)) if quick else (DIM, EXPERTS)
+    dense = FeedForwardConfig(dim=dim, inner_dim=4 * dim)
+    yield _subject("dense FFN", "torch", dense, dense.build)
+    yield _subject("dense FFN", "torch.compile", dense, lambda: _compiled(dense.build()))
+    for count in experts:
+        reference = SparseMoEConfig(
+            router=XMoERouterConfig(dim=dim, num_experts=count),
+            experts=ExpertsConfig(dim=dim, num_experts=count, expert_dim=4 * dim),
+        )
+        layers: dict[str, LayerConfig] = {
+            f"X-MoE, {count}": reference,
+            f"MH-MoE at equal FLOPs, {count}": match("compute", reference, heads=HEADS, multiple_of=8),
+        }
+        if count == experts[0]:
+            layers[f"MH-MoE at equal parameters, {count}"] = match("parameters", reference, heads=HEADS, multiple_of=8)
+        for name, config in layers.items():
+            for path in _paths():
+                yield _subject(name, path, config, lambda c=config, p=path: use_kernels(c.build(), PATHS[p]))
+    sizes = Sizes(dim=dim)
+    for count in experts:
+        config, name = sizes.sparse(count), f"SwiGLU on sub-tokens, k = 2, {count}"
+        for path in _paths():
+            yield _subject(name, path, config, lambda c=config, p=path: use_kernels(c.build(), PATHS[p]))
+        yield _subject(name, "transformers, grouped_mm", config, lambda c=config: _mixtral(c, sizes.top_k))
+
+
+def _paths() -> list[str]:
+    return list(PATHS) if card.TRITON_IS_THERE else ["torch"]
+
+
+def _subject(layer: str, path: str, config: Any, make: Callable[[], nn.Module]) -> Subject:
+    return Subject(layer, path, config.dim, config.flops_per_token(), config.parameters(), make)
+
+
+def _compiled(module: nn.Module) -> nn.Module:
+    module.compile()
+    return module
+
+
+def _mixtral(config: SparseMoEConfig, top_k: int) -> nn.Module:
+    ours = config.build()
+    assert isinstance(ours, SparseMoE)
+    return mixtral(ours, top_k, "grouped_mm")
+
+
+def step(module: nn.Module, x: Tensor, grad: Tensor) -> None:
+    """Forward, backward, gradients released."""
+    output = module(x)
+    hidden = output.hidden if isinstance(output, FFNOutput) else output
+    losses, gradients = [hidden], [grad]
+    if isinstance(output, FFNOutput) and output.balance_loss is not None:
+        losses.append(output.balance_loss)
+        gradients.append(torch.full_like(output.balance_loss, BALANCE_WEIGHT))
+    torch.autograd.backward(losses, gradients)
+    module.zero_grad(set_to_none=True)
+    x.grad = None
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Of the work itself, the card idle before and after."""
+    wait(device)
+    begun = time.perf_counter()
+    work()
+    wait(device)
+    return time.perf_counter() - begun
+
+
+def measure(subject: Subject, device: torch.device, numbers: int, steps: int) -> Row:
+    """`steps` after two in which kernels are compiled and tuned; so many `numbers` are cut into the subject's rows."""
+    rows = numbers // subject.width
+    row = Row(subject.layer, subject.path, 3 * rows * subject.flops_per_row, subject.parameters)
+    try:
+        module = subject.make().to(device, torch.bfloat16)
+        x = torch.randn(1, rows, subject.width, device=device, dtype=torch.bfloat16, requires_grad=True)
+        grad = torch.randn_like(x, requires_grad=False)
+        for _ in range(2):
+            step(module, x, grad)
+        row.memory = memory_of(lambda: step(module, x, grad), device)
+        for _ in range(steps):
+            with torch.no_grad():  # a new routing each time
+                x.normal_()
+            row.seconds.append(seconds_of(lambda: step(module, x, grad), device))
+    except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
+        row.note = "fails: " + str(error).strip().splitlines()[0][:100]
+    return row
+
+
+def memory_of(work: Callable[[], object], device: torch.device) -> int | None:
+    if device.type != "cuda":
+        work()
+        return None
+    wait(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    work()
+    wait(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def peaks(device: torch.device, size: int, block: int) -> Peaks:
+    """Best of a few."""
+    a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
+    source = torch.ones(block, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    product = min(seconds_of(lambda: a @ b.t(), device) for _ in range(10))
+    copy = min(seconds_of(lambda: target.copy_(source), device) for _ in range(10))
+    return Peaks(2 * size**3 / product, 2 * block / copy)
+
+
+def share_of_peak(row: Row, best: Peaks) -> float:
+    least = max(row.flops / best.flops, weight_traffic(row.parameters, 2) / best.bandwidth)
+    return least / statistics.median(row.seconds)
+
+
+def table(rows: list[Row], best: Peaks, name: str) -> str:
+    """The measurements, and whether the goals are met, as Markdown."""
+    lines = [
+        f"{name}; torch {torch.__version__}. Measured peaks: {best.flops / 1e12:,.0f} TFLOP/s, "
+        f"copy {best.bandwidth / 1e9:,.0f} GB/s.",
+        "",
+        "| layer | path | ms | lowest | TFLOP/s | of the peak | memory on top GB |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        if not row.seconds:
+            lines.append(f"| {row.layer} | {row.path} | {row.note} | - | - | - | - |")
+            continue
+        median, memory = statistics.median(row.seconds), "-" if row.memory is None else f"{row.memory / 1e9:.2f}"
+        numbers = f"{median * 1e3:.2f} | {min(row.seconds) * 1e3:.2f} | {row.flops / median / 1e12:.0f}"
+        lines.append(f"| {row.layer} | {row.path} | {numbers} | {share_of_peak(row, best):.0%} | {memory} |")
+    return "\n".join([*lines, "", *verdicts(rows)]) + "\n"
+
+
+def verdicts(rows: list[Row]) -> list[str]:
+    """A line a goal: the best path's time and memory."""
+    lines: list[str] = []
+    for name, goal in GOALS.items():
+        found = [row for row in rows if row.layer == name and row.seconds]
+        if not found:
+            lines.append(f"- {name}: not run")
+            continue
+        quickest = min(found, key=lambda row: statistics.median(row.seconds))
+        ms = statistics.median(quickest.seconds) * 1e3
+        enough = quickest.memory is not None and quickest.memory <= GOAL_BYTES
+        met = "met" if ms <= goal else "not met"
+        memory = "met" if enough else "not met"
+        lines.append(f"- {name}: {ms:.2f} ms, goal {goal} {met}; at most 1 GB on top {memory} ({quickest.path})")
+    return lines
+
+
+def measure_card(device: torch.device, quick: bool, steps: int, only: str = "") -> tuple[list[Row], Peaks]:
+    """Every subject whose layer or path has `only` in its name; a line each to stderr as it is done."""
+    best = peaks(device, *((64, 2**16) if quick else (8192, 2**30)))
+    rows: list[Row] = []
+    for subject in subjects(quick):
+        if only in f"{subject.layer}, {subject.path}":
+            torch.manual_seed(0)
+            rows.append(measure(subject, device, 64 * 64 if quick else TOKENS * DIM, steps))
+            print(f"{subject.layer} | {subject.path}: {rows[-1].note or rows[-1].seconds[-1]}", file=sys.stderr)
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+    return rows, best
+
+
+def run(device: str, quick: bool, steps: int, output: Path | None, only: str = "") -> str:
+    """Measure, write card.json and card.md into `output`, and return the table."""
+    where = torch.device(device)
+    rows, best = measure_card(where, quick, steps, only)
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else "CPU, which says nothing about a card"
+    text = table(rows, best, name)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "card.md").write_text(text)
+        data = {"card": name, "peaks": asdict(best), "rows": [asdict(row) for row in rows]}
+        (output / "card.json").write_text(json.dumps(data, indent=1) + "\n")
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--only", default="", help="layers or paths with this in their name")
+    parser.add_argument("--output", type=Path, default=None, help="a folder for card.json and card.md")
+    print(run(**vars(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The table of the card: the sizes that are promised, every path, and what is said of the goals."""
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import card_speed
+from benchmarks.card_speed import Peaks, Row, Subject, measure, measure_card, share_of_peak, subjects, table, verdicts
+from mhmoe.layers.experts import Experts
+from mhmoe.layers.fused import Kernels
+
+CPU = torch.device("cpu")
+PEAKS = Peaks(flops=100e12, bandwidth=1e12)
+
+
+def test_the_layers_are_those_of_the_measured_table() -> None:
+    """Inner widths and numbers of experts as solved by hand from v2 Eq. 8 and 9, and v1 Table 11."""
+    found = {s.layer: s for s in subjects(quick=False) if s.path == "torch"}
+    widths: dict[str, tuple[int, ...]] = {}
+    with torch.device("meta"):
+        for name in ("MH-MoE at equal FLOPs, 8", "MH-MoE at equal FLOPs, 256", "MH-MoE at equal parameters, 8"):
+            experts = found[name].make().get_submodule("inner.experts")
+            assert isinstance(experts, Experts)
+            widths[name] = tuple(experts.up_proj.shape[:2])
+    assert widths["MH-MoE at equal FLOPs, 8"] == (41, 2304)
+    assert widths["MH-MoE at equal FLOPs, 256"][0] > 1023 and widths["MH-MoE at equal FLOPs, 256"][1] == 2304
+    assert widths["MH-MoE at equal parameters, 8"] == (8, 11_904)
+    dense = found["dense FFN"]
+    for count in card_speed.EXPERTS:
+        assert found[f"MH-MoE at equal FLOPs, {count}"].flops_per_row == pytest.approx(dense.flops_per_row, rel=0.06)
+
+
+def test_every_layer_of_ours_is_timed_by_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card_speed.card, "TRITON_IS_THERE", True)
+    paths: dict[str, set[str]] = {}
+    for subject in subjects(quick=True):
+        paths.setdefault(subject.layer, set()).add(subject.path)
+    ours = [layer for layer in paths if "MoE" in layer]
+    assert len(ours) == 5 and all(paths[layer] == set(card_speed.PATHS) for layer in ours)
+    assert paths["dense FFN"] == {"torch", "torch.compile"}
+    assert all("transformers, grouped_mm" in found for layer, found in paths.items() if "SwiGLU" in layer)
+
+
+def test_a_path_is_what_the_experts_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card_speed.card, "TRITON_IS_THERE", True)
+    found = [s for s in subjects(quick=True) if s.layer == "X-MoE, 2"]
+    for subject in found:
+        experts = subject.make().get_submodule("experts")
+        assert isinstance(experts, Experts) and experts.kernels == card_speed.PATHS[subject.path]
+    assert len(found) == 3 and Kernels().recompute
+
+
+def test_a_quick_run_times_all_of_them_on_a_cpu() -> None:
+    rows, best = measure_card(CPU, quick=True, steps=2, only="2")
+    assert {row.path for row in rows} >= {"torch", "transformers, grouped_mm"} and best.flops > 0 < best.bandwidth
+    assert all(len(row.seconds) == 2 and not row.note and row.flops > 0 for row in rows)
+    text = table(rows, best, "a CPU")
+    assert all(f"| {row.layer} | {row.path} | " in text for row in rows) and "goal" not in text
+
+
+def test_what_fails_is_a_line_with_its_reason() -> None:
+    class Refuses(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("Can't process more than 1024 groups\nand more")
+
+    row = measure(Subject("broken", "torch", 8, 1, 1, Refuses), CPU, 64, 1)
+    assert row.note == "fails: Can't process more than 1024 groups" and not row.seconds
+    assert "| broken | torch | fails: Can't process more than 1024 groups |" in table([row], PEAKS, "none")
+
+
+@pytest.mark.parametrize(
+    ("flops", "parameters", "share"), [(10**12, 1, 0.5), (1, 10**9, 0.3)], ids=["arithmetic", "traffic of weights"]
+)
+def test_the_share_of_the_peak_is_of_what_takes_longer(flops: int, parameters: int, share: float) -> None:
+    row = Row("layer", "torch", flops, parameters, seconds=[0.02])
+    assert share_of_peak(row, PEAKS) == pytest.approx(share)
+
+
+def test_a_goal_is_judged_by_the_best_path() -> None:
+    name = "MH-MoE at equal FLOPs, 8"
+    slow, quick = Row(name, "torch", 1, 1, [0.006], 2 * 10**9), Row(name, "kernels", 1, 1, [0.0035, 0.0039], 8 * 10**8)
+    assert f"- {name}: 3.70 ms, goal 4.0 met; at most 1 GB on top met (kernels)" in verdicts([slow, quick])
+    assert f"- {name}: 6.00 ms, goal 4.0 not met; at most 1 GB on top not met (torch)" in verdicts([slow])
+    assert "- X-MoE, 8: not run" in verdicts([slow])
