@@ -1,6 +1,7 @@
 """The layers and their configs: routers, experts, the sparse mixture, and heads around it.
 
 grouped: one matrix product a group. dispatch: rows to their experts and back. matching: sizes equal to X-MoE's.
+exchange, expert_parallel, head_parallel: one layer on several processes.
 """
 
 READING_ORDER = (
@@ -29,6 +30,9 @@ READING_ORDER = (
     "latent",
     "expert_choice",
     "per_head",
+    "exchange",
+    "expert_parallel",
+    "head_parallel",
     "multi_head",
     "matching",
 )
