@@ -1,6 +1,6 @@
 """Rows to the processes that own what they need, and back: all-to-all, with gradients.
 
-    received = to_owners(rows, sent, taken, group)      the first sent[0] rows go to process 0, the next to process 1, ...
+    received = to_owners(rows, sent, taken, group)      first sent[0] rows for process 0, then 1, ...
     results  = from_owners(out, taken, sent, group)     the way back
 
 The gradient of an all-to-all is one in the other direction. Every process has a loss of its own, and training takes the

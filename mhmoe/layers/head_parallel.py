@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from mhmoe.layers.exchange import from_owners, of_owner, to_owners
 from mhmoe.layers.expert_parallel import OwnExperts
-from mhmoe.layers.experts import Experts, FFNOutput
+from mhmoe.layers.experts import FFNOutput
 from mhmoe.layers.per_head import PerHeadRouter, PerHeadRouterConfig
 from mhmoe.layers.routing import Router, Routing, wanted_by
 from mhmoe.layers.sparse_moe import SparseMoE
@@ -57,7 +57,7 @@ class HeadParallel(SparseMoE):
 
     def __init__(self, whole: SparseMoE, mesh: DeviceMesh) -> None:
         nn.Module.__init__(self)
-        if not isinstance(whole.router, PerHeadRouter) or not isinstance(whole.experts, Experts):
+        if not isinstance(whole.router, PerHeadRouter):
             raise ValueError("Head Parallel wants heads with routers of their own (PerHeadRouterConfig)")
         self.router = OwnHeads(whole.router, mesh)
         self.experts = OwnExperts(whole.experts, mesh)

@@ -123,7 +123,7 @@ def identity(
     other's tokens. Elsewhere it changes the order of sums and nothing else. Parameters gathered in another type are
     other numbers.
     """
-    whole = {"model": model.identity(), "training": training.to_dict(), "data": dict(data)}
+    whole: dict[str, Any] = {"model": model.identity(), "training": training.to_dict(), "data": dict(data)}
     found = list(parts(model))
     if processes > 1 and any(part.draws or part.mixes_rows for part in found):
         whole["processes"] = processes

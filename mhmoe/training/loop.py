@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from mhmoe.cli import OutOfTime
 from mhmoe.data.batches import TrainingBatches

@@ -13,14 +13,18 @@ All processes must see the same folder.
 import contextlib
 import dataclasses
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from torch import Tensor, nn
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.fsdp import FSDPModule
 
 from mhmoe.io import UserError, check_sealed_folder, new_folder, remove_leftovers, seal_folder, sha256_of
 from mhmoe.model.config import MHMoEConfig
@@ -49,7 +53,10 @@ def save_sharded(
             return str(stack.enter_context(new_folder(path / f"{number:06d}")))
 
         new = Path(_by_first(begin))
-        dcp.save(state, checkpoint_id=new, no_dist=not dist.is_initialized())
+        try:
+            _torchs(save, state, new, not dist.is_initialized())
+        except CheckpointException as error:
+            raise UserError(f"cannot write {path} ({_first_line(error)}); the old checkpoint is untouched") from None
         if _is_first():
             written = {"run": run, "progress": dataclasses.asdict(progress), "metadata": sha256_of(new / _METADATA)}
             seal_folder(new, LISTING, written)
@@ -81,9 +88,9 @@ def load_sharded(
         check_progress(progress, config)
         if progress.step:
             _make_moments(model, optimizer, progress.step)
-        dcp.load(_state(model, optimizer), checkpoint_id=folder, no_dist=not dist.is_initialized())
-    except Exception as error:  # CheckpointException is a BaseException's kin of many causes
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        _torchs(load, _state(model, optimizer), folder, not dist.is_initialized())
+    except (Exception, CheckpointException) as error:  # the latter is a BaseException
+        reason = _first_line(error)
         raise UserError(f"checkpoint {folder} cannot be read ({reason}); {ADVICE}") from None
     return progress
 
@@ -99,9 +106,14 @@ def whole_model(path: Path, config: MHMoEConfig) -> MHMoEForCausalLM:
     if found is None:
         raise UserError(f"there is no checkpoint in {path}; name the folder that a sharded run wrote")
     model = MHMoEForCausalLM(config)
-    state: dict[str, Any] = _of_model(model)
-    dcp.load(state, checkpoint_id=found[0], no_dist=True)
+    _torchs(load, _of_model(model), found[0], True)
     return model
+
+
+def _torchs(work: Callable[..., Any], state: dict[str, Any], folder: Path, alone: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # alone, as is meant
+        work(state, checkpoint_id=folder, no_dist=alone)
 
 
 def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -114,7 +126,10 @@ def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]
     return state
 
 
-def _of_model(model: nn.Module) -> dict[str, Tensor]:
+def _of_model(model: nn.Module) -> dict[str, Any]:
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # the outermost keeps whole parameters after a forward without a backward
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return {f"model.{name}": tensor.detach() for name, tensor in tensors}
 
@@ -142,6 +157,12 @@ def _checked(path: Path) -> tuple[Path, dict[str, Any]] | None:
     if not (folder / _METADATA).is_file() or sha256_of(folder / _METADATA) != listing.get("metadata"):
         raise UserError(f"{folder / _METADATA} was changed, its sha256 is not the recorded one; {ADVICE}")
     return folder, listing
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, CheckpointException):  # says which processes failed; each has its own reason
+        error = next(iter(error.failures.values()))[0]
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _is_first() -> bool:

@@ -116,13 +116,9 @@ def _check(model: MHMoEForCausalLM, sharding: Sharding) -> None:
     if world % count:
         raise UserError(f"expert_parallel={count} does not divide the {world} processes; choose one that does")
     for mixture in _mixtures(model) if count > 1 else ():
-        by_heads = sharding.by_heads and isinstance(mixture.router, PerHeadRouter)
-        name = "heads" if by_heads else "num_experts"
-        number = (
-            len(mixture.router.routers)
-            if isinstance(mixture.router, PerHeadRouter) and by_heads
-            else (mixture.experts.num_experts)
-        )
+        name, number = "num_experts", mixture.experts.num_experts
+        if sharding.by_heads and isinstance(mixture.router, PerHeadRouter):
+            name, number = "heads", len(mixture.router.routers)
         if number % count:
             raise UserError(f"expert_parallel={count} does not divide {name}={number}; choose one that does")
         copies = world // count if sharding.parameters == "sharded" else 1
@@ -159,7 +155,7 @@ def _share_out(block: Block, sharding: Sharding, mesh: DeviceMesh) -> None:
             if sharding.by_heads and isinstance(child.router, PerHeadRouter):
                 setattr(parent, name, HeadParallel(child, mesh))
             else:
-                child.experts = ExpertParallel(child.experts, mesh)
+                child.add_module("experts", ExpertParallel(child.experts, mesh))
 
 
 def _cut(block: Block, sharding: Sharding, meshes: _Meshes, device: torch.device) -> None:
@@ -174,13 +170,17 @@ def _cut(block: Block, sharding: Sharding, meshes: _Meshes, device: torch.device
     for mixture in _mixtures(block):
         if isinstance(mixture.router, OwnHeads):
             fully_shard(mixture.router, mesh=meshes.data)
-        experts: nn.Module = mixture.experts
+        experts = mixture.get_submodule("experts")
         if isinstance(experts, OwnExperts):
-            by_row = lambda _: Shard(1)  # noqa: E731
-            fully_shard(experts, mesh=meshes.data, shard_placement_fn=by_row, mp_policy=low, offload_policy=offload)
+            fully_shard(experts, mesh=meshes.data, shard_placement_fn=_by_row, mp_policy=low, offload_policy=offload)
         elif sharding.offload_experts and isinstance(experts, Experts):
             fully_shard(experts, mesh=meshes.everyone, mp_policy=low, offload_policy=offload)
     fully_shard(block, mesh=meshes.everyone, mp_policy=low)
+
+
+def _by_row(parameter: nn.Parameter) -> Shard:
+    """The second axis, as the first is cut by expert."""
+    return Shard(1)
 
 
 def _shared_routers(module: nn.Module) -> Iterator[Router]:

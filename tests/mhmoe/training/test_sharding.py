@@ -2,13 +2,13 @@
 
 import dataclasses
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from baselines.multi_head_latentmoe import multi_head_latentmoe
@@ -20,11 +20,13 @@ from mhmoe.layers.routers import XMoERouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.config import Sharding
+from mhmoe.training.evaluation import evaluate
 from mhmoe.training.loop import train
 from mhmoe.training.objective import Objective, accumulate_gradients
 from mhmoe.training.sharded_checkpoint import whole_model
+from mhmoe.training.sharding import shard
 from tests import tiny
-from tests.commands import program
+from tests.processes import start, together
 
 CONFIG = dataclasses.replace(tiny.TRAINING, steps=20, length=16, evaluations=20, evaluation_windows=4)
 SHARDED, REPLICATED = Sharding(), Sharding(parameters="replicated", expert_parallel=2)
@@ -65,6 +67,7 @@ SYSTEMS: dict[str, Callable[[], MHMoEForCausalLM]] = {
     "top_two": top_two,
     "one_expert": one_expert,
     "heads": heads,
+    "full": lambda: tiny.model("full"),
 }
 QUICK = {
     "mhmoe sharded": ("mhmoe", SHARDED),
@@ -77,31 +80,6 @@ QUICK = {
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
     return tiny.text(tmp_path_factory.mktemp("cache"))
-
-
-def launch(text: PackedDataset, folder: Path, processes: int, work: str) -> list[dict[str, Any]]:
-    """What each of the processes found, which run the function `work` of this file."""
-    code = (
-        f"import sys; from tests.mhmoe.training import test_sharding as t; t.begin(t.{work}, sys.argv[1], sys.argv[2])"
-    )
-    environment = {"WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1"}
-    commands = [program(code, text.folder, folder, RANK=str(rank), **environment) for rank in range(processes)]
-    try:
-        for command in commands:
-            ended = command.wait()
-            assert ended.code == 0, ended.err
-    finally:
-        for command in commands:
-            command.process.kill()
-    return [torch.load(folder / f"rank{rank}") for rank in range(processes)]
-
-
-def begin(work: Callable[[PackedDataset, Path], dict[str, Any]], packed: str, folder: str) -> None:
-    rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=processes)
-    torch.save(work(load_packed(Path(packed)), Path(folder)), Path(folder) / f"rank{rank}")
-    dist.destroy_process_group()
 
 
 def gradients_on(model: MHMoEForCausalLM, text: PackedDataset, micro_batches: int = 1) -> dict[str, torch.Tensor]:
@@ -124,34 +102,167 @@ def trained(name: str, sharding: Sharding | None, text: PackedDataset, folder: P
     return {"curve": progress.curve, "gradients": gradients_on(model, text, micro_batches=2)}
 
 
-def quick(text: PackedDataset, folder: Path) -> dict[str, Any]:
-    return {case: trained(name, sharding, text, folder / case) for case, (name, sharding) in QUICK.items()}
+def quick(folder: Path, packed: str) -> dict[str, Any]:
+    text, found = load_packed(Path(packed)), dict[str, Any]()
+    for case, (name, sharding) in QUICK.items():
+        found[case] = trained(name, sharding, text, folder / case)
+    for name in ("full", "heads"):
+        found[f"{name} made"] = made_on_meta(name, BOTH)
+    return found
+
+
+def made_on_meta(name: str, sharding: Sharding) -> dict[str, torch.Tensor]:
+    """Whole parameters, of which this process has a part, of a model that no process had whole."""
+    with torch.device("meta"):
+        model = MHMoEForCausalLM(SYSTEMS[name]().config)
+    shard(model, sharding, seed=0)
+    assert all(isinstance(p, DTensor) for p in model.parameters())
+    own = sum(p.to_local().numel() for p in model.parameters() if isinstance(p, DTensor))
+    assert own < 0.6 * sum(p.numel() for p in model.parameters())
+    parameters = {n: p.full_tensor() for n, p in model.named_parameters() if isinstance(p, DTensor)}
+    return {n: p.detach() for n, p in parameters.items()} | dict(model.named_buffers())
 
 
 @pytest.fixture(scope="module")
-def two(text: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return launch(text, tmp_path_factory.mktemp("two"), 2, "quick")
+def two(text: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """The folder, and what each of two processes found."""
+    folder = tmp_path_factory.mktemp("two")
+    return folder, together(quick, folder, 2, text.folder)
 
 
 @pytest.fixture(scope="module")
 def one(text: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("one")
-    return {name: trained(name, None, text, folder / name) for name in SYSTEMS}
-
-
-@pytest.mark.parametrize("case", QUICK)
-def test_two_processes_train_a_sharded_model_as_one_does(
-    one: dict[str, Any], two: list[dict[str, Any]], case: str
-) -> None:
-    assert_same([rank[case] for rank in two], one[QUICK[case][0]])
+    return {name: trained(name, None, text, folder / name) for name in SYSTEMS if name != "full"}
 
 
 def assert_same(ours: list[dict[str, Any]], expected: dict[str, Any]) -> None:
     for rank in ours:
         assert len(rank["curve"]) == CONFIG.steps
-        for point, wanted in zip(rank["curve"], expected["curve"], strict=True):
-            for name in ("step", "task_loss", "balance_loss", "valid_nll"):
-                assert point[name] == pytest.approx(wanted[name], rel=1e-5)
+        for name in ("task_loss", "balance_loss", "valid_nll"):
+            found, wanted = ([point[name] for point in run["curve"]] for run in (rank, expected))
+            assert found == pytest.approx(wanted, rel=1e-5)
         own = {name: expected["gradients"][name] for name in rank["gradients"]}
         assert tiny.worst_tensor(rank["gradients"], own) < 1e-5
     assert {name for rank in ours for name in rank["gradients"]} == expected["gradients"].keys()
+
+
+@pytest.mark.parametrize("case", QUICK)
+def test_two_processes_train_a_sharded_model_as_one_does(
+    one: dict[str, Any], two: tuple[Path, list[dict[str, Any]]], case: str
+) -> None:
+    assert_same([rank[case] for rank in two[1]], one[QUICK[case][0]])
+
+
+def test_some_of_these_experts_have_no_tokens_and_others_unequal_numbers(text: PackedDataset) -> None:
+    tokens = torch.from_numpy(TrainingBatches(text.train, CONFIG.length, 8, seed=0).batch(0))[:, :-1]
+    for name, empty in (("top_two", 0), ("mhmoe", 0), ("one_expert", 3)):
+        index = torch.cat([routing.index.flatten() for routing in SYSTEMS[name]()(tokens, output_routing=True).routing])
+        counts = index.bincount(minlength=4)
+        assert (counts == 0).sum() == empty and counts.max() > 1.2 * counts.float().mean()
+
+
+@pytest.mark.parametrize("name", ["full", "heads"])
+def test_a_model_made_in_parts_starts_with_the_parameters_of_one_made_whole(
+    two: tuple[Path, list[dict[str, Any]]], name: str
+) -> None:
+    model = SYSTEMS[name]()
+    expected = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    seen = set[str]()
+    for rank in two[1]:
+        for part, tensor in rank[f"{name} made"].items():
+            assert torch.equal(tensor, expected[part]), part
+        seen |= rank[f"{name} made"].keys()
+    assert seen == expected.keys()
+
+
+@pytest.mark.parametrize("case", QUICK)
+def test_a_checkpoint_in_parts_is_the_one_model_in_one_folder(
+    text: PackedDataset, two: tuple[Path, list[dict[str, Any]]], tmp_path: Path, case: str
+) -> None:
+    """And one process without sharding goes on from it: here, evaluates."""
+    folder, name = two[0] / case, QUICK[case][0]
+    whole_model(folder, SYSTEMS[name]().config).save_pretrained(tmp_path / "model")
+    model = MHMoEForCausalLM.from_pretrained(tmp_path / "model")
+    assert [path.name for path in (tmp_path / "model").glob("*.safetensors")] == ["model.safetensors"]
+    last = two[1][0][case]["curve"][-1]
+    found = evaluate(model, text.valid, CONFIG.length, max_windows=CONFIG.evaluation_windows)
+    assert found["nll_per_token"] == pytest.approx(last["valid_nll"], rel=1e-5)
+    again = SYSTEMS[name]().double()
+    progress = train(again, text, CONFIG, seed=0, checkpoint=folder)
+    assert progress is not None and progress.curve[-1] == last
+    assert tiny.difference(model.double().state_dict(), again.state_dict()) < 1e-6
+
+
+# ---- more processes, and killed ones ---------------------------------------------------------
+
+FOUR = {
+    "mhmoe sharded": ("mhmoe", SHARDED),
+    "mhmoe replicated by experts": ("mhmoe", REPLICATED),
+    "top_two both": ("top_two", BOTH),
+    "top_two, four shares": ("top_two", Sharding(expert_parallel=4)),
+    "one_expert both": ("one_expert", BOTH),
+    "heads both": ("heads", BOTH),
+    "heads replicated": ("heads", REPLICATED),
+    "heads by experts": ("heads", Sharding(expert_parallel=4, by_heads=False)),
+    "top_two offloaded, recomputed": ("top_two", Sharding(expert_parallel=2, offload_experts=True, recompute=True)),
+    "mhmoe offloaded": ("mhmoe", Sharding(offload_experts=True)),
+}
+
+
+def many(folder: Path, packed: str) -> dict[str, Any]:
+    text = load_packed(Path(packed))
+    return {case: trained(name, sharding, text, folder / case) for case, (name, sharding) in FOUR.items()}
+
+
+@pytest.fixture(scope="module")
+def four(text: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return together(many, tmp_path_factory.mktemp("four"), 4, text.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", FOUR)
+def test_four_processes_train_a_sharded_model_as_one_does(
+    one: dict[str, Any], four: list[dict[str, Any]], case: str
+) -> None:
+    assert_same([rank[case] for rank in four], one[FOUR[case][0]])
+
+
+def stepping(folder: Path, packed: str, processes: str) -> list[Any]:
+    """Trains with a checkpoint after every step."""
+    count = min(int(processes), 2)
+    progress = train(
+        SYSTEMS["top_two"]().double(),
+        load_packed(Path(packed)),
+        CONFIG,
+        seed=0,
+        checkpoint=folder / "run",
+        checkpoint_seconds=0.0,
+        sharding=Sharding(expert_parallel=count),
+    )
+    assert progress is not None
+    return progress.curve
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 1])
+def test_after_one_of_four_was_killed_fewer_go_on_to_the_same_loss(
+    one: dict[str, Any], text: PackedDataset, tmp_path: Path, processes: int
+) -> None:
+    commands = start(stepping, tmp_path, 4, text.folder, "4")
+    try:
+        while not (tmp_path / "run" / "000005").is_dir():
+            assert all(command.process.is_alive() for command in commands)
+            time.sleep(0.005)
+        commands[2].process.kill()
+        for command in commands:
+            command.process.join(60)
+        assert [command.process.exitcode != 0 for command in commands] == [True] * 4
+    finally:
+        for command in commands:
+            command.process.kill()
+    saved = max(int(path.name) for path in (tmp_path / "run").iterdir() if path.name.isdecimal())
+    assert 5 <= saved < CONFIG.steps
+    for curve in together(stepping, tmp_path, processes, text.folder, str(processes)):
+        for point, wanted in zip(curve, one["top_two"]["curve"], strict=True):
+            assert point["task_loss"] == pytest.approx(wanted["task_loss"], rel=1e-5)
