@@ -203,10 +203,8 @@ FOUR = {
     "top_two, four shares": ("top_two", Sharding(expert_parallel=4)),
     "one_expert both": ("one_expert", BOTH),
     "heads both": ("heads", BOTH),
-    "heads replicated": ("heads", REPLICATED),
     "heads by experts": ("heads", Sharding(expert_parallel=4, by_heads=False)),
     "top_two offloaded, recomputed": ("top_two", Sharding(expert_parallel=2, offload_experts=True, recompute=True)),
-    "mhmoe offloaded": ("mhmoe", Sharding(offload_experts=True)),
 }
 
 
