@@ -100,6 +100,13 @@ def holds_sharded(path: Path) -> bool:
     return bool(_folders(path))
 
 
+def remove_checkpoint(path: Path) -> None:
+    """Of any run, sharded or not, if there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
 def whole_model(path: Path, config: MHMoEConfig) -> MHMoEForCausalLM:
     """The model of the latest checkpoint, on the CPU of this process alone."""
     found = _checked(path)

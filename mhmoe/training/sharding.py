@@ -50,12 +50,13 @@ class _Meshes(NamedTuple):
 def shard(model: MHMoEForCausalLM, sharding: Sharding, seed: int, device: torch.device | None = None) -> None:
     """Lay `model`, which is the same in all processes, out among them; they call this together.
 
-    On the meta device it is made on `device` from the seed, else it keeps its numbers and its device. Raises UserError
-    where processes, experts or heads do not divide, before anything is changed.
+    A model on the meta device is made from the seed, on `device` (this process's GPU under NCCL, else the CPU); any
+    other keeps its numbers and its device. Raises UserError where processes, experts or heads do not divide, before
+    anything is changed.
     """
     parameter = next(model.parameters())
     made = parameter.is_meta
-    device = device or (torch.device("cpu") if made else parameter.device)
+    device = device or (_own_device() if made else parameter.device)
     _check(model, sharding)
     meshes = _meshes(sharding, device.type)
     for number, block in enumerate(model.model.layers):
@@ -76,6 +77,10 @@ def shard(model: MHMoEForCausalLM, sharding: Sharding, seed: int, device: torch.
     if sharding.recompute:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     fully_shard(model, mesh=meshes.everyone)
+
+
+def _own_device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
 def check_trainable(sharding: Sharding, config: TrainingConfig) -> None:

@@ -208,22 +208,24 @@ FOUR = {
 }
 
 
-def many(folder: Path, packed: str) -> dict[str, Any]:
+def many(folder: Path, packed: str, *cases: str) -> dict[str, Any]:
     text = load_packed(Path(packed))
-    return {case: trained(name, sharding, text, folder / case) for case, (name, sharding) in FOUR.items()}
+    return {case: trained(*FOUR[case], text, folder / case) for case in cases}
 
 
-@pytest.fixture(scope="module")
-def four(text: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return together(many, tmp_path_factory.mktemp("four"), 4, text.folder)
+@pytest.fixture(scope="module", params=[0, 1])
+def four(
+    request: pytest.FixtureRequest, text: PackedDataset, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
+    """Every second case, so that no process lives for minutes."""
+    return together(many, tmp_path_factory.mktemp("four"), 4, text.folder, *list(FOUR)[request.param :: 2])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", FOUR)
-def test_four_processes_train_a_sharded_model_as_one_does(
-    one: dict[str, Any], four: list[dict[str, Any]], case: str
-) -> None:
-    assert_same([rank[case] for rank in four], one[FOUR[case][0]])
+def test_four_processes_train_a_sharded_model_as_one_does(one: dict[str, Any], four: list[dict[str, Any]]) -> None:
+    assert len(four[0]) == len(FOUR) // 2
+    for case in four[0]:
+        assert_same([rank[case] for rank in four], one[FOUR[case][0]])
 
 
 def stepping(folder: Path, packed: str, processes: str) -> list[Any]:
