@@ -4,7 +4,7 @@
 
 Every process routes its own rows, sorts its selections by expert, and sends each to the owner of its expert
 (all-to-all, of as many rows as the routing says); owners run their experts on what came from all, and the results go
-back, where they are summed with the gate weights. Lepikhin et al. 2020, arXiv 2006.16668 (GShard), section 3.3.
+back, where they are summed with the gate weights. Lepikhin et al. 2020, arXiv 2006.16668 (GShard), section 3.
 
 What is sent depends on the routing, and grows with top_k: 4 * top_k * rows * dim numbers a layer and step at most, two
 ways, forward and backward. Sizes are settled by a small exchange of counts, for which the host waits once a layer.

@@ -14,21 +14,26 @@ from torch.distributed.tensor import DTensor
 from baselines.multi_head_latentmoe import multi_head_latentmoe
 from mhmoe.data.batches import TrainingBatches
 from mhmoe.data.packing import PackedDataset, load_packed
+from mhmoe.io import UserError
 from mhmoe.layers.balanced_router import BalancedRouterConfig
+from mhmoe.layers.config import config_from_dict
 from mhmoe.layers.experts import ExpertsConfig
+from mhmoe.layers.multi_head import MultiHeadConfig
 from mhmoe.layers.routers import XMoERouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
+from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
-from mhmoe.training.config import Sharding
+from mhmoe.training.config import Sharding, identity
 from mhmoe.training.evaluation import evaluate
 from mhmoe.training.loop import train
 from mhmoe.training.objective import Objective, accumulate_gradients
 from mhmoe.training.sharded_checkpoint import whole_model
-from mhmoe.training.sharding import shard
+from mhmoe.training.sharding import check_trainable, shard
 from tests import tiny
 from tests.processes import start, together
 
 CONFIG = dataclasses.replace(tiny.TRAINING, steps=20, length=16, evaluations=20, evaluation_windows=4)
+LOW = dataclasses.replace(CONFIG, steps=4, evaluations=4, precision="bfloat16")
 SHARDED, REPLICATED = Sharding(), Sharding(parameters="replicated", expert_parallel=2)
 BOTH = Sharding(expert_parallel=2)
 
@@ -108,7 +113,19 @@ def quick(folder: Path, packed: str) -> dict[str, Any]:
         found[case] = trained(name, sharding, text, folder / case)
     for name in ("full", "heads"):
         found[f"{name} made"] = made_on_meta(name, BOTH)
+    low = train(SYSTEMS["top_two"](), text, LOW, seed=0, sharding=dataclasses.replace(BOTH, gather_in="bfloat16"))
+    found["low"] = None if low is None else low.curve
+    for count in (2, 4):
+        with pytest.raises(UserError) as refused:
+            shard(three_experts(), Sharding(expert_parallel=count), seed=0)
+        found[f"refused {count}"] = str(refused.value)
     return found
+
+
+def three_experts() -> MHMoEForCausalLM:
+    router = XMoERouterConfig(dim=tiny.DIM, num_experts=3)
+    moe = SparseMoEConfig(router=router, experts=ExpertsConfig(dim=tiny.DIM, num_experts=3, expert_dim=16))
+    return tiny.model("xmoe", moe=moe.to_dict())
 
 
 def made_on_meta(name: str, sharding: Sharding) -> dict[str, torch.Tensor]:
@@ -192,6 +209,44 @@ def test_a_checkpoint_in_parts_is_the_one_model_in_one_folder(
     progress = train(again, text, CONFIG, seed=0, checkpoint=folder)
     assert progress is not None and progress.curve[-1] == last
     assert tiny.difference(model.double().state_dict(), again.state_dict()) < 1e-6
+
+
+def test_parameters_gathered_in_bfloat16_train_as_those_of_autocast(
+    text: PackedDataset, two: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    progress = train(SYSTEMS["top_two"](), text, LOW, seed=0)
+    assert progress is not None
+    for rank in two[1]:
+        for ours, expected in zip(rank["low"], progress.curve, strict=True):
+            assert ours["task_loss"] == pytest.approx(expected["task_loss"], rel=2e-3)
+            assert ours["task_loss"] != expected["task_loss"]
+
+
+def test_numbers_that_do_not_divide_are_refused_by_name(two: tuple[Path, list[dict[str, Any]]]) -> None:
+    for rank in two[1]:
+        assert rank["refused 2"] == "expert_parallel=2 does not divide num_experts=3; choose one that does"
+        assert rank["refused 4"] == "expert_parallel=4 does not divide the 2 processes; choose one that does"
+
+
+@pytest.mark.parametrize(("changes", "match"), [({"compile": True}, "compile=True"), ({}, "gather_in='bfloat16'")])
+def test_what_a_sharded_model_cannot_train_with_is_refused(changes: dict[str, Any], match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        check_trainable(Sharding(gather_in="bfloat16"), dataclasses.replace(CONFIG, **changes))
+
+
+def test_how_a_model_is_sharded_is_no_part_of_a_run_but_where_it_changes_numbers() -> None:
+    model = SYSTEMS["heads"]().config
+    moe = config_from_dict(model.moe)
+    assert isinstance(moe, MultiHeadConfig) and isinstance(moe.inner, SparseMoEConfig)
+    tight = tiny.config("xmoe", moe=moe.replace(inner=moe.inner.replace(capacity_factor=1.0)).to_dict())
+
+    def run(config: MHMoEConfig, sharding: Sharding | None) -> dict[str, Any]:
+        return identity(config, CONFIG, {}, 4, sharding)
+
+    assert run(model, None) == run(model, BOTH) == run(model, REPLICATED) == identity(model, CONFIG, {})
+    assert run(tight, None) == run(tight, SHARDED) != identity(tight, CONFIG, {})
+    assert run(tight, BOTH) != run(tight, SHARDED) == run(tight, dataclasses.replace(BOTH, by_heads=False))
+    assert run(model, dataclasses.replace(SHARDED, gather_in="bfloat16")) != run(model, None)
 
 
 # ---- more processes, and killed ones ---------------------------------------------------------
