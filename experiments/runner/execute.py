@@ -26,6 +26,7 @@ from mhmoe.training.record import Record, fingerprint, provenance
 from mhmoe.training.record_checks import Evaluation
 from mhmoe.training.seeding import seed_parameters
 from mhmoe.training.sharded_checkpoint import remove_checkpoint, whole_model
+from mhmoe.training.sharding import evaluating
 
 LISTING = "run.json"  # of a model's folder: whose it is, and the hash of every file
 
@@ -78,7 +79,8 @@ def execute(
     metrics = dict[str, Evaluation]()
     if first or sharding is not None:  # of which no process has the whole
         splits = {"valid": text.valid} | ({"test": text.test} if run.tests else {})
-        metrics = {name: evaluate(model, split, training.length) for name, split in splits.items()}
+        with evaluating(sharding, device):
+            metrics = {name: evaluate(model, split, training.length) for name, split in splits.items()}
     if not first:
         return True
     record = Record(

@@ -34,7 +34,7 @@ from mhmoe.training.record_checks import Evaluation, Point, TrainedPoint
 from mhmoe.training.seeding import drawing
 from mhmoe.training.seeding import seed_parameters as seed_parameters  # likewise
 from mhmoe.training.sharded_checkpoint import holds_sharded, load_sharded, save_sharded
-from mhmoe.training.sharding import check_trainable, clip_gradients, shard
+from mhmoe.training.sharding import check_trainable, clip_gradients, evaluating, shard
 
 
 def train(
@@ -114,7 +114,8 @@ def train(
             begun_work, evaluation, losses = time.monotonic(), None, Accumulated(0.0, 0.0, ())
             try:  # what takes long, and changes neither weights nor progress
                 if progress.due is not None:
-                    evaluation = evaluate(model, text.valid, config.length, max_windows=config.evaluation_windows)
+                    with evaluating(sharding, device):
+                        evaluation = evaluate(model, text.valid, config.length, max_windows=config.evaluation_windows)
                 else:
                     tokens = torch.from_numpy(batches.batch(progress.step, rank, world)).to(device)
                     with drawing(model, seed, progress.step, rank):

@@ -93,6 +93,12 @@ def check_trainable(sharding: Sharding, config: TrainingConfig) -> None:
         )
 
 
+def evaluating(sharding: Sharding | None, device: torch.device) -> torch.autocast:
+    """In what evaluation computes: the parameters' own type, or that in which they are gathered."""
+    low = sharding is not None and sharding.gather_in == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=low)
+
+
 def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
     """As `clip_grad_norm_`, and so for parameters on several meshes, of which each process has a part."""
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]

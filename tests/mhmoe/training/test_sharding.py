@@ -219,7 +219,7 @@ def test_parameters_gathered_in_bfloat16_train_as_those_of_autocast(
     for rank in two[1]:
         for ours, expected in zip(rank["low"], progress.curve, strict=True):
             assert ours["task_loss"] == pytest.approx(expected["task_loss"], rel=2e-3)
-            assert ours["task_loss"] != expected["task_loss"]
+            assert ours["valid_nll"] == pytest.approx(expected["valid_nll"], rel=1e-2)
 
 
 def test_numbers_that_do_not_divide_are_refused_by_name(two: tuple[Path, list[dict[str, Any]]]) -> None:
