@@ -94,8 +94,9 @@ class Sharding:
     all. expert_parallel: so many processes that follow each other share out the experts of every sparse layer; it
     divides the number of processes. by_heads: layers whose heads have routers of their own share out heads instead
     (Head Parallel). gather_in: what blocks' parameters are cast to before they are gathered; routers and norms stay in
-    float32, gradients are added up in it, and evaluation computes as training does. offload_experts: experts and their optimiser states rest in the CPU's
-    memory. recompute: blocks keep their inputs alone for the backward pass (activation checkpointing).
+    float32, gradients are added up in it, and evaluation computes as training does. offload_experts: experts and their
+    optimiser states rest in the CPU's memory. recompute: blocks keep their inputs alone for the backward pass
+    (activation checkpointing).
     """
 
     parameters: Literal["sharded", "replicated"] = "sharded"
