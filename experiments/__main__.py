@@ -34,6 +34,7 @@ from mhmoe.cli import exit_code
 from mhmoe.data.packing import export
 from mhmoe.io import UserError, check_writable
 from mhmoe.training.allocator import keep_freed_memory
+from mhmoe.training.config import Sharding
 
 app = SubcommandApp()
 Slug = Annotated[Positional[str], tyro.conf.arg(help="a table or figure, or the unique beginning of its name")]
@@ -64,6 +65,8 @@ def run(
     time_budget: float | None = None,
     train_only: bool = False,
     again: bool = False,
+    shard: bool = False,
+    expert_parallel: int = 1,
     dry_run: bool = False,
 ) -> None:
     """Train and measure what has no current record yet. Interrupted runs go on where they stopped.
@@ -80,6 +83,8 @@ def run(
         train_only: measure nothing, which needs no folder of questions; the same command without it goes on.
         again: train the runs that have current records once more, at their learning rates, in a folder of their
             own, and compare; exit code 1 if one differs by more than is to be expected.
+        shard: under torchrun, no process has a whole model (FSDP2); else each has a copy (DDP).
+        expert_parallel: under torchrun, so many processes share out the experts of each layer; shards all else, too.
         dry_run: print what would be run and what it would cost.
     """
     arguments = Arguments(
@@ -94,6 +99,7 @@ def run(
         train_only=train_only,
         again=again,
         started=BEGUN,
+        sharding=Sharding(expert_parallel=expert_parallel) if shard or expert_parallel != 1 else None,
     )
     arguments.check()
     chosen = scale_of(scale).on(device)

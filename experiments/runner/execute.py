@@ -19,9 +19,14 @@ from mhmoe.data.tokenizer import as_transformers
 from mhmoe.io import UserError, check_sealed_folder, check_writable, new_folder, remove_leftovers, seal_folder
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.allocator import peak_memory, reset_peak_memory
+from mhmoe.training.config import Sharding
 from mhmoe.training.evaluation import evaluate
-from mhmoe.training.loop import seed_parameters, train
+from mhmoe.training.loop import train
 from mhmoe.training.record import Record, fingerprint, provenance
+from mhmoe.training.record_checks import Evaluation
+from mhmoe.training.seeding import seed_parameters
+from mhmoe.training.sharded_checkpoint import remove_checkpoint, whole_model
+from mhmoe.training.sharding import evaluating
 
 LISTING = "run.json"  # of a model's folder: whose it is, and the hash of every file
 
@@ -35,23 +40,26 @@ def execute(
     deadline: float = math.inf,
     number: str = "",
     again: Record | None = None,
+    sharding: Sharding | None = None,
 ) -> bool:
     """Train and measure one run, keep its model and write its record; False when the deadline came first.
 
     number: which one of how many it is, to be shown. again: the record of a run whose model is wanted once more;
-    it stays, and the model must be that good.
+    it stays, and the model must be that good. sharding: how the model lies on the processes, if not whole in each.
     """
     device = torch.device(run.scale.device)
     if device.type == "cuda" and dist.is_initialized():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     source = provenance(command(), device_name(device), torch.get_num_threads())
     processes = dist.get_world_size() if dist.is_initialized() else 1
-    config, training = run_config(run, text.fingerprint, processes), training_config(run)
+    config, training = run_config(run, text.fingerprint, processes, sharding), training_config(run)
     identity = fingerprint(config, run.seed)
     model_settings = model_config(run.scale, run.system)
-    model = MHMoEForCausalLM(model_settings)
-    seed_parameters(model, run.seed)
-    model.to(device)  # pyright: ignore[reportArgumentType]  # transformers wraps it in an untyped decorator
+    with torch.device("meta" if sharding else "cpu"):  # a sharded one is made in its parts, by `train`
+        model = MHMoEForCausalLM(model_settings)
+    if sharding is None:
+        seed_parameters(model, run.seed)
+        model.to(device)  # pyright: ignore[reportArgumentType]  # transformers wraps it in an untyped decorator
     reset_peak_memory(device)
 
     checkpoint = _checkpoint(cache, run.scale.name, run.name, identity)
@@ -63,13 +71,18 @@ def execute(
         checkpoint=checkpoint,
         deadline=deadline,
         label=f"{run.scale.name} {run.name} ({number})",
+        sharding=sharding,
     )
     if progress is None:
         return False
-    if dist.is_initialized() and dist.get_rank() > 0:
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    metrics = dict[str, Evaluation]()
+    if first or sharding is not None:  # of which no process has the whole
+        splits = {"valid": text.valid} | ({"test": text.test} if run.tests else {})
+        with evaluating(sharding, device):
+            metrics = {name: evaluate(model, split, training.length) for name, split in splits.items()}
+    if not first:
         return True
-    splits = {"valid": text.valid} | ({"test": text.test} if run.tests else {})
-    metrics = {name: evaluate(model, split, training.length) for name, split in splits.items()}
     record = Record(
         name=run.name,
         fingerprint=identity,
@@ -92,10 +105,11 @@ def execute(
     if again is not None and abs(difference := deviation(record, again)) > SAME:
         raise UserError(f"{run.name} trained again differs by {difference:+.2%} from its record; run it anew")
     if run.tests:  # models that later measurements read
-        save_model(model, text, model_folder(run, cache), identity)
+        whole = model if sharding is None else whole_model(checkpoint, model_settings)
+        save_model(whole, text, model_folder(run, cache), identity)
     if again is None:
         write_listed(records.path(run), record.to_json(), records.folder)
-    checkpoint.unlink(missing_ok=True)
+    remove_checkpoint(checkpoint)
     shown = metrics.get("test", metrics["valid"])
     rate = record.tokens / record.wall_seconds
     tqdm.write(f"{run.scale.name} {run.name}: perplexity {shown['perplexity']:.2f}, {rate:,.0f} tokens/s")
@@ -144,7 +158,7 @@ def clean(records: Records, cache: Path, text_cache: Path) -> None:
         remove_leftovers(folder)
     for record in records.by_name.values():
         if "test" not in record.metrics or (models / record.name).is_dir():  # else it may be trained again just now
-            _checkpoint(cache, scale, record.name, record.fingerprint).unlink(missing_ok=True)
+            remove_checkpoint(_checkpoint(cache, scale, record.name, record.fingerprint))
 
 
 def command() -> str:

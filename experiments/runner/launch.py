@@ -27,6 +27,7 @@ from mhmoe.cli import OutOfTime, stopped_at
 from mhmoe.data.manifest import DATA_VARIABLE, DataFolder
 from mhmoe.data.packing import PackedDataset
 from mhmoe.io import UserError
+from mhmoe.training.config import Sharding
 from mhmoe.training.record import Record, provenance
 
 
@@ -37,7 +38,8 @@ class Options:
     seeds: of the final runs. data: a corpus folder or a packed one. deadline: of time.monotonic(). results,
     cache: where records go, and where checkpoints, locks and models are kept. packed: where packed text is, if
     not in `cache`. corpus: the fingerprint that a current record's corpus has; any if None. again: results
-    whose finished runs are done once more, at their learning rates. train_only: nothing is measured.
+    whose finished runs are done once more, at their learning rates. train_only: nothing is measured. sharding: how a
+    model lies on processes that share a run, if not whole in each.
     """
 
     seeds: tuple[int, ...]
@@ -49,6 +51,7 @@ class Options:
     corpus: Mapping[str, Any] | None = None
     again: Path | None = None
     train_only: bool = False
+    sharding: Sharding | None = None
 
     def records(self, scale: Scale) -> Records:
         return Records(scale, self.results, self.corpus)
@@ -115,7 +118,16 @@ def run_missing(page: Page, scale: Scale, options: Options) -> bool:
                     _check_alike(text, [r for r in runs if records.state(r) == "done"], records)
                 left = time_left(records.pending_runs(todo), [*records.by_name.values(), *elsewhere])
                 number = f"run {runs.index(run) + 1} of {len(runs)}" + (f", {left} left of all" if left else "")
-                if not execute(run, text, records, options.cache, deadline=options.deadline, number=number):
+                done = execute(
+                    run,
+                    text,
+                    records,
+                    options.cache,
+                    deadline=options.deadline,
+                    number=number,
+                    sharding=options.sharding,
+                )
+                if not done:
                     return False
                 progressed = True
             break  # the plan may have changed: a rate may be chosen now

@@ -21,6 +21,7 @@ from experiments.runner.texts import CACHE, OWN, results_of, work_folder
 from experiments.scales import Scale
 from mhmoe.cli import stopped_at
 from mhmoe.io import UserError, check_writable
+from mhmoe.training.config import Sharding
 from mhmoe.training.record import git_state
 
 
@@ -39,6 +40,7 @@ class Arguments:
     train_only: bool
     again: bool
     started: float
+    sharding: Sharding | None = None
 
     def check(self) -> None:
         """Raises UserError on a value that cannot be meant."""
@@ -50,6 +52,11 @@ class Arguments:
             raise UserError(f"seeds={twice[0]} is given twice; give each seed once")
         if self.time_budget is not None and not 0 < self.time_budget < math.inf:
             raise UserError(f"time_budget={self.time_budget} is not allowed; give seconds above 0, or leave it out")
+        if self.sharding is not None and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            raise UserError(
+                "--shard and --expert-parallel are for several processes; start them by "
+                "torchrun --standalone --nproc-per-node N -m experiments run ..., N a number"
+            )
 
     def for_jobs(self, page: Page, scale: Scale, options: Options) -> list[str]:
         """The command line of one of several processes that do the same."""
@@ -119,6 +126,7 @@ def _options(page: Page, scale: Scale, arguments: Arguments) -> Options:
         corpus=corpus,
         again=RESULTS if arguments.again else None,
         train_only=arguments.train_only,
+        sharding=arguments.sharding,
     )
 
 

@@ -9,7 +9,7 @@ from experiments.scales import Scale
 from experiments.systems import System, dense_layer
 from mhmoe.io import UserError
 from mhmoe.model.config import MHMoEConfig
-from mhmoe.training.config import TrainingConfig, identity
+from mhmoe.training.config import Sharding, TrainingConfig, identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +52,12 @@ def training_config(run: Run) -> TrainingConfig:
     return TrainingConfig(**arguments, learning_rate=run.learning_rate)
 
 
-def run_config(run: Run, data: Mapping[str, Any], processes: int = 1) -> dict[str, Any]:
+def run_config(
+    run: Run, data: Mapping[str, Any], processes: int = 1, sharding: Sharding | None = None
+) -> dict[str, Any]:
     """All that determines the run's numbers but its seed; `data` is the packed text's fingerprint."""
     model = _declared_model(run.scale, run.system, run.system.layer)
-    return identity(model, training_config(run), data, processes)
+    return identity(model, training_config(run), data, processes, sharding)
 
 
 @functools.lru_cache(maxsize=4096)

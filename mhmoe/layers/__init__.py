@@ -2,6 +2,7 @@
 
 card: what a graphics card wants otherwise. grouped: one matrix product a group. dispatch: rows to their experts and
 back. triton_kernels, fused: both and the activation in few passes, on a card. matching: sizes equal to X-MoE's.
+exchange, expert_parallel, head_parallel: one layer on several processes.
 """
 
 READING_ORDER = (
@@ -35,6 +36,9 @@ READING_ORDER = (
     "latent",
     "expert_choice",
     "per_head",
+    "exchange",
+    "expert_parallel",
+    "head_parallel",
     "multi_head",
     "matching",
 )

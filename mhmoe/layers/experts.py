@@ -144,6 +144,7 @@ class Experts(nn.Module):
 
     def __init__(self, config: ExpertsConfig) -> None:
         super().__init__()
+        self.config = config
         count, inner = config.num_experts, config.inner
         self.num_experts, self.output_gain = count, config.output_gain
         self.up_proj = nn.Parameter(torch.empty(count, config.up_width, config.dim))

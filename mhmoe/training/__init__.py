@@ -1,6 +1,6 @@
 """A run: its config, loop, checkpoints and record.
 
-objective: the loss of a global batch. allocator: memory.
+objective: the loss of a global batch. allocator: memory. sharding: one model on several processes.
 """
 
 READING_ORDER = (
@@ -9,7 +9,11 @@ READING_ORDER = (
     "record",
     "evaluation",
     "allocator",
+    "seeding",
+    "sharding",
+    "optimizer",
     "checkpoint",
+    "sharded_checkpoint",
     "objective",
     "loop",
 )

@@ -66,7 +66,7 @@ def load_checkpoint(
                 "remove it, or name another file"
             )
         progress = TrainState(**state["progress"])
-        _check_progress(progress, config)
+        check_progress(progress, config)
         _check_tensors("model", state["model"], model.state_dict())
         _check_optimizer(state["optimizer"], optimizer.state_dict(), optimizer, progress.step)
     except UserError:
@@ -86,7 +86,8 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     return torch.load(io.BytesIO(read_sealed(path)), map_location=device, weights_only=True)
 
 
-def _check_progress(progress: TrainState, config: TrainingConfig) -> None:
+def check_progress(progress: TrainState, config: TrainingConfig) -> None:
+    """Raises ValueError unless a run could have come to this."""
     if type(progress.step) is not int or not 0 <= progress.step <= config.steps:
         raise ValueError(f"step={progress.step!r} is not one of this run's {config.steps}")
     if type(progress.seconds) is not float or not 0 <= progress.seconds < math.inf:

@@ -1,4 +1,4 @@
-"""What a training run is told: the optimiser and schedule of v1, the batch, and how it is computed."""
+"""What a training run is told: the optimiser and schedule of v1, the batch, how it is computed, and where it lies."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from mhmoe.fields import Count, Range, check_fields
 from mhmoe.layers.config import Config, config_from_dict
+from mhmoe.layers.per_head import PerHeadRouterConfig
 from mhmoe.model.config import MHMoEConfig
 
 Multiplier = Annotated[float, Range(above=0, most=10**3)]
@@ -84,17 +85,55 @@ class TrainingConfig:
         return done * self.evaluations // self.steps > (done - 1) * self.evaluations // self.steps
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sharding:
+    """How one model lies on several processes; which numbers come out does not depend on it, but for what `identity`
+    says.
+
+    parameters: "sharded" among all processes, gathered block by block when they are needed (FSDP2), or "replicated" in
+    all. expert_parallel: so many processes that follow each other share out the experts of every sparse layer; it
+    divides the number of processes. by_heads: layers whose heads have routers of their own share out heads instead
+    (Head Parallel). gather_in: what blocks' parameters are cast to before they are gathered; routers and norms stay in
+    float32, gradients are added up in it, and evaluation computes as training does. offload_experts: experts and their
+    optimiser states rest in the CPU's memory. recompute: blocks keep their inputs alone for the backward pass
+    (activation checkpointing).
+    """
+
+    parameters: Literal["sharded", "replicated"] = "sharded"
+    expert_parallel: Count = 1
+    by_heads: bool = True
+    gather_in: Literal["float32", "bfloat16"] = "float32"
+    offload_experts: bool = False
+    recompute: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
 def identity(
-    model: MHMoEConfig, training: TrainingConfig, data: Mapping[str, Any], processes: int = 1
+    model: MHMoEConfig,
+    training: TrainingConfig,
+    data: Mapping[str, Any],
+    processes: int = 1,
+    sharding: Sharding | None = None,
 ) -> dict[str, Any]:
     """All that determines a run's numbers but its seed; `data` is the packed text's fingerprint.
 
     The number of processes is part of it where experts have a capacity or routers draw: what is dropped or drawn
-    depends on each process's share of the batch. Elsewhere it changes the order of sums and nothing else.
+    depends on each process's share of the batch; and so is the number of those that share out heads, which see each
+    other's tokens. Elsewhere it changes the order of sums and nothing else. Parameters gathered in another type are
+    other numbers.
     """
-    whole = {"model": model.identity(), "training": training.to_dict(), "data": dict(data)}
-    by_share = processes > 1 and any(part.draws or part.mixes_rows for part in parts(model))
-    return whole | {"processes": processes} if by_share else whole
+    whole: dict[str, Any] = {"model": model.identity(), "training": training.to_dict(), "data": dict(data)}
+    found = list(parts(model))
+    if processes > 1 and any(part.draws or part.mixes_rows for part in found):
+        whole["processes"] = processes
+        per_head = any(isinstance(part, PerHeadRouterConfig) for part in found)
+        if sharding is not None and sharding.by_heads and sharding.expert_parallel > 1 and per_head:
+            whole["head_parallel"] = sharding.expert_parallel
+    if sharding is not None and sharding.gather_in != "float32":
+        whole["gathered_in"] = sharding.gather_in
+    return whole
 
 
 def parts(model: MHMoEConfig) -> Iterator[Config]:

@@ -7,17 +7,14 @@ how the batch is cut, or routers draw, which every process does by itself: the r
 fingerprints. (Micro-batches are part of the config, and so of the fingerprint, in any case.)
 """
 
-import hashlib
 import math
 import os
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from mhmoe.cli import OutOfTime
 from mhmoe.data.batches import TrainingBatches
@@ -28,58 +25,16 @@ from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.allocator import KeptMemory
 from mhmoe.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
-from mhmoe.training.config import TrainingConfig, identity, parts
+from mhmoe.training.config import Sharding, TrainingConfig, identity
 from mhmoe.training.evaluation import evaluate
 from mhmoe.training.objective import Accumulated, Objective, accumulate_gradients, rebalance
+from mhmoe.training.optimizer import make_optimizer as make_optimizer  # where earlier code looks for it
 from mhmoe.training.record import fingerprint
 from mhmoe.training.record_checks import Evaluation, Point, TrainedPoint
-
-
-def seed_parameters(model: MHMoEForCausalLM, seed: int) -> None:
-    """Draw every parameter anew from the seed and its module's name: systems start from what they share."""
-    with torch.random.fork_rng(devices=[]):
-        for name, module in model.named_modules():
-            torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7]))
-            model._init_weights(module)  # pyright: ignore[reportPrivateUsage]
-    model.tie_weights()
-
-
-@contextmanager
-def drawing(model: MHMoEForCausalLM, seed: int, step: int, rank: int) -> Generator[None]:
-    """What routers draw depends on the seed, the step and the process alone: a run goes on as if it had not stopped."""
-    if not any(part.draws for part in parts(model.config)):
-        yield
-        return
-    device = model.device
-    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
-        torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/draws/{step}/{rank}".encode()).digest()[:7]))
-        yield
-
-
-def make_optimizer(model: MHMoEForCausalLM, config: TrainingConfig) -> torch.optim.AdamW:
-    """Matrices with weight decay, all else without; a group for each `lr_multiplier` of the learning rate."""
-    groups = dict[tuple[float, float], list[nn.Parameter]]()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            # The experts' biases and norms are stacked, so the number of axes alone does not tell.
-            is_matrix = parameter.ndim >= 2 and not name.endswith("bias") and "norm." not in name
-            decay = config.weight_decay if is_matrix else 0.0
-            factor = _lr_multiplier(name, parameter, model.config.hidden_size, config) if is_matrix else 1.0
-            factor *= math.prod(times for part, times in config.lr_multipliers if part in name.split("."))
-            groups.setdefault((decay, factor), []).append(parameter)
-    described = [{"params": p, "weight_decay": decay, "lr_multiplier": f} for (decay, f), p in groups.items()]
-    return torch.optim.AdamW(described, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
-
-
-def _lr_multiplier(name: str, matrix: Tensor, dim: int, config: TrainingConfig) -> float:
-    """By muP; embeddings, of tokens and of experts, have no input whose width grows with the model's."""
-    if "embed" in name:
-        return 1.0
-    factor = config.base_width / dim if config.base_width else 1.0
-    for part, width in (("up_proj", dim), ("down_proj", 4 * dim)):
-        if part in config.mup_scaled and part in name.split("."):
-            factor *= width / matrix.shape[-1]
-    return factor
+from mhmoe.training.seeding import drawing
+from mhmoe.training.seeding import seed_parameters as seed_parameters  # likewise
+from mhmoe.training.sharded_checkpoint import holds_sharded, load_sharded, save_sharded
+from mhmoe.training.sharding import check_trainable, clip_gradients, evaluating, shard
 
 
 def train(
@@ -92,37 +47,49 @@ def train(
     checkpoint_seconds: float = 60.0,
     deadline: float = math.inf,
     label: str = "",
+    sharding: Sharding | None = None,
 ) -> TrainState | None:
     """Train `model` from its current parameters; returns None when `deadline` (time.monotonic) came first.
 
     With `checkpoint`, state is written there at least every `checkpoint_seconds` and at the deadline; if
     the file exists, training goes on from it. The deadline is looked at after every step and evaluation, of which
     one is always done; within `cli.stopped_at`, a long one is stopped too, and repeated the next time.
+    With `sharding` the model is laid out among the processes that have met (torch.distributed), and stays so; on the
+    meta device it is made there from `seed`. The checkpoint is then a folder, which runs of any other number of
+    processes go on from, with or without sharding. Without it several processes have a copy each (DDP).
     Raises UserError on text that the model cannot read, a loss that is not finite, on a checkpoint that is damaged
     or another run's, and when one cannot be written.
     """
     _check_readable(model.config, text, config)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if sharding is not None:
+        check_trainable(sharding, config)
+        shard(model, sharding, seed)
     device = next(model.parameters()).device
     optimizer = make_optimizer(model, config)
     batches = TrainingBatches(text.train, config.length, config.batch_sequences, seed)
-    run = fingerprint(identity(model.config, config, text.fingerprint, world), seed)
+    run = fingerprint(identity(model.config, config, text.fingerprint, world, sharding), seed)
     progress = TrainState()
+    in_folder = checkpoint is not None and (sharding is not None or holds_sharded(checkpoint))
     if checkpoint is not None:
         if rank == 0:
             remove_leftovers(checkpoint.parent)
-        if checkpoint.exists():
+        if in_folder:
+            progress = load_sharded(checkpoint, model, optimizer, config, run) or progress
+        elif checkpoint.exists():
             progress = load_checkpoint(checkpoint, model, optimizer, config, run)
 
     objective: nn.Module = Objective(model, config.precision)
-    if world > 1:
+    if world > 1 and sharding is None:
         objective = nn.parallel.DistributedDataParallel(objective)
     if config.compile:
         torch.compiler.reset()  # one run's graphs are of no use to the next
         objective = torch.compile(objective, dynamic=False)  # pyright: ignore[reportAssignmentType]
 
     def save() -> None:
-        if checkpoint is not None and rank == 0:
+        if checkpoint is not None and in_folder:
+            save_sharded(checkpoint, model, optimizer, progress, run)
+        elif checkpoint is not None and rank == 0:
             save_checkpoint(checkpoint, model, optimizer, progress, run)
 
     def stop_unless_finite(value: float, what: str) -> None:
@@ -147,13 +114,15 @@ def train(
             begun_work, evaluation, losses = time.monotonic(), None, Accumulated(0.0, 0.0, ())
             try:  # what takes long, and changes neither weights nor progress
                 if progress.due is not None:
-                    evaluation = evaluate(model, text.valid, config.length, max_windows=config.evaluation_windows)
+                    with evaluating(sharding, device):
+                        evaluation = evaluate(model, text.valid, config.length, max_windows=config.evaluation_windows)
                 else:
                     tokens = torch.from_numpy(batches.batch(progress.step, rank, world)).to(device)
                     with drawing(model, seed, progress.step, rank):
                         losses = accumulate_gradients(objective, tokens, config, model.config.balance_weight)
             except OutOfTime:
-                save()
+                if not in_folder or world == 1:  # else all would have to save together, wherever each was stopped
+                    save()
                 return None
             if progress.due is not None and evaluation is not None:
                 stop_unless_finite(evaluation["nll_per_token"], "loss on valid")
@@ -164,7 +133,7 @@ def train(
             else:
                 stop_unless_finite(losses.nll, "task loss")
                 stop_unless_finite(losses.balance, "balance loss")
-                norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+                norm = clip_gradients(model, config.clip_norm)
                 stop_unless_finite(float(norm), "gradient's norm")
                 for group in optimizer.param_groups:
                     group["lr"] = config.rate(progress.step) * group["lr_multiplier"]
@@ -185,7 +154,10 @@ def train(
             if late and progress.step < config.steps:
                 save()
                 return None
-            if time.monotonic() - saved >= checkpoint_seconds:
+            due = time.monotonic() - saved >= checkpoint_seconds
+            if in_folder:
+                due = any(_means_over_processes(device, float(due)))
+            if due:
                 save()
                 saved = time.monotonic()
     save()

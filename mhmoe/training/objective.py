@@ -7,7 +7,7 @@ that went to expert p, G_p the mean of g_p over its rows, N the number of expert
 so the gradient flows through G_p alone; and G_p is a mean of equal parts. With t_p known, every part's share of
 the gradient is therefore exact, however the batch is cut, up to the order of sums. The counts of selections are
 added up over the processes between forward and backward. With several micro-batches they are needed before the
-first backward: the blocks then run once more over all of them, without gradients and without the output layer,
+first backward: the blocks then run once more over all of them, without gradients and nearly without the output layer,
 which adds up to a third to a step's arithmetic. What training draws (jitter, a random second expert) is drawn alike
 in both runs.
 
@@ -28,6 +28,7 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from mhmoe.layers.balance import BalanceLoss, mixtures
 from mhmoe.layers.hierarchical import HierarchicalMoE
@@ -67,7 +68,8 @@ class Objective(nn.Module):
         self, inputs: Int[Tensor, "batch length"], targets: Int[Tensor, "batch length"] | None = None
     ) -> tuple[Float[Tensor, ""], Tensors, Tensors] | tuple[Tensors, Tensors]:
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.low_precision):
-            output = (self.model.model if targets is None else self.model)(inputs, output_routing=True)
+            # Through the whole model in any case, which gathers its parameters if they are sharded.
+            output = self.model(inputs, output_routing=True, logits_to_keep=1 if targets is None else 0)
         routings: tuple[Routing, ...] = output.routing
         losses = _of_layers(self.own_losses, len(routings))
         counts = tuple(selections(wanted_by(r), r.probabilities.shape[-1]) for r in routings)
@@ -114,8 +116,7 @@ def accumulate_gradients(
     loads: Tensors = ()
     for i, part in enumerate(parts):
         last = i == len(parts) - 1
-        if isinstance(objective, nn.parallel.DistributedDataParallel):
-            objective.require_backward_grad_sync = last
+        _add_up_over_processes(objective, last)
         nll, counts, means = objective(part[:, :-1], part[:, 1:])
         losses = balance_losses(objective, len(means))
         linear = all(loss.linear for loss in losses)
@@ -131,6 +132,14 @@ def accumulate_gradients(
         total_nll += nll.item()
         total_balance += share * balance.item()
     return Accumulated(total_nll / count, total_balance, loads)
+
+
+def _add_up_over_processes(objective: nn.Module, now: bool) -> None:
+    """Whether the next backward pass ends with the mean of gradients over processes."""
+    if isinstance(objective, nn.parallel.DistributedDataParallel):
+        objective.require_backward_grad_sync = now
+    elif isinstance(objective, Objective) and isinstance(objective.model, FSDPModule):
+        objective.model.set_requires_gradient_sync(now)
 
 
 def rebalance(model: nn.Module, loads: Tensors) -> None:
