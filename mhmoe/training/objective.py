@@ -7,7 +7,7 @@ that went to expert p, G_p the mean of g_p over its rows, N the number of expert
 so the gradient flows through G_p alone; and G_p is a mean of equal parts. With t_p known, every part's share of
 the gradient is therefore exact, however the batch is cut, up to the order of sums. The counts of selections are
 added up over the processes between forward and backward. With several micro-batches they are needed before the
-first backward: the blocks then run once more over all of them, without gradients and nearly without the output layer,
+first backward: the blocks then run once more over all of them, without gradients and without the output layer,
 which adds up to a third to a step's arithmetic. What training draws (jitter, a random second expert) is drawn alike
 in both runs.
 
@@ -68,8 +68,12 @@ class Objective(nn.Module):
         self, inputs: Int[Tensor, "batch length"], targets: Int[Tensor, "batch length"] | None = None
     ) -> tuple[Float[Tensor, ""], Tensors, Tensors] | tuple[Tensors, Tensors]:
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.low_precision):
-            # Through the whole model in any case, which gathers its parameters if they are sharded.
-            output = self.model(inputs, output_routing=True, logits_to_keep=1 if targets is None else 0)
+            if targets is not None:
+                output = self.model(inputs, output_routing=True)
+            elif isinstance(self.model, FSDPModule):  # the whole model alone gathers its parameters
+                output = self.model(inputs, output_routing=True, logits_to_keep=1)
+            else:
+                output = self.model.model(inputs, output_routing=True)
         routings: tuple[Routing, ...] = output.routing
         losses = _of_layers(self.own_losses, len(routings))
         counts = tuple(selections(wanted_by(r), r.probabilities.shape[-1]) for r in routings)
