@@ -24,7 +24,7 @@ class RowSpec:
     reference: str | None = None
 
 
-PERPLEXITY_COLUMNS = (
+LOSS_COLUMNS = (
     Column("label", "system"),
     Column("paper", "paper", ".2f"),
     Column("perplexity", "ours", ".2f"),
@@ -33,6 +33,9 @@ PERPLEXITY_COLUMNS = (
     Column("bits_per_byte", "bits per byte", ".4f"),
     Column("paper_change", "paper, to reference", "+.1f", suffix="%"),
     Column("change", "ours, to reference", "+.1f", suffix="%"),
+)
+PERPLEXITY_COLUMNS = (
+    *LOSS_COLUMNS,
     Column("paper_difference", "ours, to paper", "+.1f", suffix="%"),
     Column("parameters", "parameters (M)", ",.2f", 1e-6),
     Column("active_parameters", "active (M)", ",.2f", 1e-6),

@@ -11,6 +11,7 @@ from typing import Any
 
 from analysis.claims.measured import MeasuredClaim
 from analysis.claims.rules import Claim
+from analysis.perplexity import LOSS_COLUMNS
 from analysis.routing.text import load_checkpoint
 from analysis.statistics import summarise
 from analysis.tables import NOT_RUN, STALE, Column, table_markdown
@@ -24,16 +25,6 @@ from experiments.scales import PAPER, Scale
 from experiments.systems import System, paper_number
 
 NOT_MEASURED = "not measured"
-COLUMNS = (
-    Column("label", "system"),
-    Column("paper", "paper", ".2f"),
-    Column("perplexity", "ours", ".2f"),
-    Column("std", "std", ".2f"),
-    Column("seeds", "seeds"),
-    Column("bits_per_byte", "bits per byte", ".4f"),
-    Column("paper_change", "paper, to reference", "+.1f", suffix="%"),
-    Column("change", "ours, to reference", "+.1f", suffix="%"),
-)
 SIZES = (
     Column("label", "system"),
     Column("parameters", "parameters (M)", ",.2f", 1e-6),
@@ -97,7 +88,7 @@ class TextsTable(Page):
             for cells in of_text:
                 for of, change in (("perplexity", "change"), ("paper", "paper_change")):
                     cells[change] = None if cells is anchor else _percent(cells.get(of), anchor.get(of))
-            parts.append(f"### {text} (the paper's: {theirs})\n\n{table_markdown(COLUMNS, of_text)}")
+            parts.append(f"### {text} (the paper's: {theirs})\n\n{table_markdown(LOSS_COLUMNS, of_text)}")
             rows += of_text
         runs = [record for of_system in current.values() for record in of_system]
         lines = caption_of(runs, of_all(found))
@@ -111,7 +102,7 @@ class TextsTable(Page):
             if (one := current[s.name])
         ]
         page = "\n\n".join(lines) + "\n\n" + "\n".join(parts) + f"\n### Sizes\n\n{table_markdown(SIZES, sizes)}"
-        return Section(page, (Column("text", "text"), *COLUMNS), rows)
+        return Section(page, (Column("text", "text"), *LOSS_COLUMNS), rows)
 
     def _cells(
         self,

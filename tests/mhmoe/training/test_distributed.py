@@ -1,7 +1,6 @@
 """Two processes train as one: the same gradients, the same weights; they stop and go on together."""
 
 import dataclasses
-import os
 import shutil
 import time
 from pathlib import Path
@@ -23,7 +22,7 @@ from mhmoe.training.checkpoint import read_checkpoint
 from mhmoe.training.loop import train
 from mhmoe.training.objective import Objective, accumulate_gradients
 from tests import tiny
-from tests.commands import program
+from tests.processes import together
 
 SYSTEMS = ("dense", "xmoe", "mhmoe_compute", "mhmoe_parameters")
 MICRO_BATCHES = (1, 2)
@@ -39,24 +38,12 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
 @pytest.fixture(scope="module")
 def two(text: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found; they run `work` below."""
-    folder = tmp_path_factory.mktemp("two")
-    code = "import sys; from tests.mhmoe.training.test_distributed import work; work(sys.argv[1], sys.argv[2])"
-    both = [program(code, text.folder, folder, RANK=str(rank), WORLD_SIZE="2") for rank in (0, 1)]
-    try:
-        for command in both:
-            ended = command.wait()
-            assert ended.code == 0, ended.err
-    finally:
-        for command in both:
-            command.process.kill()
-    return [torch.load(folder / f"rank{rank}") for rank in (0, 1)]
+    return together(work, tmp_path_factory.mktemp("two"), 2, text.folder)
 
 
-def work(packed: str, folder: str) -> None:
+def work(folder: Path, packed: str) -> dict[str, Any]:
     """What one of two processes does."""
-    rank = int(os.environ["RANK"])
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    rank = dist.get_rank()
     text, found = load_packed(Path(packed)), dict[str, Any]()
 
     batches = TrainingBatches(text.train, CONFIG.length, CONFIG.batch_sequences, seed=0)
@@ -79,11 +66,11 @@ def work(packed: str, folder: str) -> None:
     assert train(model, text, CONFIG, seed=0) is not None
     found["balanced"] = model.state_dict()
 
-    path = Path(folder) / "capacity.pt"
+    path = folder / "capacity.pt"
     assert train(with_capacity(), text, CONFIG, seed=0, checkpoint=path, deadline=0.0) is None
 
     # The second process believes to have more time.
-    path, pieces = Path(folder) / "run.pt", list[int]()
+    path, pieces = folder / "run.pt", list[int]()
     model = tiny.model("mhmoe_compute", balance_weight=0.1).double()
     deadline = time.monotonic() + (0.0 if rank == 0 else 3600.0)
     assert train(model, text, CONFIG, seed=0, checkpoint=path, deadline=deadline) is None
@@ -93,9 +80,7 @@ def work(packed: str, folder: str) -> None:
     progress = train(model, text, CONFIG, seed=0, checkpoint=path)
     assert progress is not None
     found["in pieces"] = (model.state_dict(), progress.curve, pieces)
-    found["folder"] = folder
-    torch.save(found, Path(folder) / f"rank{rank}")
-    dist.destroy_process_group()
+    return found | {"folder": str(folder)}
 
 
 @pytest.mark.parametrize("micro_batches", MICRO_BATCHES)
