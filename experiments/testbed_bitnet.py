@@ -7,11 +7,11 @@ Run: python -m experiments run testbed_bitnet
 from dataclasses import replace
 
 from experiments.kinds.testbed import Arm, Testbed
-from experiments.v2 import DENSE, NULL_POINT, SMOE, Model, in_bitnet
+from experiments.v2 import DENSE, SMOE, Model, in_bitnet
 from mhmoe.layers.absent import AbsentConfig
 
 NULL = Model(
-    name="v2_null", label="no layer", at=NULL_POINT, layer=lambda scale, k: AbsentConfig(dim=scale.model["hidden_size"])
+    name="v2_null", label="no layer", at="null", layer=lambda scale, k: AbsentConfig(dim=scale.model["hidden_size"])
 )
 
 PAGE = Testbed(

@@ -16,7 +16,7 @@ from itertools import pairwise
 from analysis.claims.measured import MeasuredClaim, Quantity, Side
 from analysis.texts import TextLosses
 from baselines.xmoe import xmoe
-from experiments.kinds.texts import TEXT_LOSSES, TextRow
+from experiments.kinds.texts import TEXT_LOSSES, TextRow, TextsTable
 from experiments.scales import PAPER, Scale
 from experiments.systems import System, paper_number
 from experiments.tuning import TOP_K, at_best
@@ -30,7 +30,7 @@ from mhmoe.layers.sparse_moe import SparseMoEConfig
 
 EXPERTS, SEEDS = 8, 3
 TEXTS = {"books": "RedPajama", "Wikipedia": "Wikipedia", "web": "C4"}
-PRINTED = {2: {"top_k": 2, "expert_dim": 768, "num_experts": 40}, 3: {"top_k": 3, "expert_dim": 512, "num_experts": 96}}
+HEADS = (2, 3)
 
 
 def network(scale: Scale) -> FeedForwardConfig:
@@ -55,7 +55,7 @@ def printed(scale: Scale, top_k: int, heads: int) -> MultiHeadConfig:
     """As v2 prints it, at its own width; elsewhere as it is solved."""
     if scale.name != PAPER.name:
         return mhmoe(scale, top_k, heads)
-    return with_sizes(smoe(scale, top_k), heads=heads, **PRINTED[heads])
+    return with_sizes(smoe(scale, top_k), heads=heads, **paper_number(("v2_mhmoe_sizes", str(heads))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,24 +101,18 @@ class Model:
         )
 
 
-NULL_POINT, DENSE_POINT, XMOE_POINT, FINE_POINT, MHMOE_POINT = (
-    "null",
-    "dense",
-    "xmoe_{}",
-    "fine_{}",
-    "mhmoe_{}_compute",
-)
+MHMOE_POINT = "mhmoe_{}_compute"
 DENSE = Model(
     name="v2_dense",
     label="Dense",
-    at=DENSE_POINT,
+    at="dense",
     layer=lambda scale, k: network(scale).replace(inner_dim=k * network(scale).inner_dim),
 )
-SMOE = Model(name="v2_smoe", label="SMoE, 8 experts", at=XMOE_POINT, layer=smoe)
+SMOE = Model(name="v2_smoe", label="SMoE, 8 experts", at="xmoe_{}", layer=smoe)
 FINE = Model(
     name="v2_fine",
     label="fine-grained SMoE, 16 experts",
-    at=FINE_POINT,
+    at="fine_{}",
     layer=lambda scale, k: fine_grained(smoe(scale, k), 2),
 )
 MHMOE = {
@@ -129,7 +123,7 @@ MHMOE = {
         layer=lambda scale, k, heads=heads: mhmoe(scale, k, heads),
         matching="compute",
     )
-    for heads in PRINTED
+    for heads in HEADS
 }
 AS_PRINTED = {
     heads: replace(
@@ -138,9 +132,10 @@ AS_PRINTED = {
         label=f"MH-MoE, h = {heads}, as printed",
         layer=lambda scale, k, heads=heads: printed(scale, k, heads),
     )
-    for heads in PRINTED
+    for heads in HEADS
 }
-MODELS = (DENSE, SMOE, FINE, *MHMOE.values())
+NAMES = ("dense", "smoe", "fine_grained", "mhmoe_h2", "mhmoe_h3")
+MODELS = dict(zip(NAMES, (DENSE, SMOE, FINE, *MHMOE.values()), strict=True))
 
 
 def with_shared(model: Model) -> Model:
@@ -181,6 +176,49 @@ def at_point_of_mhmoe(model: Model) -> Model:
 def where(*path: str | int, offset: int = 0) -> list[tuple[str | int, ...]]:
     """The paths of the three printed numbers of a row."""
     return [(*path, offset + place) for place in range(len(TEXTS))]
+
+
+def table_of_models(
+    *,
+    slug: str,
+    title: str,
+    paper: str,
+    source: str,
+    change: Callable[[Model], Model] = lambda model: model,
+    arms: Sequence[str] = ("tuned", "published"),
+    notes: Sequence[str] = (),
+) -> TextsTable:
+    """v2's models, all changed alike, and the claim that each lies above the next. paper: where it is printed, after
+    100,000 steps. arms: of the claims about the rows, and about those as printed if they have any."""
+    found = {name: change(model) for name, model in MODELS.items() if name in paper_number((paper, "100000"))}
+    as_printed = {
+        name: change(AS_PRINTED[int(name[-1])]) if name.startswith("mhmoe") else model for name, model in found.items()
+    }
+    rows, printed_rows = (
+        [TextRow(system=system, paper=where(paper, "100000", name)) for name, system in systems.items()]
+        for systems in (
+            {name: model.tuned for name, model in found.items()},
+            {name: model.published for name, model in as_printed.items()},
+        )
+    )
+    solved = [TextRow(system=found[name].published) for name in found if name.startswith("mhmoe")]
+    place = list(found).index("smoe")
+    return TextsTable(
+        slug=slug,
+        title=title,
+        texts=TEXTS,
+        rows=rows,
+        reference=rows[place].system.name,
+        as_printed=[*printed_rows, *solved],
+        printed_reference=printed_rows[place].system.name,
+        measurements=(TEXT_LOSSES,),
+        claims=[
+            claim
+            for of, arm in zip((rows, printed_rows), arms, strict=False)
+            for claim in chain(slug, of, arm=arm, table=source)
+        ],
+        notes=notes,
+    )
 
 
 def chain(slug: str, rows: Sequence[TextRow], *, arm: str, table: str) -> list[MeasuredClaim]:

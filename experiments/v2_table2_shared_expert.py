@@ -6,33 +6,13 @@ the heads, with the same FLOPs a token and 1/h of the parameters.
 Cost: cpu about an hour of one core. Run: make reproduce-v2-table2 SCALE=cpu
 """
 
-from experiments.kinds.texts import TEXT_LOSSES, TextRow, TextsTable
-from experiments.v2 import AS_PRINTED, FINE, MHMOE, SMOE, TEXTS, chain, where, with_shared
+from experiments.v2 import table_of_models, with_shared
 
-SLUG = "v2_table2_shared_expert"
-PAPER = ("v2_table2_shared_expert", "100000")
-NAMES = ("smoe", "fine_grained", "mhmoe_h2", "mhmoe_h3")
-ROWS = [
-    TextRow(system=with_shared(m).tuned, paper=where(*PAPER, name))
-    for m, name in zip((SMOE, FINE, *MHMOE.values()), NAMES, strict=True)
-]
-PRINTED = [
-    TextRow(system=with_shared(m).published, paper=where(*PAPER, name))
-    for m, name in zip((SMOE, FINE, *AS_PRINTED.values()), NAMES, strict=True)
-]
-
-PAGE = TextsTable(
-    slug=SLUG,
+PAGE = table_of_models(
+    slug="v2_table2_shared_expert",
     title="v2, Table 2: perplexity on three texts with a shared expert",
-    texts=TEXTS,
-    rows=ROWS,
-    reference=ROWS[0].system.name,
-    as_printed=[*PRINTED, *(TextRow(system=with_shared(m).published) for m in MHMOE.values())],
-    printed_reference=PRINTED[0].system.name,
-    measurements=(TEXT_LOSSES,),
-    claims=[
-        *chain(SLUG, ROWS, arm="tuned", table="v2 Table 2"),
-        *chain(SLUG, PRINTED, arm="published", table="v2 Table 2"),
-    ],
+    paper="v2_table2_shared_expert",
+    source="v2 Table 2",
+    change=with_shared,
     notes=("The shared expert of MH-MoE sees sub-tokens, which v2 leaves open.",),
 )

@@ -102,7 +102,7 @@ def test_a_shared_expert_has_the_same_flops_beside_every_mixture() -> None:
         assert beside is not None and beside.inner_dim == 2048
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+@pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.name)
 def test_in_bitnet_every_projection_is_ternary_and_nothing_else_changes(model) -> None:
     plain, ternary = (model_config(CPU, m.published) for m in (model, in_bitnet(model)))
     assert (plain.attention_precision, ternary.attention_precision) == ("full", "bitnet")
