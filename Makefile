@@ -169,7 +169,7 @@ figures: $(FIGURES) ## every figure
 claims: setup ## the ledger of claims, from the committed records
 	@$(BIN)/python -m experiments render claims --scale $(SCALE)
 
-report: setup ## render everything in results/ again from the committed records (SCALE=smoke: results/smoke)
+report: setup ## render results/ again from the committed records, and results/report.html (SCALE=smoke: results/smoke)
 	@$(BIN)/python -m experiments render --scale $(SCALE)
 	@$(BIN)/python -m docs.numbers
 

@@ -189,7 +189,7 @@ def render_(
             slugs = () if slug == "claims" else (page.slug,) if page else every
             compare(slugs, every, Path(folder), target, edited(scales, results))
         return
-    files = write(slug, page, known, scales, target, results)
+    files = write(slug, page, known, scales, target, results, report=True)
     if slug:
         print(next(text for path, text in files.items() if path.suffix == ".md"))
     else:

@@ -9,9 +9,7 @@ from analysis.claims.rules import LEVEL, Claim, Statement, Verdict, percent_of_p
 from analysis.statistics import Interval, effect_found, summarise
 from mhmoe.layers.matching import in_words
 
-_HEADER = f"""# The ledger of claims
-
-Each line is a claim of the papers, or a control that they lack, and what the committed records say about it.
+RULE = f"""Each line is a claim of the papers, or a control that they lack, and what the committed records say about it.
 The rule was fixed before the runs. Two systems are compared seed by seed on the same data in the same order.
 
 - **holds**: the 95% interval of the paired difference over seeds (t distribution) excludes zero in the
@@ -39,19 +37,28 @@ the percent by which one's ratio is below the other's.
 """
 
 
+HEADINGS = "statement", "source", "matching", "paper", "ours", "documents", "n", "p (Holm)", "found at", "verdict"
+
+
 def ledger_markdown(verdicts: Sequence[Verdict], titles: Mapping[str, str] | None = None) -> str:
     """The ledger as Markdown: one table for each scale and stem, in the order of the verdicts."""
-    lines = [_HEADER]
-    for scale, stem in dict.fromkeys((verdict.scale, verdict.claim.slug) for verdict in verdicts):
+    lines = [f"# The ledger of claims\n\n{RULE}"]
+    for (scale, stem), rows in ledger_tables(verdicts).items():
         lines += [f"## {(titles or {}).get(stem, stem)}, scale {scale}", ""]
-        lines += ["| statement | source | matching | paper | ours | documents | n | p (Holm) | found at | verdict |"]
-        lines += ["|---|---|---|---|---|---|---:|---:|---:|---|"]
-        family = [v for v in verdicts if (v.scale, v.claim.slug) == (scale, stem)]
-        tested = {v.claim.difference for v in family if not math.isnan(v.adjusted_p) and not v.repeats}
-        rows = [_cells(verdict, len(tested)) for verdict in family]
-        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        lines += [f"| {' | '.join(HEADINGS)} |", "|---|---|---|---|---|---|---:|---:|---:|---|"]
+        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for _, row in rows]
         lines.append("")
     return "\n".join(lines)
+
+
+def ledger_tables(verdicts: Sequence[Verdict]) -> dict[tuple[str, str], list[tuple[Verdict, list[str]]]]:
+    """(scale, stem) -> its verdicts, each with its cells under HEADINGS, in Markdown."""
+    tables: dict[tuple[str, str], list[tuple[Verdict, list[str]]]] = {}
+    for scale, stem in dict.fromkeys((verdict.scale, verdict.claim.slug) for verdict in verdicts):
+        family = [v for v in verdicts if (v.scale, v.claim.slug) == (scale, stem)]
+        tested = {v.claim.difference for v in family if not math.isnan(v.adjusted_p) and not v.repeats}
+        tables[scale, stem] = [(verdict, _cells(verdict, len(tested))) for verdict in family]
+    return tables
 
 
 def _cells(verdict: Verdict, tested: int) -> list[str]:

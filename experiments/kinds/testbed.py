@@ -92,7 +92,7 @@ class Testbed(Page):
         columns = (
             Column("arm", "arm"),
             Column("label", "label"),
-            *(Column(c, c) for c in ("perplexity", "change", "low", "high", "n")),
+            *(Column(c, c) for c in ("perplexity", "change", "low", "high", "n", "seen")),
         )
         return Section(page, columns, [*shown, *covered])
 

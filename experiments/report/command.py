@@ -5,8 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.report.index import render_index
-from experiments.report.render import render, render_claims
+from experiments.report.html_report import write_report
+from experiments.report.index import index_rows, write_index
+from experiments.report.render import render, verdicts, write_ledger
 from experiments.runner.manifest import differences
 from experiments.runner.page import Page
 from experiments.runner.store import COMMITTED, RESULTS
@@ -33,18 +34,28 @@ def folder_of(scale: Scale, task: str, data: Path | None) -> Path | None:
 
 
 def write(
-    slug: str, page: Page | None, known: Sequence[Page], scales: Sequence[Scale], folder: Path, results: Path
+    slug: str,
+    page: Page | None,
+    known: Sequence[Page],
+    scales: Sequence[Scale],
+    folder: Path,
+    results: Path,
+    *,
+    report: bool = False,
 ) -> dict[Path, str]:
-    """The pages of one page, or the ledger ("claims"), or ("") everything, into a folder."""
+    """The pages of one page, or the ledger ("claims"), or ("") everything, into a folder; with `report`, report.html
+    too."""
     if page is not None:
         return render(page, scales, folder, results)
-    files = render_claims(known, scales, folder, results)
+    found = verdicts(known, scales, results)
+    files = write_ledger(found, known, folder)
     if slug == "claims":
         return files
-    files |= render_index(known, scales, folder, results)
+    rows = index_rows(known, scales, results)
+    files |= write_index(rows, folder)
     for each in known:
         files |= render(each, scales, folder, results)
-    return files
+    return files | (write_report(known, scales, found, rows, folder) if report else {})
 
 
 def edited(scales: Sequence[Scale], results: Path) -> list[str]:

@@ -36,6 +36,19 @@ def render_index(
     pages: Sequence[Page], scales: Sequence[Scale], folder: Path, results: Path = RESULTS
 ) -> dict[Path, str]:
     """The index of results/, one row a page and scale that has records, and the total of all records."""
+    return write_index(index_rows(pages, scales, results), folder)
+
+
+def write_index(rows: Sequence[Row], folder: Path) -> dict[Path, str]:
+    """README.md, of rows that are known."""
+    path = folder / "README.md"
+    files = {path: HEAD + "\n" + table_markdown(COLUMNS, rows)}
+    write_atomically(path, files[path])
+    return files
+
+
+def index_rows(pages: Sequence[Page], scales: Sequence[Scale], results: Path = RESULTS) -> list[Row]:
+    """The rows of the index; `slug` names the page, and `seeds` says over how many the most final runs are."""
     rows: list[Row] = []
     everything: dict[str, Record] = {}
     for scale in scales:
@@ -46,25 +59,24 @@ def render_index(
             states = [records.state(run) for run in runs]
             done = [records.by_name[run.name] for run, state in zip(runs, states, strict=True) if state == "done"]
             if states.count("missing") < len(runs):
+                finals = [run for run in runs if run.tests]
                 rows.append(
                     {
+                        "slug": page.slug,
                         "page": f"[{page.title}]({page.slug}.md)",
                         "scale": scale.name,
                         **{state: states.count(state) for state in ("done", "stale", "missing")},
-                        "measured": _measured(page, [run for run in runs if run.tests and not run.waits_for], records),
+                        "seeds": len({run.seed for run in finals if records.state(run) == "done"}),
+                        "measured": _measured(page, [run for run in finals if not run.waits_for], records),
                         **_spent(done),
                     }
                 )
     for page in pages:
         if not page.trains:
             shown = ", ".join(scale.name for scale in page.scales(scales))
-            rows.append({"page": f"[{page.title}]({page.slug}.md)", "scale": shown, "done": "nothing to run"})
-    total = _spent(list(everything.values()))
-    rows.append({"page": "all records", "scale": "all", "done": len(everything), **total})
-    path = folder / "README.md"
-    text = HEAD + "\n" + table_markdown(COLUMNS, rows)
-    write_atomically(path, text)
-    return {path: text}
+            row = {"slug": page.slug, "page": f"[{page.title}]({page.slug}.md)"}
+            rows.append({**row, "scale": shown, "done": "nothing to run"})
+    return [*rows, {"page": "all records", "scale": "all", "done": len(everything), **_spent([*everything.values()])}]
 
 
 def _measured(page: Page, finals: Sequence[Run], records: Records) -> str | None:

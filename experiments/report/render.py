@@ -69,8 +69,12 @@ def render_claims(
     pages: Sequence[Page], scales: Sequence[Scale], folder: Path, results: Path = RESULTS
 ) -> dict[Path, str]:
     """The ledger, claims.md."""
+    return write_ledger(verdicts(pages, scales, results), pages, folder)
+
+
+def write_ledger(found: Sequence[Verdict], pages: Sequence[Page], folder: Path) -> dict[Path, str]:
+    """claims.md, of verdicts that are known."""
     path = folder / "claims.md"
-    titles = {page.slug: page.title for page in pages}
-    files = {path: ledger_markdown(verdicts(pages, scales, results), titles)}
+    files = {path: ledger_markdown(found, {page.slug: page.title for page in pages})}
     write_atomically(path, files[path])
     return files
