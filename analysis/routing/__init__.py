@@ -1,8 +1,8 @@
 """Which experts a text goes to.
 
-text: a text through a model. activation: counts; measures: what follows from them; dropped: what a
-capacity drops; heatmaps, activation_figure: their
-figures. inspect: a command that shows a text's routing. words: the same by words.
+text: a text through a model. activation: counts; measures: what follows from them; dropped: what a capacity drops;
+heatmaps, activation_figure: their figures. routed_tokens: token by token; routing_page: the same as a page; explorer:
+such pages for any text; inspect: the command. words: the same by words.
 """
 
 READING_ORDER = (
@@ -12,6 +12,9 @@ READING_ORDER = (
     "dropped",
     "heatmaps",
     "activation_figure",
+    "routed_tokens",
+    "routing_page",
+    "explorer",
     "inspect",
     "words",
 )

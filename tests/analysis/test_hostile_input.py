@@ -11,7 +11,7 @@ import pytest
 
 from analysis.checkpoints import load
 from analysis.routing import inspect
-from analysis.routing.inspect import RoutedToken, routed_tokens, terminal
+from analysis.routing.routed_tokens import RoutedToken, routed_tokens, terminal
 from analysis.routing.text import encode, load_checkpoint
 from analysis.routing.words import word_list
 from analysis.routing.words.in_context import read_contexts

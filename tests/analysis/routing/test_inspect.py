@@ -1,13 +1,20 @@
 """The command shows every token once, with the experts that the model chose, and needs nothing else."""
 
 import html.parser
+import http.client
 import re
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from analysis.routing.inspect import main, page, routed_tokens, terminal
+from analysis.routing.explorer import LONGEST, checkpoints, server
+from analysis.routing.inspect import main
+from analysis.routing.routed_tokens import routed_tokens, terminal
+from analysis.routing.routing_page import page, panel
 from analysis.routing.text import load_checkpoint
 from mhmoe.data.tokenizer import as_transformers
 from mhmoe.io import UserError
@@ -69,7 +76,7 @@ def _experts(checkpoint: Path) -> list[list[int]]:
 def test_the_page_is_self_contained_and_shows_every_token_once(checkpoint: Path) -> None:
     model, tokenizer = load_checkpoint(checkpoint)
     tokens = routed_tokens(model, tokenizer, TEXT)
-    text = page(tokens, [0, 1], [2, 4], title="A <title>")
+    text = page([panel(tokens, [0, 1], [2, 4])], title="A <title>")
     parsed = Spans(text)
     ids = tokenizer.encode(TEXT, add_special_tokens=False).ids
     shown = parsed.texts["piece"]
@@ -87,7 +94,7 @@ def test_the_page_is_self_contained_and_shows_every_token_once(checkpoint: Path)
 
 def test_the_page_shows_the_experts_and_gates_that_the_model_chose(checkpoint: Path) -> None:
     tokens = routed_tokens(*load_checkpoint(checkpoint), TEXT)
-    parsed = Spans(page(tokens, [0, 1], [2, 4], title="t").partition("<h2>")[0])
+    parsed = Spans(page([panel(tokens, [0, 1], [2, 4])], title="t").partition("<h2>")[0])
     cells = [int(text) for text in parsed.texts["expert"]]
     assert cells == [expert for token in _experts(checkpoint) for expert in token]
     hovers = [attrs["title"] for _, attrs in parsed.tags if attrs.get("class") == "expert"]
@@ -121,7 +128,58 @@ def test_tokens_routed_whole_have_one_cell_a_layer(tmp_path: Path) -> None:
     model, tokenizer = load_checkpoint(_save(tmp_path, "xmoe"))
     tokens = routed_tokens(model, tokenizer, "ba moli")
     assert all(token.index.shape == (2, 1, 1) for token in tokens)
-    assert "routed whole, top 1 of 4 experts" in page(tokens, [0, 1], [2, 4], title="t")
+    assert "routed whole, top 1 of 4 experts" in page([panel(tokens, [0, 1], [2, 4])], title="t")
+
+
+# ---- the explorer ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ask(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., tuple[int, str]]]:
+    """Status and page of a query, as a browser asks."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "ours").symlink_to(checkpoint)
+    (folder / "theirs").symlink_to(_save(folder / "other", "xmoe"))
+    with server(checkpoints(folder), 0, "ba moli") as answering:
+        threading.Thread(target=answering.serve_forever, daemon=True).start()
+        host, port = answering.server_address[:2]
+
+        def asked(path: str = "/", name: str = "", **query: str) -> tuple[int, str]:
+            connection = http.client.HTTPConnection(str(host), port, timeout=30)
+            address = f"{path}?{urllib.parse.urlencode(query)}"
+            connection.request("GET", address, headers={"Host": f"{name or host}:{port}"})
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+        yield asked
+        answering.shutdown()
+
+
+def test_the_explorer_shows_any_text_of_two_models_side_by_side(ask, checkpoint: Path) -> None:
+    status, text = ask(text=TEXT, model="ours", beside="theirs")
+    assert status == 200
+    ours, theirs = (Spans(part) for part in re.findall(r"<section>.*?</section>", text, flags=re.DOTALL))
+    _, tokenizer = load_checkpoint(checkpoint)
+    ids = tokenizer.encode(TEXT, add_special_tokens=False).ids
+    assert len(ours.texts["piece"]) == len(theirs.texts["piece"]) == len(ids)
+    shown = [int(e) for e in Spans(text.partition("<h2>What")[0]).texts["expert"]]
+    assert shown == [expert for token in _experts(checkpoint) for expert in token]
+    told = [attrs["title"] for _, attrs in ours.tags if " selections of " in (attrs.get("title") or "")]
+    assert sum(int(re.findall(r": (\d+) sel", str(title))[0]) for title in told) == len(shown)
+    assert "&lt;b&gt;" in text and "<b>" not in text
+
+
+def test_the_explorer_begins_with_a_text_and_says_what_cannot_be_shown(ask) -> None:
+    status, text = ask()
+    assert status == 200 and Spans(text).texts["piece"] and ">ba moli</textarea>" in text
+    assert "model &#39;none&#39; is not here; choose one of ours, theirs" in ask(model="none")[1]
+    assert f"give at most {LONGEST:,}" in ask(text="a" * (LONGEST + 1))[1]
+    assert ask(path="/etc/passwd")[0] == 404
+
+
+def test_the_explorer_answers_nobody_who_calls_it_by_another_name(ask) -> None:
+    assert ask(name="localhost")[0] == 200
+    assert ask(name="example.com")[0] == 403
 
 
 def _error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -143,6 +201,8 @@ def test_what_cannot_be_shown_ends_in_one_line(
         [str(checkpoint), "ba", "--layer", "3"], capsys
     )
     assert "the text is empty" in _error([str(checkpoint), ""], capsys)
+    assert "no folder in it has one" in _error([str(tmp_path / "none"), "--serve"], capsys)
+    assert "port=99999 cannot be had" in _error([str(checkpoint), "--serve", "--port", "99999"], capsys)
     (dense / "tokenizer.json").unlink()
     assert "it has no tokenizer.json" in _error([str(dense), "ba"], capsys)
 
