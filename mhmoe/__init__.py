@@ -18,6 +18,7 @@ Glossary (paper symbol | name here | axis in shapes):
 
 from mhmoe.layers.absent import AbsentConfig
 from mhmoe.layers.balanced_router import BalancedRouterConfig
+from mhmoe.layers.beside import BesideConfig
 from mhmoe.layers.biased_router import BiasedRouterConfig
 from mhmoe.layers.config import Config, config_from_dict
 from mhmoe.layers.dense_mixture import DenseMixtureConfig
@@ -44,8 +45,9 @@ from mhmoe.layers.sparse_moe import ResidualConfig, SparseMoE, SparseMoEConfig
 from mhmoe.layers.switch_router import SwitchRouterConfig
 from mhmoe.model.base_model import MHMoEModel
 from mhmoe.model.config import MHMoEConfig
-from mhmoe.model.integrate import HiddenOnly
+from mhmoe.model.integrate import HiddenOnly, integrate, load_integrated
 from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.model.upcycle import upcycle
 
 READING_ORDER = (
     "fields",
@@ -63,6 +65,7 @@ __all__ = [
     "READING_ORDER",
     "AbsentConfig",
     "BalancedRouterConfig",
+    "BesideConfig",
     "BiasedRouterConfig",
     "Config",
     "DenseMixtureConfig",
@@ -98,7 +101,10 @@ __all__ = [
     "balance_loss",
     "config_from_dict",
     "fine_grained",
+    "integrate",
     "latent_moe",
+    "load_integrated",
     "match",
     "multi_head_moe",
+    "upcycle",
 ]

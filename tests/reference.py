@@ -221,6 +221,8 @@ def activated(name: str, x: Tensor) -> Tensor:
     gate, up = x[:half], x[half:]
     if name == "gelu":
         return x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+    if name == "gelu_tanh":
+        return x * 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     if name == "relu":
         return torch.stack([max(v, 0 * v) for v in x])
     if name == "relu2":

@@ -33,6 +33,7 @@ READING_ORDER = (
     "dense_mixture",
     "hierarchical",
     "normed",
+    "beside",
     "latent",
     "expert_choice",
     "per_head",

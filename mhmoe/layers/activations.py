@@ -1,6 +1,7 @@
 """What stands between the two matrices of a feed-forward network.
 
     gelu            x Phi(x), exact                                         Hendrycks & Gimpel 2016, arXiv 1606.08415
+    gelu_tanh       x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2         the same, approximated; GPT-2
     relu            max(x, 0)                                      Shazeer et al. 2017; GShard; Switch-C; GLaM's experts
     relu2           max(x, 0)^2                   So et al. 2021, arXiv 2109.08668 (Nemotron 3's experts)
     swiglu          silu(a) b                                               Shazeer 2020, arXiv 2002.05202
@@ -18,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ActivationName: TypeAlias = Literal["gelu", "relu", "relu2", "swiglu", "geglu", "clamped_swiglu"]
+ActivationName: TypeAlias = Literal["gelu", "relu", "relu2", "swiglu", "geglu", "clamped_swiglu", "gelu_tanh"]
 GATED = frozenset({"swiglu", "geglu", "clamped_swiglu"})
 
 
@@ -27,6 +28,13 @@ class GELU(nn.Module):
 
     def forward(self, x: Float[Tensor, "*rows inner"]) -> Float[Tensor, "*rows inner"]:
         return F.gelu(x)
+
+
+class TanhGELU(nn.Module):
+    """GELU as GPT-2 computes it."""
+
+    def forward(self, x: Float[Tensor, "*rows inner"]) -> Float[Tensor, "*rows inner"]:
+        return F.gelu(x, approximate="tanh")
 
 
 class ReLU(nn.Module):
@@ -77,4 +85,5 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "swiglu": SwiGLU,
     "geglu": GEGLU,
     "clamped_swiglu": ClampedSwiGLU,
+    "gelu_tanh": TanhGELU,
 }

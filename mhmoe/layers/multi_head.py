@@ -15,6 +15,7 @@ off unless `inner_residual` (see sparse_moe.py).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -30,8 +31,13 @@ from mhmoe.layers.sparse_moe import ResidualConfig, SparseMoEConfig
 
 HEAD_GAIN = 1 / math.sqrt(2)
 MERGE_GAIN = 1.0
-STARTS = {"xavier": nn.init.xavier_uniform_, "orthogonal": orthogonal, "identity": lambda w, gain: nn.init.eye_(w)}
-Start = Literal["xavier", "orthogonal", "identity"]
+STARTS: dict[str, Callable[..., Any]] = {
+    "xavier": nn.init.xavier_uniform_,
+    "orthogonal": orthogonal,
+    "identity": lambda w, gain: nn.init.eye_(w),
+    "zero": lambda w, gain: nn.init.zeros_(w),
+}
+Start = Literal["xavier", "orthogonal", "identity", "zero"]
 Depth = Annotated[int, Range(least=0, most=100)]
 
 
@@ -132,7 +138,7 @@ def expand_mask(mask: Bool[Tensor, "*batch"] | None, heads: int) -> Bool[Tensor,
 
 
 class Projection(nn.Linear):
-    """A linear layer that starts as v1 Appendix E has it (Xavier-uniform), or orthogonal, or as the identity."""
+    """A linear layer that starts as v1 Appendix E has it (Xavier-uniform), or orthogonal, as the identity, or at 0."""
 
     def __init__(self, dim: int, bias: bool, gain: float, start: Start = "xavier") -> None:
         self.gain, self.start = gain, STARTS[start]

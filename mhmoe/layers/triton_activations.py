@@ -16,10 +16,18 @@ def _gelu_slope(a):
 
 
 @triton.jit
+def _tanh_gate(a):
+    """(1 + tanh(z)) / 2 = sigmoid(2 z)."""
+    return tl.sigmoid(1.5957691216057308 * (a + 0.044715 * a * a * a))
+
+
+@triton.jit
 def value_of(a, b, KIND: tl.constexpr):
     """The activations of activations.py; those that are not gated read `a` alone."""
     if KIND == "gelu":
         value = _gelu(a)
+    elif KIND == "gelu_tanh":
+        value = a * _tanh_gate(a)
     elif KIND == "relu":
         value = tl.maximum(a, 0.0)
     elif KIND == "relu2":
@@ -43,6 +51,9 @@ def slopes_of(a, b, KIND: tl.constexpr):
     of_a, of_b = a, b
     if KIND == "gelu":
         of_a = _gelu_slope(a)
+    elif KIND == "gelu_tanh":
+        s = _tanh_gate(a)
+        of_a = s + a * s * (1 - s) * 1.5957691216057308 * (1 + 0.134145 * a * a)
     elif KIND == "relu":
         of_a = tl.where(a > 0, 1.0, 0.0)
     elif KIND == "relu2":

@@ -1,14 +1,16 @@
 """A language model of these layers, in Hugging Face's format; and the layers inside other libraries' models.
 
-earlier_folders: reads what earlier versions saved. integrate: HiddenOnly.
+earlier_folders: reads what earlier versions saved. integrate: layers of ours in another library's model. upcycle: a
+dense model becomes a mixture.
 """
 
 READING_ORDER = (
-    "integrate",
     "config",
     "transformer",
     "earlier_folders",
     "outputs",
     "base_model",
     "language_model",
+    "integrate",
+    "upcycle",
 )

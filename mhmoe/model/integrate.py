@@ -1,18 +1,38 @@
-"""A layer of this package where a plain feed-forward network stood, as in another library's model.
+"""Layers of this package in another library's causal model, where its feed-forward networks stood.
 
-losses: list[Tensor] = []
-for block in llama.model.layers:
-    block.mlp = HiddenOnly(MultiHeadMoE(dim=256, num_experts=8, expert_dim=512), losses)
+model = AutoModelForCausalLM.from_pretrained("a Llama, Qwen3, GPT-2, Mixtral, ...")
+integrate(model, multi_head_moe(dim=768, num_experts=8, moe_heads=4, expert_dim=3072), blocks=[1, 3, 5])
+loss = model(input_ids, labels=labels).loss        # in training, with 0.01 times the layers' mean balance loss
+model.save_pretrained("folder")
+model = load_integrated("folder")
 
-losses.clear()
-loss = llama(input_ids, labels=labels).loss
-loss = loss + 0.01 * torch.stack(losses).mean()
+All else stays: generation, Trainer, gradient checkpointing, adapters. Model and config become subclasses of their own
+classes, whose type (mhmoe_llama) is in the saved folder: transformers alone then refuses it, and would otherwise fill
+the places of our layers with random networks. A model does not say which tokens are padding, so that they are routed
+and count in the balance; dropout within the networks that are replaced is gone with them.
 """
 
+import functools
+import inspect
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
 from jaxtyping import Float
 from torch import Tensor, is_grad_enabled, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from mhmoe.io import UserError
+from mhmoe.layers.config import LayerConfig, config_from_dict
 from mhmoe.layers.experts import FFNOutput
+from mhmoe.model.outputs import share_of_labels
+
+PREFIX = "mhmoe_"
+_PLACE = re.compile(r"\.(\d+)\.(?:mlp|feed_forward)$")
 
 
 class HiddenOnly(nn.Module):
@@ -20,8 +40,7 @@ class HiddenOnly(nn.Module):
 
     A forward adds one to `losses`; the caller empties it before each step. Without gradients nothing is added,
     so that evaluation and generation leave nothing behind. Gradient checkpointing wants `use_reentrant=False`:
-    the other kind makes its forward without gradients. Which tokens are padding such a model does not say, so
-    that they are routed and count in the balance.
+    the other kind makes its forward without gradients.
     """
 
     def __init__(self, layer: nn.Module, losses: list[Tensor]) -> None:
@@ -33,3 +52,132 @@ class HiddenOnly(nn.Module):
         if output.balance_loss is not None and is_grad_enabled():
             self.losses.append(output.balance_loss)
         return output.hidden
+
+
+def feed_forward_places(model: nn.Module) -> dict[int, str]:
+    """The names of the feed-forward networks of a decoder, by block, counted from 0. Raises ValueError if none is
+    known."""
+    found = {int(match[1]): name for name, _ in model.named_modules() if (match := _PLACE.search(name))}
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} has no feed-forward networks that are known, which are called mlp or "
+            "feed_forward in their blocks, as in Llama, Qwen3, GPT-2 and Mixtral"
+        )
+    return found
+
+
+def integrate(
+    model: PreTrainedModel,
+    layer: LayerConfig | Mapping[int, LayerConfig],
+    *,
+    blocks: Sequence[int] | None = None,
+    balance_weight: float = 0.01,
+) -> PreTrainedModel:
+    """Put `layer`, newly initialised, into these blocks of a causal model (all if none are named), in place.
+
+    layer: one config, or one for each block, counted from 0. Its width is the model's hidden size. balance_weight: of
+    the mean of the layers' balance losses in the loss that the model computes of `labels`, in training.
+    Returns the model. Raises ValueError, naming what does not fit.
+    """
+    if type(model) not in MODEL_FOR_CAUSAL_LM_MAPPING.values() or hasattr(model.config, "integrated"):
+        raise ValueError(
+            f"{type(model).__name__} is not one of transformers' causal models; give one that AutoModelForCausalLM "
+            "makes, in which nothing is replaced yet"
+        )
+    places = feed_forward_places(model)
+    layers = dict(layer) if isinstance(layer, Mapping) else dict.fromkeys(places if blocks is None else blocks, layer)
+    if unknown := sorted(layers.keys() - places.keys()):
+        raise ValueError(f"block {unknown[0]} has no feed-forward network; choose from 0 to {max(places)}")
+    inside: Any = model
+    for config in layers.values():
+        _check(config, inside.config.hidden_size)
+    ours = _subclass(type(model))
+    inside.config.integrated = {
+        "layers": {places[block]: config.to_dict() for block, config in layers.items()},
+        "balance_weight": balance_weight,
+    }
+    # In place, as the parts of a model share its config, and large models are not made twice.
+    inside.config.__class__ = ours.config_class
+    inside.__class__ = ours
+    _put_layers(inside)
+    return model
+
+
+def load_integrated(folder: str | Path, **kwargs: Any) -> PreTrainedModel:
+    """The model that `integrate` made and `save_pretrained` wrote. kwargs: those of `from_pretrained`, such as dtype.
+
+    Raises UserError if the folder has no such model, or lacks weights.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        kind = str(json.loads(path.read_bytes()).get("model_type"))
+    except (OSError, ValueError, AttributeError):
+        raise UserError(f"{folder} has no readable config.json; give a folder that save_pretrained wrote") from None
+    base = kind.removeprefix(PREFIX)
+    if base == kind:
+        raise UserError(f"{folder} holds a model of type {kind!r}, in which nothing is integrated; load it as it is")
+    known: Any = {config.model_type: model for config, model in MODEL_FOR_CAUSAL_LM_MAPPING.items()}
+    if base not in known:
+        raise UserError(f"{folder} holds a model made of {base!r}, which this version of transformers does not have")
+    ours = _subclass(known[base])
+    loaded: Any = ours.from_pretrained(folder, output_loading_info=True, **kwargs)
+    model, report = loaded
+    if wrong := sorted({*report["missing_keys"], *report["unexpected_keys"]}):
+        raise UserError(f"{folder} does not fit its config: {len(wrong)} weights, such as {wrong[0]}")
+    return model
+
+
+def _check(config: LayerConfig, hidden_size: int) -> None:
+    if (dim := getattr(config, "dim", None)) != hidden_size:
+        raise ValueError(f"{config.kind} has dim={dim}, the model hidden_size={hidden_size}; give both the same")
+    if ahead := [part.kind for part in config.parts() if part.looks_ahead]:
+        raise ValueError(f"{ahead[0]} chooses by looking at later tokens, which a causal model must not see")
+
+
+def _put_layers(model: Any) -> None:
+    """What the model's config says, into the model: new layers where networks stand."""
+    model.balance_losses = list[Tensor]()
+    for name, raw in model.config.integrated["layers"].items():
+        place = next(model.get_submodule(name).parameters())
+        config = config_from_dict(raw)
+        assert isinstance(config, LayerConfig)
+        built = config.build().to(place.dtype)
+        built = built.to_empty(device="meta") if place.is_meta else built.to(place.device)
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, HiddenOnly(built, model.balance_losses))
+
+
+@functools.cache
+def _subclass(base: Any) -> Any:
+    """The class of models of `base` with layers of ours; registered, so that Auto classes know it in this process."""
+    theirs: Any = base.config_class
+    kind = {"model_type": f"{PREFIX}{theirs.model_type}"}
+    config = type(f"MHMoE{theirs.__name__}", (theirs,), kind)
+    signature = inspect.signature(base.forward)
+
+    class Integrated(base):
+        config_class = config
+
+        def __init__(self, config: Any, *arguments: Any, **kwargs: Any) -> None:
+            super().__init__(config, *arguments, **kwargs)
+            _put_layers(self)
+
+        @functools.wraps(base.forward)  # Trainer and generate read the signature
+        def forward(self, *arguments: Any, **kwargs: Any) -> Any:
+            self.balance_losses.clear()
+            output: Any = super().forward(*arguments, **kwargs)
+            labels = signature.bind(self, *arguments, **kwargs).arguments.get("labels")
+            if labels is None or not self.training or not self.balance_losses:
+                return output
+            counted = {name: kwargs[name] for name in ("num_items_in_batch", "shift_labels") if name in kwargs}
+            weight = self.config.integrated["balance_weight"] * share_of_labels(labels, **counted)
+            loss = output[0] + weight * torch.stack(self.balance_losses).mean()
+            if isinstance(output, tuple):
+                return (loss, *output[1:])
+            output.loss = loss
+            return output
+
+    Integrated.__name__ = Integrated.__qualname__ = f"MHMoE{base.__name__}"
+    AutoConfig.register(kind["model_type"], config, exist_ok=True)
+    AutoModelForCausalLM.register(config, Integrated, exist_ok=True)
+    return Integrated

@@ -19,9 +19,8 @@ from mhmoe.layers.routers import Routing
 from mhmoe.model import earlier_folders
 from mhmoe.model.base_model import MHMoEModel, MHMoEPreTrainedModel
 from mhmoe.model.config import MHMoEConfig
-from mhmoe.model.outputs import CACHE, MHMoEModelOutput, MHMoEOutput
+from mhmoe.model.outputs import CACHE, MHMoEModelOutput, MHMoEOutput, share_of_labels
 
-IGNORED_LABEL = -100
 _FOR_LOSS = ("num_items_in_batch", "shift_labels")
 
 
@@ -96,7 +95,7 @@ class MHMoEForCausalLM(MHMoEPreTrainedModel, GenerationMixin):
             task_loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **counted)
             loss = task_loss
             if balance is not None and weight:
-                loss = task_loss + weight * _share(labels, **counted) * balance
+                loss = task_loss + weight * share_of_labels(labels, **counted) * balance
         return MHMoEOutput(
             loss=loss,
             logits=logits,
@@ -138,16 +137,6 @@ class _Steps:
 
     def __init__(self) -> None:
         self.routing = list[tuple[Routing, ...]]()
-
-
-def _share(
-    labels: Tensor, num_items_in_batch: Tensor | int | None = None, shift_labels: Tensor | None = None
-) -> Tensor | float:
-    """Of the labels of all micro-batches, the part that these are."""
-    if num_items_in_batch is None:
-        return 1.0
-    scored = labels[..., 1:] if shift_labels is None else shift_labels
-    return (scored != IGNORED_LABEL).sum() / num_items_in_batch
 
 
 AutoConfig.register("mhmoe", MHMoEConfig, exist_ok=True)

@@ -12,6 +12,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from mhmoe.layers.routers import Routing
 
+IGNORED_LABEL = -100
+
 CACHE = next(f.name for f in dataclasses.fields(BaseModelOutputWithPast) if f.name in ("cache", "past_key_values"))
 """The cache's name as a field of an output, and as an argument of transformers' own functions."""
 
@@ -44,3 +46,13 @@ class MHMoEOutput(CausalLMOutputWithPast):
     task_loss: Float[Tensor, ""] | None = None
     balance_loss: Float[Tensor, ""] | None = None
     routing: tuple[Routing, ...] | None = None
+
+
+def share_of_labels(
+    labels: Tensor, num_items_in_batch: Tensor | int | None = None, shift_labels: Tensor | None = None
+) -> Tensor | float:
+    """Of the labels of all micro-batches, the part that these are."""
+    if num_items_in_batch is None:
+        return 1.0
+    scored = labels[..., 1:] if shift_labels is None else shift_labels
+    return (scored != IGNORED_LABEL).sum() / num_items_in_batch

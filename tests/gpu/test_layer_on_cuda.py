@@ -77,7 +77,7 @@ def by_loop(tensors: list[Tensor], index: Tensor, kind: str) -> Tensor:
     return y
 
 
-KINDS = [("gelu", 1), ("swiglu", 2), ("geglu", 1), ("relu2", 2), ("clamped_swiglu", 3)]
+KINDS = [("gelu", 1), ("swiglu", 2), ("geglu", 1), ("relu2", 2), ("clamped_swiglu", 3), ("gelu_tanh", 1)]
 OTHER_TYPES = [("swiglu", 2, torch.float32), ("swiglu", 2, torch.float16)]
 
 

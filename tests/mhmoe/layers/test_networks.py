@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mhmoe.layers import config as configs
 from mhmoe.layers import dispatch
 from mhmoe.layers.absent import AbsentConfig
+from mhmoe.layers.beside import BesideConfig
 from mhmoe.layers.bitnet import in_precision
 from mhmoe.layers.config import LayerConfig, config_from_dict
 from mhmoe.layers.dense_mixture import DenseMixtureConfig
@@ -59,6 +60,7 @@ LAYERS: dict[str, LayerConfig] = {
     "one expert": SparseMoEConfig(router=router(num_experts=1, top_k=1), experts=experts(num_experts=1)),
     "fine-grained": fine_grained(sparse(), by=4, shared=2),
     "normed": NormedConfig(inner=sparse()),
+    "beside": BesideConfig(shared=SHARED, routed=multi_head_moe(dim=DIM, num_experts=4, expert_dim=8, moe_heads=2)),
     "residual": ResidualConfig(inner=sparse()),
     "heads": multi_head_moe(dim=DIM, num_experts=4, expert_dim=8, moe_heads=2),
     "heads with their own experts": PER_HEAD,

@@ -30,7 +30,7 @@ def test_options_that_came_later_are_left_out_of_json_at_their_defaults_alone() 
     assert keys(changed.to_dict()) & LATER == {"head_start", "merge_start", "route_by"}
 
 
-@pytest.mark.parametrize("start", ["identity", "orthogonal", "xavier"])
+@pytest.mark.parametrize("start", ["identity", "zero", "orthogonal", "xavier"])
 def test_head_and_merge_layer_start_as_they_are_told(start: str) -> None:
     layer = LAYER.replace(head_start=start, merge_start=start).build()
     for projection, gain in ((layer.head, 0.5**0.5), (layer.merge, 1.0)):
@@ -39,6 +39,8 @@ def test_head_and_merge_layer_start_as_they_are_told(start: str) -> None:
         gram = weight @ weight.T
         if start == "identity":
             assert torch.equal(weight, torch.eye(12))
+        elif start == "zero":
+            assert torch.equal(weight, torch.zeros(12, 12))
         else:
             is_orthogonal = torch.allclose(gram, gain**2 * torch.eye(12), atol=1e-5)
             assert is_orthogonal == (start == "orthogonal")

@@ -1,0 +1,297 @@
+"""Layers of ours in other libraries' models: trained, saved, loaded; and dense models that become mixtures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Trainer,
+    TrainingArguments,
+)
+
+from mhmoe import (
+    MHMoEConfig,
+    MHMoEForCausalLM,
+    SparseMoEConfig,
+    XMoERouterConfig,
+    integrate,
+    load_integrated,
+    multi_head_moe,
+    upcycle,
+)
+from mhmoe.io import UserError
+from mhmoe.layers.expert_choice import ExpertChoiceConfig
+from mhmoe.layers.experts import ExpertsConfig
+from mhmoe.layers.routers import DotProductRouterConfig
+from mhmoe.model.integrate import feed_forward_places
+from mhmoe.training.config import TrainingConfig
+from mhmoe.training.loop import train
+from tests import tiny
+
+DIM, VOCABULARY = 16, 40
+IDS = torch.randint(VOCABULARY, (3, 9), generator=torch.Generator().manual_seed(0))
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": DIM,
+    "intermediate_size": 24,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+MAKE: dict[str, Any] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8, num_key_value_heads=2)),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=VOCABULARY, n_embd=DIM, n_layer=4, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=0
+        )
+    ),
+    "mixtral": lambda: MixtralForCausalLM(MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=3)),
+    "ours": lambda: MHMoEForCausalLM(
+        MHMoEConfig(vocab_size=VOCABULARY, hidden_size=DIM, num_hidden_layers=4, num_attention_heads=2)
+    ),
+}
+DENSE = ["llama", "qwen3", "gpt2", "ours"]
+LAYER = multi_head_moe(dim=DIM, num_experts=4, moe_heads=2, expert_dim=12)
+
+
+def make(family: str) -> Any:
+    """Random, with biases and norms that are not as they start, so that forgetting one shows."""
+    torch.manual_seed(0)
+    model = MAKE[family]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def logits(model: Any) -> Tensor:
+    with torch.no_grad():
+        return model.eval()(IDS).logits
+
+
+# ---- integrate ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "mixtral"])
+def test_a_model_with_our_layers_is_saved_loaded_and_generates(family: str, tmp_path: Path) -> None:
+    model = integrate(make(family), LAYER, blocks=[1, 3])
+    assert [type(model.get_submodule(n)).__name__ == "HiddenOnly" for n in feed_forward_places(model).values()] == [
+        False,
+        True,
+        False,
+        True,
+    ]
+    before = logits(model)
+    model.save_pretrained(tmp_path)
+    again: Any = load_integrated(tmp_path)
+    assert type(again) is type(model) and again.config.model_type == f"mhmoe_{family}"
+    torch.testing.assert_close(logits(again), before, rtol=0, atol=0)
+    generated = again.generate(IDS[:, :4], max_new_tokens=3, do_sample=False, pad_token_id=0)
+    cacheless = again.generate(IDS[:, :4], max_new_tokens=3, do_sample=False, pad_token_id=0, use_cache=False)
+    assert generated.shape == (3, 7) and torch.equal(generated, cacheless)
+    torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), before, rtol=0, atol=0)
+
+
+def test_transformers_alone_refuses_the_folder_instead_of_making_networks_up(tmp_path: Path) -> None:
+    integrate(make("llama"), LAYER).save_pretrained(tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    raw["model_type"] = "mhmoe_unheard_of"  # as this type is where nobody imported mhmoe
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(ValueError, match="mhmoe_unheard_of"):
+        AutoConfig.from_pretrained(tmp_path)
+    with pytest.raises(UserError, match="made of 'unheard_of', which this version of transformers does not have"):
+        load_integrated(tmp_path)
+
+
+def test_weights_that_are_missing_are_not_made_up(tmp_path: Path) -> None:
+    model = integrate(make("llama"), LAYER, blocks=[1])
+    model.save_pretrained(tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    raw["integrated"]["layers"]["model.layers.2.mlp"] = LAYER.to_dict()
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(UserError, match=r"does not fit its config: \d+ weights, such as model.layers.2.mlp"):
+        load_integrated(tmp_path)
+
+
+def test_in_training_the_loss_has_the_balance_losses_and_in_evaluation_not() -> None:
+    model: Any = integrate(make("llama"), LAYER, blocks=[1, 3], balance_weight=0.5)
+    plain = model(IDS, labels=IDS).loss
+    model.train()
+    trained = model(IDS, labels=IDS).loss
+    assert len(model.balance_losses) == 2
+    balance = torch.stack(model.balance_losses).mean()
+    torch.testing.assert_close(trained, plain + 0.5 * balance)
+    items = torch.tensor(48)  # of two batches as large as this one
+    halved = model(IDS, labels=IDS, num_items_in_batch=items).loss
+    torch.testing.assert_close(halved, (plain + 0.5 * balance) / 2)
+    as_tuple = model(IDS, labels=IDS, return_dict=False)
+    torch.testing.assert_close(as_tuple[0], trained)
+    assert model(IDS).loss is None
+
+
+class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, at: int) -> dict[str, Tensor]:
+        return {"input_ids": IDS[at % 3], "labels": IDS[at % 3], "not_for_the_model": torch.tensor(0)}
+
+
+def test_trainer_trains_a_model_with_our_layers(tmp_path: Path) -> None:
+    model = integrate(make("llama"), LAYER)
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=12,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        learning_rate=0.03,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+        logging_steps=1,
+    )
+    trainer = Trainer(model=model, args=arguments, train_dataset=Rows())
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.7 * losses[0]
+    trainer.save_model(str(tmp_path / "saved"))
+    torch.testing.assert_close(logits(load_integrated(tmp_path / "saved")), logits(model))
+
+
+def test_what_does_not_fit_is_named() -> None:
+    with pytest.raises(ValueError, match="multi_head has dim=24, the model hidden_size=16"):
+        integrate(make("llama"), multi_head_moe(dim=24, num_experts=4, moe_heads=2, expert_dim=12))
+    with pytest.raises(ValueError, match="block 7 has no feed-forward network; choose from 0 to 3"):
+        integrate(make("llama"), LAYER, blocks=[7])
+    router = DotProductRouterConfig(dim=DIM, num_experts=4)
+    chooses = ExpertChoiceConfig(router=router, experts=ExpertsConfig(dim=DIM, num_experts=4, expert_dim=8))
+    with pytest.raises(ValueError, match="looking at later tokens"):
+        integrate(make("llama"), chooses)
+    done = integrate(make("llama"), LAYER)
+    with pytest.raises(ValueError, match="in which nothing is replaced yet"):
+        integrate(done, LAYER)
+    with pytest.raises(ValueError, match="is no dense network that is known"):
+        upcycle(make("mixtral"), num_experts=4)
+    with pytest.raises(ValueError, match="every=9 leaves none of 4 blocks"):
+        upcycle(make("llama"), num_experts=4, every=9)
+    with pytest.raises(ValueError, match="heads=3 does not divide dim=16"):
+        upcycle(make("llama"), num_experts=4, heads=3)
+    with pytest.raises(ValueError, match="leave projections=True"):
+        upcycle(make("llama"), num_experts=4, keep="shared", projections=False)
+
+
+def test_a_folder_without_our_layers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no readable config"):
+        load_integrated(tmp_path / "none")
+    make("llama").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="in which nothing is integrated; load it as it is"):
+        load_integrated(tmp_path)
+
+
+# ---- upcycle --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"projections": False}, {"every": 2, "router": XMoERouterConfig}], ids=str)
+@pytest.mark.parametrize("family", DENSE)
+def test_without_heads_an_upcycled_model_is_the_function_that_it_was(family: str, options: dict[str, Any]) -> None:
+    before = logits(make(family))
+    model = upcycle(make(family), num_experts=4, **options)
+    assert sum("router" in name for name, _ in model.named_parameters()) >= (2 if "every" in options else 4)
+    torch.testing.assert_close(logits(model), before, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", DENSE)
+def test_beside_its_dense_network_a_model_with_heads_is_the_function_that_it_was(family: str) -> None:
+    before = logits(make(family))
+    model = upcycle(make(family), num_experts=4, heads=4, keep="shared")
+    torch.testing.assert_close(logits(model), before, rtol=0, atol=1e-5)
+    model.train()
+    model(IDS, labels=IDS).loss.backward()
+    merges = [p.grad for name, p in model.named_parameters() if "merge.weight" in name]
+    assert len(merges) == 4 and all(grad is not None and grad.norm() > 0 for grad in merges)  # they leave 0
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_with_heads_an_expert_starts_as_the_part_of_its_slice(family: str) -> None:
+    dense = make(family)
+    mlp = dense.get_submodule(feed_forward_places(dense)[0])
+    x = torch.randn(5, DIM)
+    halves = torch.zeros(5, DIM)
+    with torch.no_grad():  # the part of slice i reads x with all other slices at 0, and of its output slice i is kept
+        for i in range(2):
+            own = slice(8 * i, 8 * i + 8)
+            halves[:, own] = mlp(torch.zeros(5, DIM).index_copy(1, torch.arange(8 * i, 8 * i + 8), x[:, own]))[:, own]
+    model = upcycle(make(family), num_experts=2, heads=2, top_k=1)
+    layer: Any = model.get_submodule(feed_forward_places(model)[0]).layer  # pyright: ignore
+    with torch.no_grad():
+        output = layer(x)
+        for row in range(5):
+            for i in range(2):
+                expert = int(output.routing.index[row, i, 0])
+                if expert == i:
+                    own = slice(8 * i, 8 * i + 8)
+                    torch.testing.assert_close(output.hidden[row, own], halves[row, own], rtol=0, atol=1e-5)
+    assert any(int(e) == i for row in output.routing.index[..., 0] for i, e in enumerate(row))
+
+
+def test_an_upcycled_model_of_ours_goes_on_in_our_loop(tmp_path: Path) -> None:
+    text = tiny.text(tmp_path / "packed")
+    dense = tiny.model("dense")
+    config = TrainingConfig(steps=6, batch_sequences=2, length=16, learning_rate=3e-3, evaluations=1)
+    mixture = upcycle(dense, num_experts=4, heads=2, keep="shared", every=2)
+    assert isinstance(mixture, MHMoEForCausalLM) and mixture.config.is_moe_block(1)
+    state = train(mixture, text, config, seed=1)
+    assert state is not None and state.curve[-1]["task_loss"] < 10 and state.curve[-1]["balance_loss"] > 0
+
+
+def test_lora_trains_the_experts_alone_and_merges_into_them() -> None:
+    peft = pytest.importorskip("peft")
+    model = upcycle(make("llama"), num_experts=4, every=2)
+    before = logits(model)
+    names = [name for name, _ in model.named_parameters() if name.endswith(("experts.up_proj", "experts.down_proj"))]
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=[], target_parameters=names))
+    trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
+    assert len(trained) == 2 * len(names) == 8 and all("lora" in name for name in trained)
+    torch.testing.assert_close(logits(adapted), before)
+    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=0.05)
+    adapted.train()
+    history: list[float] = []
+    for _ in range(8):
+        loss = adapted(input_ids=IDS, labels=IDS).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(loss.item())
+    assert history[-1] < history[0]
+    after = logits(adapted)
+    merged: nn.Module = adapted.merge_and_unload()
+    torch.testing.assert_close(logits(merged), after, rtol=0, atol=1e-5)
+    assert not torch.allclose(after, before)
+
+
+def test_an_upcycled_model_is_saved_and_loaded(tmp_path: Path) -> None:
+    model = upcycle(make("gpt2"), num_experts=4, heads=2, keep="shared")
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(logits(load_integrated(tmp_path)), logits(model), rtol=0, atol=0)
+
+
+def test_a_plain_mixture_has_no_head_and_merge_layers() -> None:
+    model = upcycle(make("ours"), num_experts=4, projections=False)
+    assert all(SparseMoEConfig.kind == model.config.layer(block).kind for block in range(4))
