@@ -39,7 +39,7 @@ TABLES = $(sort $(foreach file,$(notdir $(wildcard experiments/table[0-9]*_*.py)
 V2_TABLES = $(sort $(foreach file,$(notdir $(wildcard experiments/v2_table[0-9]*_*.py)),$(word 2,$(subst _, ,$(file)))))
 FIGURES = $(sort $(foreach file,$(notdir $(wildcard experiments/figure[0-9]*_*.py)),$(firstword $(subst _, ,$(file)))))
 
-.PHONY: help setup lock format lint test test-all check check-install check-report check-wheel check-gpu docs bench bench-gpu ablate-heads compare-systems compare-combinations tables figures claims report status
+.PHONY: help setup lock format lint test test-all check check-install check-report check-wheel check-gpu docs bench bench-gpu ablate-heads compare-systems compare-combinations models tables figures claims report status
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / { name = $$1; sub("%", "<n>", name); printf "  make %-22s %s\n", name, $$2 }' $(MAKEFILE_LIST)
@@ -161,6 +161,11 @@ ablate-heads: setup ## Table 5 for any numbers of heads: make ablate-heads HEADS
 figure%: setup ## run what is missing of figure <n> at SCALE, then render it
 	@$(BIN)/python -m experiments run figure$* $(RUN_OPTIONS)
 	@$(if $(strip $(AGAIN)),,$(BIN)/python -m experiments render figure$* --scale $(SCALE) $(TASK_OPTION))
+
+models: setup ## train small models of the main systems into models/, and compare their hashes with results/models.csv
+	@$(BIN)/python -m experiments run models --scale cpu --jobs $(JOBS) --results models
+	@$(BIN)/python -m experiments render models --scale cpu --results models
+	@diff results/models.csv models/models.csv && echo "models/.cache/models/cpu: equal to the committed ones, to the bit"
 
 tables: $(addprefix reproduce-,$(TABLES)) $(addprefix reproduce-v2-,$(V2_TABLES)) ## every table
 

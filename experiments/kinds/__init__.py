@@ -13,6 +13,7 @@ READING_ORDER = (
     "score_table",
     "routing",
     "sparsity",
+    "models",
     "words",
     "trend",
     "table",
