@@ -56,6 +56,7 @@ READING_ORDER = (
     "model",
     "data",
     "training",
+    "commands",
 )
 
 __version__ = "0.1.0"

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from analysis.checkpoints import load
 from analysis.routing import inspect
 from analysis.routing.inspect import RoutedToken, routed_tokens, terminal
 from analysis.routing.text import encode, load_checkpoint
@@ -25,6 +24,7 @@ from experiments.scales import CPU
 from mhmoe.data.manifest import DataFolder
 from mhmoe.data.tokenizer import as_transformers
 from mhmoe.io import UserError, check_output, write_atomically
+from mhmoe.model.checkpoints import load
 from tests import tiny
 
 HALF = "\ud83d"
