@@ -14,9 +14,10 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 from transformers.utils import logging as transformers_logging
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import arg
 from tyro.extras import SubcommandApp
 
 from mhmoe.cli import exit_code
@@ -35,22 +36,26 @@ app = SubcommandApp()
 
 
 @app.command
-def train(command: OmitArgPrefixes[Train]) -> None:
+def train(command: Annotated[Train, arg(name="")]) -> None:
+    """Train a language model on text of your own."""
     train_model(command)
 
 
 @app.command(name="eval")
-def eval_(command: OmitArgPrefixes[Evaluate]) -> None:
+def eval_(command: Annotated[Evaluate, arg(name="")]) -> None:
+    """Score a model: on a text, on tasks, or both."""
     print(evaluate_model(command))
 
 
 @app.command
-def inspect(command: OmitArgPrefixes[Inspect]) -> None:
+def inspect(command: Annotated[Inspect, arg(name="")]) -> None:
+    """Show to which experts the sub-tokens of a text go."""
     sys.stdout.write(inspect_text(command))
 
 
 @app.command
-def match(command: OmitArgPrefixes[Match]) -> None:
+def match(command: Annotated[Match, arg(name="")]) -> None:
+    """Print the sizes of MH-MoE: as printed, at equal parameters, at equal FLOPs."""
     print(match_sizes(command))
 
 

@@ -14,6 +14,7 @@ import tyro
 from tokenizers import Tokenizer
 from tyro.conf import Positional
 
+from mhmoe.commands.options import Whole
 from mhmoe.commands.routed import check_unicode, routed_tokens, terminal
 from mhmoe.data.tokenizer import as_text_only
 from mhmoe.io import UserError
@@ -33,7 +34,7 @@ class Inspect:
 
     model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")]
     text: str
-    layer: int | None = None
+    layer: Whole = None
 
 
 def inspect(command: Inspect) -> str:

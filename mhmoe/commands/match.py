@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from mhmoe.commands.options import Whole
 from mhmoe.commands.systems import MATCHING_NAMES, Sizes, mhmoe, xmoe
 from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.multi_head import MultiHeadConfig
@@ -25,7 +26,7 @@ class Match:
     dim: int = 768
     heads: int = 4
     experts: int = 8
-    expert_dim: int | None = None
+    expert_dim: Whole = None
     top_k: int = 1
     multiple_of: int = 1
 

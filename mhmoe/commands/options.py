@@ -7,9 +7,21 @@ The layers have options of their own (systems.py), and tokens that mean somethin
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, arg
+
+from mhmoe.commands.presets import PRESETS
+
+# Options that may be left out; the help need not say that None is then the default.
+Whole = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
+Number = Annotated[float | None, arg(metavar="NUMBER", help_behavior_hint="")]
+Truth = Annotated[bool | None, arg(metavar="True|False", help_behavior_hint="")]
+Place = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
+Name = Annotated[str, arg(metavar="NAME", help_behavior_hint="")]
+PRESET_HELP = "A model, its training and how much is read. " + ". ".join(
+    f"{name}: {preset.purpose}" for name, preset in PRESETS.items()
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,20 +45,22 @@ class ModelOptions:
         balance_weight: alpha, the weight of the balance loss; 0.01.
     """
 
-    vocab_size: int | None = None
-    hidden_size: int | None = None
-    num_hidden_layers: int | None = None
-    num_attention_heads: int | None = None
-    max_position_embeddings: int | None = None
-    moe_every: int | None = None
-    moe_offset: int | None = None
-    norm: Literal["rms", "layer"] | None = None
-    norm_eps: float | None = None
-    attention_bias: bool | None = None
-    attention_precision: Literal["full", "bitnet"] | None = None
-    rope_theta: float | None = None
-    tie_word_embeddings: bool | None = None
-    balance_weight: float | None = None
+    vocab_size: Whole = None
+    hidden_size: Whole = None
+    num_hidden_layers: Whole = None
+    num_attention_heads: Whole = None
+    max_position_embeddings: Whole = None
+    moe_every: Whole = None
+    moe_offset: Whole = None
+    norm: Annotated[Literal["rms", "layer"] | None, arg(metavar="rms|layer", help_behavior_hint="")] = None
+    norm_eps: Number = None
+    attention_bias: Truth = None
+    attention_precision: Annotated[
+        Literal["full", "bitnet"] | None, arg(metavar="full|bitnet", help_behavior_hint="")
+    ] = None
+    rope_theta: Number = None
+    tie_word_embeddings: Truth = None
+    balance_weight: Number = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,23 +87,30 @@ class TrainingOptions:
         base_width: the width at which the learning rate was found; it is scaled from there (muP).
     """
 
-    steps: int | None = None
-    batch_sequences: int | None = None
-    length: int | None = None
-    learning_rate: float | None = None
-    warmup: float | None = None
-    betas: tuple[float, float] | None = None
-    eps: float | None = None
-    weight_decay: float | None = None
-    clip_norm: float | None = None
-    micro_batches: int | None = None
-    precision: Literal["float32", "bfloat16"] | None = None
-    compile: bool | None = None
-    evaluations: int | None = None
-    evaluation_windows: int | None = None
-    mup_scaled: tuple[Literal["up_proj", "down_proj"], ...] | None = None
-    lr_multipliers: tuple[tuple[Literal["head", "merge", "experts", "router"], float], ...] | None = None
-    base_width: int | None = None
+    steps: Whole = None
+    batch_sequences: Whole = None
+    length: Whole = None
+    learning_rate: Number = None
+    warmup: Number = None
+    betas: Annotated[tuple[float, float] | None, arg(metavar="NUMBER NUMBER", help_behavior_hint="")] = None
+    eps: Number = None
+    weight_decay: Number = None
+    clip_norm: Number = None
+    micro_batches: Whole = None
+    precision: Annotated[
+        Literal["float32", "bfloat16"] | None, arg(metavar="float32|bfloat16", help_behavior_hint="")
+    ] = None
+    compile: Truth = None
+    evaluations: Whole = None
+    evaluation_windows: Whole = None
+    mup_scaled: Annotated[
+        tuple[Literal["up_proj", "down_proj"], ...] | None, arg(metavar="MATRIX ...", help_behavior_hint="")
+    ] = None
+    lr_multipliers: Annotated[
+        tuple[tuple[Literal["head", "merge", "experts", "router"], float], ...] | None,
+        arg(metavar="PART NUMBER ...", help_behavior_hint=""),
+    ] = None
+    base_width: Whole = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +123,6 @@ class Train:
         out: folder for the model; else NAME-SYSTEM here, after the text's name.
         tokenizer: folder or hub name of any Hugging Face tokenizer; else a BPE is trained on the text.
         system: mhmoe, xmoe, switch, mixtral, deepseekmoe or dense.
-        preset: smoke (seconds), laptop (minutes on two cores), gpu (a large one), paper (a cluster); each is a model,
-            its training, and how much is read: see docs, or presets.py.
         heads: of MH-MoE.
         experts: of the mixture, or of the one whose size MH-MoE has.
         expert_dim: inner width of an expert of that mixture; 4 times the model's.
@@ -124,27 +143,27 @@ class Train:
     """
 
     data: str
-    out: Path | None = None
-    tokenizer: str = ""
+    out: Place = None
+    tokenizer: Name = ""
     system: str = "mhmoe"
-    preset: str = "laptop"
+    preset: Annotated[str, arg(metavar="NAME", help=PRESET_HELP)] = "laptop"
     heads: int = 4
     experts: int = 8
-    expert_dim: int | None = None
-    top_k: int | None = None
+    expert_dim: Whole = None
+    top_k: Whole = None
     matching: str = "equal-flops"
-    layer: Path | None = None
-    epochs: float | None = None
-    max_tokens: int | None = None
+    layer: Place = None
+    epochs: Number = None
+    max_tokens: Whole = None
     seed: int = 1
     device: str = "auto"
     shard: bool = False
     expert_parallel: int = 1
-    time_budget: float | None = None
+    time_budget: Number = None
     log_every: int = 10
-    tensorboard: Path | None = None
-    wandb: str = ""
-    trackio: str = ""
+    tensorboard: Place = None
+    wandb: Name = ""
+    trackio: Name = ""
     model: OmitArgPrefixes[ModelOptions] = field(default_factory=ModelOptions)
     training: OmitArgPrefixes[TrainingOptions] = field(default_factory=TrainingOptions)
 

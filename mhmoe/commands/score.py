@@ -6,7 +6,6 @@ each token is predicted once. Perplexity depends on the tokenizer, bits per byte
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import tyro
 from tokenizers import Tokenizer
 from tyro.conf import Positional
 
+from mhmoe.commands.options import Name, Place, Whole
 from mhmoe.commands.place import device_named
 from mhmoe.data.batches import EvaluationSet
 from mhmoe.data.corpora import SPLITS, Document, check_split
@@ -45,13 +45,13 @@ class Evaluate:
     """
 
     model: Annotated[Positional[str], tyro.conf.arg(metavar="MODEL")]
-    data: str = ""
+    data: Name = ""
     split: str = "test"
-    length: int | None = None
+    length: Whole = None
     max_tokens: int = 400_000
     tasks: tuple[str, ...] = ()
-    include_path: Path | None = None
-    limit: int | None = None
+    include_path: Place = None
+    limit: Whole = None
     device: str = "auto"
 
 
