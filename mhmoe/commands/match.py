@@ -6,6 +6,7 @@ from typing import Any
 from mhmoe.commands.options import Whole
 from mhmoe.commands.systems import MATCHING_NAMES, Sizes, mhmoe, xmoe
 from mhmoe.layers.config import LayerConfig
+from mhmoe.layers.matching import MATCHINGS
 from mhmoe.layers.multi_head import MultiHeadConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 
@@ -41,8 +42,8 @@ def match(command: Match) -> str:
         "multiple_of": command.multiple_of,
     }
     rows = [_row("X-MoE, the reference", xmoe(Sizes(**options, top_k=1)))]
-    for matching in MATCHING_NAMES:
-        name = f"MH-MoE, {matching.replace('-', ' ')}"
+    for matching, reading in MATCHING_NAMES.items():
+        name = f"MH-MoE, {MATCHINGS[reading]}"
         try:
             rows.append(_row(name, mhmoe(Sizes(**options, top_k=command.top_k, matching=matching))))
         except ValueError as error:

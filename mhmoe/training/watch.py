@@ -27,7 +27,7 @@ from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.config import parts
 from mhmoe.training.record_checks import Point
 
-PROBED = 4  # windows of valid
+PROBED = 2  # windows of valid
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """A run that is watched is the run that nobody watches, and what is told of it is so."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -19,6 +20,7 @@ from mhmoe.training.watchers import JsonLines, TensorBoard, Tracker, heatmap, re
 from tests import tiny
 
 EVERY = 4
+TRAINING = dataclasses.replace(tiny.TRAINING, steps=10, evaluations=2, evaluation_windows=4)
 
 
 class Kept(Watcher):
@@ -50,7 +52,7 @@ def drops_and_draws() -> torch.nn.Module:
 
 
 def trained(model, text: PackedDataset, watch: Watch | None = None, **options) -> TrainState:  # pyright: ignore
-    progress = train(model, text, tiny.TRAINING, seed=0, watch=watch, **options)
+    progress = train(model, text, TRAINING, seed=0, watch=watch, **options)
     assert progress is not None
     return progress
 
@@ -69,7 +71,7 @@ def test_watching_changes_no_bit_of_the_weights_and_no_loss(text: PackedDataset,
 
 
 def test_the_log_says_what_was_trained(text: PackedDataset, tmp_path: Path) -> None:
-    model, steps = tiny.model("mhmoe_parameters"), tiny.TRAINING.steps
+    model, steps = tiny.model("mhmoe_parameters"), TRAINING.steps
     with Watch(JsonLines(tmp_path / "log"), every=EVERY) as watch:
         progress = trained(model, text, watch)
     lines = read_log(tmp_path / "log")
@@ -81,8 +83,8 @@ def test_the_log_says_what_was_trained(text: PackedDataset, tmp_path: Path) -> N
         if line := by_step.get(point["step"]):
             assert line["task_loss"] == point["task_loss"] and line["balance_loss"] == point["balance_loss"]
     for line in told:
-        assert line["learning_rate"] == tiny.TRAINING.rate(line["step"] - 1)
-        assert line["tokens"] == line["step"] * tiny.TRAINING.tokens_per_step
+        assert line["learning_rate"] == TRAINING.rate(line["step"] - 1)
+        assert line["tokens"] == line["step"] * TRAINING.tokens_per_step
         assert 0 < line["gradient_norm"] < math.inf and line["tokens_per_second"] > 0
         assert [sum(load) for load in line["loads"]] == pytest.approx([1.0]) and len(line["loads"][0]) == 4
 
