@@ -79,7 +79,8 @@ def training_of(command: Train, device: torch.device, available: int | None = No
     epochs = check_value("epochs", preset.epochs if command.epochs is None else command.epochs, Epochs)
     most = check_value("max_tokens", preset.max_tokens if command.max_tokens is None else command.max_tokens, Count)
     options: dict[str, Any] = {**preset.training, **given(command.training)}
-    config = TrainingConfig(**{"precision": best_precision(device), "steps": 1, **options})
+    assumed: dict[str, Any] = {"precision": best_precision(device), "steps": 1}
+    config = TrainingConfig(**(assumed | options))
     if command.training.steps is None:
         tokens = most if available is None else min(most, round(epochs * available))
         config = dataclasses.replace(config, steps=max(tokens // config.tokens_per_step, 1))

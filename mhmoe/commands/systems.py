@@ -19,14 +19,16 @@ from mhmoe.io import UserError
 from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.experts import ExpertsConfig
 from mhmoe.layers.fine_grained import fine_grained
-from mhmoe.layers.matching import MATCHINGS, match, with_sizes
+from mhmoe.layers.matching import MATCHINGS, Matching, match, with_sizes
 from mhmoe.layers.routers import DotProductRouterConfig, RouterConfig, XMoERouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 from mhmoe.layers.switch_router import SwitchRouterConfig
 
 SWITCH_CAPACITY = 1.25  # Fedus et al. 2021, Table 9
 UNMATCHED = "none"
-MATCHING_NAMES = {words.lower().replace(" ", "-"): matching for matching, words in MATCHINGS.items()}
+MATCHING_NAMES: dict[str, Matching] = {
+    words.lower().replace(" ", "-"): matching for matching, words in MATCHINGS.items()
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +53,9 @@ class Sizes:
 
     def mixture(self, router: type[RouterConfig], top_k: int, activation: str = "gelu", **more: Any) -> SparseMoEConfig:
         """Experts that a router chooses from; `more` are the router's."""
-        experts = ExpertsConfig(
-            dim=self.dim,
-            num_experts=self.experts,
-            expert_dim=self.expert_dim or 4 * self.dim,
-            **{"activation": activation, **self.network},
-        )
+        width = self.expert_dim or 4 * self.dim
+        network: dict[str, Any] = {"activation": activation, **self.network}
+        experts = ExpertsConfig(dim=self.dim, num_experts=self.experts, expert_dim=width, **network)
         chosen = self.top_k or top_k
         return SparseMoEConfig(
             router=router(dim=self.dim, num_experts=self.experts, top_k=chosen, **more), experts=experts

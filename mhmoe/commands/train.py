@@ -130,7 +130,7 @@ def train(command: Train) -> Path | None:
     whole = model if sharding is None else whole_model(checkpoint, settings)
     _save(whole, text, folder)
     about = provenance(_command(), device.type, torch.get_num_threads())
-    about["versions"]["mhmoe"] = metadata.version("mhmoe")
+    about["versions"]["mhmoe"] = _own_version()
     trained = Trained(
         name=folder.name,
         system=command.system if command.layer is None else "own layer",
@@ -208,6 +208,13 @@ def _sample(model: MHMoEForCausalLM, text: PackedDataset, seed: int) -> str:
             max_new_tokens=max(min(_SAMPLE, room), 1),
         )
     return text.tokenizer.decode(found[0].tolist(), skip_special_tokens=True)
+
+
+def _own_version() -> str:
+    try:
+        return metadata.version("mhmoe")
+    except metadata.PackageNotFoundError:  # a copied tree
+        return "not installed"
 
 
 def _command() -> str:

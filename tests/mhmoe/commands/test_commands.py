@@ -64,7 +64,7 @@ def told(folder: Path) -> dict[str, Any]:
 
 
 def test_what_train_writes_loads_by_name_and_generates(folder: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prompt = tokenizer("ba moli", return_tensors="pt")
     written = model.generate(**prompt, max_new_tokens=5, do_sample=False)

@@ -3,6 +3,7 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_a_saved_data_set_keeps_its_splits_or_gets_ours(tmp_path: Path) -> None:
     rows = datasets.Dataset.from_dict({"text": TEXTS})
     rows.save_to_disk(str(tmp_path / "rows"))
     assert documents(OwnText.of(tmp_path / "rows")) == documents(OwnText.of(write_lines(tmp_path / "a.jsonl", TEXTS)))
-    parts = {"train": rows.select(range(50)), "validation": rows.select([50]), "test": rows.select(range(51, 60))}
+    parts: Any = {"train": rows.select(range(50)), "validation": rows.select([50]), "test": rows.select(range(51, 60))}
     datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "parts"))
     assert documents(OwnText.of(tmp_path / "parts")) == {
         "train": TEXTS[:50],
@@ -101,7 +102,7 @@ def test_a_text_in_given_symbols_has_their_end_of_text_and_no_other_sign(tmp_pat
     theirs = PreTrainedTokenizerFast(tokenizer_object=learned, eos_token="<end>", bos_token="<begin>")
     theirs.save_pretrained(tmp_path / "theirs")
     given = given_tokenizer(str(tmp_path / "theirs"))
-    end = learned.token_to_id("<end>")
+    end = learned.token_to_id("<end>") or 0
     assert given.end_of_text == end and given.size == learned.get_vocab_size() > end > 0
 
     corpus = OwnText.of(write_lines(tmp_path / "a.jsonl", [*TEXTS, "a <end> in words"]))

@@ -98,7 +98,7 @@ def test_a_run_that_goes_on_has_the_log_of_one_that_was_not_interrupted(text: Pa
             train(
                 tiny.model("mhmoe_compute"),
                 text,
-                tiny.TRAINING,
+                TRAINING,
                 seed=0,
                 checkpoint=checkpoint,
                 deadline=0.0,
