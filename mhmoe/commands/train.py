@@ -92,7 +92,7 @@ def train(command: Train) -> Path | None:
         tokens = training.steps * training.tokens_per_step
         print(
             f"{folder}: {settings.parameters():,} parameters, {settings.active_parameters():,} of them a token; "
-            f"{training.steps:,} steps, {tokens:,} tokens, {tokens / len(text.train):.1f} epochs of the text; "
+            f"{training.steps:,} steps, {tokens:,} tokens, {tokens / len(text.train):.1f} times {len(text.train):,}; "
             f"{device.type}, {training.precision}",
             flush=True,
         )
