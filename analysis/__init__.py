@@ -2,10 +2,10 @@
 
 results: what every measurement says. statistics: intervals and corrections. tables, plotting: what pages and figures
 share; figures: curves, trends and categories; waterfall: step by step; scatter: one system against another cost.
-perplexity, languages: rows of perplexity, of a whole text and language by language. checkpoints: any causal model.
-claims: the ledger. routing: which experts a text and its words go to. sparsity: of dense networks. weights: which a
-model has. experts_alike: how alike the experts of a layer are. texts: perplexity on other texts. speed: training and
-generation. zero_shot: scores of lm-eval's tasks.
+perplexity, languages: rows of perplexity, of a whole text and language by language. claims: the ledger. routing:
+which experts a text and its words go to. sparsity: of dense networks. weights: which a model has. experts_alike: how
+alike the experts of a layer are. texts: perplexity on other texts. speed: training and generation. zero_shot: scores
+of lm-eval's tasks.
 """
 
 READING_ORDER = (
@@ -18,7 +18,6 @@ READING_ORDER = (
     "scatter",
     "perplexity",
     "languages",
-    "checkpoints",
     "claims",
     "routing",
     "sparsity",

@@ -58,6 +58,7 @@ READING_ORDER = (
     "model",
     "data",
     "training",
+    "commands",
 )
 
 __version__ = "0.1.0"

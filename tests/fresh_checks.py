@@ -6,6 +6,7 @@ it, and nothing else: so it uses no pytest and nothing of this repository but `m
 
 import contextlib
 import io
+import os
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import mhmoe
+from mhmoe.__main__ import main as command_line
 from mhmoe.data.packing import PackingConfig, pack
 from mhmoe.data.synthetic import GeneratedCorpus
 from mhmoe.training.config import TrainingConfig
@@ -210,6 +212,22 @@ def a_saved_model_loads_where_nobody_imports_mhmoe() -> str:
     done = subprocess.run([sys.executable, "-I", "-c", LOAD], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return "equal logits"
+
+
+@check
+def a_text_file_becomes_a_model_by_one_command_and_is_scored_and_looked_into_by_two() -> str:
+    documents = (document.text for document in GeneratedCorpus(train_factor=2).documents("train"))
+    Path("my.txt").write_text("\n\n".join(documents), encoding="utf-8")
+    os.environ["MHMOE_CACHE"] = "cache"
+    small = ["--preset", "smoke", "--steps", "8", "--batch-sequences", "8", "--evaluations", "2"]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert command_line(["train", "--data", "my.txt", *small]) == 0
+        assert command_line(["eval", "my-mhmoe", "--data", "my.txt"]) == 0
+        assert command_line(["inspect", "my-mhmoe", "--text", "one two"]) == 0
+    AutoModelForCausalLM.from_pretrained("my-mhmoe")
+    (score,) = (line for line in said.getvalue().splitlines() if line.startswith("my-mhmoe on my.txt"))
+    return score.partition(": ")[2]
 
 
 def main() -> int:

@@ -1,8 +1,8 @@
 """Which experts a text goes to.
 
 text: a text through a model. activation: counts; measures: what follows from them; dropped: what a capacity drops;
-heatmaps, activation_figure: their figures. routed_tokens: token by token; routing_page: the same as a page; explorer:
-such pages for any text; inspect: the command. words: the same by words.
+heatmaps, activation_figure: their figures. routing_page: token by token; explorer: such pages for any text; inspect:
+the command. words: the same by words.
 """
 
 READING_ORDER = (
@@ -12,7 +12,6 @@ READING_ORDER = (
     "dropped",
     "heatmaps",
     "activation_figure",
-    "routed_tokens",
     "routing_page",
     "explorer",
     "inspect",

@@ -15,9 +15,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from tokenizers import Tokenizer
 
-from analysis.routing.routed_tokens import routed_tokens
 from analysis.routing.routing_page import Panel, page, panel
-from analysis.routing.text import check_unicode, load_checkpoint
+from analysis.routing.text import load_checkpoint
+from mhmoe.commands.routed import check_unicode, routed_tokens
 from mhmoe.io import UserError
 from mhmoe.model.language_model import MHMoEForCausalLM
 

@@ -17,10 +17,10 @@ from tyro.conf import Positional
 
 from analysis.routing.explorer import checkpoints
 from analysis.routing.explorer import serve as explore
-from analysis.routing.routed_tokens import routed_tokens, terminal
 from analysis.routing.routing_page import page, panel
-from analysis.routing.text import check_unicode, load_checkpoint
+from analysis.routing.text import load_checkpoint
 from mhmoe.cli import exit_code
+from mhmoe.commands.routed import check_unicode, routed_tokens, terminal
 from mhmoe.io import UserError, check_output, write_atomically
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup, escape
 
-from analysis.routing.routed_tokens import RoutedToken, colour, visible
+from mhmoe.commands.routed import RoutedToken, colour, visible
 
 _FAVOURITES = 3  # of the router, shown on hover
 _TAKEN = 12  # tokens that are named for an expert

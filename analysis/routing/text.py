@@ -20,11 +20,12 @@ from jaxtyping import Bool, Int
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
-from analysis.checkpoints import load
+from mhmoe.commands.routed import check_unicode as check_unicode  # where earlier code looks for it
 from mhmoe.data.batches import IGNORE, EvaluationSet
 from mhmoe.data.tokenizer import END_OF_TEXT_ID, as_text_only
 from mhmoe.io import UserError
 from mhmoe.layers.routing import Routing
+from mhmoe.model.checkpoints import load
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.loop import seed_parameters
@@ -95,20 +96,6 @@ def encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[Encoding]:
     for text in texts:
         check_unicode(text, "the text")
     return tokenizer.encode_batch(list(texts), add_special_tokens=False)
-
-
-def check_unicode(text: str, what: str) -> None:
-    """Raises UserError, beginning with `what` it is, if half of a surrogate pair stands alone in it.
-
-    JSON can spell one, and arguments of a command have them in the place of bytes that are no UTF-8.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        found = ascii(text[error.start])
-        raise UserError(
-            f"{what} is no Unicode: character {error.start + 1} is {found}, half of a pair; write it as UTF-8"
-        ) from None
 
 
 def split_of_ids(documents: Sequence[Sequence[int]]) -> EvaluationSet:

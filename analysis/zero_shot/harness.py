@@ -15,12 +15,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from analysis.checkpoints import first_line
 from analysis.results import Source
 from analysis.zero_shot.answers import Item
 from analysis.zero_shot.tasks import Task, checked_files, stock_file, write_tasks
 from mhmoe.data.manifest import DataFolder
 from mhmoe.io import UserError
+from mhmoe.model.checkpoints import first_line
 
 HUB = "hub"
 

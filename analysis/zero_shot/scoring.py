@@ -23,7 +23,6 @@ import tyro
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tyro.conf import Positional
 
-from analysis.checkpoints import load
 from analysis.statistics import CONFIDENCE
 from analysis.tables import Column, Row, table_markdown
 from analysis.zero_shot.answers import ACCURACIES, FINER, Scores, summarise
@@ -33,6 +32,7 @@ from analysis.zero_shot.tasks import Task, checked_files, find, write_tasks
 from mhmoe.cli import exit_code
 from mhmoe.data.manifest import DATA_VARIABLE
 from mhmoe.io import UserError, check_output, write_atomically
+from mhmoe.model.checkpoints import load
 from mhmoe.training.allocator import keep_freed_memory
 from mhmoe.training.record import provenance
 

@@ -4,7 +4,7 @@
     in use              exp of the entropy of the load, of all experts of a layer
     collapsed           experts with less than a tenth of the even share
     dropped             selections that do not count in training, and tokens of which none does (dropped.py)
-    alike               mean cosine of what two experts of a layer make of the same rows (experts_alike.py)
+    alike               mean cosine of what two experts of a layer make of the same rows (mhmoe/model/alike.py)
     tokens/s            training and generation, and how many times as fast as dense models of the same size (speed.py)
 
 All but the tokens/s are means over MoE layers; all are means over seeds. A hierarchical mixture has the load of its

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.checkpoints import load
 from analysis.tables import Column, Row
 from analysis.zero_shot.answers import FINER
 from analysis.zero_shot.results import Settings, ZeroShotScores
@@ -17,6 +16,7 @@ from experiments.runner.page import Page, Section, unique
 from experiments.runner.store import Records
 from experiments.scales import Scale
 from experiments.systems import System
+from mhmoe.model.checkpoints import load
 
 CSV_COLUMNS = tuple(
     Column(key, key) for key in ("label", "task", "measure", "seeds", "value", "std", "stderr_over_items")

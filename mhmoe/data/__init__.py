@@ -1,8 +1,9 @@
-"""Text: folders of corpora, a seeded generator, a vocabulary of one's own, and packed tokens."""
+"""Text: folders of corpora, files of one's own, a seeded generator, a vocabulary, and packed tokens."""
 
 READING_ORDER = (
     "manifest",
     "corpora",
+    "own_text",
     "embedded",
     "synthetic",
     "tokenizer",
@@ -10,4 +11,5 @@ READING_ORDER = (
     "partly_synthetic",
     "batches",
     "packing",
+    "named",
 )

@@ -25,7 +25,7 @@ class EvaluationSet:
     """The documents of a split, one after the other, without <|endoftext|>.
 
     tokens [all tokens]; offsets [documents + 1] into it; num_bytes [documents], UTF-8;
-    ids and sources, one for each document.
+    ids and sources, one for each document; end_of_text, the token that a document is read after.
     """
 
     tokens: Tokens
@@ -33,6 +33,7 @@ class EvaluationSet:
     num_bytes: Integers
     ids: tuple[str, ...]
     sources: tuple[str, ...]
+    end_of_text: int = END_OF_TEXT_ID
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -48,7 +49,7 @@ class EvaluationSet:
             raise ValueError(f"length={length} is not allowed; it must be at least 1")
         counts = np.diff(self.offsets)
         windows = -(-counts // length)
-        inputs = np.full((int(windows.sum()), length), END_OF_TEXT_ID, dtype=np.int64)
+        inputs = np.full((int(windows.sum()), length), self.end_of_text, dtype=np.int64)
         targets = np.full_like(inputs, IGNORE)
         first = 0
         for document, count in enumerate(counts):
@@ -68,6 +69,7 @@ class EvaluationSet:
             num_bytes=self.num_bytes[:documents],
             ids=self.ids[:documents],
             sources=self.sources[:documents],
+            end_of_text=self.end_of_text,
         )
 
 

@@ -1,6 +1,6 @@
 """Packing: text becomes a folder that needs no corpus any more.
 
-It holds the tokenizer, the train split as one flat array in which <|endoftext|> stands before each
+It holds the tokenizer, the train split as one flat array in which the end of text stands before each
 document, and the valid and test splits document by document; `pack.json` has the hash of every file, and its own.
 How it is read is in `batches`.
 """
@@ -22,7 +22,14 @@ from tokenizers import Tokenizer
 
 from mhmoe.data.batches import EvaluationSet, Tokens
 from mhmoe.data.corpora import Corpus, Document
-from mhmoe.data.tokenizer import END_OF_TEXT_ID, as_text_only, check_vocab_size, train_tokenizer
+from mhmoe.data.tokenizer import (
+    END_OF_TEXT_ID,
+    GivenTokenizer,
+    as_text_only,
+    check_vocab_size,
+    train_tokenizer,
+    vocabulary_size,
+)
 from mhmoe.display import display
 from mhmoe.fields import Count, Range, check_fields
 from mhmoe.io import (
@@ -58,13 +65,17 @@ class PackedDataset:
     tokenizer: Tokenizer
     fingerprint: dict[str, Any]
 
+    @property
+    def end_of_text(self) -> int:
+        return self.valid.end_of_text
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackingConfig:
     """How much text is packed, and with which vocabulary.
 
     tokenizer_characters: the tokenizer learns from so many characters at the start of train.
-    max_train_tokens: train is cut there, <|endoftext|> counted.
+    max_train_tokens: train is cut there, ends of text counted.
     max_valid_tokens, max_test_tokens: whole documents up to so many tokens; None takes all.
     """
 
@@ -86,31 +97,43 @@ class PackingConfig:
 # ---- writing it -----------------------------------------------------------------------------
 
 
-def pack(corpus: Corpus, config: PackingConfig, cache: Path) -> PackedDataset:
+def pack(corpus: Corpus, config: PackingConfig, cache: Path, tokenizer: GivenTokenizer | None = None) -> PackedDataset:
     """Pack a corpus, or open the folder of `cache` where the same was packed before.
 
-    Several processes may call it at once: each packs, the first to finish is kept.
-    Raises UserError if a split is empty, nothing can be written, or the cached folder is damaged or of other text.
+    tokenizer: instead of one that is trained on the corpus. Several processes may call it at once: each packs, the
+    first to finish is kept. Raises UserError if a split is empty, nothing can be written, the tokenizer has another
+    size than the config says, or the cached folder is damaged or of other text.
     """
-    origin = {"corpus": corpus.fingerprint(), "packing": dataclasses.asdict(config)}
+    origin: dict[str, Any] = {"corpus": corpus.fingerprint(), "packing": dataclasses.asdict(config)}
+    if tokenizer is not None:
+        if tokenizer.size != config.vocab_size:
+            raise UserError(
+                f"vocab_size={config.vocab_size} is not that of the given tokenizer, {tokenizer.size}; leave it out"
+            )
+        origin |= {"end_of_text": tokenizer.end_of_text, "tokenizer": sha256_of(tokenizer.tokenizer.to_str().encode())}
     # The library's version is in the key alone: equal bytes from another version are the same data.
     identity = json.dumps(origin | {"format": FORMAT, "tokenizers": tokenizers.__version__}, sort_keys=True)
     folder = cache / hashlib.sha256(identity.encode()).hexdigest()[:16]
     if not folder.exists():
         remove_leftovers(cache)
         with new_folder(folder) as new:
-            _write(new, corpus, config, origin)
+            _write(new, corpus, config, origin, tokenizer)
     packed = load_packed(folder)
     if {name: packed.fingerprint[name] for name in origin} != json.loads(json.dumps(origin)):
         raise UserError(f"{folder} holds other text than was asked for; remove the folder and pack again")
     return packed
 
 
-def _write(folder: Path, corpus: Corpus, config: PackingConfig, origin: dict[str, Any]) -> None:
-    texts = _first_characters(corpus, config.tokenizer_characters)
-    tokenizer = train_tokenizer(texts, config.vocab_size, getattr(corpus, "word_pattern", None))
+def _write(
+    folder: Path, corpus: Corpus, config: PackingConfig, origin: dict[str, Any], given: GivenTokenizer | None
+) -> None:
+    if given is None:
+        texts = _first_characters(corpus, config.tokenizer_characters)
+        tokenizer = train_tokenizer(texts, config.vocab_size, getattr(corpus, "word_pattern", None))
+    else:
+        tokenizer = given.tokenizer
     write_atomically(folder / "tokenizer.json", tokenizer.to_str())
-    sizes = {"train": _write_train(folder / "train.bin", corpus, config, tokenizer)}
+    sizes = {"train": _write_train(folder / "train.bin", corpus, config, tokenizer, _end_of_text(origin))}
     for split, limit in (("valid", config.max_valid_tokens), ("test", config.max_test_tokens)):
         sizes[split] = _write_evaluation(folder, split, corpus, config, tokenizer, limit)
     fingerprint = origin | {
@@ -143,11 +166,18 @@ def _encoded(tokenizer: Tokenizer, documents: Iterable[Document]) -> Iterator[tu
             batch, characters = [], 0
 
 
-def _write_train(path: Path, corpus: Corpus, config: PackingConfig, tokenizer: Tokenizer) -> dict[str, int]:
+def _end_of_text(fingerprint: dict[str, Any]) -> int:
+    """Of a given tokenizer it may be any token."""
+    return fingerprint.get("end_of_text", END_OF_TEXT_ID)
+
+
+def _write_train(
+    path: Path, corpus: Corpus, config: PackingConfig, tokenizer: Tokenizer, end_of_text: int
+) -> dict[str, int]:
     tokens = 0
     with path.open("wb") as file, display("packing train", config.max_train_tokens, brief=True) as bar:
         for _, ids in _encoded(tokenizer, corpus.documents("train")):
-            piece = np.array([END_OF_TEXT_ID, *ids][: config.max_train_tokens - tokens], config.dtype)
+            piece = np.array([end_of_text, *ids][: config.max_train_tokens - tokens], config.dtype)
             file.write(piece.tobytes())
             tokens += len(piece)
             bar.update(len(piece))
@@ -236,6 +266,7 @@ def _open(folder: Path, fingerprint: dict[str, Any]) -> PackedDataset:
             num_bytes=np.array([d["bytes"] for d in documents]),
             ids=tuple(d["id"] for d in documents),
             sources=tuple(d["source"] for d in documents),
+            end_of_text=_end_of_text(fingerprint),
         )
 
     return PackedDataset(
@@ -259,6 +290,6 @@ def _check_consistent(packed: PackedDataset) -> None:
             raise ValueError(f"a document of {name} is empty, or two have one id")
     if splits["train"]["tokens"] != len(packed.train):
         raise ValueError("train has another number of tokens than it should")
-    size = packed.tokenizer.get_vocab_size()
+    size = vocabulary_size(packed.tokenizer)
     if max(int(tokens.max()) for tokens in (packed.train, packed.valid.tokens, packed.test.tokens)) >= size:
         raise ValueError(f"a token is not one of the tokenizer's {size}")

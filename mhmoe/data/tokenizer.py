@@ -5,12 +5,16 @@ text back. BPE merges within what a pattern takes for a word. GPT-2's, which is 
 combining marks that Hindi and Thai write vowels with among the signs, and so cuts their words apart: of the
 XNLI languages these two then gain next to nothing from a larger vocabulary. WORDS_WITH_MARKS does not.
 Where there are no spaces (Chinese, Thai), a word may be as long as a clause.
+
+`given_tokenizer` takes the vocabulary of any tokenizer of Hugging Face instead.
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from mhmoe.io import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -58,18 +62,56 @@ def as_text_only(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
-def as_transformers(tokenizer: Tokenizer) -> "PreTrainedTokenizerFast":
-    """The tokenizer for `save_pretrained` beside a checkpoint; begins, ends and pads with <|endoftext|>.
+class GivenTokenizer(NamedTuple):
+    """A vocabulary that is not learned from the text, the number of its end of text, and how many numbers it has."""
+
+    tokenizer: Tokenizer
+    end_of_text: int
+    size: int
+
+
+def given_tokenizer(name: str) -> GivenTokenizer:
+    """The Hugging Face tokenizer of a folder or of a name on the hub, as text only: it adds no tokens of its own.
+
+    Raises UserError if there is none, or it has no end of text, or not the form of the library tokenizers.
+    """
+    from transformers import AutoTokenizer  # slow to import, and packing does not need it
+
+    try:
+        found: Any = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # whatever transformers, the hub and the file formats raise
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"tokenizer {name} cannot be loaded ({reason}); name a folder with a tokenizer.json") from None
+    inner = getattr(found, "backend_tokenizer", None)
+    if not isinstance(inner, Tokenizer):
+        raise UserError(f"tokenizer {name} is none of the library tokenizers; name one that has a tokenizer.json")
+    if found.eos_token_id is None:
+        raise UserError(f"tokenizer {name} has no end of text; set its eos_token and save it again")
+    tokenizer = as_text_only(Tokenizer.from_str(inner.to_str()))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.post_processor = None  # what would add tokens
+    return GivenTokenizer(tokenizer, int(found.eos_token_id), vocabulary_size(tokenizer))
+
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """The largest number of a token, and one: some vocabularies leave numbers out."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def as_transformers(tokenizer: Tokenizer, end_of_text: int = END_OF_TEXT_ID) -> "PreTrainedTokenizerFast":
+    """The tokenizer for `save_pretrained` beside a checkpoint; begins, ends and pads with its end of text.
 
     It pads on the left, so that a batch is generated from the ends of its prompts.
     """
     from transformers import PreTrainedTokenizerFast  # slow to import, and packing does not need it
 
+    sign = tokenizer.id_to_token(end_of_text)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token=END_OF_TEXT,
-        eos_token=END_OF_TEXT,
-        pad_token=END_OF_TEXT,
+        bos_token=sign,
+        eos_token=sign,
+        pad_token=sign,
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )

@@ -1,6 +1,7 @@
 """A run: its config, loop, checkpoints and record.
 
-objective: the loss of a global batch. allocator: memory. sharding: one model on several processes.
+objective: the loss of a global batch. allocator: memory. sharding: one model on several processes. watch: what is told
+of a run while it trains. watchers: who writes it down.
 """
 
 READING_ORDER = (
@@ -15,5 +16,7 @@ READING_ORDER = (
     "checkpoint",
     "sharded_checkpoint",
     "objective",
+    "watch",
+    "watchers",
     "loop",
 )

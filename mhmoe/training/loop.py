@@ -35,6 +35,7 @@ from mhmoe.training.seeding import drawing
 from mhmoe.training.seeding import seed_parameters as seed_parameters  # likewise
 from mhmoe.training.sharded_checkpoint import holds_sharded, load_sharded, save_sharded
 from mhmoe.training.sharding import check_trainable, clip_gradients, evaluating, shard
+from mhmoe.training.watch import Watch
 
 
 def train(
@@ -48,6 +49,7 @@ def train(
     deadline: float = math.inf,
     label: str = "",
     sharding: Sharding | None = None,
+    watch: Watch | None = None,
 ) -> TrainState | None:
     """Train `model` from its current parameters; returns None when `deadline` (time.monotonic) came first.
 
@@ -57,6 +59,7 @@ def train(
     With `sharding` the model is laid out among the processes that have met (torch.distributed), and stays so; on the
     meta device it is made there from `seed`. The checkpoint is then a folder, which runs of any other number of
     processes go on from, with or without sharding. Without it several processes have a copy each (DDP).
+    `watch` is told what happens; the run is the same without.
     Raises UserError on text that the model cannot read, a loss that is not finite, on a checkpoint that is damaged
     or another run's, and when one cannot be written.
     """
@@ -99,6 +102,8 @@ def train(
                 f"nothing was written for this step. Lower learning_rate={config.learning_rate}"
             )
 
+    if watch is not None:
+        watch.begin(progress.step, progress.seconds, progress.step * config.tokens_per_step)
     model.train()
     bar = display(
         label or "training",
@@ -129,6 +134,8 @@ def train(
                 progress.curve.append(_evaluated(progress.due, evaluation))
                 progress.due = None
                 bar.note(f"valid perplexity {evaluation['perplexity']:.2f}")
+                if watch is not None:
+                    watch.evaluated(progress.curve[-1], None if sharding else model, text.valid, config.length)
                 begun += time.monotonic() - begun_work  # training time alone
             else:
                 stop_unless_finite(losses.nll, "task loss")
@@ -144,6 +151,16 @@ def train(
                 progress.step += 1
                 bar.update(config.tokens_per_step)
                 progress.seconds = earlier + time.monotonic() - begun
+                if watch is not None and watch.wants(progress.step, config.steps):
+                    watch.step(
+                        step=progress.step,
+                        tokens=progress.step * config.tokens_per_step,
+                        seconds=progress.seconds,
+                        losses=_means_over_processes(device, losses.nll, losses.balance),
+                        learning_rate=config.rate(progress.step - 1),
+                        norm=float(norm),
+                        loads=losses.loads,
+                    )
                 if config.evaluates_after(progress.step):
                     progress.due = _curve_point(
                         config, progress, _means_over_processes(device, losses.nll, losses.balance)

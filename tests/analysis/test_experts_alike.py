@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.experts_alike import entering, mean_cosine, measure_alike
+from analysis.experts_alike import measure_alike
 from analysis.routing.text import Windows, windows_of
 from baselines.hierarchical import hierarchical
 from baselines.latentmoe import latentmoe
 from mhmoe.data.packing import PackedDataset
 from mhmoe.layers.experts import Experts
 from mhmoe.layers.normed import NormedConfig
+from mhmoe.model.alike import entering, mean_cosine
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.model.transformer import rotation
 from tests import tiny

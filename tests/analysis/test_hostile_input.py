@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from analysis.checkpoints import load
 from analysis.routing import inspect
-from analysis.routing.routed_tokens import RoutedToken, routed_tokens, terminal
 from analysis.routing.text import encode, load_checkpoint
 from analysis.routing.words import word_list
 from analysis.routing.words.in_context import read_contexts
@@ -22,9 +20,11 @@ from analysis.zero_shot.tasks import find, write_tasks
 from benchmarks.__main__ import benchmark
 from experiments.kinds import trend
 from experiments.scales import CPU
+from mhmoe.commands.routed import RoutedToken, routed_tokens, terminal
 from mhmoe.data.manifest import DataFolder
 from mhmoe.data.tokenizer import as_transformers
 from mhmoe.io import UserError, check_output, write_atomically
+from mhmoe.model.checkpoints import load
 from tests import tiny
 
 HALF = "\ud83d"

@@ -25,6 +25,7 @@ from experiments.__main__ import app
 from experiments.runner.page import Page
 from experiments.runner.store import Records
 from experiments.scales import SMOKE
+from mhmoe.__main__ import app as library_app
 from mhmoe.layers import config as layer_configs
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +99,7 @@ def parsed(function: Callable[..., object]) -> Callable[[list[str]], object]:
 
 
 PARSERS = {
+    **{f"mhmoe {command}": parsed(spec.target) for command, spec in library_app._subcommands.items()},  # pyright: ignore
     **{f"experiments {command.replace('_', '-')}": parsed(spec.target) for command, spec in app._subcommands.items()},  # pyright: ignore
     "analysis.routing.inspect": parsed(inspect.run),
     "analysis.routing.words.word_list": parsed(word_list.run),
@@ -122,7 +124,7 @@ COMMANDS = module_commands()
 @pytest.mark.parametrize("command", [c for _, c in COMMANDS], ids=[f"{page} {c}" for page, c in COMMANDS])
 def test_a_command_in_the_documents_takes_the_arguments_that_stand_there(command: str):
     module, *arguments = shlex.split(command)
-    if module == "experiments":
+    if module in ("experiments", "mhmoe"):
         module, *arguments = f"{module} {arguments[0]}", *arguments[1:]
     if module.startswith("tests."):
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file()

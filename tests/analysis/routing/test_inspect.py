@@ -13,9 +13,9 @@ import torch
 
 from analysis.routing.explorer import LONGEST, checkpoints, server
 from analysis.routing.inspect import main
-from analysis.routing.routed_tokens import routed_tokens, terminal
 from analysis.routing.routing_page import page, panel
 from analysis.routing.text import load_checkpoint
+from mhmoe.commands.routed import routed_tokens, terminal
 from mhmoe.data.tokenizer import as_transformers
 from mhmoe.io import UserError
 from tests import tiny

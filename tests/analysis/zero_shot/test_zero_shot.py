@@ -17,7 +17,6 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval.utils import apply_template, env
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from analysis.checkpoints import load
 from analysis.zero_shot import length_batched
 from analysis.zero_shot.answers import unpack
 from analysis.zero_shot.harness import scored_bytes, templates_compiled_once
@@ -28,6 +27,7 @@ from analysis.zero_shot.tasks import ENGLISH, TASKS, XNLI, find, stock_file, wri
 from mhmoe.data.tokenizer import as_transformers, train_tokenizer
 from mhmoe.fields import from_json
 from mhmoe.io import UserError, sha256_of
+from mhmoe.model.checkpoints import load
 from tests import tiny
 from tests.questions import ITEMS, KINDS, sentence, words, write_manifest, write_questions
 

@@ -90,7 +90,7 @@ def logits(model: Any) -> Tensor:
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "mixtral"])
 def test_a_model_with_our_layers_is_saved_loaded_and_generates(family: str, tmp_path: Path) -> None:
-    model = integrate(make(family), LAYER, blocks=[1, 3])
+    model: Any = integrate(make(family), LAYER, blocks=[1, 3])
     assert [type(model.get_submodule(n)).__name__ == "HiddenOnly" for n in feed_forward_places(model).values()] == [
         False,
         True,
@@ -120,7 +120,7 @@ def test_transformers_alone_refuses_the_folder_instead_of_making_networks_up(tmp
 
 
 def test_weights_that_are_missing_are_not_made_up(tmp_path: Path) -> None:
-    model = integrate(make("llama"), LAYER, blocks=[1])
+    model: Any = integrate(make("llama"), LAYER, blocks=[1])
     model.save_pretrained(tmp_path)
     raw = json.loads((tmp_path / "config.json").read_text())
     raw["integrated"]["layers"]["model.layers.2.mlp"] = LAYER.to_dict()
@@ -154,7 +154,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
 
 
 def test_trainer_trains_a_model_with_our_layers(tmp_path: Path) -> None:
-    model = integrate(make("llama"), LAYER)
+    model: Any = integrate(make("llama"), LAYER)
     arguments = TrainingArguments(
         output_dir=str(tmp_path),
         max_steps=12,
@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_named() -> None:
     chooses = ExpertChoiceConfig(router=router, experts=ExpertsConfig(dim=DIM, num_experts=4, expert_dim=8))
     with pytest.raises(ValueError, match="looking at later tokens"):
         integrate(make("llama"), chooses)
-    done = integrate(make("llama"), LAYER)
+    done: Any = integrate(make("llama"), LAYER)
     with pytest.raises(ValueError, match="in which nothing is replaced yet"):
         integrate(done, LAYER)
     with pytest.raises(ValueError, match="is no dense network that is known"):
@@ -212,7 +212,7 @@ def test_a_folder_without_our_layers_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", DENSE)
 def test_without_heads_an_upcycled_model_is_the_function_that_it_was(family: str, options: dict[str, Any]) -> None:
     before = logits(make(family))
-    model = upcycle(make(family), num_experts=4, **options)
+    model: Any = upcycle(make(family), num_experts=4, **options)
     assert sum("router" in name for name, _ in model.named_parameters()) >= (2 if "every" in options else 4)
     torch.testing.assert_close(logits(model), before, rtol=0, atol=1e-5)
 
@@ -220,7 +220,7 @@ def test_without_heads_an_upcycled_model_is_the_function_that_it_was(family: str
 @pytest.mark.parametrize("family", DENSE)
 def test_beside_its_dense_network_a_model_with_heads_is_the_function_that_it_was(family: str) -> None:
     before = logits(make(family))
-    model = upcycle(make(family), num_experts=4, heads=4, keep="shared")
+    model: Any = upcycle(make(family), num_experts=4, heads=4, keep="shared")
     torch.testing.assert_close(logits(model), before, rtol=0, atol=1e-5)
     model.train()
     model(IDS, labels=IDS).loss.backward()
@@ -238,7 +238,7 @@ def test_with_heads_an_expert_starts_as_the_part_of_its_slice(family: str) -> No
         for i in range(2):
             own = slice(8 * i, 8 * i + 8)
             halves[:, own] = mlp(torch.zeros(5, DIM).index_copy(1, torch.arange(8 * i, 8 * i + 8), x[:, own]))[:, own]
-    model = upcycle(make(family), num_experts=2, heads=2, top_k=1)
+    model: Any = upcycle(make(family), num_experts=2, heads=2, top_k=1)
     layer: Any = model.get_submodule(feed_forward_places(model)[0]).layer  # pyright: ignore
     with torch.no_grad():
         output = layer(x)
@@ -255,7 +255,7 @@ def test_an_upcycled_model_of_ours_goes_on_in_our_loop(tmp_path: Path) -> None:
     text = tiny.text(tmp_path / "packed")
     dense = tiny.model("dense")
     config = TrainingConfig(steps=6, batch_sequences=2, length=16, learning_rate=3e-3, evaluations=1)
-    mixture = upcycle(dense, num_experts=4, heads=2, keep="shared", every=2)
+    mixture: Any = upcycle(dense, num_experts=4, heads=2, keep="shared", every=2)
     assert isinstance(mixture, MHMoEForCausalLM) and mixture.config.is_moe_block(1)
     state = train(mixture, text, config, seed=1)
     assert state is not None and state.curve[-1]["task_loss"] < 10 and state.curve[-1]["balance_loss"] > 0
@@ -263,7 +263,7 @@ def test_an_upcycled_model_of_ours_goes_on_in_our_loop(tmp_path: Path) -> None:
 
 def test_lora_trains_the_experts_alone_and_merges_into_them() -> None:
     peft = pytest.importorskip("peft")
-    model = upcycle(make("llama"), num_experts=4, every=2)
+    model: Any = upcycle(make("llama"), num_experts=4, every=2)
     before = logits(model)
     names = [name for name, _ in model.named_parameters() if name.endswith(("experts.up_proj", "experts.down_proj"))]
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=[], target_parameters=names))
@@ -287,11 +287,11 @@ def test_lora_trains_the_experts_alone_and_merges_into_them() -> None:
 
 
 def test_an_upcycled_model_is_saved_and_loaded(tmp_path: Path) -> None:
-    model = upcycle(make("gpt2"), num_experts=4, heads=2, keep="shared")
+    model: Any = upcycle(make("gpt2"), num_experts=4, heads=2, keep="shared")
     model.save_pretrained(tmp_path)
     torch.testing.assert_close(logits(load_integrated(tmp_path)), logits(model), rtol=0, atol=0)
 
 
 def test_a_plain_mixture_has_no_head_and_merge_layers() -> None:
-    model = upcycle(make("ours"), num_experts=4, projections=False)
+    model: Any = upcycle(make("ours"), num_experts=4, projections=False)
     assert all(SparseMoEConfig.kind == model.config.layer(block).kind for block in range(4))

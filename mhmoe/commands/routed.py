@@ -1,4 +1,4 @@
-"""A text's tokens with the experts that a model chose for their sub-tokens, and how they look on a terminal."""
+"""A text with the experts that each token's sub-tokens go to, token by token, and that as lines for a terminal."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from unicodedata import east_asian_width
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
-from analysis.routing.text import encode, route, windows_of_ids
+from mhmoe.data.tokenizer import END_OF_TEXT_ID
 from mhmoe.io import UserError
 from mhmoe.model.language_model import MHMoEForCausalLM
 
@@ -26,28 +28,52 @@ class RoutedToken:
     probabilities: np.ndarray
 
 
+@torch.no_grad()
 def routed_tokens(model: MHMoEForCausalLM, tokenizer: Tokenizer, text: str) -> list[RoutedToken]:
-    """Every token of the text in its order, read in windows of the model's context.
+    """Every token of the text in its order, read in windows of the model's context, the first after an end of text.
 
-    Raises UserError if the text has no token or the model no experts.
+    Raises UserError if the text has no token or is no Unicode, or the model has no experts.
     """
     if model.config.moe is None:
         raise UserError("the checkpoint is a dense model: it has no experts to show; give one with a MoE layer")
-    (encoding,) = encode([text], tokenizer)
-    if not encoding.ids:
+    check_unicode(text, "the text")
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    if not ids:
         raise UserError("the text is empty; give some words to route")
-    windows = windows_of_ids([encoding.ids], model.config.max_position_embeddings)
-    tokens: dict[int, RoutedToken] = {}
-    for batch in route(model, windows):
-        index, weight, probabilities = (
-            np.stack([getattr(layer, name).cpu().numpy() for layer in batch.routing], axis=2)
-            for name in ("index", "weight", "probabilities")
-        )
-        for row, column in np.argwhere(batch.token >= 0):
-            place, at = int(batch.token[row, column]), (row, column)
-            piece = _piece(tokenizer, encoding.ids[place])
-            tokens[place] = RoutedToken(text=piece, index=index[at], weight=weight[at], probabilities=probabilities[at])
-    return [tokens[place] for place in sorted(tokens)]
+    end = model.config.eos_token_id
+    stream = [end if isinstance(end, int) else END_OF_TEXT_ID, *ids]
+    found: list[list[np.ndarray]] = []
+    model.eval()
+    for window in torch.tensor(stream, device=model.device).split(model.config.max_position_embeddings):
+        routing = model(window.unsqueeze(0), logits_to_keep=1, output_routing=True).routing
+        if not routing:
+            raise UserError("no layer of the checkpoint chooses experts: there is nothing to show; give another one")
+        parts = ([_rows(part) for part in (layer.index, layer.weight, layer.probabilities)] for layer in routing)
+        found.append([np.stack(of_layers, axis=1) for of_layers in zip(*parts, strict=True)])
+    index, weight, probabilities = (np.concatenate(of_windows) for of_windows in zip(*found, strict=True))
+    return [
+        RoutedToken(text=_piece(tokenizer, token), index=index[i], weight=weight[i], probabilities=probabilities[i])
+        for i, token in enumerate(ids, 1)
+    ]
+
+
+def _rows(part: Tensor) -> np.ndarray:
+    """[1, length, ..., n] as [length, rows, n]; a row is a sub-token, or the token."""
+    return part[0].reshape(part.shape[1], -1, part.shape[-1]).cpu().numpy()
+
+
+def check_unicode(text: str, what: str) -> None:
+    """Raises UserError, beginning with `what` it is, if half of a surrogate pair stands alone in it.
+
+    JSON can spell one, and arguments of a command have them in the place of bytes that are no UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = ascii(text[error.start])
+        raise UserError(
+            f"{what} is no Unicode: character {error.start + 1} is {found}, half of a pair; write it as UTF-8"
+        ) from None
 
 
 def _piece(tokenizer: Tokenizer, token: int) -> str:
@@ -57,7 +83,7 @@ def _piece(tokenizer: Tokenizer, token: int) -> str:
 
 
 def visible(piece: str) -> str:
-    """A token for people: blanks by signs; what would command the terminal, or turn the line around, by its number."""
+    """Blanks by signs; what would command the terminal, or turn the line around, by its number."""
     signs = piece.replace(" ", "·").replace("\n", "↵").replace("\t", "→").replace("\r", "↵")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in signs)
 

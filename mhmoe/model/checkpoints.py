@@ -5,7 +5,7 @@ What cannot be used is a UserError of one line, where transformers gives a trace
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def load(
 
 
 @contextlib.contextmanager
-def _without_reports() -> Iterator[None]:
+def _without_reports() -> Generator[None]:
     """Without transformers' tables of weights that do not fit, which come before an error of one line, and bars."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

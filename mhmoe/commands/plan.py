@@ -1,0 +1,87 @@
+"""What `train` is told, made into the configs of the model and of its training. Everything here raises UserError or
+ValueError in one line, and none of it takes time."""
+
+import dataclasses
+from typing import Annotated, Any
+
+import torch
+
+from mhmoe.commands.options import Train, given
+from mhmoe.commands.place import best_precision
+from mhmoe.commands.presets import preset_named
+from mhmoe.commands.systems import Sizes, layer_of
+from mhmoe.data.corpora import Corpus
+from mhmoe.data.packing import PackedDataset
+from mhmoe.data.tokenizer import END_OF_TEXT_ID, GivenTokenizer
+from mhmoe.fields import Count, Range, check_value
+from mhmoe.io import UserError, read_json
+from mhmoe.layers.config import LayerConfig, config_from_dict
+from mhmoe.layers.experts import FeedForwardConfig
+from mhmoe.model.config import MHMoEConfig
+from mhmoe.training.config import TrainingConfig
+
+Epochs = Annotated[float, Range(above=0, most=10**6)]
+
+
+def check_vocabulary(command: Train, text: Corpus | PackedDataset, tokenizer: GivenTokenizer | None) -> tuple[int, int]:
+    """How many symbols there are, and which of them is the end of text."""
+    wanted = command.model.vocab_size
+    if isinstance(text, PackedDataset):
+        size, end_of_text = text.fingerprint["packing"]["vocab_size"], text.end_of_text
+        if tokenizer is not None:
+            raise UserError(f"{command.data} is packed with a tokenizer of its own; leave out --tokenizer")
+    elif tokenizer is not None:
+        size, end_of_text = tokenizer.size, tokenizer.end_of_text
+    else:
+        return wanted or preset_named(command.preset).model["vocab_size"], END_OF_TEXT_ID
+    if wanted not in (None, size):
+        raise UserError(f"vocab_size={wanted} is not the tokenizer's, which has {size} symbols; leave it out")
+    return size, end_of_text
+
+
+def settings_of(command: Train, vocab_size: int, end_of_text: int) -> MHMoEConfig:
+    """The model's config."""
+    preset = preset_named(command.preset)
+    options = {**preset.model, **given(command.model), "vocab_size": vocab_size}
+    dim: int = options["hidden_size"]
+    sizes = Sizes(
+        dim=dim,
+        heads=command.heads,
+        experts=command.experts,
+        expert_dim=command.expert_dim,
+        top_k=command.top_k,
+        matching=command.matching,
+        network=dict(preset.network),
+        multiple_of=preset.multiple_of,
+    )
+    layer = layer_of(command.system, sizes) if command.layer is None else _layer_in(command)
+    width = command.expert_dim if layer is None else None
+    plain = FeedForwardConfig(dim=dim, inner_dim=width or 4 * dim, bias=preset.network.get("bias", False))
+    ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end_of_text)
+    return MHMoEConfig(**options, **ends, feed_forward=plain, moe=layer)
+
+
+def _layer_in(command: Train) -> LayerConfig:
+    assert command.layer is not None
+    raw = read_json(command.layer, "layer", "write there what a layer's config.to_dict() gives")
+    layer = config_from_dict(check_value("layer", raw, dict))
+    if not isinstance(layer, LayerConfig):
+        raise UserError(f"{command.layer} has {layer.kind}, which is a part of a layer; give a whole one")
+    return layer
+
+
+def training_of(command: Train, device: torch.device, available: int | None = None) -> TrainingConfig:
+    """How it is trained, on a text of `available` tokens; None: as long as the options allow.
+
+    Without --steps there are as many as the epochs of the text take, and at most as many as max_tokens.
+    """
+    preset = preset_named(command.preset)
+    epochs = check_value("epochs", preset.epochs if command.epochs is None else command.epochs, Epochs)
+    most = check_value("max_tokens", preset.max_tokens if command.max_tokens is None else command.max_tokens, Count)
+    options: dict[str, Any] = {**preset.training, **given(command.training)}
+    assumed: dict[str, Any] = {"precision": best_precision(device), "steps": 1}
+    config = TrainingConfig(**(assumed | options))
+    if command.training.steps is None:
+        tokens = most if available is None else min(most, round(epochs * available))
+        config = dataclasses.replace(config, steps=max(tokens // config.tokens_per_step, 1))
+    return config

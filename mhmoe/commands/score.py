@@ -1,0 +1,153 @@
+"""`eval`: perplexity and bits per byte of any causal model on a text, and zero-shot scores by lm-eval.
+
+As training's own evaluation does (training/evaluation.py), each document is read on its own after an end of text, and
+each token is predicted once. Perplexity depends on the tokenizer, bits per byte does not.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from tokenizers import Tokenizer
+from tyro.conf import Positional
+
+from mhmoe.commands.options import Name, Place, Whole
+from mhmoe.commands.place import device_named
+from mhmoe.data.batches import EvaluationSet
+from mhmoe.data.corpora import SPLITS, Document, check_split
+from mhmoe.data.named import text_named
+from mhmoe.data.packing import PackedDataset
+from mhmoe.data.tokenizer import as_text_only, vocabulary_size
+from mhmoe.fields import Count, check_value
+from mhmoe.io import UserError
+from mhmoe.model.checkpoints import load
+from mhmoe.training.evaluation import evaluate as evaluate_model
+
+ALL = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Score a model: on a text, on tasks, or both.
+
+    Attributes:
+        model: a folder that `train` wrote, or any causal model of Hugging Face, by folder or name.
+        data: a text, named as for train.
+        split: of the text: test, valid, train, or all of it; test is what train did not read.
+        length: tokens of a window; the model's context, at most 2048.
+        max_tokens: of the text, at most.
+        tasks: names of lm-eval's tasks.
+        include_path: a folder with further tasks for lm-eval.
+        limit: the first so many items of each task.
+        device: cpu, cuda, or auto for CUDA where there is any.
+    """
+
+    model: Annotated[Positional[str], tyro.conf.arg(metavar="MODEL")]
+    data: Name = ""
+    split: str = "test"
+    length: Whole = None
+    max_tokens: int = 400_000
+    tasks: tuple[str, ...] = ()
+    include_path: Place = None
+    limit: Whole = None
+    device: str = "auto"
+
+
+def evaluate(command: Evaluate) -> str:
+    """What is printed. Raises UserError and ValueError."""
+    if not command.data and not command.tasks:
+        raise UserError("there is nothing to score; name a text by --data, or --tasks of lm-eval, or both")
+    if command.split != ALL:
+        check_split(command.split)
+    check_value("max_tokens", command.max_tokens, Count)
+    text = text_named(command.data) if command.data else None
+    model, tokenizer = load(command.model, device=str(device_named(command.device)))
+    lines: list[str] = []
+    if text is not None:
+        context = int(getattr(model.config, "max_position_embeddings", 2048))
+        length = check_value("length", min(context, 2048) if command.length is None else command.length, Count)
+        documents = _documents(command, text, tokenizer, model.config.vocab_size)
+        found = evaluate_model(model, documents, length)
+        lines.append(
+            f"{command.model} on {command.data}, {command.split}: perplexity {found['perplexity']:.2f}, "
+            f"{found['bits_per_byte']:.4f} bits per byte, {found['tokens']:,} tokens in {len(documents):,} documents"
+        )
+    if command.tasks:
+        lines.append(_zero_shot(command, model, tokenizer))
+    return "\n".join(lines)
+
+
+def _documents(command: Evaluate, text: Any, tokenizer: Any, vocab_size: int) -> EvaluationSet:
+    """The text in the model's tokens. Raises UserError if they are not the model's, or there are none."""
+    inner = getattr(tokenizer, "backend_tokenizer", None)
+    end = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if not isinstance(inner, Tokenizer) or end is None:
+        raise UserError(f"{command.model} has a tokenizer without a tokenizer.json or without an end of text")
+    if (size := vocabulary_size(inner)) > vocab_size:
+        raise UserError(f"{command.model} has a tokenizer of {size} symbols, and a model of {vocab_size}; give its own")
+    if isinstance(text, PackedDataset):
+        if command.split not in ("valid", "test"):
+            raise UserError(f"{command.data} is packed; it has --split valid or test")
+        if text.tokenizer.get_vocab() != inner.get_vocab():
+            raise UserError(f"{command.data} is packed in other symbols than {command.model} has; name the text itself")
+        return getattr(text, command.split).first(command.max_tokens)
+    splits = SPLITS if command.split == ALL else (command.split,)
+    found = _encoded((d for split in splits for d in text.documents(split)), as_text_only(inner), command.max_tokens)
+    if not found:
+        raise UserError(f"{command.data} has no text in {command.split}; name another --split")
+    return EvaluationSet(
+        tokens=np.array([token for _, ids in found for token in ids], dtype=np.uint32),
+        offsets=np.cumsum([0, *(len(ids) for _, ids in found)]),
+        num_bytes=np.array([len(document.text.encode()) for document, _ in found]),
+        ids=tuple(document.id for document, _ in found),
+        sources=tuple(document.source for document, _ in found),
+        end_of_text=end,
+    )
+
+
+def _encoded(documents: Iterable[Document], tokenizer: Tokenizer, most: int) -> list[tuple[Document, list[int]]]:
+    """Whole documents with together at most so many tokens, but at least one."""
+    found: list[tuple[Document, list[int]]] = []
+    for document in documents:
+        ids = tokenizer.encode(document.text, add_special_tokens=False).ids
+        most -= len(ids)
+        if most < 0 and found:
+            break
+        if ids:
+            found.append((document, ids))
+    return found
+
+
+def _zero_shot(command: Evaluate, model: Any, tokenizer: Any) -> str:
+    """A line a task and measure, as lm-eval gives them."""
+    try:
+        from lm_eval.evaluator import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        raise UserError("--tasks needs the package lm-eval; run: pip install 'lm-eval[hf]'") from None
+    path = None if command.include_path is None else str(command.include_path)
+    harness: Any = HFLM
+    try:
+        found: Any = simple_evaluate(
+            model=harness(pretrained=model, tokenizer=tokenizer, batch_size=16),
+            tasks=list(command.tasks),
+            task_manager=TaskManager(include_path=path),
+            num_fewshot=0,
+            limit=command.limit,
+            bootstrap_iters=0,
+        )
+    except Exception as error:  # whatever the network, the hub and the files of tasks raise
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"tasks={', '.join(command.tasks)} cannot be scored: {reason}") from error
+    lines: list[str] = []
+    for task, measures in found["results"].items():
+        for name, value in measures.items():
+            measure = name.removesuffix(",none")
+            if isinstance(value, float) and "stderr" not in name:
+                error = measures.get(f"{measure}_stderr,none")
+                spread = f" ± {error:.4f}" if isinstance(error, float) else ""
+                lines.append(f"{task}: {measure} {value:.4f}{spread}, {measures.get('sample_len', '')} items")
+    return "\n".join(lines)

@@ -1,0 +1,222 @@
+"""`train`: from text of one's own to a model folder in Hugging Face's format.
+
+OUT/config.json, model.safetensors, tokenizer.json, ...    what AutoModelForCausalLM and AutoTokenizer load
+OUT/README.md, curve.png                                   the model card
+OUT/training.jsonl                                         the log (mhmoe/training/watchers.py)
+OUT/run.json                                               whose folder it is; scores and curve once it is finished
+OUT/checkpoint.pt                                          until then: the same command goes on from it
+"""
+
+import json
+import math
+import os
+import shlex
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mhmoe.commands.card import Trained, write_card
+from mhmoe.commands.options import Train
+from mhmoe.commands.place import device_named, meet
+from mhmoe.commands.plan import check_vocabulary, settings_of, training_of
+from mhmoe.data.batches import TrainingBatches
+from mhmoe.data.named import text_named
+from mhmoe.data.packing import PackedDataset, PackingConfig, pack
+from mhmoe.data.tokenizer import as_transformers, given_tokenizer
+from mhmoe.io import UserError, check_writable, read_json, write_atomically
+from mhmoe.model.config import MHMoEConfig
+from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.training.config import Sharding, identity
+from mhmoe.training.evaluation import evaluate
+from mhmoe.training.loop import train as train_model
+from mhmoe.training.record import fingerprint, provenance
+from mhmoe.training.record_checks import Summary
+from mhmoe.training.seeding import seed_parameters
+from mhmoe.training.sharded_checkpoint import remove_checkpoint, whole_model
+from mhmoe.training.sharding import evaluating
+from mhmoe.training.watch import Watch, Watcher
+from mhmoe.training.watchers import JsonLines, TensorBoard, Tracker
+
+LISTING = "run.json"
+CACHE_VARIABLE = "MHMOE_CACHE"
+_HELD_OUT_TOKENS = 200_000  # of valid and of test, at most
+_PROMPT, _SAMPLE = 12, 80  # tokens of the card's sample
+
+
+def train(command: Train) -> Path | None:
+    """What the command does. Returns the folder, None if the time was over before the end.
+
+    Raises UserError and ValueError; what can be known before any work is said before.
+    """
+    deadline = math.inf if command.time_budget is None else time.monotonic() + command.time_budget
+    device = device_named(command.device)
+    folder = command.out or Path(f"{_name_of(command.data)}-{'own' if command.layer else command.system}")
+    earlier = _earlier(folder)
+    text = text_named(command.data)
+    given = given_tokenizer(command.tokenizer) if command.tokenizer else None
+    vocab_size, end_of_text = check_vocabulary(command, text, given)
+    settings = settings_of(command, vocab_size, end_of_text)
+    training = training_of(command, device)
+    cache = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "mhmoe")
+    for writable in (folder, cache):
+        check_writable(writable)
+    watchers = _watchers(command, folder, settings)
+    rank, world = meet(device)
+
+    if not isinstance(text, PackedDataset):
+        packing = PackingConfig(
+            vocab_size=vocab_size,
+            max_train_tokens=training.steps * training.tokens_per_step + 1,
+            max_valid_tokens=_HELD_OUT_TOKENS,
+            max_test_tokens=_HELD_OUT_TOKENS,
+        )
+        text = pack(text, packing, cache / "packed", given)
+    training = training_of(command, device, len(text.train))
+    TrainingBatches(text.train, training.length, training.batch_sequences, command.seed)  # refuses too little text
+    sharded = command.shard or command.expert_parallel != 1
+    sharding = Sharding(expert_parallel=command.expert_parallel) if sharded else None
+    run = fingerprint(identity(settings, training, text.fingerprint, world, sharding), command.seed)
+    if earlier and earlier.get("run") != run:
+        raise UserError(f"{folder} holds another run (its options or its text differ); name another --out")
+    if earlier.get("finished"):
+        print(f"{folder} is finished already; name another --out to train anew")
+        return folder
+    told = {"run": run, "finished": False, "system": command.system, "seed": command.seed}
+    told |= {"model": settings.identity(), "training": training.to_dict(), "data": text.fingerprint}
+    if rank == 0:
+        write_atomically(folder / LISTING, json.dumps(told, indent=1) + "\n")
+        tokens = training.steps * training.tokens_per_step
+        print(
+            f"{folder}: {settings.parameters():,} parameters, {settings.active_parameters():,} of them a token; "
+            f"{training.steps:,} steps, {tokens:,} tokens, {tokens / len(text.train):.1f} times {len(text.train):,}; "
+            f"{device.type}, {training.precision}",
+            flush=True,
+        )
+
+    with torch.device("meta" if sharding else "cpu"):  # a sharded one is made in its parts, by the loop
+        model = MHMoEForCausalLM(settings)
+    if sharding is None:
+        seed_parameters(model, command.seed)
+        model.to(device)  # pyright: ignore[reportArgumentType]  # transformers wraps it in an untyped decorator
+    checkpoint = folder / "checkpoint.pt"
+    with Watch(*watchers if rank == 0 else (), every=command.log_every) as watch:
+        progress = train_model(
+            model,
+            text,
+            training,
+            seed=command.seed,
+            checkpoint=checkpoint,
+            deadline=deadline,
+            label=folder.name,
+            sharding=sharding,
+            watch=watch,
+        )
+    if progress is None:
+        if rank == 0:
+            print("stopped at the time budget; the same command goes on from here")
+        return None
+    scores: dict[str, Summary] = {}
+    if rank == 0 or sharding is not None:  # of which no process has the whole
+        with evaluating(sharding, device):
+            for split, documents in (("valid", text.valid), ("test", text.test)):
+                found: Any = evaluate(model, documents, training.length)
+                scores[split] = {name: value for name, value in found.items() if name != "documents"}  # pyright: ignore
+    if rank:
+        return folder
+    whole = model if sharding is None else whole_model(checkpoint, settings)
+    _save(whole, text, folder)
+    about = provenance(_command(), device.type, torch.get_num_threads())
+    about["versions"]["mhmoe"] = _own_version()
+    trained = Trained(
+        name=folder.name,
+        system=command.system if command.layer is None else "own layer",
+        model=settings,
+        training=training,
+        seed=command.seed,
+        data=text.fingerprint,
+        seconds=progress.seconds,
+        curve=progress.curve,
+        scores=scores,
+        about=about,
+        sample=_sample(whole, text, command.seed),
+    )
+    write_card(trained, folder)
+    told |= {"finished": True, "scores": scores, "curve": progress.curve, "about": about}
+    write_atomically(folder / LISTING, json.dumps(told, indent=1) + "\n")
+    remove_checkpoint(checkpoint)
+    test = scores["test"]
+    print(
+        f"{folder}: test perplexity {test['perplexity']:.2f}, {test['bits_per_byte']:.3f} bits per byte, "
+        f"{progress.seconds:,.0f} s of training"
+    )
+    return folder
+
+
+def _name_of(data: str) -> str:
+    """The text's own, without what comes after a dot or names a revision."""
+    return Path(data.partition("@")[0]).absolute().name.partition(".")[0] or "model"
+
+
+def _earlier(folder: Path) -> dict[str, Any]:
+    """What run.json says, {} if the folder is not there or empty. Raises UserError if it is something else's."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"cannot write in {folder}: it is a file; name another --out")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return {}
+    if not (folder / LISTING).is_file():
+        raise UserError(f"{folder} holds files that are no run's; name another --out")
+    return read_json(folder / LISTING, "run", "remove the folder to train anew")
+
+
+def _watchers(command: Train, folder: Path, settings: MHMoEConfig) -> list[Watcher]:
+    """Raises UserError for one that is not installed."""
+    watchers: list[Watcher] = [JsonLines(folder / "training.jsonl")]
+    if command.tensorboard is not None:
+        check_writable(command.tensorboard)
+        watchers.append(TensorBoard(command.tensorboard))
+    projects = {"wandb": command.wandb, "trackio": command.trackio}
+    for package, project in projects.items():
+        if project:
+            watchers.append(Tracker(package, project, folder.name, settings.identity()))
+    return watchers
+
+
+def _save(model: MHMoEForCausalLM, text: PackedDataset, folder: Path) -> None:
+    try:
+        model.save_pretrained(folder)
+        as_transformers(text.tokenizer, text.end_of_text).save_pretrained(folder)
+    except Exception as error:  # safetensors and tokenizers have exceptions of their own for a full disk
+        raise UserError(f"cannot write {folder}: {error}; the same command writes it again") from None
+
+
+def _sample(model: MHMoEForCausalLM, text: PackedDataset, seed: int) -> str:
+    """How the model goes on from the beginning of a text that it has not read."""
+    begin = [text.end_of_text, *text.test.tokens[: min(_PROMPT, int(text.test.offsets[1]))].tolist()]
+    prompt = torch.tensor([begin], device=model.device)
+    room = model.config.max_position_embeddings - len(begin)
+    with torch.random.fork_rng(devices=[] if model.device.type == "cpu" else [model.device]):
+        torch.manual_seed(seed)
+        found = model.eval().generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=True,
+            temperature=0.8,
+            max_new_tokens=max(min(_SAMPLE, room), 1),
+        )
+    return text.tokenizer.decode(found[0].tolist(), skip_special_tokens=True)
+
+
+def _own_version() -> str:
+    try:
+        return metadata.version("mhmoe")
+    except metadata.PackageNotFoundError:  # a copied tree
+        return "not installed"
+
+
+def _command() -> str:
+    """As it was given, without the places of this machine."""
+    return shlex.join(["python", "-m", "mhmoe", *(Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:])])

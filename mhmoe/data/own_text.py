@@ -1,0 +1,170 @@
+"""Text of one's own as a corpus: a file, a folder of files, JSON lines, or a saved data set.
+
+    my.txt, or any other name   UTF-8 text, cut into documents of at most `LONGEST` characters: after blank lines,
+                                else after ends of lines, else after blanks
+    my.jsonl                    a document a line, its field `text`
+    my.txt.gz, my.jsonl.gz      the same, packed
+    a folder                    all such files in it and in its sub-folders (`SUFFIXES`)
+    a saved data set            a folder that `datasets` wrote with save_to_disk; its column `text`
+
+Documents stand in the order of the hashes of their texts: the first 5% of the characters are `valid`, the next 5%
+`test`, all others `train`. So the text alone decides, and equal documents are in one split; but pieces of one book are
+in all three. A saved data set that has the splits train, validation and test keeps them.
+"""
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mhmoe.data.corpora import SPLITS, Document, check_split, order_key
+from mhmoe.io import UserError, sha256_of
+
+LONGEST = 4000
+HELD_OUT = 0.05  # of the characters, for valid and for test
+SUFFIXES = tuple(f".{kind}{packed}" for kind in ("txt", "text", "md", "rst", "jsonl") for packed in ("", ".gz"))
+_FORMAT = 1  # of the rules above: part of the fingerprint
+_THEIRS = {"train": "train", "valid": "validation", "test": "test"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnText:
+    """A `Corpus`, held in memory. Make it with `OwnText.of`. files: their sha256 by name."""
+
+    kind: ClassVar[str] = "own"
+    files: Mapping[str, str]
+    splits: Mapping[str, tuple[Document, ...]] = field(repr=False)
+
+    @classmethod
+    def of(cls, path: Path | str) -> "OwnText":
+        """Read everything at `path`. Raises UserError, naming file and line, on what is missing, empty, no text, or
+        fewer than three different documents."""
+        path = Path(path)
+        try:
+            if not path.exists():
+                raise UserError(f"{path} is not there; name a file or a folder of text")
+            if path.is_dir() and any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+                return _of_data_set(path)
+            names = _files(path)
+            contents = {name: (path / name if path.is_dir() else path).read_bytes() for name in names}
+        except OSError as error:
+            raise UserError(f"{error.filename or path} cannot be read: {error.strerror}; name another text") from None
+        documents = [document for name, content in contents.items() for document in _documents(path, name, content)]
+        return cls(files={n: sha256_of(c) for n, c in contents.items()}, splits=_divided(path, documents))
+
+    def documents(self, split: str) -> Iterator[Document]:
+        """Raises ValueError on an unknown split."""
+        check_split(split)
+        yield from self.splits[split]
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"kind": self.kind, "format": _FORMAT, "files": dict(self.files)}
+
+
+def _files(path: Path) -> list[str]:
+    """Names of the files of text, from `path`."""
+    if not path.is_dir():
+        return [path.name]
+    found = [file.relative_to(path) for file in path.rglob("*") if file.name.endswith(SUFFIXES) and file.is_file()]
+    names = sorted(name.as_posix() for name in found if not any(part.startswith(".") for part in name.parts))
+    if not names:
+        raise UserError(f"{path} has no text; put files into it whose names end in {', '.join(SUFFIXES[::2])}, or .gz")
+    return names
+
+
+def _documents(path: Path, name: str, content: bytes) -> Iterator[Document]:
+    where = path / name if path.is_dir() else path
+    if name.endswith(".gz"):
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{where} is damaged: it is not packed by gzip ({error}); pack it again") from None
+    try:
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where} is no text in UTF-8: byte {error.start + 1:,} is {content[error.start]:#04x}; "
+            "save it as UTF-8, or name another file"
+        ) from None
+    if "\0" in text:
+        raise UserError(f"{where} is no text: character {text.index(chr(0)) + 1:,} is a NUL; name a file of text")
+    if not text.strip():
+        raise UserError(f"{where} is empty; name a file that has text")
+    pieces = _texts_of_lines(text, where) if name.removesuffix(".gz").endswith(".jsonl") else _cut(text)
+    for number, piece in pieces:
+        if piece.strip():
+            yield Document(piece, name, f"{name}:{number}")
+
+
+def _texts_of_lines(text: str, where: Path) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                found = json.loads(line)["text"]
+                found.encode()
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                reason = "it has no field text" if isinstance(error, KeyError) else str(error)
+                raise UserError(
+                    f'{where}, line {number}, is not a JSON object with a text ({reason}); write {{"text": "..."}}'
+                ) from None
+            yield number, found
+
+
+def _cut(text: str, longest: int = LONGEST) -> Iterator[tuple[int, str]]:
+    """Pieces of at most so many characters, numbered from 1, without blanks at their ends."""
+    start, number = 0, 0
+    while start < len(text):
+        end = start + longest
+        if end < len(text):
+            ends = (text.rfind(sign, start + longest // 4, end) for sign in ("\n\n", "\n", " "))
+            end = next((place for place in ends if place > 0), end)
+        if piece := text[start:end].strip():
+            number += 1
+            yield number, piece
+        start = end
+
+
+def _divided(path: Path, documents: Iterable[Document]) -> dict[str, tuple[Document, ...]]:
+    """Raises UserError where a split would have no document."""
+    keyed = sorted((order_key(document.text), document.id, document) for document in documents)
+    total, seen, last = sum(len(document.text) for *_, document in keyed), 0, b""
+    splits: dict[str, list[Document]] = {split: [] for split in ("valid", "test", "train")}
+    names = iter(splits)
+    name, full = next(names), 0.0
+    for key, _, document in keyed:
+        if key != last and splits[name] and seen >= full + HELD_OUT * total and name != "train":
+            name, full = next(names), seen
+        splits[name].append(document)
+        seen, last = seen + len(document.text), key
+    if not all(splits.values()):
+        raise UserError(
+            f"{path} has {len({key for key, *_ in keyed})} different documents, and train, valid and test need one "
+            f"each; give more text (a text is cut into documents of {LONGEST:,} characters)"
+        )
+    return {split: tuple(splits[split]) for split in SPLITS}
+
+
+def _of_data_set(path: Path) -> OwnText:
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(f"{path} is a saved data set; to read it, run: pip install datasets") from None
+    try:
+        loaded: Any = datasets.load_from_disk(os.fspath(path))
+    except Exception as error:  # whatever datasets and pyarrow raise
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path} is no data set that can be read ({reason}); save it again") from None
+    parts: dict[str, Any] = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+    found: dict[str, list[Document]] = {}
+    for part, rows in parts.items():
+        if "text" not in rows.column_names:
+            raise UserError(f"{path} has no column text in {part}; it has {', '.join(rows.column_names)}: rename one")
+        found[part] = [Document(t, part, f"{part}:{i}") for i, t in enumerate(rows["text"], 1) if t and t.strip()]
+    files = {p.relative_to(path).as_posix(): sha256_of(p) for p in sorted(path.rglob("*")) if p.is_file()}
+    if set(_THEIRS.values()) <= found.keys():
+        return OwnText(files=files, splits={split: tuple(found[theirs]) for split, theirs in _THEIRS.items()})
+    return OwnText(files=files, splits=_divided(path, (d for rows in found.values() for d in rows)))

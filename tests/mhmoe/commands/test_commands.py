@@ -1,0 +1,335 @@
+"""`python -m mhmoe`: from a text file to a model that is scored, looked into and loaded; a mistake is one line."""
+
+import dataclasses
+import gzip
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from baselines.deepseekmoe import deepseekmoe
+from baselines.mixtral import mixtral
+from baselines.switch import switch
+from baselines.xmoe import xmoe
+from mhmoe.__main__ import main
+from mhmoe.commands.options import ModelOptions, Train, TrainingOptions
+from mhmoe.commands.plan import settings_of, training_of
+from mhmoe.commands.presets import PRESETS
+from mhmoe.commands.systems import SYSTEMS, Sizes, layer_of
+from mhmoe.data.tokenizer import as_transformers, train_tokenizer
+from mhmoe.io import sha256_of
+from mhmoe.layers.matching import match
+from mhmoe.model.config import MHMoEConfig
+from mhmoe.training.config import TrainingConfig
+from mhmoe.training.watchers import read_log
+from tests import tiny
+
+FAST = ["--preset", "smoke", "--steps", "4", "--batch-sequences", "8", "--evaluations", "2", "--log-every", "2"]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MHMOE_CACHE", str(tmp_path_factory.getbasetemp() / "mhmoe-cache"))
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "book.txt"
+    path.write_text("\n\n".join(document.text for document in tiny.ZipfText().documents("train")))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(book: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "model"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MHMOE_CACHE", str(tmp_path_factory.getbasetemp() / "mhmoe-cache"))
+        assert main(["train", "--data", str(book), "--out", str(out), *FAST]) == 0
+    return out
+
+
+def told(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "run.json").read_text())
+
+
+# ---- from a text to a model -------------------------------------------------------------------
+
+
+def test_what_train_writes_loads_by_name_and_generates(folder: Path) -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompt = tokenizer("ba moli", return_tensors="pt")
+    written = model.generate(**prompt, max_new_tokens=5, do_sample=False)
+    assert tokenizer.decode(written[0]).startswith("ba moli") and written.shape[1] > prompt.input_ids.shape[1]
+
+
+def test_eval_gives_the_scores_that_train_wrote(folder: Path, book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split, scores in told(folder)["scores"].items():
+        assert main(["eval", str(folder), "--data", str(book), "--split", split, "--length", "64"]) == 0
+        said = capsys.readouterr().out
+        assert f"perplexity {scores['perplexity']:.2f}, {scores['bits_per_byte']:.4f} bits per byte" in said
+        assert f"{scores['tokens']:,} tokens" in said
+
+
+def test_the_card_has_the_counts_the_scores_and_the_hash_of_the_text(folder: Path, book: Path) -> None:
+    card = (folder / "README.md").read_text()
+    weights = load_file(folder / "model.safetensors")
+    assert f"| parameters | {sum(tensor.numel() for tensor in weights.values()):,} |" in card
+    assert f"| book.txt | sha256 `{sha256_of(book)}` |" in card
+    assert f"| test | {told(folder)['scores']['test']['perplexity']:.2f} |" in card
+    assert card.startswith("---\nlibrary_name: transformers\n") and "![Losses along training](curve.png)" in card
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_log_has_every_step_that_was_asked_for(folder: Path) -> None:
+    lines = read_log(folder / "training.jsonl")
+    assert [line["step"] for line in lines if "evaluation" not in line] == [2, 4]
+    assert [line["evaluation"] for line in lines if "evaluation" in line] == told(folder)["curve"]
+
+
+def test_the_same_command_again_does_nothing_and_another_one_is_refused(
+    folder: Path, book: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert main(["train", "--data", str(book), "--out", str(folder), *FAST]) == 0
+    assert "is finished already" in capsys.readouterr().out
+    assert main(["train", "--data", str(book), "--out", str(folder), *FAST, "--seed", "2"]) == 2
+    assert "holds another run (its options or its text differ)" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(folder: Path, book: Path, tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    command = ["train", "--data", str(book), "--out", str(out), *FAST]
+    assert main([*command, "--time-budget", "0"]) == 0
+    assert (out / "checkpoint.pt").is_file() and not (out / "model.safetensors").exists()
+    assert main(command) == 0 and not (out / "checkpoint.pt").exists()
+    ours, theirs = load_file(out / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_given_tokenizer_and_another_system_make_a_model_that_eval_takes(
+    book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learned = train_tokenizer([book.read_text()], 300)
+    learned.add_special_tokens(["<end>"])
+    PreTrainedTokenizerFast(tokenizer_object=learned, eos_token="<end>").save_pretrained(tmp_path / "tokenizer")
+    given = ["--tokenizer", str(tmp_path / "tokenizer"), "--system", "deepseekmoe"]
+    assert main(["train", "--data", str(book), *given, *FAST]) == 0
+    out = tmp_path / "book-deepseekmoe"
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert model.config.vocab_size == 301 and model.config.eos_token_id == 300
+    capsys.readouterr()
+    assert main(["eval", str(out), "--data", str(book), "--length", "64"]) == 0
+    assert f"perplexity {told(out)['scores']['test']['perplexity']:.2f}" in capsys.readouterr().out
+
+
+def test_inspect_shows_every_token_with_as_many_experts_as_sub_tokens(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(folder), "--text", "ba moli"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    tokens = AutoTokenizer.from_pretrained(folder).tokenize("ba moli")
+    assert "layer 1 (block 2)" in head and len(lines) == len(tokens)
+    assert all(len(line.split()) == 1 + 4 for line in lines)
+
+
+def test_match_prints_the_sizes_that_match_solves(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["match", "--dim", "96", "--heads", "2", "--experts", "4", "--expert-dim", "200"]) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    reference = xmoe(96, 4)
+    reference = reference.replace(experts=reference.experts.replace(expert_dim=200))
+    layers: list[Any] = [reference, *(match(m, reference, heads=2) for m in ("equation", "parameters", "compute"))]
+    for line, layer in zip(lines, layers, strict=True):
+        mixture = getattr(layer, "inner", layer)
+        counts = (layer.parameters(), layer.active_parameters(), layer.flops_per_token())
+        expected = [mixture.experts.num_experts, mixture.experts.expert_dim, *counts]
+        assert [int(cell.replace(",", "")) for cell in line.split()[-5:]] == expected
+
+
+# ---- options ----------------------------------------------------------------------------------
+
+
+def names(cls: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(cls)}
+
+
+def test_every_field_of_the_configs_is_an_option() -> None:
+    elsewhere = {"feed_forward", "moe", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id"}
+    assert names(ModelOptions) == MHMoEConfig.__annotations__.keys() - elsewhere
+    assert names(TrainingOptions) == names(TrainingConfig)
+
+
+def test_options_replace_the_presets_and_steps_follow_from_the_text() -> None:
+    command = Train(
+        data="",
+        model=ModelOptions(hidden_size=64, attention_bias=True),
+        training=TrainingOptions(learning_rate=0.5, lr_multipliers=(("head", 2.0),)),
+        epochs=3.0,
+    )
+    settings, training = settings_of(command, 700, 5), training_of(command, CPU, available=100_000)
+    assert (settings.hidden_size, settings.vocab_size, settings.eos_token_id) == (64, 700, 5)
+    assert settings.attention_bias and settings.num_hidden_layers == PRESETS["laptop"].model["num_hidden_layers"]
+    assert training.learning_rate == 0.5 and training.lr_multipliers == (("head", 2.0),)
+    assert training.steps == 300_000 // (16 * 128)
+    assert training_of(command, CPU, available=10**9).steps == PRESETS["laptop"].max_tokens // (16 * 128)
+    fixed = dataclasses.replace(command, training=TrainingOptions(steps=7))
+    assert training_of(fixed, CPU, available=10**9).steps == 7
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_has_a_model_at_every_preset(system: str, preset: str) -> None:
+    command = Train(data="", system=system, preset=preset)
+    settings = settings_of(command, PRESETS[preset].model["vocab_size"], 0)
+    assert (settings.moe is None) == (system == "dense")
+    assert training_of(command, CPU).length <= settings.max_position_embeddings
+
+
+def test_systems_are_the_published_ones_of_the_baselines() -> None:
+    sizes = Sizes(dim=48, experts=4)
+    assert layer_of("xmoe", sizes) == xmoe(48, 4)
+    assert layer_of("switch", sizes) == switch(48, 4)
+    assert layer_of("mixtral", sizes) == mixtral(48, 4, expert_dim=192)
+    assert layer_of("deepseekmoe", sizes) == deepseekmoe(48, 15, 3, 1, expert_dim=48)
+    assert layer_of("mhmoe", sizes) == match("compute", xmoe(48, 4), heads=4)
+    as_given: Any = layer_of("mhmoe", dataclasses.replace(sizes, matching="none"))
+    assert (as_given.inner.experts.num_experts, as_given.inner.experts.expert_dim) == (4, 192)
+
+
+def test_a_layer_of_ones_own_is_read_from_a_file(tmp_path: Path) -> None:
+    layer = mixtral(96, 3)
+    (tmp_path / "layer.json").write_text(json.dumps(layer.to_dict()))
+    assert settings_of(Train(data="", layer=tmp_path / "layer.json"), 512, 0).moe == layer.to_dict()
+
+
+# ---- mistakes ---------------------------------------------------------------------------------
+
+
+def without_end(place: Path) -> str:
+    PreTrainedTokenizerFast(tokenizer_object=train_tokenizer(["a b"], 260)).save_pretrained(place / "no-end")
+    return str(place / "no-end")
+
+
+def larger_tokenizer(place: Path, folder: Path) -> str:
+    (place / "larger").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(folder / name, place / "larger")
+    learned = train_tokenizer(["a b"], 260)
+    learned.add_tokens([f"word{n}" for n in range(400)])
+    as_transformers(learned).save_pretrained(place / "larger")
+    return str(place / "larger")
+
+
+def written(path: Path, content: bytes) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return str(path)
+
+
+Case = tuple[Callable[[Path, Path, Path], list[str]], str]
+MISTAKES: dict[str, Case] = {
+    "a missing text": (
+        lambda p, b, f: ["train", "--data", "gone.txt"],
+        "gone.txt is not there; name a file",
+    ),
+    "an empty text": (lambda p, b, f: ["train", "--data", written(p / "e.txt", b" \n")], "e.txt is empty"),
+    "a binary": (
+        lambda p, b, f: ["train", "--data", written(p / "b.txt", b"ab\xff\x00")],
+        "byte 3 is 0xff; save it",
+    ),
+    "a binary of ASCII": (
+        lambda p, b, f: ["train", "--data", written(p / "b.txt", b"ab\x00c")],
+        "character 3 is a",
+    ),
+    "no gzip": (lambda p, b, f: ["train", "--data", written(p / "b.txt.gz", b"ab")], "it is not packed by gzip"),
+    "half a gzip": (
+        lambda p, b, f: ["train", "--data", written(p / "b.txt.gz", gzip.compress(b.read_bytes())[:-9])],
+        "it is not packed by gzip",
+    ),
+    "a line that is no JSON": (
+        lambda p, b, f: ["train", "--data", written(p / "l.jsonl", b'{"text": "a"}\n{"txt": 1}\n')],
+        "l.jsonl, line 2, is not a JSON object with a text (it has no field text)",
+    ),
+    "a folder without text": (
+        lambda p, b, f: ["train", "--data", str(Path(written(p / "d" / "x.png", b"x")).parent)],
+        "/d has no text; put files into it whose names end in .txt,",
+    ),
+    "fewer tokens than a batch": (
+        lambda p, b, f: ["train", "--data", str(b), "--preset", "smoke", "--batch-sequences", "4096"],
+        "batch_sequences=4096 of length=64 need 262145 tokens, the train split has",
+    ),
+    "an unknown system": (lambda p, b, f: ["train", "--data", str(b), "--system", "moe"], "system='moe' is not known;"),
+    "an unknown preset": (lambda p, b, f: ["train", "--data", str(b), "--preset", "big"], "preset='big' is not known;"),
+    "an unknown matching": (
+        lambda p, b, f: ["train", "--data", str(b), "--matching", "x"],
+        "matching='x' is not known",
+    ),
+    "an unknown device": (lambda p, b, f: ["train", "--data", str(b), "--device", "tpu"], "device='tpu' is not known;"),
+    "heads that do not divide": (
+        lambda p, b, f: ["train", "--data", str(b), "--heads", "5"],
+        "moe_heads=5 does not divide dim=96; choose one of 1, 2, 3, 4, 6,",
+    ),
+    "no steps": (lambda p, b, f: ["train", "--data", str(b), "--steps", "0"], "steps=0 is not allowed"),
+    "no epochs": (lambda p, b, f: ["train", "--data", str(b), "--epochs", "0"], "epochs=0.0 is not allowed"),
+    "a place that cannot be written": (
+        lambda p, b, f: ["train", "--data", str(b), "--out", str(b / "out")],
+        "cannot write in",
+    ),
+    "a folder of something else": (
+        lambda p, b, f: ["train", "--data", str(b), "--out", str(b.parent)],
+        "holds files that are no run's; name another --out",
+    ),
+    "a tokenizer without end of text": (
+        lambda p, b, f: ["train", "--data", str(b), "--tokenizer", without_end(p)],
+        "has no end of text; set its eos_token",
+    ),
+    "a missing tokenizer": (
+        lambda p, b, f: ["train", "--data", str(b), "--tokenizer", str(p / "gone")],
+        "gone cannot be loaded",
+    ),
+    "a tokenizer of another size": (
+        lambda p, b, f: ["train", "--data", str(b), "--tokenizer", str(f), "--vocab-size", "99"],
+        "vocab_size=99 is not the tokenizer's, which has 512 symbols; leave it out",
+    ),
+    "a part of a layer": (
+        lambda p, b, f: [
+            *("train", "--data", str(b)),
+            *("--layer", written(p / "r.json", json.dumps(xmoe(96, 2).router.to_dict()).encode())),
+        ],
+        "has xmoe_router, which is a part of a layer; give a whole one",
+    ),
+    "a model with another's tokenizer": (
+        lambda p, b, f: ["eval", larger_tokenizer(p, f), "--data", str(b)],
+        "symbols, and a model of 512; give its own",
+    ),
+    "nothing to score": (lambda p, b, f: ["eval", str(f)], "there is nothing to score; name a text by --data"),
+    "an unknown split": (lambda p, b, f: ["eval", str(f), "--data", str(b), "--split", "x"], "split='x' is not known"),
+    "a missing model": (lambda p, b, f: ["eval", str(p), "--data", str(b)], "has no config.json"),
+    "a layer that is not there": (
+        lambda p, b, f: ["inspect", str(f), "--text", "a", "--layer", "2"],
+        "--layer 2 does not exist; the model has MoE layers 1 to 1",
+    ),
+    "an empty text to look into": (lambda p, b, f: ["inspect", str(f), "--text", ""], "the text is empty"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2_before_any_work(
+    case: str, tmp_path: Path, book: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, line = MISTAKES[case]
+    arguments = make(tmp_path, book, folder)
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1
+    assert line in said.err
+    assert not [path for path in tmp_path.glob("*/*") if path.name in ("run.json", "checkpoint.pt", "training.jsonl")]

@@ -1,0 +1,131 @@
+"""Text of one's own: every document is in one split, which its words alone decide, and what is no text is named."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from mhmoe.data.corpora import SPLITS
+from mhmoe.data.named import text_named
+from mhmoe.data.own_text import LONGEST, OwnText
+from mhmoe.data.packing import PackingConfig, load_packed, pack
+from mhmoe.data.tokenizer import as_transformers, given_tokenizer, train_tokenizer
+from mhmoe.io import UserError
+
+TEXTS = [f"Text {n} has {n * n} words, or {n % 7}." for n in range(60)]
+
+
+def documents(text: OwnText) -> dict[str, list[str]]:
+    return {split: [document.text for document in text.documents(split)] for split in SPLITS}
+
+
+def write_lines(path: Path, texts: list[str]) -> Path:
+    content = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def test_every_document_is_in_one_split_and_equal_ones_are_in_the_same(tmp_path: Path) -> None:
+    found = documents(OwnText.of(write_lines(tmp_path / "a.jsonl", TEXTS * 3)))
+    assert sorted(text for part in found.values() for text in part) == sorted(TEXTS * 3)
+    assert all(part.count(text) == 3 for part in found.values() for text in part)
+    assert 3 <= len(set(found["valid"])) <= 6 and 3 <= len(set(found["test"])) <= 6
+
+
+def test_the_words_alone_decide_the_split(tmp_path: Path) -> None:
+    first = OwnText.of(write_lines(tmp_path / "a.jsonl", TEXTS))
+    second = OwnText.of(write_lines(tmp_path / "b.jsonl.gz", TEXTS[::-1]))
+    assert documents(first) == documents(second)
+    assert first.fingerprint() != second.fingerprint()
+    (tmp_path / "folder" / "deep").mkdir(parents=True)
+    (tmp_path / "folder" / "picture.png").write_bytes(b"\x89PNG")
+    write_lines(tmp_path / "folder" / "deep" / "a.jsonl", TEXTS[:40])
+    for n, text in enumerate(TEXTS[40:]):
+        (tmp_path / "folder" / f"{n}.txt").write_text(text)
+    assert documents(OwnText.of(tmp_path / "folder")) == documents(first)
+
+
+@pytest.mark.parametrize("between", ["\n\n", "\n", " ", "x"])
+def test_a_long_text_is_cut_where_it_has_a_break_and_nothing_is_lost(tmp_path: Path, between: str) -> None:
+    sentences = [f"s{n}" + f"{between if between == 'x' else ' '}w" * 30 for n in range(1000)]
+    (tmp_path / "book.txt").write_text(between.join(sentences))
+    text = OwnText.of(tmp_path / "book.txt")
+    pieces = sorted((d for split in SPLITS for d in text.documents(split)), key=lambda d: int(d.id.split(":")[1]))
+    assert max(len(piece.text) for piece in pieces) <= LONGEST and len(pieces) < 40
+    assert "".join("".join(p.text.split()) for p in pieces) == "".join(between.join(sentences).split())
+    if between != "x":
+        assert all(piece.text.split()[0].startswith("s") or between == " " for piece in pieces)
+
+
+def test_a_saved_data_set_keeps_its_splits_or_gets_ours(tmp_path: Path) -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"text": TEXTS})
+    rows.save_to_disk(str(tmp_path / "rows"))
+    assert documents(OwnText.of(tmp_path / "rows")) == documents(OwnText.of(write_lines(tmp_path / "a.jsonl", TEXTS)))
+    parts: Any = {"train": rows.select(range(50)), "validation": rows.select([50]), "test": rows.select(range(51, 60))}
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "parts"))
+    assert documents(OwnText.of(tmp_path / "parts")) == {
+        "train": TEXTS[:50],
+        "valid": TEXTS[50:51],
+        "test": TEXTS[51:],
+    }
+    rows.rename_column("text", "content").save_to_disk(str(tmp_path / "other"))
+    with pytest.raises(UserError, match="has no column text in train; it has content"):
+        OwnText.of(tmp_path / "other")
+
+
+def test_two_documents_are_too_few(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has 2 different documents, and train, valid and test need one each"):
+        OwnText.of(write_lines(tmp_path / "a.jsonl", ["one", "two", "one"]))
+
+
+def test_a_data_set_of_the_hub_must_be_pinned() -> None:
+    found = text_named(f"owner/name:part@{'0' * 40}").fingerprint
+    assert callable(found) and found() | {"dataset": "owner/name", "name": "part", "revision": "0" * 40} == found()
+    with pytest.raises(UserError, match="if it is a data set of the hub, pin it: owner/name@REVISION"):
+        text_named("owner/name")
+    with pytest.raises(ValueError, match="revision='main' does not pin owner/name"):
+        text_named("owner/name@main")
+
+
+# ---- a given tokenizer ------------------------------------------------------------------------
+
+
+def test_a_text_in_given_symbols_has_their_end_of_text_and_no_other_sign(tmp_path: Path) -> None:
+    learned = train_tokenizer(TEXTS, 300)
+    learned.add_special_tokens(["<end>", "<begin>"])
+    theirs = PreTrainedTokenizerFast(tokenizer_object=learned, eos_token="<end>", bos_token="<begin>")
+    theirs.save_pretrained(tmp_path / "theirs")
+    given = given_tokenizer(str(tmp_path / "theirs"))
+    end = learned.token_to_id("<end>") or 0
+    assert given.end_of_text == end and given.size == learned.get_vocab_size() > end > 0
+
+    corpus = OwnText.of(write_lines(tmp_path / "a.jsonl", [*TEXTS, "a <end> in words"]))
+    config = PackingConfig(vocab_size=given.size, max_train_tokens=10**6)
+    packed = load_packed(pack(corpus, config, tmp_path / "packed", given).folder)
+    train = list(corpus.documents("train"))
+    assert (packed.train == end).sum() == len(train) and packed.train[0] == end == packed.end_of_text
+    pieces = np.split(packed.train, np.flatnonzero(packed.train == end))[1:]
+    assert [packed.tokenizer.decode(piece[1:].tolist()) for piece in pieces] == [d.text for d in train]
+    assert set(packed.test.windows(16)[0][:, 0].tolist()) >= {end}
+    assert pack(corpus, PackingConfig(vocab_size=given.size, max_train_tokens=10**6), tmp_path / "packed").folder != (
+        packed.folder
+    )
+
+    as_transformers(packed.tokenizer, end).save_pretrained(tmp_path / "saved")
+    saved = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert saved.eos_token_id == saved.bos_token_id == end
+    assert saved("Text 1").input_ids == learned.encode("Text 1", add_special_tokens=False).ids
+
+
+def test_a_tokenizer_of_another_size_is_refused(tmp_path: Path) -> None:
+    as_transformers(train_tokenizer(TEXTS, 300)).save_pretrained(tmp_path / "theirs")
+    given = given_tokenizer(str(tmp_path / "theirs"))
+    corpus = OwnText.of(write_lines(tmp_path / "a.jsonl", TEXTS))
+    with pytest.raises(UserError, match=rf"^vocab_size=512 is not that of the given tokenizer, {given.size}; leave"):
+        pack(corpus, PackingConfig(vocab_size=512, max_train_tokens=100), tmp_path / "packed", given)
