@@ -16,7 +16,7 @@ from experiments.runner.measurements import Measurement, Subject
 from experiments.runner.page import Page, Section, unique
 from experiments.runner.store import Records
 from experiments.scales import Scale
-from experiments.systems import System
+from experiments.system import System
 
 CSV_COLUMNS = tuple(
     Column(key, key) for key in ("label", "task", "measure", "seeds", "value", "std", "stderr_over_items")
