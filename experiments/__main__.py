@@ -69,6 +69,7 @@ def run(
     shard: bool = False,
     expert_parallel: int = 1,
     dry_run: bool = False,
+    gpus: str = "",
     cluster: Annotated[Cluster, tyro.conf.arg(name="")] = HERE,
 ) -> None:
     """Train and measure what has no current record yet. Interrupted runs go on where they stopped.
@@ -88,6 +89,7 @@ def run(
         shard: under torchrun or --together, no process has a whole model (FSDP2); else each has a copy (DDP).
         expert_parallel: likewise, so many processes share out the experts of each layer; shards all else, too.
         dry_run: print what would be run and what it would cost.
+        gpus: for dry_run, such as 8xH100 or 32xV100: memory of each, tokens a second and days there.
         cluster: where it is done.
     """
     arguments = Arguments(
@@ -104,6 +106,7 @@ def run(
         started=BEGUN,
         sharding=Sharding(expert_parallel=expert_parallel) if shard or expert_parallel != 1 else None,
         cluster=cluster,
+        gpus=gpus,
     )
     arguments.check()
     chosen = scale_of(scale).on(device)
@@ -128,6 +131,7 @@ def run_all(
     time_budget: float | None = None,
     train_only: bool = False,
     dry_run: bool = False,
+    gpus: str = "",
     out: Path | None = None,
     cluster: Annotated[Cluster, tyro.conf.arg(name="")] = HERE,
 ) -> None:
@@ -135,7 +139,7 @@ def run_all(
 
     Args:
         slugs: tables and figures; what comes first is done first.
-        seeds, data, results, jobs, device, time_budget, train_only, dry_run: as for run.
+        seeds, data, results, jobs, device, time_budget, train_only, dry_run, gpus: as for run.
         out: a tar file for the new records and measurements, to be carried elsewhere and taken in by `register`.
         cluster: where it is done.
     """
@@ -152,6 +156,7 @@ def run_all(
         again=False,
         started=BEGUN,
         cluster=cluster,
+        gpus=gpus,
     )
     arguments.check()
     queue = Queue.of([find(slug) for slug in slugs])

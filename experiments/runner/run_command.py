@@ -10,8 +10,9 @@ from pathlib import Path
 
 from experiments.runner.again import comparison
 from experiments.runner.cluster import HERE, Cluster
-from experiments.runner.dry_run import cost_table
+from experiments.runner.dry_run import cost_table, gpu_table
 from experiments.runner.gather import gather
+from experiments.runner.gpus import GPUs
 from experiments.runner.jobs import is_spoken_for, run_in_jobs, useful_jobs
 from experiments.runner.launch import Options, check_data, planned_runs, run_all, unmeasured
 from experiments.runner.page import Page
@@ -44,6 +45,7 @@ class Arguments:
     started: float
     sharding: Sharding | None = None
     cluster: Cluster = HERE
+    gpus: str = ""
 
     def check(self) -> None:
         """Raises UserError on a value that cannot be meant."""
@@ -84,6 +86,8 @@ def execute_command(page: Page, scale: Scale, arguments: Arguments, dry_run: boo
     """Returns the exit code. Raises UserError before the work where that is possible. out: takes the new records."""
     if out is not None and arguments.cluster.launcher != "here" and not arguments.cluster.wait:
         raise UserError(f"out={out} is written when the runs are done; add --wait, or leave it out")
+    if arguments.gpus and not dry_run:
+        raise UserError(f"gpus={arguments.gpus} is of an estimate; add --dry-run, or leave it out")
     options = _options(page, scale, arguments)
     before = listing(options.results)
     records = options.records(scale)
@@ -95,6 +99,8 @@ def execute_command(page: Page, scale: Scale, arguments: Arguments, dry_run: boo
     code = 0
     if dry_run:
         print(cost_table(runs, records, options.elsewhere(scale)))
+        if arguments.gpus:
+            print(gpu_table(runs, [GPUs.parse(arguments.gpus)]))
     elif todo or to_measure:
         check_data(page, scale, to_measure, options)
         for folder in (options.results, options.cache, CACHE):
