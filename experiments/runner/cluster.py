@@ -98,7 +98,7 @@ class Cluster:
                 jobs = [executor.submit(task)]
             else:
                 jobs = executor.map_array(task, range(self.nodes * self.tasks))
-        except FailedSubmissionError as error:
+        except (FailedJobError, FailedSubmissionError) as error:
             raise UserError(f"sbatch refuses the job: {' '.join(str(error).split())}") from None
         what = f"one job of {self.nodes * self.tasks} tasks" if self.together else f"{len(jobs)} jobs"
         print(f"submitted {what}: {jobs[0].job_id} to {jobs[-1].job_id}; what they say is in {folder}")

@@ -64,7 +64,8 @@ class GPUs:
         if found is None or found[2] not in GPUS:
             known = ", ".join(GPUS)
             raise UserError(
-                f"gpus={text!r} is not known; write 8xH100, or 8xH100@0.3 for a share of the peak; of {known}"
+                f"gpus={text!r} is not known; write how many of {known}, such as 8xH100, or 8xH100@0.3 "
+                "for another share of the peak"
             )
         return cls(kind=found[2], count=int(found[1]), share=float(found[3] or PEAK_SHARE))
 
@@ -125,14 +126,15 @@ def kept_by(layer: Config, size: int) -> int:
     """Bytes a token that a feed-forward layer keeps for its backward pass, where a number has `size` of them.
 
     The inputs of its matrices, what activations and inner norms read, and the experts' results, for their gates; of a
-    router, its input and three numbers an expert in float32.
+    router, its input and three numbers an expert, in float32.
     """
     if isinstance(layer, MultiHeadConfig):
         return 2 * size * layer.dim + layer.heads * kept_by(layer.inner, size)
     if isinstance(layer, SparseMoEConfig):
         router, shared = layer.router, 0 if layer.shared is None else kept_by(layer.shared, size)
         of_experts = router.top_k * (kept_by(layer.experts, size) + size * layer.dim)
-        return of_experts + shared + 4 * (layer.dim + 3 * router.num_experts)
+        read = 0 if size == 4 else 4 * layer.dim  # else the router reads what the experts read
+        return of_experts + shared + read + 4 * 3 * router.num_experts
     if isinstance(layer, FeedForwardConfig | ExpertsConfig):
         return size * (layer.dim + layer.up_width + (1 + layer.inner_norm) * layer.inner)
     return sum(kept_by(part, size) for part in vars(layer).values() if isinstance(part, Config))
