@@ -30,7 +30,7 @@ GPU_COLUMNS = (
     Column("whole", "a GPU, copies (GB)", ",.1f", 2**-30),
     Column("sharded", "a GPU, sharded (GB)", ",.1f", 2**-30),
     Column("memory", "it has (GB)"),
-    Column("rate", "tokens/s", ",.0f"),
+    Column("rate", "tokens/s (k)", ",.0f", 1e-3),
     Column("days", "days", ",.1f"),
 )
 
