@@ -75,7 +75,7 @@ lock: ## resolve the newest versions again: requirements.lock, environment.yml, 
 	@rm -rf $(LOCKING) && $(PYTHON) -m venv $(LOCKING)
 	@echo "lock: resolving with torch $(TORCH)"
 	@$(LOCKING)/bin/python $(PIP) install 'torch==$(TORCH)'
-	@$(LOCKING)/bin/python $(PIP) install -e '.[experiments,dev]'
+	@$(LOCKING)/bin/python $(PIP) install -e '.[experiments,cluster,dev]'
 	@{ sed '/^#/!d' requirements.lock; \
 	   $(LOCKING)/bin/python $(PIP) freeze --all --exclude pip --exclude-editable \
 	   | $(FREEZE); } > requirements.lock.new

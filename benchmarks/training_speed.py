@@ -18,7 +18,8 @@ from benchmarks.timing import Timing, count_threads, in_own_process, in_turns, s
 from experiments.figure6_scaling_experts import PAGE as FIGURE6
 from experiments.runner.runs import model_config
 from experiments.scales import CPU, SMOKE, Scale
-from experiments.systems import System, compared
+from experiments.system import System
+from experiments.systems import compared
 from experiments.table5_head_number import HEADS
 from experiments.table5_head_number import rows as table5
 from mhmoe.model.language_model import MHMoEForCausalLM

@@ -1,10 +1,11 @@
-"""Our own numbers in docs/systems.md: from the committed results of compare_systems, never by hand.
+"""Numbers in docs/: from committed results or from the code that counts them, never by hand.
 
 A cell is `<!-- ours: LABEL -->TEXT<!-- -->`. TEXT is test perplexity, mean and standard deviation over n seeds, of the
 row of results/compare_systems.csv whose label begins so, at the scale there that is the largest of a laptop's and
-above; "not run yet" where there is none.
+above; "not run yet" where there is none. Between `<!-- plan: 32xV100 8xH100 -->` and `<!-- -->` stands what v1's models
+need of such GPUs.
 
-    python -m docs.numbers          writes the page again; `docs.assemble` does so on its way to the site
+    python -m docs.numbers          writes the pages again; `docs.assemble` does so on its way to the site
 """
 
 import csv
@@ -12,13 +13,20 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.runner.dry_run import gpu_table
+from experiments.runner.gpus import GPUs
+from experiments.runner.plan import final_runs
+from experiments.runner.store import Records
+from experiments.scales import PAPER
+from experiments.systems import dense, mhmoe, xmoe
 from mhmoe.io import write_atomically
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "systems.md"
+PAGE, PLAN_PAGE = ROOT / "docs" / "systems.md", ROOT / "docs" / "how" / "many_devices.md"
 RESULTS = ROOT / "results" / "compare_systems.csv"
 SCALES = ("paper", "gpu", "long", "cpu")
 CELL = re.compile(r"(<!-- ours: (.+?) -->)(.*?)(<!-- -->)")
+PLAN = re.compile(r"(<!-- plan: (.+?) -->\n)(.*?)(<!-- -->)", flags=re.DOTALL)
 NOT_RUN = "not run yet"
 
 Rows = Sequence[dict[str, str]]
@@ -48,8 +56,18 @@ def number(label: str, rows: Rows) -> str:
 
 
 def with_numbers(text: str, rows: Rows) -> str:
-    return CELL.sub(lambda found: f"{found[1]}{number(found[2], rows)}{found[4]}", text)
+    with_cells = CELL.sub(lambda found: f"{found[1]}{number(found[2], rows)}{found[4]}", text)
+    return PLAN.sub(lambda found: f"{found[1]}\n{plan(found[2].split())}\n{found[4]}", with_cells)
+
+
+def plan(machines: Sequence[str]) -> str:
+    """Table 11's models of no and 8 experts on such GPUs, each with the other reading of MH-MoE's size."""
+    systems = (dense(), xmoe(8), mhmoe(8, "parameters"), mhmoe(8, "compute"), xmoe(256))
+    records = Records(PAPER)
+    runs = [run for system in systems for run in final_runs(PAPER, "english", system, PAPER.seeds, records)]
+    return gpu_table(runs, [GPUs.parse(text) for text in machines])
 
 
 if __name__ == "__main__":
-    write_atomically(PAGE, with_numbers(PAGE.read_text(encoding="utf-8"), rows_of()))
+    for page in (PAGE, PLAN_PAGE):
+        write_atomically(page, with_numbers(page.read_text(encoding="utf-8"), rows_of()))

@@ -1,9 +1,9 @@
 """One file per table or figure: frozen data. `python -m experiments list` shows them.
 
-stand_in: generated data where none are given. scales: the four sizes. systems: what is compared. runner: runs and
-records. report: records into results/. kinds: the kinds of pages. catalog: pages by their names. learning_rates,
-tuning: what is chosen. testbed: what can be shown. field, v2: the systems of the field, and of v2. table1,
-zero_shot: systems and claims of several pages.
+stand_in: generated data where none are given. scales: the five sizes. paper: printed numbers. system, layers, systems,
+changed_systems: what is compared. settings: what is searched. runner: runs and records. report: records into results/.
+kinds: the kinds of pages. catalog: pages by their names. learning_rates, tuning: what is chosen. testbed: what can be
+shown. field, v2: the systems of the field, and of v2. table1, zero_shot: systems and claims of several pages.
 """
 
 import time
@@ -12,7 +12,11 @@ BEGUN = time.monotonic()  # a time budget counts from here: the libraries take s
 READING_ORDER = (
     "stand_in",
     "scales",
+    "paper",
+    "system",
+    "layers",
     "systems",
+    "changed_systems",
     "settings",
     "runner",
     "report",

@@ -23,6 +23,7 @@ from tyro.extras import SubcommandApp
 from experiments import BEGUN
 from experiments.catalog import check_scale, check_task, find, pages, scale_of
 from experiments.report.command import compare, edited, folder_of, write
+from experiments.runner.cluster import HERE, Cluster
 from experiments.runner.queue import Queue
 from experiments.runner.run_command import Arguments, execute_command
 from experiments.runner.runs import model_config
@@ -68,6 +69,8 @@ def run(
     shard: bool = False,
     expert_parallel: int = 1,
     dry_run: bool = False,
+    gpus: str = "",
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = HERE,
 ) -> None:
     """Train and measure what has no current record yet. Interrupted runs go on where they stopped.
 
@@ -83,9 +86,11 @@ def run(
         train_only: measure nothing, which needs no folder of questions; the same command without it goes on.
         again: train the runs that have current records once more, at their learning rates, in a folder of their
             own, and compare; exit code 1 if one differs by more than is to be expected.
-        shard: under torchrun, no process has a whole model (FSDP2); else each has a copy (DDP).
-        expert_parallel: under torchrun, so many processes share out the experts of each layer; shards all else, too.
+        shard: under torchrun or --together, no process has a whole model (FSDP2); else each has a copy (DDP).
+        expert_parallel: likewise, so many processes share out the experts of each layer; shards all else, too.
         dry_run: print what would be run and what it would cost.
+        gpus: for dry_run, such as 8xH100 or 32xV100: memory of each, tokens a second and days there.
+        cluster: where it is done.
     """
     arguments = Arguments(
         slugs=(slug,),
@@ -100,6 +105,8 @@ def run(
         again=again,
         started=BEGUN,
         sharding=Sharding(expert_parallel=expert_parallel) if shard or expert_parallel != 1 else None,
+        cluster=cluster,
+        gpus=gpus,
     )
     arguments.check()
     chosen = scale_of(scale).on(device)
@@ -124,14 +131,17 @@ def run_all(
     time_budget: float | None = None,
     train_only: bool = False,
     dry_run: bool = False,
+    gpus: str = "",
     out: Path | None = None,
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = HERE,
 ) -> None:
     """All that several tables and figures of one task lack, as one queue, in their order.
 
     Args:
         slugs: tables and figures; what comes first is done first.
-        seeds, data, results, jobs, device, time_budget, train_only, dry_run: as for run.
+        seeds, data, results, jobs, device, time_budget, train_only, dry_run, gpus: as for run.
         out: a tar file for the new records and measurements, to be carried elsewhere and taken in by `register`.
+        cluster: where it is done.
     """
     arguments = Arguments(
         slugs=slugs,
@@ -145,6 +155,8 @@ def run_all(
         train_only=train_only,
         again=False,
         started=BEGUN,
+        cluster=cluster,
+        gpus=gpus,
     )
     arguments.check()
     queue = Queue.of([find(slug) for slug in slugs])

@@ -5,8 +5,9 @@ the widths (muP; Yang et al. 2022, arXiv 2203.03466). Half and twice that rate s
 No table of the paper. Run: python -m experiments run carried_rates --scale gpu
 """
 
+from experiments.changed_systems import ablate
 from experiments.kinds.sensitivity import Sensitivity, Variation
-from experiments.systems import ablate, dense, mhmoe, xmoe
+from experiments.systems import dense, mhmoe, xmoe
 
 SYSTEMS = {
     "X-MoE": xmoe(8),

@@ -10,7 +10,7 @@ Run: make compare-combinations SCALE=cpu
 from analysis.claims.rules import Claim
 from experiments.field import FAMILIES, JAMBA, VARIANTS, headed, system
 from experiments.kinds.table import Row, Table
-from experiments.systems import System
+from experiments.system import System
 from experiments.testbed import TUNED
 from experiments.tuning import tuned
 

@@ -6,7 +6,8 @@ Run: python -m experiments render complexity
 """
 
 from experiments.kinds.sizes import FollowUp, Sizes
-from experiments.systems import HEADS, dense, mhmoe, xmoe
+from experiments.layers import HEADS
+from experiments.systems import dense, mhmoe, xmoe
 
 PAGE = Sizes(
     slug="complexity",

@@ -24,9 +24,10 @@ from baselines.mixtral import mixtral
 from baselines.multi_head_latentmoe import multi_head_latentmoe
 from baselines.switch import switch
 from baselines.xmoe import xmoe
+from experiments.layers import reference
 from experiments.scales import Scale
 from experiments.settings import Point
-from experiments.systems import System, reference
+from experiments.system import System
 from experiments.tuning import EXPERTS, TOP_K, at_best
 from mhmoe.layers.balanced_router import BalancedRouterConfig
 from mhmoe.layers.config import LayerConfig

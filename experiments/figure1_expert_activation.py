@@ -6,8 +6,10 @@ experts, at the learning rate of X-MoE with 8 experts and k = h. Eight heads: Fi
 Cost beyond that table: 3 runs, 10 minutes on two cores, and a minute a model. Run: make figure1 SCALE=cpu
 """
 
+from experiments.changed_systems import with_lr_of
 from experiments.kinds.routing import ROUTING_XNLI, routing_figure
-from experiments.systems import HEADS, OURS, mhmoe, with_lr_of, xmoe
+from experiments.layers import HEADS
+from experiments.systems import OURS, mhmoe, xmoe
 from experiments.table1 import OF_32
 from experiments.tuning import tuned
 

@@ -8,7 +8,8 @@ The runs are Table 1's: nothing is trained for this figure alone. Run: make figu
 
 from analysis.claims.rules import Claim
 from experiments.kinds.curves import Curves
-from experiments.systems import HEADS, dense, mhmoe, xmoe
+from experiments.layers import HEADS
+from experiments.systems import dense, mhmoe, xmoe
 
 SLUG = "figure4_training_curves"
 

@@ -6,7 +6,8 @@ Cost beyond those tables: a quarter of a minute a model. Run: make figure5 SCALE
 """
 
 from experiments.kinds.routing import ROUTING_ENGLISH, routing_figure
-from experiments.systems import HEADS, OURS, mhmoe, xmoe
+from experiments.layers import HEADS
+from experiments.systems import OURS, mhmoe, xmoe
 from experiments.testbed import TUNED
 from experiments.tuning import tuned
 

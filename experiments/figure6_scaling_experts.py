@@ -15,11 +15,13 @@ import dataclasses
 from analysis.claims.measured import MeasuredClaim, Side
 from analysis.claims.rules import Claim
 from analysis.zero_shot.scores import Score, mean_advantage
+from experiments.changed_systems import with_lr_of
 from experiments.kinds.routing import EXPERT_ACTIVATION
 from experiments.kinds.score_table import ZERO_SHOT_HELLASWAG
 from experiments.kinds.table import Row, Table
 from experiments.kinds.trend import Trend
-from experiments.systems import System, mhmoe, with_lr_of, xmoe
+from experiments.system import System
+from experiments.systems import mhmoe, xmoe
 from experiments.tuning import tuned
 from mhmoe.layers.matching import Matching
 

@@ -1,7 +1,8 @@
 """The models of Figure 7: eight heads, the sub-tokens of a word, under both matchings and in both arms."""
 
 from experiments.kinds.words import HEADS
-from experiments.systems import System, mhmoe
+from experiments.system import System
+from experiments.systems import mhmoe
 from experiments.tuning import tuned
 
 SEEDS = 5  # with fewer, no difference between words could pass the correction for so many claims

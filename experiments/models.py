@@ -7,7 +7,8 @@ Cost: cpu 10 min on two cores. Run: make models (into models/.cache/models, and 
 import dataclasses
 
 from experiments.kinds.models import WEIGHTS, Models
-from experiments.systems import System, dense, mhmoe, xmoe
+from experiments.system import System
+from experiments.systems import dense, mhmoe, xmoe
 
 
 def _fixed(system: System) -> System:

@@ -8,9 +8,11 @@ Cost: long about 5 PFLOPs, 900M tokens. Run: python -m experiments run regime --
 
 import dataclasses
 
+from experiments.changed_systems import for_steps
 from experiments.kinds.table import Row, Table
 from experiments.kinds.trend import Trend
-from experiments.systems import System, for_steps, mhmoe
+from experiments.system import System
+from experiments.systems import mhmoe
 from experiments.testbed import PUBLISHED, TUNED
 from experiments.tuning import tuned
 

@@ -10,8 +10,10 @@ Run: python -m experiments run sensitivity
 from collections.abc import Callable
 from typing import Any
 
+from experiments.changed_systems import ablate, with_lr_of
 from experiments.kinds.sensitivity import Sensitivity, Variation
-from experiments.systems import System, ablate, mhmoe, with_lr_of, xmoe
+from experiments.system import System
+from experiments.systems import mhmoe, xmoe
 from mhmoe.layers.routers import FixedTemperatureRouterConfig, ReleasedRouterConfig, RouterConfig
 from mhmoe.layers.sparse_moe import ResidualConfig, SparseMoEConfig
 

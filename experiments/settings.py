@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from scipy.stats import qmc
 
+from experiments.layers import dense_layer
 from experiments.scales import Scale
-from experiments.systems import System, dense_layer
+from experiments.system import System
 from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.dense_mixture import DenseMixtureConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig

@@ -5,87 +5,17 @@ of MH-MoE are solved in mhmoe.layers.matching, learning rates are chosen on `val
 """
 
 import dataclasses
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-from baselines.dense import dense as dense_config
-from baselines.xmoe import xmoe as xmoe_config
+from experiments.layers import HEADS, dense_layer, reference, table11_layer
 from experiments.scales import PAPER, Scale
+from experiments.system import System
 from mhmoe.layers.absent import AbsentConfig
 from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.experts import FeedForwardConfig
-from mhmoe.layers.matching import Matching, match, with_sizes
-from mhmoe.layers.multi_head import MultiHeadConfig
-from mhmoe.layers.sparse_moe import SparseMoEConfig
+from mhmoe.layers.matching import Matching, match
 
-HEADS = 4
 OURS = "ours: the control that the papers lack"  # the source of such claims
-
-
-@dataclass(frozen=True)
-class System:
-    """One row: a name for records, a label for people, and the feed-forward config it has at a scale.
-
-    layer: gives the config of the MoE blocks, or None for a dense model. seeds: limits the final runs to
-    the first so many of the scale's seeds. feed_forward: the config of the other blocks, if not the scale's dense one.
-    learning_rate: if it is not to be chosen. model, training: replace arguments of the scale's. tuned_as: the
-    system whose learning rate it takes, times `lr_multiplier`; None for one that is tuned itself. matching: under
-    which reading it is of X-MoE's size; "" for X-MoE itself and for dense models. role: how it looks in figures
-    (looks.py); "" takes what is free there. num_experts: of the X-MoE whose size it has; None for dense models.
-    settled_by: the page whose runs settle what is trained as this system; "" if it is settled here. steps: times those
-    of the scale. gates_itself: its gate is a part of what it is, which settings leave alone.
-    """
-
-    name: str
-    label: str
-    layer: Callable[[Scale], LayerConfig | None] = field(repr=False, hash=False, compare=False)
-    seeds: int | None = None
-    model: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
-    training: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
-    feed_forward: Callable[[Scale], LayerConfig] | None = field(default=None, repr=False, hash=False, compare=False)
-    learning_rate: float | None = None
-    tuned_as: "System | None" = field(default=None, repr=False)
-    lr_multiplier: float = 1.0
-    matching: str = ""
-    role: str = ""
-    num_experts: int | None = None
-    settled_by: str = ""
-    steps: float = 1.0
-    gates_itself: bool = False
-
-    @property
-    def arm(self) -> str:
-        """How it is trained, in the ledger's words."""
-        return "tuned" if self.settled_by else "published"
-
-    def chosen(self, records: Any) -> "System | None":
-        """What is trained as this system, by what the records say; None while they do not. Itself, but for systems
-        that a search settles."""
-        return self
-
-    def at(self, scale: Scale) -> Scale:
-        """The scale with this system's own arguments of model and training."""
-        model, training = {**scale.model, **self.model}, {**scale.training, **self.training}
-        training["steps"] = round(self.steps * training["steps"])
-        return dataclasses.replace(scale, model=model, training=training)
-
-
-@cache
-def paper_numbers() -> dict[str, Any]:
-    """Every number printed in the two papers' tables, with their names as keys."""
-    return json.loads((Path(__file__).parent / "paper.json").read_text())
-
-
-def paper_number(path: Sequence[str | int]) -> Any:
-    """What stands at a path in paper.json."""
-    value: Any = paper_numbers()
-    for key in path:
-        value = value[key]
-    return value
 
 
 def dense() -> System:
@@ -187,114 +117,9 @@ def fine_grained(num_experts: int, parts: int, top_k: int = 1, *, seeds: int | N
     return System(name, label, layer, seeds, role="control")
 
 
-def with_layers(system: System) -> System:
-    """The system with a head and a merge layer around its MoE, nothing split and nothing matched (v1 Table 6).
-
-    Under "Dense" they go around the feed-forward networks that MoE layers would replace.
-    """
-
-    def layer(scale: Scale) -> LayerConfig:
-        inner = system.layer(scale) or dense_layer(scale)
-        return MultiHeadConfig(dim=scale.model["hidden_size"], heads=1, inner=inner)
-
-    return System(
-        f"{system.name}_mlp", f"{system.label}, with MLP layers", layer, system.seeds, num_experts=system.num_experts
-    )
-
-
-def ablate(
-    system: System,
-    name: str,
-    label: str,
-    *,
-    moe: Callable[[SparseMoEConfig], LayerConfig] | None = None,
-    model: Mapping[str, Any] | None = None,
-    training: Mapping[str, Any] | None = None,
-    lr_multiplier: float = 1.0,
-) -> System:
-    """The system with one thing changed, at the learning rate of the unchanged one.
-
-    moe: changes the sparse MoE, inside the heads where there are some. model, training: as in System.
-    """
-
-    def layer(scale: Scale) -> LayerConfig | None:
-        whole = system.layer(scale)
-        if moe is None:
-            return whole
-        if isinstance(whole, MultiHeadConfig):
-            assert isinstance(whole.inner, SparseMoEConfig)
-            return whole.replace(inner=moe(whole.inner))
-        assert isinstance(whole, SparseMoEConfig)
-        return moe(whole)
-
-    return System(
-        f"{system.name}_{name}",
-        f"{system.label}, {label}",
-        layer,
-        seeds=1,
-        model={**system.model, **(model or {})},
-        training={**system.training, **(training or {})},
-        tuned_as=system,
-        lr_multiplier=lr_multiplier,
-        num_experts=system.num_experts,
-    )
-
-
-def for_steps(system: System, times: float) -> System:
-    """The system trained for so many times the scale's steps, at the learning rate that it has for those."""
-    if times == 1:
-        return system
-    return dataclasses.replace(
-        system,
-        name=f"{system.name}_x{times:g}",
-        label=f"{system.label}, {times:g} x tokens",
-        steps=times,
-        tuned_as=None if system.settled_by else system,
-    )
-
-
-def with_lr_of(system: System, other: System, *, seeds: int = 1) -> System:
-    """A few seeds of a system, at the learning rate of another."""
-    return dataclasses.replace(system, seeds=seeds, tuned_as=other)
-
-
 def _system(
     name: str, label: str, layer: Callable[[Scale], LayerConfig], seeds: int | None, width: int | None
 ) -> System:
     if width is None:
         return System(name, label, layer, seeds)
     return System(f"{name}_w{width}", f"{label}, width {width}", layer, seeds, {"hidden_size": width})
-
-
-def reference(scale: Scale, num_experts: int, top_k: int = 1) -> SparseMoEConfig:
-    """The X-MoE layer at a scale."""
-    options = scale.ffn
-    return xmoe_config(
-        scale.model["hidden_size"],
-        num_experts,
-        top_k,
-        activation=options.activation,
-        bias=options.bias,
-        inner_norm=options.inner_norm,
-    )
-
-
-def dense_layer(scale: Scale) -> LayerConfig:
-    """The feed-forward network of ordinary blocks. Its inner norm is left to the experts (v1 Table 11)."""
-    return dense_config(scale.model["hidden_size"], scale.ffn.activation, scale.ffn.bias)
-
-
-def table11_layer(num_experts: int) -> LayerConfig:
-    """MH-MoE as v1 Table 11 prints it (h = 4): the inner width follows from the printed expert parameters."""
-    millions = paper_numbers()["v1_table11_parameters_millions"]["english"]["mhmoe"][str(num_experts)][1]
-    base = reference(PAPER, num_experts)
-    blocks = PAPER.model["num_hidden_layers"] // 2
-
-    def experts(width: int) -> int:
-        layer = with_sizes(base, heads=HEADS, top_k=1, expert_dim=width, num_experts=num_experts)
-        assert isinstance(layer.inner, SparseMoEConfig)
-        return blocks * layer.inner.experts.parameters()
-
-    per_width = experts(2) - experts(1)
-    width = round(1 + (millions * 1e6 - experts(1)) / per_width)
-    return with_sizes(base, heads=HEADS, top_k=1, expert_dim=width, num_experts=num_experts)

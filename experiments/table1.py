@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 from analysis.claims.rules import Claim
 from experiments.kinds.table import Row, Table
-from experiments.systems import HEADS, OURS, compared, controls, paper_number
+from experiments.layers import HEADS
+from experiments.paper import paper_number
+from experiments.systems import OURS, compared, controls
 from experiments.testbed import TUNED
 from experiments.tuning import tuned
 

@@ -1,12 +1,13 @@
 """Table 11 and Appendix D: parameters and cost of every model the paper prints, and where it contradicts itself.
 
 Paper (v1, Table 11): millions of parameters outside the experts, in them, and in all, for three tasks and 8 to
-256 experts. The widths of MH-MoE's experts are not printed; they follow from its expert column (systems.py).
+256 experts. The widths of MH-MoE's experts are not printed; they follow from its expert column (layers.py).
 Nothing is run. Run: make reproduce-table11
 """
 
 from experiments.kinds.printed_sizes import PrintedModel, PrintedSizes
-from experiments.systems import dense, mhmoe, paper_numbers, xmoe
+from experiments.paper import paper_numbers
+from experiments.systems import dense, mhmoe, xmoe
 
 SLUG = "table11_parameters"
 PRINTED = "v1_table11_parameters_millions"

@@ -14,7 +14,9 @@ from analysis.claims.rules import Claim
 from experiments.kinds.routing import EXPERT_ACTIVATION
 from experiments.kinds.table import Row, Table
 from experiments.kinds.trend import Trend
-from experiments.systems import OURS, System, mhmoe, paper_number, paper_numbers, xmoe
+from experiments.paper import paper_number, paper_numbers
+from experiments.system import System
+from experiments.systems import OURS, mhmoe, xmoe
 from experiments.testbed import TUNED
 from experiments.tuning import tuned
 from mhmoe.layers.matching import Matching

@@ -9,8 +9,10 @@ Cost: cpu about forty minutes on two cores. Run: make reproduce-table6 SCALE=cpu
 """
 
 from analysis.claims.rules import Claim
+from experiments.changed_systems import with_layers
 from experiments.kinds.table import Row, Table
-from experiments.systems import dense, mhmoe, paper_numbers, with_layers, xmoe
+from experiments.paper import paper_numbers
+from experiments.systems import dense, mhmoe, xmoe
 from experiments.testbed import TUNED
 from experiments.tuning import at_best, mhmoe_at, tuned
 

@@ -14,7 +14,9 @@ from analysis.claims.rules import Claim
 from analysis.zero_shot.scores import Score, mean_accuracy
 from experiments.kinds.score_table import ZERO_SHOT_MLP_LAYERS
 from experiments.kinds.table import Row, Table
-from experiments.systems import System, mhmoe, paper_numbers
+from experiments.paper import paper_numbers
+from experiments.system import System
+from experiments.systems import mhmoe
 from experiments.tuning import at_best, mhmoe_at, tuned
 
 SLUG = "table7_mlp_layers"

@@ -5,7 +5,8 @@ Run: python -m experiments run testbed
 """
 
 from experiments.kinds.testbed import Arm, Testbed
-from experiments.systems import HEADS, controls, dense, mhmoe, null, xmoe
+from experiments.layers import HEADS
+from experiments.systems import controls, dense, mhmoe, null, xmoe
 from experiments.tuning import tuned
 
 PUBLISHED = Arm(

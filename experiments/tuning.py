@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from experiments.kinds.search import Search
 from experiments.settings import Point
-from experiments.systems import System, dense_of_cost, fine_grained, mhmoe, null, xmoe
+from experiments.system import System
+from experiments.systems import dense_of_cost, fine_grained, mhmoe, null, xmoe
 from mhmoe.layers.matching import Matching
 
 EXPERTS, TOP_K = 8, 2

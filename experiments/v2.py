@@ -17,8 +17,9 @@ from analysis.claims.measured import MeasuredClaim, Quantity, Side
 from analysis.texts import TextLosses
 from baselines.xmoe import xmoe
 from experiments.kinds.texts import TEXT_LOSSES, TextRow, TextsTable
+from experiments.paper import paper_number
 from experiments.scales import PAPER, Scale
-from experiments.systems import System, paper_number
+from experiments.system import System
 from experiments.tuning import TOP_K, at_best
 from mhmoe.layers.bitnet import in_precision
 from mhmoe.layers.config import LayerConfig

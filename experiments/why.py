@@ -11,7 +11,8 @@ from typing import Any
 
 from experiments.kinds.waterfall import Waterfall
 from experiments.settings import Point, Settings, with_settings
-from experiments.systems import System, mhmoe, null, xmoe
+from experiments.system import System
+from experiments.systems import mhmoe, null, xmoe
 from experiments.tuning import tuned
 
 LEARNING_RATE = 8e-3  # what the grid gives X-MoE and MH-MoE alike

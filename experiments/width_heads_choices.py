@@ -13,7 +13,8 @@ from typing import Any
 from experiments.kinds.table import Row, Table
 from experiments.kinds.trend import Trend
 from experiments.settings import Point, Settings, with_settings
-from experiments.systems import System, mhmoe, null, xmoe
+from experiments.system import System
+from experiments.systems import mhmoe, null, xmoe
 from experiments.why import LEARNING_RATE, SLOW
 
 WIDTHS, HEADS, CHOICES = (96, 192), (2, 4), (1, 2, 4, 8)

@@ -11,8 +11,10 @@ from analysis.claims.measured import MeasuredClaim, Side
 from analysis.zero_shot.results import ZeroShotScores
 from analysis.zero_shot.scores import Score, mean_accuracy, mean_advantage
 from experiments.kinds.score_table import ScoredRow, ScoreTable
+from experiments.layers import HEADS
+from experiments.paper import paper_number
 from experiments.runner.measurements import Measurement
-from experiments.systems import HEADS, OURS, compared, paper_number
+from experiments.systems import OURS, compared
 from experiments.table1 import OF_32
 from experiments.testbed import TUNED
 

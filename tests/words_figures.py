@@ -8,7 +8,7 @@ from experiments.runner.launch import Options
 from experiments.runner.measurements import Measurement, SomeResult, measured
 from experiments.runner.store import Records
 from experiments.scales import Scale
-from experiments.systems import System
+from experiments.system import System
 
 
 def of_one_system(figure: WordsFigure, label: str, system: System) -> WordsFigure:

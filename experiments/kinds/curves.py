@@ -13,7 +13,7 @@ from experiments.report.looks import looks
 from experiments.runner.page import Page, Section, unique
 from experiments.runner.store import Records
 from experiments.scales import Scale
-from experiments.systems import System
+from experiments.system import System
 from mhmoe.training.record import Record
 
 COLUMNS = (

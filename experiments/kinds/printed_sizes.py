@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from analysis.tables import Column, Row, table_markdown
+from experiments.layers import HEADS, reference, table11_layer
+from experiments.paper import paper_number
 from experiments.report.errata import ERRATA, experts_of
 from experiments.runner.page import Page, Section, unique
 from experiments.runner.runs import model_config
 from experiments.runner.store import Records
 from experiments.scales import PAPER, Scale
-from experiments.systems import HEADS, System, paper_number, reference, table11_layer
+from experiments.system import System
 from mhmoe.layers.config import Config
 from mhmoe.layers.matching import Matching, beta, match
 from mhmoe.layers.multi_head import MultiHeadConfig

@@ -41,7 +41,7 @@ from experiments.runner.measurements import Measurement, Subject
 from experiments.runner.page import Page, Section, unique
 from experiments.runner.store import Records
 from experiments.scales import Scale
-from experiments.systems import System
+from experiments.system import System
 
 COLUMNS = (
     Column("label", "system"),

@@ -24,7 +24,7 @@ from experiments.runner.runs import Run, final_name
 from experiments.runner.store import Records
 from experiments.scales import SCALES, Scale
 from experiments.settings import SPACE, Point, points, with_settings
-from experiments.systems import System
+from experiments.system import System
 
 COLUMNS = (
     Column("label", "system"),

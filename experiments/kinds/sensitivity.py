@@ -11,7 +11,7 @@ from experiments.runner.plan import final_runs
 from experiments.runner.runs import Run
 from experiments.runner.store import Records
 from experiments.scales import Scale
-from experiments.systems import System
+from experiments.system import System
 from mhmoe.training.record import Record
 
 

@@ -9,7 +9,7 @@ from analysis.tables import Column, Row, table_markdown
 from experiments.runner.page import Page, Section
 from experiments.runner.store import Records
 from experiments.scales import SCALES, Scale
-from experiments.systems import System
+from experiments.system import System
 from mhmoe.model.config import MHMoEConfig
 
 COLUMNS = (

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from analysis.tables import Column, Row, table_markdown
 from baselines.xmoe import xmoe as xmoe_config
+from experiments.layers import reference
 from experiments.runner.page import Page, Section, unique
 from experiments.runner.runs import model_config
 from experiments.runner.store import Records
 from experiments.scales import SCALES, Scale
-from experiments.systems import System, reference
+from experiments.system import System
 from mhmoe.layers.config import Config
 from mhmoe.layers.matching import beta, follow_up_sizes, with_sizes
 from mhmoe.layers.multi_head import MultiHeadConfig

@@ -12,7 +12,7 @@ from experiments.runner.plan import tuning_plan
 from experiments.runner.runs import Run, tuning_runs
 from experiments.runner.store import Records
 from experiments.scales import Scale
-from experiments.systems import System
+from experiments.system import System
 from mhmoe.training.record import Record
 
 CHOICE_OF_RATE = (

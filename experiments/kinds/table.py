@@ -10,12 +10,13 @@ from analysis.tables import table_markdown
 from analysis.zero_shot.scores import Score
 from experiments.kinds.score_table import ScoredRow, scores_of
 from experiments.kinds.trend import Trend, draw
+from experiments.paper import paper_number
 from experiments.report.captions import all_runs, caption_of, current_runs, declared_fingerprints, setting_of
 from experiments.report.looks import each_role_once, looks
 from experiments.runner.page import Page, Section, unique
 from experiments.runner.store import Records
 from experiments.scales import Scale
-from experiments.systems import System, paper_number
+from experiments.system import System
 from mhmoe.training.record import divide
 
 

@@ -17,12 +17,13 @@ from analysis.statistics import summarise
 from analysis.tables import NOT_RUN, STALE, Column, table_markdown
 from analysis.tables import Row as Cells
 from analysis.texts import TextLosses, measure_texts
+from experiments.paper import paper_number
 from experiments.report.captions import all_runs, caption_of, current_runs, measured_values, of_all
 from experiments.runner.measurements import Measurement, Subject
 from experiments.runner.page import Page, Section, unique
 from experiments.runner.store import Records
 from experiments.scales import PAPER, Scale
-from experiments.systems import System, paper_number
+from experiments.system import System
 
 NOT_MEASURED = "not measured"
 SIZES = (

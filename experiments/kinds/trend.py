@@ -19,7 +19,7 @@ from experiments.runner.measurements import measured
 from experiments.runner.page import Page
 from experiments.runner.store import RESULTS, Records
 from experiments.scales import Scale
-from experiments.systems import System
+from experiments.system import System
 from mhmoe.io import UserError
 from mhmoe.training.record import Record
 

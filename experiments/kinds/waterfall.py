@@ -17,7 +17,7 @@ from experiments.report.captions import caption_of, current_runs, setting_of
 from experiments.runner.page import Page, Section, unique
 from experiments.runner.store import Records
 from experiments.scales import Scale
-from experiments.systems import System
+from experiments.system import System
 
 COLUMNS = (
     Column("label", "step"),

@@ -36,7 +36,7 @@ from experiments.runner.page import Page, Section, unique
 from experiments.runner.store import Records
 from experiments.scales import Scale
 from experiments.stand_in.folder import CONTEXTS, FALSE_FRIENDS, LEXICON
-from experiments.systems import System
+from experiments.system import System
 from mhmoe.data.synthetic import GeneratedCorpus
 
 HEADS = 8

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from analysis.results import Result
 from analysis.tables import caption, setting
+from experiments.layers import HEADS
 from experiments.runner.measurements import Measurement, SomeResult, measured
 from experiments.runner.plan import final_runs
 from experiments.runner.runs import final_name
 from experiments.runner.store import RESULTS, Records
 from experiments.scales import Scale
-from experiments.systems import HEADS, System
+from experiments.system import System
 from mhmoe.training.record import Record
 
 MATCHINGS = (

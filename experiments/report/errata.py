@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from experiments.layers import HEADS, reference, table11_layer
+from experiments.paper import paper_numbers
 from experiments.runner.runs import model_config
 from experiments.scales import PAPER
-from experiments.systems import HEADS, dense, paper_numbers, reference, table11_layer, xmoe
+from experiments.systems import dense, xmoe
 from mhmoe.layers.experts import FeedForwardConfig
 from mhmoe.layers.matching import beta
 from mhmoe.layers.multi_head import MultiHeadConfig

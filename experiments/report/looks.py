@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from analysis.plotting import LOOKS, Look
-from experiments.systems import System
+from experiments.system import System
 
 ROLES: Mapping[str, Look] = dict(
     zip(("dense", "xmoe", "control", "parameters", "compute", "equation", "null"), LOOKS, strict=True)

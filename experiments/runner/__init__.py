@@ -2,8 +2,9 @@
 
 runs: one training run. store: records on disk; manifest: their hashes; gather: many in one file. plan: the runs of some
 systems. measurements: what is measured on finished models; earlier_measurements: files of an earlier version. page:
-what every page is; queue: several as one. texts: which text, and whose results. outlook, dry_run: what is to be
-expected. processes, jobs: several that share the work. again: runs done once more. execute: one run. launch: what is
+what every page is; queue: several as one. texts: which text, and whose results. outlook, gpus, dry_run: what is to be
+expected. processes, jobs: several that share the work. task, cluster: on machines of
+a cluster. again: runs done once more. execute: one run. launch: what is
 missing. validation: records from elsewhere. run_command: the command.
 """
 
@@ -19,9 +20,12 @@ READING_ORDER = (
     "queue",
     "texts",
     "outlook",
+    "gpus",
     "dry_run",
     "processes",
     "jobs",
+    "task",
+    "cluster",
     "again",
     "execute",
     "launch",

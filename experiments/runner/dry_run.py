@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from analysis.tables import Column, Row, table_markdown
+from experiments.runner.gpus import GPUS, GPUs, needs
 from experiments.runner.outlook import seconds_of, tokens_of
 from experiments.runner.runs import Run, model_config
 from experiments.runner.store import Records
@@ -18,6 +19,19 @@ COLUMNS = (
     Column("training_flops", "training (PFLOPs)", ",.3f", 1e-15),
     Column("seconds", "seconds", ",.0f"),
     Column("memory", "peak memory (GB)", ",.1f", 1e-9),
+)
+GPU_COLUMNS = (
+    Column("gpus", "GPUs"),
+    Column("system", "system"),
+    Column("parameters", "parameters (M)", ",.0f", 1e-6),
+    Column("precision", "products in"),
+    Column("states", "parameters, gradients, moments (GB)", ",.1f", 2**-30),
+    Column("kept", "kept for backward (GB)", ",.1f", 2**-30),
+    Column("whole", "a GPU, copies (GB)", ",.1f", 2**-30),
+    Column("sharded", "a GPU, sharded (GB)", ",.1f", 2**-30),
+    Column("memory", "it has (GB)"),
+    Column("rate", "tokens/s (k)", ",.0f", 1e-3),
+    Column("days", "days", ",.1f"),
 )
 
 
@@ -55,3 +69,29 @@ def _row(run: Run, state: str, finished: Sequence[Record]) -> Row:
         "seconds": seconds_of(run, finished),
         "memory": alike[0].peak_memory_bytes if alike else 16 * model.parameters(),
     }
+
+
+def gpu_table(runs: Sequence[Run], machines: Sequence[GPUs]) -> str:
+    """What one run of each system needs on GPUs: arithmetic of gpus.py, nothing measured."""
+    rows: list[Row] = []
+    for gpus in machines:
+        for run in {run.system.name: run for run in runs if run.tests}.values():
+            model, training = model_config(run.scale, run.system), run.system.at(run.scale).training
+            found = needs(model, training, gpus)
+            rows.append(
+                {
+                    "gpus": str(gpus),
+                    "system": run.system.label,
+                    "parameters": model.parameters(),
+                    "precision": gpus.precision(training.get("precision", "float32")),
+                    "states": found.states,
+                    "kept": found.kept,
+                    "whole": found.whole,
+                    "sharded": found.sharded,
+                    "memory": GPUS[gpus.kind].memory,
+                    "rate": found.tokens_per_second,
+                    "days": tokens_of(run) / found.tokens_per_second / 86_400,
+                }
+            )
+    shares = ", ".join(sorted({f"{gpus.share:.1%}" for gpus in machines}))
+    return table_markdown(GPU_COLUMNS, rows, caption=[f"Assumed: {shares} of the peak of the GPU's products."])

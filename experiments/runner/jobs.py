@@ -24,11 +24,15 @@ def is_spoken_for() -> bool:
     return JOB in os.environ or os.environ.get("RANK", "0") != "0"
 
 
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def useful_jobs(jobs: int, runs: int) -> int:
     """At most one job a core and a run, which is said."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if (useful := max(min(jobs, cores, runs), 1)) < jobs:
-        print(f"jobs={jobs} is more than {cores} cores and {runs} runs can use; going on with {useful}")
+    if (useful := max(min(jobs, cores(), runs), 1)) < jobs:
+        print(f"jobs={jobs} is more than {cores()} cores and {runs} runs can use; going on with {useful}")
     return useful
 
 
@@ -38,7 +42,7 @@ def run_in_jobs(jobs: int, arguments: Sequence[str]) -> int:
     What several of them say is shown once. Returns the worst exit code. A process that was killed is told of at
     once; the others go on. When this process is asked to end, they end first.
     """
-    threads = max((os.cpu_count() or jobs) // jobs, 1)
+    threads = max(cores() // jobs, 1)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), JOB: str(jobs), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "experiments", *arguments]
     devices = torch.cuda.device_count()

@@ -17,7 +17,7 @@ from experiments.runner.plan import final_plan, tuning_plan
 from experiments.runner.runs import Run
 from experiments.runner.store import Records
 from experiments.scales import Scale
-from experiments.systems import System
+from experiments.system import System
 
 
 class Section(NamedTuple):

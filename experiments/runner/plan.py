@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from experiments.runner.runs import Run, final_name, tuning_runs
 from experiments.runner.store import Records
 from experiments.scales import Scale
-from experiments.systems import System
+from experiments.system import System
 from mhmoe.io import UserError
 
 

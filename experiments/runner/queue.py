@@ -9,7 +9,7 @@ from experiments.runner.page import Page, unique
 from experiments.runner.runs import Run
 from experiments.runner.store import Records
 from experiments.scales import Scale
-from experiments.systems import System
+from experiments.system import System
 from mhmoe.io import UserError, check_writable
 
 

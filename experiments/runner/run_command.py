@@ -1,5 +1,6 @@
 """What `python -m experiments run` does with its arguments: check them, find the records, work, tell."""
 
+import dataclasses
 import math
 import os
 import time
@@ -8,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.runner.again import comparison
-from experiments.runner.dry_run import cost_table
+from experiments.runner.cluster import HERE, Cluster
+from experiments.runner.dry_run import cost_table, gpu_table
 from experiments.runner.gather import gather
+from experiments.runner.gpus import GPUs
 from experiments.runner.jobs import is_spoken_for, run_in_jobs, useful_jobs
 from experiments.runner.launch import Options, check_data, planned_runs, run_all, unmeasured
 from experiments.runner.page import Page
@@ -41,6 +44,8 @@ class Arguments:
     again: bool
     started: float
     sharding: Sharding | None = None
+    cluster: Cluster = HERE
+    gpus: str = ""
 
     def check(self) -> None:
         """Raises UserError on a value that cannot be meant."""
@@ -52,10 +57,12 @@ class Arguments:
             raise UserError(f"seeds={twice[0]} is given twice; give each seed once")
         if self.time_budget is not None and not 0 < self.time_budget < math.inf:
             raise UserError(f"time_budget={self.time_budget} is not allowed; give seconds above 0, or leave it out")
-        if self.sharding is not None and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        self.cluster.check(self.time_budget)
+        several = self.cluster.together or int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if self.sharding is not None and not several:
             raise UserError(
-                "--shard and --expert-parallel are for several processes; start them by "
-                "torchrun --standalone --nproc-per-node N -m experiments run ..., N a number"
+                "--shard and --expert-parallel are for several processes; start them by --launcher slurm --together, "
+                "or torchrun --standalone --nproc-per-node N -m experiments run ..., N a number"
             )
 
     def for_jobs(self, page: Page, scale: Scale, options: Options) -> list[str]:
@@ -69,12 +76,18 @@ class Arguments:
         line += ["--device", self.device] if self.device else []
         line += ["--train-only"] if self.train_only else []
         line += ["--again"] if self.again else []
+        if self.sharding is not None:
+            line += ["--shard", "--expert-parallel", str(self.sharding.expert_parallel)]
         left = options.deadline - time.monotonic()
         return line if left == math.inf else [*line, "--time-budget", str(max(left, 1e-3))]
 
 
 def execute_command(page: Page, scale: Scale, arguments: Arguments, dry_run: bool, out: Path | None = None) -> int:
     """Returns the exit code. Raises UserError before the work where that is possible. out: takes the new records."""
+    if out is not None and arguments.cluster.launcher != "here" and not arguments.cluster.wait:
+        raise UserError(f"out={out} is written when the runs are done; add --wait, or leave it out")
+    if arguments.gpus and not dry_run:
+        raise UserError(f"gpus={arguments.gpus} is of an estimate; add --dry-run, or leave it out")
     options = _options(page, scale, arguments)
     before = listing(options.results)
     records = options.records(scale)
@@ -86,11 +99,16 @@ def execute_command(page: Page, scale: Scale, arguments: Arguments, dry_run: boo
     code = 0
     if dry_run:
         print(cost_table(runs, records, options.elsewhere(scale)))
+        if arguments.gpus:
+            print(gpu_table(runs, [GPUs.parse(arguments.gpus)]))
     elif todo or to_measure:
         check_data(page, scale, to_measure, options)
         for folder in (options.results, options.cache, CACHE):
             check_writable(folder)
-        code = _work(page, scale, options, arguments, useful_jobs(arguments.jobs, len(todo + to_measure)))
+        if arguments.cluster.launcher == "here":
+            code = _work(page, scale, options, arguments, useful_jobs(arguments.jobs, len(todo + to_measure)))
+        else:
+            code = _submit(page, scale, options, arguments)
     elif not arguments.again:
         print(_nothing_to_run(page, [run for run in runs if not run.waits_for], records))
     if not is_spoken_for():
@@ -143,6 +161,15 @@ def _work(page: Page, scale: Scale, options: Options, arguments: Arguments, jobs
     if not run_all(page, scale, options):
         print("stopped at the time budget; the same command goes on from here")
     return 0
+
+
+def _submit(page: Page, scale: Scale, options: Options, arguments: Arguments) -> int:
+    """The same command in jobs, with the text packed here, so that they find it."""
+    assert arguments.time_budget is not None
+    options.text(scale.for_task(page.task))
+    line = arguments.for_jobs(page, scale, dataclasses.replace(options, deadline=math.inf))
+    line += ["--jobs", str(arguments.jobs)] if arguments.jobs > 1 else []
+    return arguments.cluster.submit(line, arguments.time_budget, options.cache / "jobs")
 
 
 def _compare(runs: Sequence[Run], ours: Records, theirs: Records) -> int:

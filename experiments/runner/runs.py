@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.layers import dense_layer
 from experiments.scales import Scale
-from experiments.systems import System, dense_layer
+from experiments.system import System
 from mhmoe.io import UserError
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.training.config import Sharding, TrainingConfig, identity

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from experiments.runner.runs import Run, final_name, run_config, tuning_runs
 from experiments.scales import SCALES, Scale
-from experiments.systems import System
+from experiments.system import System
 from mhmoe.data.corpora import LocalCorpus
 from mhmoe.data.synthetic import GeneratedCorpus
 from mhmoe.io import UserError

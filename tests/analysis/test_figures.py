@@ -26,7 +26,8 @@ from experiments.kinds.routing import RoutingFigure
 from experiments.kinds.table import Table
 from experiments.kinds.words import WordsFigure
 from experiments.report.looks import ROLES, each_role_once, looks
-from experiments.systems import System, dense, mhmoe, xmoe
+from experiments.system import System
+from experiments.systems import dense, mhmoe, xmoe
 
 EXPERIMENTS = [
     import_module(f"experiments.{path.stem}").PAGE

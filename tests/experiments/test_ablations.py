@@ -3,13 +3,16 @@
 import pytest
 
 from baselines.dense import dense as dense_config
+from experiments.changed_systems import ablate, with_layers
 from experiments.kinds.sensitivity import Sensitivity, Variation
+from experiments.layers import reference
 from experiments.report.render import render
 from experiments.runner.runs import model_config, training_config
 from experiments.runner.store import Records
 from experiments.scales import CPU, SCALES, SMOKE, Scale
 from experiments.sensitivity import PAGE as SENSITIVITY
-from experiments.systems import System, ablate, dense, mhmoe, reference, with_layers, xmoe
+from experiments.system import System
+from experiments.systems import dense, mhmoe, xmoe
 from experiments.table5_head_number import PAGE as TABLE5
 from experiments.table5_head_number import rows
 from experiments.table6_components import PAGE as TABLE6

@@ -15,12 +15,14 @@ from experiments.kinds.printed_sizes import PrintedSizes
 from experiments.kinds.search import Search
 from experiments.kinds.sizes import Sizes
 from experiments.learning_rates import PAGE as LEARNING_RATES
+from experiments.paper import paper_numbers
 from experiments.runner.processes import try_lock
 from experiments.runner.runs import Run, model_config, training_config, tuning_runs
 from experiments.runner.store import Records
 from experiments.runner.texts import load_dataset
 from experiments.scales import CPU, PAPER, SCALES, SMOKE, Scale
-from experiments.systems import System, dense, mhmoe, paper_numbers, xmoe
+from experiments.system import System
+from experiments.systems import dense, mhmoe, xmoe
 from experiments.table1_perplexity import PAGE as TABLE1
 from mhmoe.data.corpora import LocalCorpus
 from mhmoe.data.embedded import EmbeddedCorpus

@@ -37,7 +37,8 @@ class SignRouter(Router):
         return 4.0 * torch.nn.functional.one_hot(chosen, self.config.num_experts).float()
 '''
 SYSTEM = """
-from experiments.systems import System, reference
+from experiments.layers import reference
+from experiments.system import System
 from sign_router import SignRouterConfig
 
 

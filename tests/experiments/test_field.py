@@ -11,11 +11,11 @@ from experiments.compare_combinations import PAGE as COMBINATIONS
 from experiments.compare_combinations import PAIRS
 from experiments.compare_systems import PAGE as SYSTEMS
 from experiments.field import FAMILIES, JAMBA, LATENTMOE_K3, VARIANTS, Family, alone, system, with_heads
+from experiments.layers import reference
 from experiments.runner.runs import model_config
 from experiments.runner.store import Records
 from experiments.scales import CPU, SCALES, SMOKE, Scale
 from experiments.settings import Settings, points, with_settings
-from experiments.systems import reference
 from experiments.tuning import TOP_K, at_best, tuned
 from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.experts import ExpertsConfig

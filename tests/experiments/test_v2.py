@@ -7,11 +7,11 @@ import pytest
 
 from analysis.claims.measured import MeasuredClaim
 from experiments.kinds.texts import TextsTable
+from experiments.paper import paper_numbers
 from experiments.runner.runs import model_config
 from experiments.runner.store import Records
 from experiments.scales import CPU, PAPER, SCALES, Scale
 from experiments.settings import points, with_settings
-from experiments.systems import paper_numbers
 from experiments.testbed_bitnet import PAGE as BITNET_TESTBED
 from experiments.tuning import PAGE as TUNING
 from experiments.v2 import (

@@ -19,8 +19,9 @@ from tests.fresh_install import build_wheel, pins
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LIBRARY = [Requirement(text) for text in PROJECT["dependencies"]]
-EXPERIMENTS, DEV, DOCS = (
-    [Requirement(text) for text in PROJECT["optional-dependencies"][extra]] for extra in ("experiments", "dev", "docs")
+EXPERIMENTS, CLUSTER, DEV, DOCS = (
+    [Requirement(text) for text in PROJECT["optional-dependencies"][extra]]
+    for extra in ("experiments", "cluster", "dev", "docs")
 )
 FOLDERS = {
     "mhmoe": LIBRARY,
@@ -29,7 +30,7 @@ FOLDERS = {
     "experiments": LIBRARY + EXPERIMENTS,
     "benchmarks": LIBRARY + EXPERIMENTS,
     "docs": [],  # mkdocs is run, not imported
-    "tests": LIBRARY + EXPERIMENTS + DEV,
+    "tests": LIBRARY + EXPERIMENTS + CLUSTER + DEV,
 }
 OURS = {*FOLDERS, "conftest"}
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").rglob("*.md")))]
@@ -46,7 +47,7 @@ def lock(file: str = "requirements.lock") -> dict[str, str]:
     return pins
 
 
-@pytest.mark.parametrize("requirement", LIBRARY + EXPERIMENTS + DEV, ids=str)
+@pytest.mark.parametrize("requirement", LIBRARY + EXPERIMENTS + CLUSTER + DEV, ids=str)
 def test_the_locked_version_is_one_that_pyproject_allows(requirement: Requirement) -> None:
     version = lock().get(canonicalize_name(requirement.name))
     assert version is not None, f"requirements.lock lacks {requirement.name}; run make lock"
@@ -86,7 +87,7 @@ def test_the_environment_lists_every_direct_dependency_with_the_locked_version()
     (pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
     *pins, ourselves = pip
     assert ourselves == "-e ."
-    direct = {canonicalize_name(requirement.name) for requirement in LIBRARY + EXPERIMENTS + DEV}
+    direct = {canonicalize_name(requirement.name) for requirement in LIBRARY + EXPERIMENTS + CLUSTER + DEV}
     assert dict(pin.split("==") for pin in pins) == {
         name: version for name, version in lock().items() if name in direct
     }
@@ -112,7 +113,7 @@ def test_a_folder_imports_only_packages_that_are_declared_for_it(folder: str) ->
     undeclared: set[str] = set()
     for file in (ROOT / folder).rglob("*.py"):
         for name, late in imports(ast.parse(file.read_text(encoding="utf-8"))):
-            requirements = FOLDERS[folder] + (EXPERIMENTS if late else [])
+            requirements = FOLDERS[folder] + (EXPERIMENTS + CLUSTER if late else [])
             declared = {canonicalize_name(requirement.name) for requirement in requirements}
             sources = {canonicalize_name(source) for source in distributions.get(name, ())}
             if name == "triton" and file.name.startswith("triton_"):  # the extra; next test

@@ -11,7 +11,8 @@ from experiments.kinds.waterfall import Waterfall
 from experiments.report.render import render
 from experiments.runner.store import Records
 from experiments.scales import CPU
-from experiments.systems import System, dense, mhmoe, null, xmoe
+from experiments.system import System
+from experiments.systems import dense, mhmoe, null, xmoe
 from experiments.why import PAGE as WHY
 from tests.forged import forged, save
 from tests.mini import MINI, at_rate

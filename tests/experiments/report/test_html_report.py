@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from experiments.figure4_training_curves import PAGE as FIGURE4
+from experiments.paper import paper_numbers
 from experiments.report.command import write
 from experiments.report.html_report import command
-from experiments.systems import paper_numbers
 from experiments.table1_perplexity import PAGE as TABLE1
 from experiments.testbed import PAGE as TESTBED
 from tests.experiments.report.test_rendering import THREE_SEEDS, fill
