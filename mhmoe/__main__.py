@@ -1,9 +1,10 @@
-"""python -m mhmoe train | eval | inspect | match: own text, own models.
+"""python -m mhmoe train | eval | inspect | match | upcycle: own text, own models.
 
 python -m mhmoe train --data my.txt              a text, to a model folder in Hugging Face's format
 python -m mhmoe eval my-mhmoe --data my.txt      perplexity and bits per byte of what it did not read
 python -m mhmoe inspect my-mhmoe --text "..."    the experts that each part of each token goes to
 python -m mhmoe match --dim 768                  the sizes of a layer
+python -m mhmoe upcycle MODEL --out FOLDER       a dense model as a mixture that starts from it
 """
 
 import os
@@ -29,6 +30,8 @@ from mhmoe.commands.options import Train
 from mhmoe.commands.score import Evaluate
 from mhmoe.commands.score import evaluate as evaluate_model
 from mhmoe.commands.train import train as train_model
+from mhmoe.commands.upcycle import Upcycle
+from mhmoe.commands.upcycle import upcycle as upcycle_model
 from mhmoe.io import UserError
 from mhmoe.training.allocator import keep_freed_memory
 
@@ -57,6 +60,12 @@ def inspect(command: Annotated[Inspect, arg(name="")]) -> None:
 def match(command: Annotated[Match, arg(name="")]) -> None:
     """Print the sizes of MH-MoE: as printed, at equal parameters, at equal FLOPs."""
     print(match_sizes(command))
+
+
+@app.command
+def upcycle(command: Annotated[Upcycle, arg(name="")]) -> None:
+    """Make a dense model a mixture that starts from what it has learned."""
+    print(upcycle_model(command))
 
 
 def _end(*_: object) -> None:

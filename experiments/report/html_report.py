@@ -196,7 +196,8 @@ def _state(rows: Sequence[Row]) -> str:
 def _coverage(states: Mapping[str, Sequence[Row]], folder: Path) -> list[tuple[str, str, Markup, str]]:
     """Each table and figure of the papers, as docs/papers.md lists them: what it shows, our page, how much is run."""
     found: list[tuple[str, str, Markup, str]] = []
-    for result, shows, here in _RESULT.findall((ROOT / "docs" / "papers.md").read_text(encoding="utf-8")):
+    page = ROOT / "docs" / "papers.md"
+    for result, shows, here in _RESULT.findall(page.read_text(encoding="utf-8") if page.is_file() else ""):
         slugs = [slug for slug in re.findall(r"results/(\w+)\.md", here) if slug in states]
         told = "; ".join(dict.fromkeys(_state(states[slug]) for slug in slugs)) or "not built"
         found.append((result, shows, Markup(inline_html(here, folder, states)), told))

@@ -17,4 +17,5 @@ READING_ORDER = (
     "routed",
     "inspect",
     "match",
+    "upcycle",
 )

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from mhmoe.io import UserError
+from mhmoe.model.integrate import register
 from mhmoe.model.language_model import MHMoEForCausalLM  # its import registers our checkpoints with transformers
 
 
@@ -30,6 +31,8 @@ def load(
     if is_folder and not (folder / "config.json").is_file():
         raise UserError(f"checkpoint {checkpoint} has no config.json; name a folder written by save_pretrained")
     name = str(folder) if is_folder else checkpoint
+    if is_folder:
+        register(folder)
     try:
         with _without_reports():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -46,7 +49,7 @@ def load(
         if not is_folder:
             raise UserError(f"checkpoint {checkpoint} is no folder and no model on the hub ({reason})") from None
         raise UserError(f"checkpoint {checkpoint} cannot be loaded: {reason}") from error
-    ours = isinstance(loaded[0], MHMoEForCausalLM)  # other models may come with heads of other uses
+    ours = isinstance(model, MHMoEForCausalLM)  # other models may come with heads of other uses
     for kind in ("mismatched", "missing", "unexpected") if ours else ("mismatched", "missing"):
         if keys := sorted(str(key[0]) if isinstance(key, tuple) else str(key) for key in info[f"{kind}_keys"]):
             raise UserError(

@@ -108,23 +108,36 @@ def load_integrated(folder: str | Path, **kwargs: Any) -> PreTrainedModel:
 
     Raises UserError if the folder has no such model, or lacks weights.
     """
-    path = Path(folder) / "config.json"
-    try:
-        kind = str(json.loads(path.read_bytes()).get("model_type"))
-    except (OSError, ValueError, AttributeError):
-        raise UserError(f"{folder} has no readable config.json; give a folder that save_pretrained wrote") from None
-    base = kind.removeprefix(PREFIX)
-    if base == kind:
+    kind = _kind(folder)
+    if kind is None:
+        raise UserError(f"{folder} has no readable config.json; give a folder that save_pretrained wrote")
+    if not kind.startswith(PREFIX):
         raise UserError(f"{folder} holds a model of type {kind!r}, in which nothing is integrated; load it as it is")
-    known: Any = {config.model_type: model for config, model in MODEL_FOR_CAUSAL_LM_MAPPING.items()}
-    if base not in known:
+    ours = register(folder)
+    if ours is None:
+        base = kind.removeprefix(PREFIX)
         raise UserError(f"{folder} holds a model made of {base!r}, which this version of transformers does not have")
-    ours = _subclass(known[base])
     loaded: Any = ours.from_pretrained(folder, output_loading_info=True, **kwargs)
     model, report = loaded
     if wrong := sorted({*report["missing_keys"], *report["unexpected_keys"]}):
         raise UserError(f"{folder} does not fit its config: {len(wrong)} weights, such as {wrong[0]}")
     return model
+
+
+def register(folder: str | Path) -> Any:
+    """Make Auto classes know the model of a folder, if it is one that `integrate` made; returns its class, or None."""
+    kind = _kind(folder) or ""
+    known: Any = {config.model_type: model for config, model in MODEL_FOR_CAUSAL_LM_MAPPING.items()}
+    base = kind.removeprefix(PREFIX)
+    return _subclass(known[base]) if kind.startswith(PREFIX) and base in known else None
+
+
+def _kind(folder: str | Path) -> str | None:
+    """The type of the model in a folder; None if there is none."""
+    try:
+        return str(json.loads((Path(folder) / "config.json").read_bytes()).get("model_type"))
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def _check(config: LayerConfig, hidden_size: int) -> None:

@@ -74,6 +74,8 @@ def upcycle(
         raise ValueError("keep='shared' starts its merge layer at 0 and needs one; leave projections=True")
     if heads > 1 and not projections:
         raise ValueError(f"heads={heads} without projections: choose heads=1, or projections=True")
+    if hasattr(model.config, "integrated"):
+        raise ValueError("the model has layers of ours already; give a dense one")
     if every < 1:
         raise ValueError(f"every={every} is not allowed; it must be at least 1")
     places = feed_forward_places(model)

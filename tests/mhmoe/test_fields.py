@@ -15,6 +15,7 @@ import torch
 from mhmoe.fields import Count, Range, check_fields, from_json
 from mhmoe.layers import config as configs
 from mhmoe.layers.absent import AbsentConfig
+from mhmoe.layers.beside import BesideConfig
 from mhmoe.layers.dense_mixture import DenseMixtureConfig
 from mhmoe.layers.expert_choice import ExpertChoiceConfig
 from mhmoe.layers.experts import FeedForwardConfig
@@ -112,6 +113,7 @@ CONFIGS = (
     MOE.experts,
     FeedForwardConfig(dim=4, inner_dim=3),
     NormedConfig(inner=MOE),
+    BesideConfig(shared=FeedForwardConfig(dim=4, inner_dim=3), routed=MOE),
     DenseMixtureConfig(router=MOE.router.replace(top_k=4), experts=MOE.experts),
     HierarchicalMoEConfig(router=MOE.router, inner=MOE),
     LatentConfig(dim=8, inner=MOE),

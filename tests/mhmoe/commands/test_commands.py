@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from baselines.deepseekmoe import deepseekmoe
 from baselines.mixtral import mixtral
@@ -26,6 +26,7 @@ from mhmoe.data.tokenizer import as_transformers, train_tokenizer
 from mhmoe.io import sha256_of
 from mhmoe.layers.matching import match
 from mhmoe.model.config import MHMoEConfig
+from mhmoe.model.integrate import load_integrated
 from mhmoe.training.config import TrainingConfig
 from mhmoe.training.watchers import read_log
 from tests import tiny
@@ -72,11 +73,11 @@ def test_what_train_writes_loads_by_name_and_generates(folder: Path) -> None:
 
 
 def test_eval_gives_the_scores_that_train_wrote(folder: Path, book: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for split, scores in told(folder)["scores"].items():
-        assert main(["eval", str(folder), "--data", str(book), "--split", split, "--length", "64"]) == 0
-        said = capsys.readouterr().out
-        assert f"perplexity {scores['perplexity']:.2f}, {scores['bits_per_byte']:.4f} bits per byte" in said
-        assert f"{scores['tokens']:,} tokens" in said
+    scores = told(folder)["scores"]["test"]
+    assert main(["eval", str(folder), "--data", str(book), "--length", "64"]) == 0
+    said = capsys.readouterr().out
+    assert f"perplexity {scores['perplexity']:.2f}, {scores['bits_per_byte']:.4f} bits per byte" in said
+    assert f"{scores['tokens']:,} tokens" in said
 
 
 def test_the_card_has_the_counts_the_scores_and_the_hash_of_the_text(folder: Path, book: Path) -> None:
@@ -333,3 +334,30 @@ def test_a_mistake_is_one_line_and_exit_code_2_before_any_work(
     assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1
     assert line in said.err
     assert not [path for path in tmp_path.glob("*/*") if path.name in ("run.json", "checkpoint.pt", "training.jsonl")]
+
+
+# ---- upcycle --------------------------------------------------------------------------------
+
+
+def test_upcycle_writes_the_mixture_of_a_dense_model_which_is_scored(book: Path, tmp_path: Path, capsys) -> None:
+    text = tiny.text(tmp_path / "packed")
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"vocab_size": 320, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    llama = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, max_position_embeddings=64))
+    llama.save_pretrained("dense")
+    as_transformers(text.tokenizer).save_pretrained("dense")
+    capsys.readouterr()
+    assert main(["upcycle", "dense", "--out", "mixture", "--experts", "4", "--every", "2"]) == 0
+    said = capsys.readouterr().out
+    assert float(said.rsplit(maxsplit=1)[-1]) < 1e-5 and "logits differ by at most" in said
+    mixture = load_integrated("mixture")
+    assert type(mixture).__name__ == "MHMoELlamaForCausalLM"
+    scores = {}
+    for name in ("dense", "mixture"):
+        assert main(["eval", name, "--data", str(book)]) == 0
+        scores[name] = capsys.readouterr().out.partition("\n")[2]
+    assert scores["dense"] == scores["mixture"]
+    assert main(["upcycle", "dense", "--out", "mixture"]) == 2
+    assert "mixture exists already; remove it or name another --out" in capsys.readouterr().err
+    assert main(["upcycle", "mixture", "--out", "again"]) == 2
+    assert "the model has layers of ours already; give a dense one" in capsys.readouterr().err

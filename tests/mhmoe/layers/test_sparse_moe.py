@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mhmoe.layers import config as configs
 from mhmoe.layers.absent import AbsentConfig
+from mhmoe.layers.beside import BesideConfig
 from mhmoe.layers.config import config_from_dict
 from mhmoe.layers.dense_mixture import DenseMixtureConfig
 from mhmoe.layers.expert_choice import ExpertChoiceConfig
@@ -297,6 +298,7 @@ LAYERS = {
     "next": config(capacity_factor=1.0, overflow="next", balance=(("importance", 1.0), ("z", 0.1))),
     "expert choice": ExpertChoiceConfig(router=config().router, experts=config().experts, shared=SHARED),
     "normed": NormedConfig(inner=config()),
+    "beside": BesideConfig(shared=SHARED, routed=config()),
     "absent": AbsentConfig(dim=8),
     "all experts": DenseMixtureConfig(router=config(top_k=4).router, experts=config().experts),
     "mixtures": HierarchicalMoEConfig(router=config().router, inner=config()),
