@@ -96,10 +96,11 @@ def mixtral(model: MHMoEForCausalLM, implementation: str) -> MixtralForCausalLM:
     )
     config._experts_implementation = implementation
     built: Any = MixtralForCausalLM(config)
+    blocks: Any = model.model.layers
     built.model.embed_tokens.weight.data = model.model.scale * model.model.embed_tokens.weight.data
     built.model.norm.weight, built.lm_head.weight = model.model.norm.weight, model.lm_head.weight
-    for theirs, block in zip(built.model.layers, model.model.layers, strict=True):
-        mixture: Any = block.get_submodule("feed_forward")
+    for theirs, block in zip(built.model.layers, blocks, strict=True):
+        mixture = block.feed_forward
         theirs.input_layernorm.weight = block.attention_norm.weight
         theirs.post_attention_layernorm.weight = block.feed_forward_norm.weight
         for name, part in zip("qkv", block.attention.qkv_proj.weight.chunk(3), strict=True):
@@ -127,7 +128,7 @@ def measure(sizes: Mapping[str, Any], rounds: int = ROUNDS) -> list[dict[str, An
             steps[f"{label}|read"] = partial(generate, model, prompt, 1)
         timings = in_turns(
             steps,
-            lambda prompt=prompt: prompt.random_(1, sizes["vocab_size"]),
+            partial(draw, prompt, sizes["vocab_size"]),
             rounds=rounds,
             label=f"generation, {num_experts} experts, 1 thread",
         )
@@ -142,6 +143,10 @@ def measure(sizes: Mapping[str, Any], rounds: int = ROUNDS) -> list[dict[str, An
                 }
             )
     return rows
+
+
+def draw(prompt: Tensor, vocabulary: int) -> None:
+    prompt.random_(1, vocabulary)
 
 
 @torch.no_grad()

@@ -22,8 +22,9 @@ MOST_SELECTIONS = 64
 
 def takes(x: Tensor, index: Tensor) -> bool:
     """Whether these rows go this way: few, and nobody wants gradients, traces, or another type by autocast."""
-    few = x.device.type == "cpu" and index.numel() <= MOST_SELECTIONS and not torch.is_grad_enabled()
-    return few and numbers_may_be_read(index) and not torch.is_autocast_enabled("cpu")
+    if not numbers_may_be_read(index) or torch.is_grad_enabled():  # first: to ask a traced index its size would fix it
+        return False
+    return x.device.type == "cpu" and index.numel() <= MOST_SELECTIONS and not torch.is_autocast_enabled("cpu")
 
 
 def few_experts(
