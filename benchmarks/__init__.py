@@ -3,8 +3,8 @@
 peers, contenders: the layers that are compared, of equal work. timing: one measurement of several
 contenders, in turns. roofline: what the machine reaches, and the time that the work needs at least.
 layer_speed, training_speed: two benchmarks, each also the process that measures one setting. zero_shot_speed: lm-eval's
-command beside ours. routing_speed, generation_speed: commands of their own, routing as experts grow in number, and
-inference at equal total parameters.
+command beside ours. routing_speed, generation_speed, generation_peers: commands of their own, routing as experts grow
+in number, inference at equal total parameters, and beside transformers' Mixtral.
 verdicts: the bounds, met or not. figure, report: what is written. `make bench` runs it all.
 """
 
@@ -18,6 +18,7 @@ READING_ORDER = (
     "training_speed",
     "routing_speed",
     "generation_speed",
+    "generation_peers",
     "zero_shot_speed",
     "verdicts",
     "figure",

@@ -1,8 +1,8 @@
 """The layers and their configs: routers, experts, the sparse mixture, and heads around it.
 
 card: what a graphics card wants otherwise. grouped: one matrix product a group. dispatch: rows to their experts and
-back. triton_kernels, fused: both and the activation in few passes, on a card. matching: sizes equal to X-MoE's.
-exchange, expert_parallel, head_parallel: one layer on several processes.
+back; few_rows: the same in generation. triton_kernels, fused: both and the activation in few passes, on a card.
+matching: sizes equal to X-MoE's. exchange, expert_parallel, head_parallel: one layer on several processes.
 """
 
 READING_ORDER = (
@@ -21,6 +21,7 @@ READING_ORDER = (
     "dispatch",
     "grouped_router",
     "activations",
+    "few_rows",
     "fused",
     "bitnet",
     "experts",

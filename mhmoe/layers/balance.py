@@ -133,10 +133,13 @@ class BalanceLoss(nn.Module):
         """Those of all losses, one behind the other."""
         if not self.losses:
             return routing.probabilities.new_zeros(0)
-        return torch.cat([loss.means(routing, mask) for loss in self.losses])
+        found = [loss.means(routing, mask) for loss in self.losses]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def of(self, load: Float[Tensor, " experts"], means: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         """From t and the means of a whole batch."""
+        if len(self.losses) == 1:  # the usual case, without what one token would wait for
+            return self.weights[0] * self.losses[0].of(load, means)
         parts = means.split([loss.width(load.shape[0]) for loss in self.losses]) if self.losses else ()
         terms = [w * loss.of(load, part) for w, loss, part in zip(self.weights, self.losses, parts, strict=True)]
         return torch.stack(terms).sum() if terms else means.sum()

@@ -10,7 +10,7 @@ inner rows where gated), down_proj [experts, dim, inner].
 
 Rows are sorted by expert, each expert multiplies its contiguous share, and the weighted results
 are added back to their rows: nothing is padded and nothing is dropped. On a card the plain network (no bias, no
-norm, full precision) goes by fused.py where Triton is there.
+norm, full precision) goes by fused.py where Triton is there, and a handful of its rows on a CPU by few_rows.py.
 """
 
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from mhmoe.layers.activations import ACTIVATIONS, GATED, ActivationName
 from mhmoe.layers.bitnet import PRECISIONS, Precision, linear
 from mhmoe.layers.config import LATER, Config, LayerConfig
 from mhmoe.layers.dispatch import Order, combine, gather, sort_by_expert
+from mhmoe.layers.few_rows import few_experts, takes
 from mhmoe.layers.grouped import grouped_linear
 from mhmoe.layers.routing import Routing, autocast_type
 
@@ -175,6 +176,9 @@ class Experts(nn.Module):
     ) -> Float[Tensor, "*batch dim"]:
         """Weighted sum of the chosen experts' outputs; selections of weight 0 add nothing."""
         top_k = index.shape[-1]
+        if self.plain and takes(x, index):
+            flat = x.reshape(-1, x.shape[-1]), self.up_proj, self.down_proj, index.reshape(-1, top_k)
+            return few_experts(*flat, weight.reshape(-1, top_k), self.activation).view(x.shape)
         order = sort_by_expert(index.reshape(-1, top_k), self.num_experts)
         rows, up, down, down_bias = self.matrices(x.reshape(-1, x.shape[-1]))
         if self.plain and self.kernels is not None and fused.runs_on(rows):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mhmoe.layers import dispatch, grouped
+from mhmoe.layers import dispatch, few_rows, grouped
 from mhmoe.layers.activations import ACTIVATIONS, ActivationName, ClampedSwiGLU
 from mhmoe.layers.config import config_from_dict
 from mhmoe.layers.dispatch import combine, gather, sort_by_expert
@@ -319,3 +319,33 @@ def test_weights_that_begin_at_any_address_are_taken() -> None:
     assert apart.data_ptr() % 16 and torch.allclose(
         grouped_linear(x, apart, ends), loop_linear(x, apart, ends), atol=1e-5
     )
+
+
+# ---- a handful of rows ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "top_k"), [(1, 1), (1, 3), (5, 2), (32, 2)])
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
+def test_a_handful_of_rows_without_gradients_gives_what_sorted_ones_give(
+    activation: str, rows: int, top_k: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five and more rows share experts; some weights are 0, as masked rows have them."""
+    experts, x = make(activation=activation).to(dtype), torch.randn(rows, 8, dtype=dtype)
+    index, weight = torch.rand(rows, 4).argsort(dim=-1)[:, :top_k], torch.rand(rows, top_k)
+    weight[rows // 2 :, 0] = 0.0
+    sorted_out = experts(x, index, weight).detach()
+    monkeypatch.setattr(dispatch, "BLOCK", None)  # with which nothing could be sorted
+    with torch.no_grad():
+        few = experts(x, index, weight)
+    assert few.shape == x.shape and few.dtype == dtype
+    assert reference.error(few, sorted_out) < (2e-2 if dtype == torch.bfloat16 else 1e-6)
+
+
+def test_many_rows_wanted_gradients_and_autocast_go_by_the_sorted_path() -> None:
+    x, index = torch.randn(1, 8), torch.zeros(1, 2, dtype=torch.long)
+    assert not few_rows.takes(x, index), "gradients are wanted"
+    with torch.no_grad():
+        assert few_rows.takes(x, index) and not few_rows.takes(x, index.expand(33, 2))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not few_rows.takes(x, index)
