@@ -49,4 +49,4 @@ def few_experts(
             found[own[0]] = out[0]
         else:
             found[own] = out
-    return torch.einsum("rk,rkd->rd", weight.to(x.dtype), found.view(*index.shape, -1))
+    return torch.einsum("rk,rkd->rd", weight.to(x.dtype), found.view(*index.shape, x.shape[1]))

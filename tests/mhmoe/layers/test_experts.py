@@ -349,3 +349,10 @@ def test_many_rows_wanted_gradients_and_autocast_go_by_the_sorted_path() -> None
         assert few_rows.takes(x, index) and not few_rows.takes(x, index.expand(33, 2))
         with torch.autocast("cpu", torch.bfloat16):
             assert not few_rows.takes(x, index)
+
+
+@torch.no_grad()
+def test_in_generation_experts_without_rows_give_none() -> None:
+    experts = ExpertsConfig(dim=8, num_experts=3, expert_dim=4).build()
+    empty = experts(torch.randn(0, 8), torch.zeros(0, 2, dtype=torch.long), torch.zeros(0, 2))
+    assert empty.shape == (0, 8)
