@@ -3,8 +3,8 @@
 peers, contenders: the layers that are compared, of equal work. timing: one measurement of several
 contenders, in turns. roofline: what the machine reaches, and the time that the work needs at least.
 layer_speed, training_speed: two benchmarks, each also the process that measures one setting. zero_shot_speed: lm-eval's
-command beside ours. routing_speed, generation_speed, generation_peers: commands of their own, routing as experts grow
-in number, inference at equal total parameters, and beside transformers' Mixtral.
+command beside ours. measured_page: a measurement with a page of its own, as a command: routing_speed (as experts grow
+in number), generation_speed (at equal total parameters), generation_peers (beside transformers' Mixtral).
 verdicts: the bounds, met or not. figure, report: what is written. `make bench` runs it all.
 """
 
@@ -16,6 +16,7 @@ READING_ORDER = (
     "layer_speed",
     "card_speed",
     "training_speed",
+    "measured_page",
     "routing_speed",
     "generation_speed",
     "generation_peers",

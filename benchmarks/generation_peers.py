@@ -9,12 +9,9 @@ About five minutes on an idle machine, with 4 GB. `--render` writes the page aga
 `--quick FOLDER` takes tiny sizes and writes there.
 """
 
-import json
-import shlex
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -23,14 +20,14 @@ from torch import Tensor, nn
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from analysis.tables import Column, table_markdown
-from benchmarks.timing import ROOT, cpu_model, in_turns
-from mhmoe.io import write_atomically
+from benchmarks.measured_page import MeasuredPage
+from benchmarks.timing import in_turns
+from mhmoe.cli import exit_code
 from mhmoe.layers.experts import ExpertsConfig
 from mhmoe.layers.routers import DotProductRouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
-from mhmoe.training.record import provenance
 from mhmoe.training.seeding import seed_parameters
 
 NUM_EXPERTS, TOP_K = (8, 64, 256), 2
@@ -39,7 +36,6 @@ SIZES: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 4, "num_attent
 QUICK: dict[str, Any] = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 256}
 PROMPT, GENERATED, ROUNDS = 16, 32, 8
 OURS = "ours"
-RESULTS = ROOT / "results" / "speed"
 COLUMNS = (
     Column("num_experts", "experts"),
     Column("label", "model"),
@@ -187,32 +183,12 @@ def markdown(data: Mapping[str, Any]) -> str:
     )
 
 
-def write(data: Mapping[str, Any], folder: Path) -> str:
-    page = markdown(data)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "mixtral.json", json.dumps(data, indent=1) + "\n")
-    write_atomically(folder / "mixtral.md", page)
-    return page
-
-
-def main(arguments: list[str]) -> None:
-    if arguments == ["--render"]:
-        print(write(json.loads((RESULTS / "mixtral.json").read_text()), RESULTS))
-        return
-    quick = arguments[:1] == ["--quick"]
+def _measured(quick: bool) -> dict[str, Any]:
     sizes = QUICK if quick else SIZES
-    command = shlex.join(["python", "-m", "benchmarks.generation_peers", *arguments])
-    data = {
-        "schema_version": 1,
-        "quick": quick,
-        "cpu": cpu_model(),
-        "provenance": provenance(command, cpu_model(), 1),
-        "sizes": sizes,
-        "generated": GENERATED,
-        "rows": measure(sizes, rounds=2 if quick else ROUNDS),
-    }
-    print(write(data, Path(arguments[1]) if quick else RESULTS))
+    return {"sizes": sizes, "generated": GENERATED, "rows": measure(sizes, rounds=2 if quick else ROUNDS)}
 
+
+PAGE = MeasuredPage(name="generation_peers", stem="mixtral", measure=_measured, markdown=markdown)
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(exit_code(lambda: PAGE.run(sys.argv[1:])))

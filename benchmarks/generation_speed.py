@@ -13,11 +13,8 @@ minutes. `--render` writes the page again from the measurement that is there; `-
 the folder that follows.
 """
 
-import json
-import shlex
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -26,14 +23,14 @@ import torch
 from analysis.tables import Column, table_markdown
 from baselines.dense import dense
 from baselines.xmoe import xmoe
-from benchmarks.timing import ROOT, cpu_model, in_turns
-from mhmoe.io import write_atomically
+from benchmarks.measured_page import MeasuredPage
+from benchmarks.timing import in_turns
+from mhmoe.cli import exit_code
 from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.matching import match
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.loop import seed_parameters
-from mhmoe.training.record import provenance
 
 NUM_EXPERTS = (8, 32)
 BATCHES = {1: 64, 16: 8}
@@ -41,7 +38,6 @@ BATCHES = {1: 64, 16: 8}
 SIZES: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 4, "num_attention_heads": 6, "vocab_size": 8192}
 QUICK: dict[str, Any] = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 256}
 GENERATED, ROUNDS = 8, 4
-RESULTS = ROOT / "results" / "speed"
 COLUMNS = (
     Column("label", "model"),
     Column("parameters", "parameters (M)", ",.1f", 1e-6),
@@ -160,32 +156,12 @@ def markdown(data: Mapping[str, Any]) -> str:
     )
 
 
-def write(data: Mapping[str, Any], folder: Path) -> str:
-    page = markdown(data)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "generation.json", json.dumps(data, indent=1) + "\n")
-    write_atomically(folder / "generation.md", page)
-    return page
-
-
-def main(arguments: list[str]) -> None:
-    if arguments == ["--render"]:
-        print(write(json.loads((RESULTS / "generation.json").read_text()), RESULTS))
-        return
-    quick = arguments[:1] == ["--quick"]
+def _measured(quick: bool) -> dict[str, Any]:
     sizes = QUICK if quick else SIZES
-    command = shlex.join(["python", "-m", "benchmarks.generation_speed", *arguments])
-    data = {
-        "schema_version": 1,
-        "quick": quick,
-        "cpu": cpu_model(),
-        "provenance": provenance(command, cpu_model(), 1),
-        "sizes": sizes,
-        "generated": GENERATED,
-        "rows": measure(sizes, rounds=2 if quick else ROUNDS),
-    }
-    print(write(data, Path(arguments[1]) if quick else RESULTS))
+    return {"sizes": sizes, "generated": GENERATED, "rows": measure(sizes, rounds=2 if quick else ROUNDS)}
 
+
+PAGE = MeasuredPage(name="generation_speed", stem="generation", measure=_measured, markdown=markdown)
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(exit_code(lambda: PAGE.run(sys.argv[1:])))

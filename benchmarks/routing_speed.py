@@ -13,12 +13,9 @@ N experts, which balance losses need and which both routers write: that part gro
 `--render` writes the page again from the measurement that is there.
 """
 
-import json
 import math
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -27,16 +24,15 @@ import numpy.typing as npt
 import torch
 
 from analysis.tables import Column, table_markdown
-from benchmarks.timing import ROOT, cpu_model, in_turns
-from mhmoe.io import write_atomically
+from benchmarks.measured_page import MeasuredPage
+from benchmarks.timing import in_turns
+from mhmoe.cli import exit_code
 from mhmoe.layers.grouped_router import GroupedRouterConfig
 from mhmoe.layers.routers import DotProductRouterConfig
 from mhmoe.layers.routing import RouterConfig
-from mhmoe.training.record import provenance
 
 NUM_EXPERTS = (16, 32, 64, 128, 256, 512, 1024)
 ROUTERS: dict[str, type[RouterConfig]] = {"flat": DotProductRouterConfig, "two-level": GroupedRouterConfig}
-RESULTS = ROOT / "results" / "speed"
 RESAMPLED = 1000
 
 
@@ -179,29 +175,12 @@ def verdict(data: Mapping[str, Any]) -> str:
     )
 
 
-def write(data: Mapping[str, Any], folder: Path) -> str:
-    page = markdown(data)
-    write_atomically(folder / "routing.json", json.dumps(data, indent=1) + "\n")
-    write_atomically(folder / "routing.md", page)
-    return page
+def _measured(quick: bool) -> dict[str, Any]:
+    dim, rows = (48, 64) if quick else (768, 1024)
+    return {"dim": dim, "rows_per_batch": rows, "rows": measure(dim=dim, rows=rows)}
 
 
-def main() -> None:
-    if sys.argv[1:] == ["--render"]:
-        print(write(json.loads((RESULTS / "routing.json").read_text()), RESULTS))
-        return
-    sizes = {"dim": 768, "rows": 1024}
-    command = shlex.join(["python", "-m", "benchmarks.routing_speed", *sys.argv[1:]])
-    data = {
-        "schema_version": 1,
-        "cpu": cpu_model(),
-        "provenance": provenance(command, cpu_model(), 1),
-        "dim": sizes["dim"],
-        "rows_per_batch": sizes["rows"],
-        "rows": measure(**sizes),
-    }
-    print(write(data, RESULTS))
-
+PAGE = MeasuredPage(name="routing_speed", stem="routing", measure=_measured, markdown=markdown)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(lambda: PAGE.run(sys.argv[1:])))

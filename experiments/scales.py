@@ -1,7 +1,7 @@
 """The five scales at which every experiment can be run.
 
-All systems of a scale share model, text, data order, steps and optimiser; they differ in the feed-forward
-config of their MoE blocks alone (systems.py).
+Models have the sizes of the presets of `python -m mhmoe train`. All systems of a scale share model, text, data order,
+steps and optimiser; they differ in the feed-forward config of their MoE blocks alone (systems.py).
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from experiments.stand_in.folder import GeneratedFolder
+from mhmoe.commands.presets import PRESETS
 from mhmoe.data.corpora import SLIMPAJAMA, HubCorpus, LocalCorpus
 from mhmoe.data.embedded import EmbeddedCorpus
 from mhmoe.data.multilingual import XNLI_LANGUAGES, MultilingualCorpus
@@ -117,13 +118,7 @@ _LANGUAGES = GeneratedCorpus(
 SMOKE = Scale(
     name="smoke",
     purpose="CI and first contact: minutes on two cores, the environment's own documentation and generated text",
-    model={
-        "vocab_size": 512,
-        "hidden_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 64,
-    },
+    model=PRESETS["smoke"].model,
     ffn=FFNOptions(),
     corpus=lambda: PartlyGeneratedCorpus(embedded=EmbeddedCorpus(max_characters=2_000_000), generated=_ENGLISH),
     packing=PackingConfig(
@@ -161,13 +156,7 @@ SMOKE = Scale(
 CPU = Scale(
     name="cpu",
     purpose="a laptop; the default. Trends, not the paper's numbers",
-    model={
-        "vocab_size": 2048,
-        "hidden_size": 96,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 128,
-    },
+    model=PRESETS["laptop"].model,
     ffn=FFNOptions(),
     corpus=LocalCorpus,
     packing=PackingConfig(
@@ -217,13 +206,7 @@ LONG = dataclasses.replace(
 GPU = Scale(
     name="gpu",
     purpose="one large GPU: three seeds of Table 1 in ten minutes, when many runs share it",
-    model={
-        "vocab_size": 16_384,
-        "hidden_size": 384,
-        "num_hidden_layers": 8,
-        "num_attention_heads": 6,
-        "max_position_embeddings": 512,
-    },
+    model=PRESETS["gpu"].model,
     ffn=FFNOptions(),
     corpus=LocalCorpus,
     packing=PackingConfig(

@@ -1,8 +1,8 @@
 """Sizes by name: a model, how it is trained, and how much of a text it reads.
 
-smoke, laptop and gpu have the sizes, batches and learning rates of the scales of that kind in experiments/scales.py;
-the rates are those that MH-MoE's runs chose there. `paper` has v1's sizes (Table 11). Rates of wider models follow
-from that of laptop by muP (`base_width`).
+The scales of experiments/scales.py take the sizes of smoke, laptop and gpu from here: committed records are of them.
+Batches and learning rates are those of these scales, the rates as MH-MoE's runs chose them. `paper` has v1's sizes
+(Table 11). Rates of wider models follow from that of laptop by muP (`base_width`).
 """
 
 from collections.abc import Mapping

@@ -1,0 +1,59 @@
+"""A measurement with a page of its own, as a command.
+
+python -m benchmarks.NAME                   measured, into results/speed
+python -m benchmarks.NAME --render          the page again, from the measurement that is there
+python -m benchmarks.NAME --quick FOLDER    at tiny sizes, into a folder
+"""
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import ROOT, cpu_model
+from mhmoe.io import UserError, write_atomically
+from mhmoe.training.record import provenance
+
+RESULTS = ROOT / "results" / "speed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredPage:
+    """name: of its module. stem: of its files. measure: what is measured on one thread, at tiny sizes if it is told so.
+    markdown: the page of that, with cpu and provenance."""
+
+    name: str
+    stem: str
+    measure: Callable[[bool], Mapping[str, Any]]
+    markdown: Callable[[Mapping[str, Any]], str]
+
+    def run(self, arguments: Sequence[str]) -> None:
+        """Raises UserError for other arguments than those above."""
+        match [*arguments]:
+            case []:
+                quick, folder = False, RESULTS
+            case ["--quick", folder]:
+                quick, folder = True, Path(folder)
+            case ["--render"]:
+                print(self.write(json.loads((RESULTS / f"{self.stem}.json").read_text()), RESULTS))
+                return
+            case _:
+                raise UserError(f"{shlex.join(arguments)!r} is not known; give nothing, --render or --quick FOLDER")
+        command = shlex.join(["python", "-m", f"benchmarks.{self.name}", *arguments])
+        data = {
+            "schema_version": 1,
+            "quick": quick,
+            "cpu": cpu_model(),
+            "provenance": provenance(command, cpu_model(), 1),
+        }
+        print(self.write({**data, **self.measure(quick)}, folder))
+
+    def write(self, data: Mapping[str, Any], folder: Path) -> str:
+        """Both files; returns the page."""
+        page = self.markdown(data)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / f"{self.stem}.json", json.dumps(data, indent=1) + "\n")
+        write_atomically(folder / f"{self.stem}.md", page)
+        return page
