@@ -19,6 +19,7 @@ from analysis.figures import Panel, trend_figure
 from analysis.plotting import Point as PlotPoint
 from analysis.tables import NOT_RUN, Column, Row, table_markdown
 from experiments.report.captions import caption_of, setting_of
+from experiments.report.looks import looks
 from experiments.runner.page import Page, Section, unique
 from experiments.runner.runs import Run, final_name
 from experiments.runner.store import Records
@@ -162,6 +163,7 @@ class Search(Page):
                 x_label="trials n",
                 note=f"{setting_of(done)}. Expected best of n points drawn from the {len(numbers)}.",
                 log_x=True,
+                looks=looks({self.labels[base]: self.bases[base](points(self.trials)[0]) for base in whole}),
             )
             page += f"\n![The expected best of n trials]({picture})\n"
         if importance := _importance(whole, len(numbers)):
@@ -231,13 +233,13 @@ def _loss(runs: Sequence[Run], records: Records) -> float | None:
 
 
 def _expected_best(losses: Sequence[float | None]) -> list[PlotPoint]:
-    """Expected lowest perplexity of n draws with replacement, for n from 1 to the number of trials."""
+    """Expected lowest perplexity of n draws with replacement, for n of 1, 2, 4, ... up to the number of trials."""
     ordered = np.sort(np.exp(np.array(losses, dtype=float)))
-    n = np.arange(1, len(ordered) + 1)
+    n = 2 ** np.arange(len(ordered).bit_length())
     worse = 1 - np.arange(len(ordered) + 1) / len(ordered)  # probability that one draw is none of the i best
     chance = worse[:-1, None] ** n - worse[1:, None] ** n  # [i, n]: the i-th best is the best of n
     expected = ordered @ chance
-    return [PlotPoint(float(x), float(y), float(y), float(y), 1) for x, y in zip(n, expected, strict=True)]
+    return [PlotPoint(float(x), float(y), float(y), float(y), len(ordered)) for x, y in zip(n, expected, strict=True)]
 
 
 def _importance(losses: Mapping[str, Sequence[float | None]], trials: int, draws: int = 2000) -> list[Row]:
