@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,27 +31,16 @@ def judge(path: Path, pages: Iterable[Page], results: Path = RESULTS) -> Judged:
     """Raises UserError, in one line, if the file is no valid record and no valid measurement."""
     if (name := _measurement_of(path)) is not None:
         return _judge_measurement(path, name, pages, results)
+    if path.suffix == ".jsonl":
+        return _judge_several(path, list(pages), results)
     record = Record.load(path)
-    if record.scale not in SCALES:
-        raise UserError(f"{path}: scale={record.scale!r} is not known; choose one of {', '.join(SCALES)}")
-    records = Records(SCALES[record.scale], results)
-    records.by_name[record.name] = record  # it is judged as if it were there
-    found = [run for page in pages for run in _planned(page, record, records)]
-    run = next((run for run in found if run.name == record.name), None)
-    if run is None:
-        verdict = "of no declared run"
-    elif run.learning_rate is None:
-        verdict = "of a declared run, but the records that choose its learning rate are not here"
-    elif records.state(run) == "done":
-        verdict = "current"
-    else:
-        verdict = "not current: what is declared has another config, learning rate or text"
-    return Judged(f"{record.scale} {record.name}", verdict, records.folder / f"{record.name}.json", records.folder)
+    verdict, folder = _judge_record(path, record, pages, results)
+    return Judged(f"{record.scale} {record.name}", verdict, folder / f"{record.name}.json", folder)
 
 
 def order(path: Path) -> tuple[bool, bool, str]:
     """What others are judged by comes first: learning rates, final runs, measurements."""
-    return _measurement_of(path) is not None, "-lr" not in path.name, path.name
+    return _measurement_of(path) is not None, "-lr" not in path.name and path.suffix != ".jsonl", path.name
 
 
 def take_in(path: Path, judged: Judged) -> None:
@@ -67,6 +56,34 @@ def take_in(path: Path, judged: Judged) -> None:
     if not judged.place.exists():
         write_atomically(judged.place, content)
     register(judged.place, judged.folder)
+
+
+def _judge_several(path: Path, pages: Sequence[Page], results: Path) -> Judged:
+    """Of a file with a record a line (gather.py), which is current if every one is."""
+    records = Record.load_lines(path)
+    if len({record.scale for record in records}) != 1:
+        raise UserError(f"{path} must have records of one scale, and has {len(records)} of several or none")
+    judged = [_judge_record(path, record, pages, results) for record in records]
+    verdict = next((verdict for verdict, _ in judged if verdict != "current"), "current")
+    folder = judged[0][1]
+    return Judged(f"{len(records)} records of {records[0].scale}", verdict, folder / path.name, folder)
+
+
+def _judge_record(path: Path, record: Record, pages: Iterable[Page], results: Path) -> tuple[str, Path]:
+    """The verdict, and the folder of its scale's records."""
+    if record.scale not in SCALES:
+        raise UserError(f"{path}: scale={record.scale!r} is not known; choose one of {', '.join(SCALES)}")
+    records = Records(SCALES[record.scale], results)
+    records.by_name[record.name] = record  # it is judged as if it were there
+    found = [run for page in pages for run in _planned(page, record, records)]
+    run = next((run for run in found if run.name == record.name), None)
+    if run is None:
+        return "of no declared run", records.folder
+    if run.learning_rate is None:
+        return "of a declared run, but the records that choose its learning rate are not here", records.folder
+    if records.state(run) == "done":
+        return "current", records.folder
+    return "not current: what is declared has another config, learning rate or text", records.folder
 
 
 def _planned(page: Page, record: Record, records: Records) -> list[Run]:

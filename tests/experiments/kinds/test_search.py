@@ -14,6 +14,7 @@ from experiments.runner.manifest import differences, register
 from experiments.runner.plan import final_runs
 from experiments.runner.runs import model_config, training_config
 from experiments.runner.store import Records
+from experiments.runner.validation import judge, take_in
 from experiments.scales import CPU, SCALES
 from experiments.settings import SPACE, Settings, points
 from experiments.systems import mhmoe, xmoe
@@ -69,6 +70,28 @@ def test_the_records_of_finished_trials_lie_in_one_file_a_system(tmp_path: Path)
         before[copied.stem].save(copied)
         register(copied, records.folder)
     assert not found.pending_runs(SMALL.runs(SCALE, (1,), found))
+
+
+def test_a_file_of_records_is_judged_and_taken_in_like_one_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SCALES, SCALE.name, SCALE)
+    records = fill(tmp_path / "here", SMALL, {})
+    gather(records, SMALL.gathered(SCALE))
+    sent, there = records.folder / "tuning-null.jsonl", tmp_path / "there"
+    found = judge(sent, [SMALL], there)
+    assert found.verdict == "current" and found.name == f"{len(sent.read_bytes().splitlines())} records of mini"
+    take_in(sent, found)
+    assert found.place == there / "runs" / "mini" / "tuning-null.jsonl" and differences(found.folder) == []
+    assert Records(SCALE, there).by_name.keys() == {run.name for run in SMALL.gathered(SCALE)["tuning-null"]}
+    line, *others = sent.read_bytes().splitlines(keepends=True)
+    run = SMALL.gathered(SCALE)["tuning-null"][0]
+    longer = dataclasses.replace(SCALE, training={**SCALE.training, "steps": 80})
+    sent.write_bytes(b"".join([forged(dataclasses.replace(run, scale=longer), 4.9).to_json().encode(), *others]))
+    assert judge(sent, [SMALL], there).verdict.startswith("not current")
+    sent.write_bytes(line.replace(b'"seed": 1000', b'"seed": 1001').replace(b'"seed":1000', b'"seed":1001'))
+    with pytest.raises(UserError, match=r"line 1: fingerprint .* does not belong"):
+        judge(sent, [SMALL], there)
 
 
 def test_a_file_of_records_that_was_edited_is_found(tmp_path: Path) -> None:
