@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
+from analysis.plotting import without_pictures
 from experiments import BEGUN
 from experiments.catalog import check_scale, check_task, find, pages, scale_of
 from experiments.report.command import compare, edited, folder_of, write
@@ -195,7 +196,7 @@ def render_(
     smoke = chosen.name == "smoke"
     scales, target = ((SCALES["smoke"],), results / "smoke") if smoke else (COMMITTED, results)
     if check:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, without_pictures():
             write(slug, page, known, scales, Path(folder), results)
             every = [each.slug for each in (*known, *([page] if page else []))]
             slugs = () if slug == "claims" else (page.slug,) if page else every

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 import numbers
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
@@ -57,10 +57,14 @@ def check_fields(config: Any, declared: Mapping[str, Any] | None = None) -> None
     Raises ValueError in one line that names the field, the value and what is allowed. Values of harmless other
     types are replaced by plain ones.
     """
-    declared = declared_fields(type(config)) if declared is None else declared
-    for name, kind in declared.items():
+    cls = type(config)
+    fits = _fits_of(cls) if declared is None else {name: _fit_for(kind) for name, kind in declared.items()}
+    for name, fit in fits.items():
         value = getattr(config, name)
-        checked = check_value(_full_name(type(config), name), value, kind)
+        try:
+            checked = fit(value)
+        except _MisfitError as misfit:
+            raise _refusal(_full_name(cls, name), value, misfit) from None
         if checked is not value:
             object.__setattr__(config, name, checked)  # the config may be frozen
 
@@ -72,12 +76,21 @@ def declared_fields(cls: type) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else hints
 
 
+@functools.cache
+def _fits_of(cls: type) -> dict[str, "Fit"]:
+    return {name: _fit_for(kind) for name, kind in declared_fields(cls).items()}
+
+
 def check_value(name: str, value: Any, declared: Any) -> Any:
     """`value`, plain. Raises ValueError where it is not of the declared type or outside the range."""
     try:
-        return _fit(value, declared)
+        return _fit_for(declared)(value)
     except _MisfitError as misfit:
-        raise ValueError(f"{name}={shown(value)} is not allowed; {misfit}") from None
+        raise _refusal(name, value, misfit) from None
+
+
+def _refusal(name: str, value: Any, misfit: "_MisfitError") -> ValueError:
+    return ValueError(f"{name}={shown(value)} is not allowed; {misfit}")
 
 
 def _full_name(cls: type, name: str) -> str:
@@ -93,50 +106,95 @@ class _MisfitError(Exception):
         self.near = near
 
 
+Fit = Callable[[Any], Any]
+"""A value made plain. Raises _MisfitError where it is not of the type or outside the range."""
+
+
 @functools.cache
-def _parts_of(declared: Any) -> tuple[Any, tuple[Any, ...]]:
-    """Origin and arguments of a type, taken apart once: configs are checked by the thousand."""
-    return get_origin(declared), get_args(declared)
-
-
-def _fit(value: Any, declared: Any) -> Any:
-    origin, arguments = _parts_of(declared)
+def _fit_for(declared: Any) -> Fit:
+    """Of a type, taken apart once: configs are checked by the thousand."""
+    origin, arguments = get_origin(declared), get_args(declared)
     if origin is Annotated:
+        return _fit_in_range(declared, arguments[0], [limits for limits in arguments[1:] if isinstance(limits, Range)])
+    if origin in (Union, UnionType):
+        return _fit_one_of(declared, arguments)
+    if origin is Literal:
+        return lambda value: _fit_choice(value, arguments, declared)
+    if origin in (tuple, list):
+        return lambda value: _fit_sequence(value, origin, arguments, declared)
+    if origin is dict and arguments[1] is not Any:
+        fit_key, fit_item = map(_fit_for, arguments)
+        return lambda value: _fit_mapping(value, fit_key, fit_item, declared)
+    return _fit_plain(declared, origin or declared)
+
+
+def _misfit(declared: Any) -> "_MisfitError":
+    return _MisfitError(f"it must be {_described(declared)}", near=False)
+
+
+def _fit_plain(declared: Any, cls: Any) -> Fit:
+    def fit(value: Any) -> Any:
+        if (fitted := _plain(value, cls)) is _NOTHING:
+            raise _misfit(declared)
+        return fitted
+
+    return fit
+
+
+def _fit_in_range(declared: Any, kind: Any, ranges: Sequence[Range]) -> Fit:
+    fit_kind = _fit_for(kind)
+
+    def fit(value: Any) -> Any:
         try:
-            fitted = _fit(value, arguments[0])
+            fitted = fit_kind(value)
         except _MisfitError as misfit:
-            raise (misfit if misfit.near else _MisfitError(f"it must be {_described(declared)}", near=False)) from None
-        for limits in arguments[1:]:
-            if isinstance(limits, Range) and fitted not in limits:
+            raise (misfit if misfit.near else _misfit(declared)) from None
+        for limits in ranges:
+            if fitted not in limits:
                 raise _MisfitError(f"it must be {limits}", near=True)
         return fitted
-    if origin in (Union, UnionType):
-        return _fit_one_of(value, arguments, declared)
-    if origin is Literal:
-        if any(type(value) is type(choice) and value == choice for choice in arguments):
-            return value
-    elif origin in (tuple, list) and isinstance(value, tuple | list):
+
+    return fit
+
+
+def _fit_one_of(declared: Any, options: tuple[Any, ...]) -> Fit:
+    fits = [_fit_for(option) for option in options]
+
+    def fit(value: Any) -> Any:
+        if value is None and NoneType in options:
+            return None
+        for fit_option in fits:
+            try:
+                return fit_option(value)
+            except _MisfitError as misfit:
+                if misfit.near:
+                    raise _MisfitError(f"{misfit}{', or None' if NoneType in options else ''}", near=True) from None
+        raise _misfit(declared)
+
+    return fit
+
+
+def _fit_choice(value: Any, choices: tuple[Any, ...], declared: Any) -> Any:
+    if any(type(value) is type(choice) and value == choice for choice in choices):
+        return value
+    raise _misfit(declared)
+
+
+def _fit_sequence(value: Any, origin: Any, arguments: tuple[Any, ...], declared: Any) -> Any:
+    if isinstance(value, tuple | list):
         endless = origin is list or arguments[-1] is Ellipsis
         if endless and _all_plain(value, arguments[0]):
             return origin(value)
         kinds = arguments[:1] * len(value) if endless else arguments
         if len(kinds) == len(value):
-            return origin(_fit(item, kind) for item, kind in zip(value, kinds, strict=True))
-    elif origin is dict and isinstance(value, dict) and arguments[1] is not Any:
-        return {_fit(key, arguments[0]): _fit(item, arguments[1]) for key, item in value.items()}
-    elif (fitted := _plain(value, origin or declared)) is not _NOTHING:
-        return fitted
-    raise _MisfitError(f"it must be {_described(declared)}", near=False)
+            return origin(_fit_for(kind)(item) for item, kind in zip(value, kinds, strict=True))
+    raise _misfit(declared)
 
 
-def _fit_one_of(value: Any, options: tuple[Any, ...], declared: Any) -> Any:
-    for option in options:
-        try:
-            return _fit(value, option)
-        except _MisfitError as misfit:
-            if misfit.near:
-                raise _MisfitError(f"{misfit}{', or None' if NoneType in options else ''}", near=True) from None
-    raise _MisfitError(f"it must be {_described(declared)}", near=False)
+def _fit_mapping(value: Any, fit_key: Fit, fit_item: Fit, declared: Any) -> Any:
+    if not isinstance(value, dict):
+        raise _misfit(declared)
+    return {fit_key(key): fit_item(item) for key, item in value.items()}
 
 
 def _plain(value: Any, cls: Any) -> Any:
@@ -145,6 +203,8 @@ def _plain(value: Any, cls: Any) -> Any:
         return value
     if cls is not int and cls is not float:
         return value if isinstance(value, cls) else _NOTHING
+    if type(value) is cls is int:
+        return value
     if type(value) is bool or not issubclass(type(value), numbers.Integral if cls is int else numbers.Real):
         return _NOTHING
     try:
@@ -156,8 +216,7 @@ def _plain(value: Any, cls: Any) -> Any:
 
 def _all_plain(values: Collection[Any], declared: Any) -> bool:
     """Whether a look at all together shows that each fits: most values do, and there are many of them."""
-    origin, arguments = _parts_of(declared)
-    kind, *limits = arguments if origin is Annotated else (declared,)
+    kind, *limits = get_args(declared) if get_origin(declared) is Annotated else (declared,)
     if set(map(type, values)) != {kind} or kind not in (int, float, str, bool):
         return False
     if kind is float and not math.isfinite(sum(values)):

@@ -199,4 +199,6 @@ class MHMoEConfig(PreTrainedConfig):
         return embeddings + self.num_hidden_layers * (attention + 2 * norm) + norm
 
     def _over_blocks(self, count: Callable[[Config], int]) -> int:
-        return sum(count(self.layer(block)) for block in range(self.num_hidden_layers))
+        blocks = range(self.num_hidden_layers)
+        of_a_kind = ([block for block in blocks if self.is_moe_block(block) is moe] for moe in (False, True))
+        return sum(len(alike) * count(self.layer(alike[0])) for alike in of_a_kind if alike)

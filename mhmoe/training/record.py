@@ -6,7 +6,9 @@ commit, not the machine. A record whose fingerprint is not the one declared is s
 is the hash of all that it says, so that a change by hand is found.
 """
 
+import contextlib
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -135,20 +137,23 @@ def fingerprint(config: Mapping[str, Any], seed: int) -> str:
 
 def provenance(command: str, device: str, threads: int) -> Provenance:
     """Where a run came from: command, commit, versions, machine. Not part of the fingerprint."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return {
         "command": command,
         **git_state(),
-        "versions": versions,
+        "versions": dict(_versions()),
         "device": device,
         "threads": threads,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def git_state() -> GitState:

@@ -19,9 +19,11 @@ def seed_parameters(model: MHMoEForCausalLM, seed: int) -> None:
 
 def seed_modules(model: MHMoEForCausalLM, seed: int, named: Iterable[tuple[str, nn.Module]]) -> None:
     """Some of the model's modules alone, by their names in it; tied weights stay as they are."""
+    # Of the other devices' generators each would note who seeded it, a thousand times.
+    reseed = torch.default_generator.manual_seed if model.device.type == "cpu" else torch.manual_seed
     with torch.random.fork_rng(devices=[]):
         for name, module in named:
-            torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7]))
+            reseed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7]))
             model._init_weights(module)  # pyright: ignore[reportPrivateUsage]
 
 
