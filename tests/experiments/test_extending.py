@@ -123,12 +123,20 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def new(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return Project.new(tmp_path_factory.mktemp("project"))
 
 
-def test_a_page_of_a_new_kind_with_a_new_system_router_and_measurement_is_run_and_rendered(own: Path, project: Project):
-    page = own / "norms.py"
+@pytest.mark.parametrize("steps", [4, pytest.param(60, marks=pytest.mark.slow)])
+def test_a_page_of_a_new_kind_with_a_new_system_router_and_measurement_is_run_and_rendered(
+    steps: int, own: Path, new: Project, tmp_path: Path
+):
+    """At the smoke scale as it is, and with fewer steps."""
+    project, page = new.copied(tmp_path / "project"), own / "norms.py"
+    scales = project.root / "experiments" / "scales.py"
+    text = scales.read_text()
+    assert '"steps": 60, "batch_sequences": 32' in text
+    scales.write_text(text.replace('"steps": 60, "batch_sequences": 32', f'"steps": {steps}, "batch_sequences": 32'))
     ended = project.run("run", str(page), "--scale", "smoke")
     assert ended.code == 0 and "records go to results-own/norms" in ended.out, ended.err
     results = project.root / "results-own" / "norms"
@@ -157,8 +165,8 @@ def test_a_page_of_a_new_kind_with_a_new_system_router_and_measurement_is_run_an
         ("PAGE = 3\n", "declares no PAGE"),
     ],
 )
-def test_a_file_without_a_page_is_refused_in_one_line(text: str | None, reason: str, project: Project, tmp_path: Path):
+def test_a_file_without_a_page_is_refused_in_one_line(text: str | None, reason: str, new: Project, tmp_path: Path):
     if text is not None:
         (tmp_path / "page.py").write_text(text)
-    ended = project.run("run", str(tmp_path / "page.py"), "--scale", "smoke")
+    ended = new.run("run", str(tmp_path / "page.py"), "--scale", "smoke")
     assert ended.code == 2 and reason in ended.err and ended.err.count("\n") == 1
