@@ -115,6 +115,9 @@ def execute_command(page: Page, scale: Scale, arguments: Arguments, dry_run: boo
         for slug in dict.fromkeys(run.waits_for for run in runs if run.waits_for):
             waiting = sum(run.waits_for == slug for run in runs)
             print(f"{waiting} runs wait for what another page settles: python -m experiments run {slug}")
+        tuned = next((run.system.settled_by for run in todo if run.system.settled_by and not run.waits_for), "")
+        if tuned and options.results != RESULTS and not arguments.again:
+            print(f"tuned systems take what `run {tuned}` found on this text, or else on the committed one")
     if not dry_run and not is_spoken_for():
         gather(options.records(scale), page.gathered(scale))
         if out is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.kinds import search
 from experiments.kinds.search import Search, _expected_best
 from experiments.report.render import render
 from experiments.runner.gather import gather
@@ -28,11 +29,11 @@ SCALE = dataclasses.replace(MINI, training={**MINI.training, "steps": 8})
 SMALL = dataclasses.replace(TUNING, trials=4, kept=2)
 
 
-def fill(results: Path, search: Search, losses: dict[str, list[float]]) -> Records:
+def fill(results: Path, page: Search, losses: dict[str, list[float]]) -> Records:
     """Forged records of all short runs, and of what follows from them."""
     for _ in range(2):
         records = Records(SCALE, results)
-        for run in search.runs(SCALE, (1,), records):
+        for run in page.runs(SCALE, (1,), records):
             base, _, number = run.system.name.rpartition("_t")
             save(forged(run, losses.get(base, [5.0, 4.0, 3.0, 2.0])[int(number)]), results)
     return Records(SCALE, results)
@@ -161,6 +162,20 @@ def test_the_tuned_system_is_the_best_point_of_the_full_runs_and_nothing_before_
     (run,) = final_runs(SCALE, "english", tuned, [1], records)
     assert run.learning_rate == points(4)[2].learning_rate and run.name == "english-dense_tuned-seed1"
     assert model_config(SCALE, run.system) == model_config(SCALE, SMALL.trial("dense", 2))
+
+
+def test_on_other_text_the_committed_search_settles_what_no_search_there_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed, own = tmp_path / "committed", tmp_path / "own"
+    monkeypatch.setattr(search, "RESULTS", committed)
+    fill(committed, SMALL, {"dense": [3.0, 5.0, 2.0, 4.0]})
+    tuned = SMALL.tuned("dense")
+    (run,) = final_runs(SCALE, "english", tuned, [1], Records(SCALE, own))
+    assert run.learning_rate == points(4)[2].learning_rate and not run.waits_for
+    found = fill(own, SMALL, {"dense": [1.0, 5.0, 2.0, 4.0]})
+    (run,) = final_runs(SCALE, "english", tuned, [1], found)
+    assert run.learning_rate == points(4)[0].learning_rate
 
 
 def test_the_page_says_what_was_tried_and_chosen(tmp_path: Path) -> None:
