@@ -51,6 +51,7 @@ from mhmoe.model.upcycle import upcycle
 
 READING_ORDER = (
     "fields",
+    "from_json",
     "io",
     "cli",
     "display",

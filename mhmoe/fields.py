@@ -4,9 +4,8 @@ A range stands beside its field: `rate: Annotated[float, Range(above=0)]`. Whole
 (numpy's) become int, whole numbers where decimal ones are wanted become float, lists become tuples: equal
 configs are then equal in JSON too. `True` is no number, and no number is infinite or nan.
 
-`from_json` reads records, measurements and what else was written as `json.dumps(dataclasses.asdict(value))`.
-Why not msgspec or pydantic: both bring a compiled package to every training machine, msgspec checks nothing where
-an object is constructed, and pydantic reports in several lines.
+Why not msgspec or pydantic, here and in from_json.py: both bring a compiled package to every training machine, msgspec
+checks nothing where an object is constructed, and pydantic reports in several lines.
 """
 
 import dataclasses
@@ -16,11 +15,10 @@ import numbers
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-Some = TypeVar("Some")
 _NAMES = {int: "a whole number", float: "a finite number", bool: "True or False", str: "text", NoneType: "None"}
-_LONGEST = 80  # characters of a refused value in a message
+LONGEST = 80  # characters of a refused value in a message
 _NOTHING = object()
 
 
@@ -183,7 +181,7 @@ def _fit_choice(value: Any, choices: tuple[Any, ...], declared: Any) -> Any:
 def _fit_sequence(value: Any, origin: Any, arguments: tuple[Any, ...], declared: Any) -> Any:
     if isinstance(value, tuple | list):
         endless = origin is list or arguments[-1] is Ellipsis
-        if endless and _all_plain(value, arguments[0]):
+        if endless and all_plain(value, arguments[0]):
             return origin(value)
         kinds = arguments[:1] * len(value) if endless else arguments
         if len(kinds) == len(value):
@@ -214,7 +212,7 @@ def _plain(value: Any, cls: Any) -> Any:
     return number if cls is int or math.isfinite(number) else _NOTHING
 
 
-def _all_plain(values: Collection[Any], declared: Any) -> bool:
+def all_plain(values: Collection[Any], declared: Any) -> bool:
     """Whether a look at all together shows that each fits: most values do, and there are many of them."""
     kind, *limits = get_args(declared) if get_origin(declared) is Annotated else (declared,)
     if set(map(type, values)) != {kind} or kind not in (int, float, str, bool):
@@ -222,73 +220,6 @@ def _all_plain(values: Collection[Any], declared: Any) -> bool:
     if kind is float and not math.isfinite(sum(values)):
         return False
     return all(min(values) in limit and max(values) in limit for limit in limits)
-
-
-# ---- JSON -----------------------------------------------------------------------------------
-
-
-def from_json(cls: type[Some], raw: Any, name: str = "", **given: Any) -> Some:
-    """What `raw`, as JSON has it, says of a dataclass, with dataclasses, lists and mappings inside; and of a
-    TypedDict, which stays the very mapping that it is and may have more keys.
-
-    name: stands before the names of fields in messages. given: types in the place of fields' own annotations.
-    Raises ValueError, in one line that names the field, where keys are unknown or missing or a value does not fit.
-    """
-    if not isinstance(raw, dict):
-        raise ValueError(f"{name or 'it'} is a {type(raw).__name__}; it must have {', '.join(declared_fields(cls))}")
-    declared = declared_fields(cls) | given
-    missing = sorted(declared.keys() - raw.keys())
-    if is_typeddict(cls):
-        if missing:
-            raise ValueError(f"{_path(name, missing[0])} is missing")
-        for key, kind in declared.items():
-            _read(_path(name, key), raw[key], kind)
-        return cast(Some, raw)
-    unknown = sorted(raw.keys() - declared.keys())
-    if unknown or missing:
-        raise ValueError(f"{name and f'{name}: '}unknown fields {shown(unknown)}, missing fields {shown(missing)}")
-    return cls(**{key: _read(_path(name, key), raw[key], kind) for key, kind in declared.items()})
-
-
-def _path(name: str, key: Any) -> str:
-    plain = str(key).isprintable() and len(str(key)) <= _LONGEST
-    return f"{name and f'{name}.'}{key if plain else shown(key)}"
-
-
-@functools.cache
-def _has_objects(declared: Any) -> bool:
-    if isinstance(declared, type) and (dataclasses.is_dataclass(declared) or is_typeddict(declared)):
-        return True
-    return get_origin(declared) is not Annotated and any(map(_has_objects, get_args(declared)))
-
-
-def _read(name: str, raw: Any, declared: Any) -> Any:
-    if not _has_objects(declared):
-        return check_value(name, raw, declared)
-    origin, arguments = get_origin(declared), get_args(declared)
-    if origin in (Union, UnionType):  # an object or None
-        (some,) = (option for option in arguments if option is not NoneType)
-        return None if raw is None and NoneType in arguments else _read(name, raw, some)
-    if origin is dict:
-        return {
-            key: _read(_path(name, key), value, arguments[1]) for key, value in check_value(name, raw, dict).items()
-        }
-    if origin is list:
-        rows = check_value(name, raw, list)
-        if is_typeddict(arguments[0]) and _are_plain_rows(rows, declared_fields(arguments[0])):
-            return rows
-        return [_read(_path(name, i), row, arguments[0]) for i, row in enumerate(rows)]
-    return from_json(declared, raw, name)
-
-
-def _are_plain_rows(rows: list[Any], declared: Mapping[str, Any]) -> bool:
-    """Whether a look at each column shows that all rows fit: a record has thousands of documents."""
-    if set(map(type, rows)) != {dict}:
-        return False
-    try:
-        return all(_all_plain([row[name] for row in rows], kind) for name, kind in declared.items())
-    except KeyError:
-        return False
 
 
 # ---- messages -------------------------------------------------------------------------------
@@ -315,4 +246,4 @@ def shown(value: Any) -> str:
         text = f"<{kind}>" if isinstance(kind, str) else " ".join(repr(value).split())
     except Exception:  # such as an int of thousands of digits, or a foreign object's own fault
         text = f"<{type(value).__name__}>"
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."

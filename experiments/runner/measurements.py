@@ -20,7 +20,7 @@ from experiments.runner.store import RESULTS
 from experiments.scales import Scale
 from mhmoe.data.manifest import DATA_VARIABLE, DataFolder
 from mhmoe.data.packing import PackedDataset
-from mhmoe.fields import from_json
+from mhmoe.from_json import from_json
 from mhmoe.io import UserError, parse_json
 from mhmoe.training.record import Record, fingerprint
 from mhmoe.training.record_checks import Provenance

@@ -20,7 +20,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
-from mhmoe.fields import Count, Range, from_json
+from mhmoe.fields import Count, Range
+from mhmoe.from_json import from_json
 from mhmoe.io import UserError, parse_json, read_json, sha256_of, write_atomically
 from mhmoe.training.record_checks import Evaluation, GitState, Point, Provenance, check_record
 

@@ -12,7 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypedDict
 
-from mhmoe.fields import Count, Range, from_json
+from mhmoe.fields import Count, Range
+from mhmoe.from_json import from_json
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.training.config import TrainingConfig
 

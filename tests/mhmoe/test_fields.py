@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from mhmoe.fields import Count, Range, check_fields, from_json
+from mhmoe.fields import Count, Range, check_fields
+from mhmoe.from_json import from_json
 from mhmoe.layers import config as configs
 from mhmoe.layers.absent import AbsentConfig
 from mhmoe.layers.beside import BesideConfig

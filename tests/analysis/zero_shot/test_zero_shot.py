@@ -25,7 +25,7 @@ from analysis.zero_shot.results import ZeroShotScores
 from analysis.zero_shot.scoring import evaluate, main
 from analysis.zero_shot.tasks import ENGLISH, TASKS, XNLI, find, stock_file, write_tasks
 from mhmoe.data.tokenizer import as_transformers, train_tokenizer
-from mhmoe.fields import from_json
+from mhmoe.from_json import from_json
 from mhmoe.io import UserError, sha256_of
 from mhmoe.model.checkpoints import load
 from tests import tiny

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from analysis.zero_shot.answers import Item, Packed, pack, summarise, unpack
-from mhmoe.fields import from_json
+from mhmoe.from_json import from_json
 
 LN2 = math.log(2)
 
