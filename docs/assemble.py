@@ -32,7 +32,8 @@ LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 
 def sources() -> dict[str, Path]:
     """Every file of the site, by its place in it, and where it lies."""
-    pages = {path.relative_to(ROOT / "docs").as_posix(): path for path in (ROOT / "docs").rglob("*.md")}
+    files = [path for kind in ("md", "ipynb") for path in (ROOT / "docs").rglob(f"*.{kind}")]
+    pages = {path.relative_to(ROOT / "docs").as_posix(): path for path in files}
     beside = {path.relative_to(ROOT).as_posix(): path for pattern in BESIDE for path in ROOT.glob(pattern)}
     return pages | {place: path for place, path in beside.items() if not place.startswith("results/smoke/")}
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis import tables
 from experiments.runner.dry_run import gpu_table
 from experiments.runner.gpus import GPUs
 from experiments.runner.plan import final_runs
@@ -28,6 +29,7 @@ SCALES = ("paper", "gpu", "long", "cpu")
 CELL = re.compile(r"(<!-- ours: (.+?) -->)(.*?)(<!-- -->)")
 PLAN = re.compile(r"(<!-- plan: (.+?) -->\n)(.*?)(<!-- -->)", flags=re.DOTALL)
 NOT_RUN = "not run yet"
+NO_NUMBER = (tables.NOT_RUN, tables.STALE, tables.NOTHING)
 
 Rows = Sequence[dict[str, str]]
 
@@ -37,7 +39,7 @@ def rows_of(path: Path = RESULTS) -> Rows:
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:
-        found = [row for row in csv.DictReader(file) if row.get("perplexity")]
+        found = [row for row in csv.DictReader(file) if row.get("perplexity", "") not in ("", *NO_NUMBER)]
     return next((own for scale in SCALES if (own := [row for row in found if row["scale"] == scale])), [])
 
 

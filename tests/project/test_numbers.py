@@ -45,6 +45,6 @@ def test_a_label_that_means_two_rows_is_refused_and_an_exact_one_is_not() -> Non
 def test_the_largest_scale_counts_and_generated_text_does_not(tmp_path: Path) -> None:
     path = tmp_path / "compare_systems.csv"
     assert numbers.rows_of(path) == []
-    path.write_text("scale,label,perplexity,std,seeds\nsmoke,Switch,9,,1\ncpu,Switch,8,,1\nlong,Switch,,,\n")
+    path.write_text("scale,label,perplexity,std,seeds\nsmoke,Switch,9,,1\ncpu,Switch,8,,1\nlong,Switch,,,\nlong,GShard,not run,,\nlong,GLaM,stale,,\n")
     (row,) = numbers.rows_of(path)
     assert row["scale"] == "cpu" and numbers.number("Switch", [row]) == "8.00 (n = 1, cpu)"

@@ -20,7 +20,7 @@ from analysis.routing.words import word_list
 from analysis.statistics import paired_difference
 from analysis.zero_shot import scoring
 from benchmarks.__main__ import benchmark
-from docs import assemble
+from docs import assemble, notebook
 from experiments.__main__ import app
 from experiments.runner.page import Page
 from experiments.runner.store import Records
@@ -52,7 +52,8 @@ def name(page: Path) -> str:
 
 # The blocks of the README stand by themselves; those of a page of docs/ go on from those before them.
 TOGETHER = [(f"README.md {i}", [block]) for i, block in enumerate(blocks(README, "python"), 1)]
-TOGETHER += [(name(page), found) for page in DOCS if (found := blocks(page, "python"))]
+# Those of the page that is a notebook too run there: test_notebook.py.
+TOGETHER += [(name(page), found) for page in DOCS if (found := blocks(page, "python")) and page != notebook.PAGE]
 
 
 @pytest.fixture
