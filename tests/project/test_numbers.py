@@ -45,6 +45,7 @@ def test_a_label_that_means_two_rows_is_refused_and_an_exact_one_is_not() -> Non
 def test_the_largest_scale_counts_and_generated_text_does_not(tmp_path: Path) -> None:
     path = tmp_path / "compare_systems.csv"
     assert numbers.rows_of(path) == []
-    path.write_text("scale,label,perplexity,std,seeds\nsmoke,Switch,9,,1\ncpu,Switch,8,,1\nlong,Switch,,,\nlong,GShard,not run,,\nlong,GLaM,stale,,\n")
+    found = ["smoke,Switch,9,,1", "cpu,Switch,8,,1", "long,Switch,,,", "long,GShard,not run,,", "long,GLaM,stale,,"]
+    path.write_text("\n".join(["scale,label,perplexity,std,seeds", *found, ""]))
     (row,) = numbers.rows_of(path)
     assert row["scale"] == "cpu" and numbers.number("Switch", [row]) == "8.00 (n = 1, cpu)"
