@@ -34,7 +34,7 @@ PROBED = 2  # windows of valid
 class Step:
     """What one step did. Losses in nats; seconds of training until now; tokens_per_second since the last that was told.
 
-    loads [layers][experts]: the fraction of the step's selections that each expert of each MoE layer got.
+    loads: of each MoE layer, of each expert: the fraction of the step's selections that it got.
     """
 
     step: int
