@@ -22,7 +22,7 @@ from experiments.report.captions import caption_of, setting_of
 from experiments.report.looks import looks
 from experiments.runner.page import Page, Section, unique
 from experiments.runner.runs import Run, final_name
-from experiments.runner.store import RESULTS, Records
+from experiments.runner.store import Records
 from experiments.scales import SCALES, Scale
 from experiments.settings import SPACE, Point, points, with_settings
 from experiments.system import System
@@ -200,19 +200,13 @@ class TunedSystem(System):
         scale = SCALES[records.scale.settled_at] if records.scale.settled_at else records.scale
         searched = records if scale is records.scale else records.at(scale)
         number = self.search.chosen(scale, self.base, searched)
-        if number is None and records.results != RESULTS:
-            number = self.search.chosen(scale, self.base, _committed(scale, RESULTS))
+        if number is None and (committed := searched.committed()) is not None:
+            number = self.search.chosen(scale, self.base, committed)
         if number is None:
             return None
         point = points(self.search.trials)[number]
         settled = with_settings(self.build(point), point, self.name, self.label)
         return dataclasses.replace(settled, seeds=self.seeds, steps=self.steps)
-
-
-@functools.cache
-def _committed(scale: Scale, results: Path) -> Records:
-    """Read once: training on other text adds nothing to them."""
-    return Records(scale, results)
 
 
 IMPORTANCE = (

@@ -110,6 +110,14 @@ class Records:
             self.settled[key] = Records(scale, self.results)
         return self.settled[key]
 
+    def committed(self) -> "Records | None":
+        """Those of the repository's own results, at this scale; None if these are they."""
+        if self.results == RESULTS:
+            return None
+        if "committed" not in self.settled:
+            self.settled["committed"] = Records(self.scale, RESULTS)
+        return self.settled["committed"]
+
     def path(self, run: Run) -> Path:
         return self.folder / f"{run.name}.json"
 

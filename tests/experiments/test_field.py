@@ -12,6 +12,7 @@ from experiments.compare_combinations import PAIRS
 from experiments.compare_systems import PAGE as SYSTEMS
 from experiments.field import FAMILIES, JAMBA, LATENTMOE_K3, VARIANTS, Family, alone, system, with_heads
 from experiments.layers import reference
+from experiments.runner import store
 from experiments.runner.runs import model_config
 from experiments.runner.store import Records
 from experiments.scales import CPU, SCALES, SMOKE, Scale
@@ -135,7 +136,8 @@ def test_the_norm_of_kimi_k3_is_not_given_to_the_latent_mixture_without_it() -> 
 # ---- pages ----------------------------------------------------------------------------------
 
 
-def test_without_the_search_the_pages_say_what_they_wait_for(tmp_path: Path) -> None:
+def test_without_the_search_the_pages_say_what_they_wait_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "RESULTS", tmp_path)
     for page in (SYSTEMS, COMBINATIONS):
         runs = page.runs(CPU, CPU.seeds, Records(CPU, tmp_path))
         assert {run.waits_for for run in runs} == {"tuning"}

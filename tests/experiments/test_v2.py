@@ -8,6 +8,7 @@ import pytest
 from analysis.claims.measured import MeasuredClaim
 from experiments.kinds.texts import TextsTable
 from experiments.paper import paper_numbers
+from experiments.runner import store
 from experiments.runner.runs import model_config
 from experiments.runner.store import Records
 from experiments.scales import CPU, PAPER, SCALES, Scale
@@ -162,7 +163,8 @@ def test_the_numbers_beside_ours_are_those_of_their_row_and_text() -> None:
     assert printed_beside(TABLE5, "v2_mhmoe_h2_tuned", "books") == (11.74, 11.60)
 
 
-def test_at_the_paper_scale_nothing_waits_for_a_search(tmp_path: Path) -> None:
+def test_at_the_paper_scale_nothing_waits_for_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "RESULTS", tmp_path)  # where no search was run
     for table in TABLES:
         runs = table.runs(PAPER, PAPER.seeds, Records(PAPER, tmp_path))
         assert runs and not any(run.waits_for for run in runs)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.kinds import search
 from experiments.kinds.search import Search, _expected_best
 from experiments.report.render import render
+from experiments.runner import store
 from experiments.runner.gather import gather
 from experiments.runner.manifest import differences, register
 from experiments.runner.plan import final_runs
@@ -168,7 +168,7 @@ def test_on_other_text_the_committed_search_settles_what_no_search_there_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     committed, own = tmp_path / "committed", tmp_path / "own"
-    monkeypatch.setattr(search, "RESULTS", committed)
+    monkeypatch.setattr(store, "RESULTS", committed)
     fill(committed, SMALL, {"dense": [3.0, 5.0, 2.0, 4.0]})
     tuned = SMALL.tuned("dense")
     (run,) = final_runs(SCALE, "english", tuned, [1], Records(SCALE, own))
