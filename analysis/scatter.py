@@ -50,7 +50,7 @@ def scatter_figure(
         counted = {label: p.n for points in panels.values() for label, p in points.items()}
         texts = [f"{number}  {label} (n = {counted[label]})" for label, number in numbers.items()]
         handles = [grid[0].plot([], [], linestyle="none", label=text)[0] for text in texts]
-        figure.legend(handles=handles, loc="outside right upper", handlelength=0, handletextpad=0, fontsize=11)
+        figure.legend(handles=handles, loc="outside right center", handlelength=0, handletextpad=0, fontsize=11)
         finish(figure, title, note)
         save(figure, path)
     rows = [

@@ -26,7 +26,9 @@ def waterfall_figure(
     where it is not known, and the next bar goes on from the last that is. goal: a value that the steps lead to.
     """
     with style.context(STYLE):
-        figure = Figure(figsize=(10.0, 1.6 + 0.5 * len(steps)), layout="constrained")
+        names = [label if point else f"{label} (not run)" for label, point in steps]
+        width_of_names = 0.1 * max(map(len, names), default=0)
+        figure = Figure(figsize=(6.0 + width_of_names, 1.6 + 0.5 * len(steps)), layout="constrained")
         axes = figure.subplots()
         last: float | None = None
         for place, (_, point) in enumerate(steps):
@@ -47,9 +49,9 @@ def waterfall_figure(
         if goal is not None:
             axes.axvline(goal[1], color=GREY, linewidth=1.4, linestyle=":", label=f"{goal[0]}: {goal[1]:.2f}")
             axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0))
-        axes.set_yticks(range(len(steps)), [label if point else f"{label} (not run)" for label, point in steps])
+        axes.set_yticks(range(len(steps)), names)
         axes.invert_yaxis()
-        axes.margins(x=0.12)
+        axes.margins(x=0.15)  # room for the numbers
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(x_label)
         plain_numbers(axes.xaxis)

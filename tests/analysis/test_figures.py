@@ -11,9 +11,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis import figures, scatter
+from analysis import figures, scatter, waterfall
 from analysis.figures import Panel, category_figure, learning_curves, trend_figure
-from analysis.plotting import LOOKS, Point, counts, looks_of, save
+from analysis.plotting import LOOKS, Point, counts, looks_of, save, without_pictures
 from analysis.routing import activation_figure, heatmaps
 from analysis.routing.heatmaps import activation_heatmaps, group_heatmaps
 from analysis.routing.measures import Counts
@@ -21,6 +21,7 @@ from analysis.routing.words import figure as word_figure
 from analysis.routing.words.comparison import Comparison
 from analysis.routing.words.figure import TwoGroups, two_group_figure
 from analysis.scatter import scatter_figure
+from analysis.waterfall import waterfall_figure
 from experiments.kinds.curves import Curves
 from experiments.kinds.routing import RoutingFigure
 from experiments.kinds.table import Table
@@ -45,7 +46,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         FigureCanvasAgg(figure).draw()
         found.append(figure)
 
-    for module in (figures, heatmaps, activation_figure, word_figure, scatter):
+    for module in (figures, heatmaps, activation_figure, word_figure, scatter, waterfall):
         monkeypatch.setattr(module, "save", keep)
     return found
 
@@ -217,3 +218,49 @@ def test_stressed_systems_stand_out(drawn: list[Figure], tmp_path: Path) -> None
     scatter_figure({"x": points}, tmp_path / "a.png", title="Title", height="height", stressed=["ours"])
     colours = {text.get_text(): to_rgb(text.get_color()) for text in drawn[0].axes[0].texts}
     assert colours == {"1": to_rgb(scatter.STRESSED), "2": to_rgb("#000000")}
+
+
+@pytest.mark.parametrize("systems", [2, 5, 20])
+def test_the_title_of_a_plane_does_not_run_into_its_legend(drawn: list[Figure], tmp_path: Path, systems: int) -> None:
+    points = {
+        f"MH-MoE, FLOPs and parameters of X-MoE with {8 + i} experts and k = 2, tuned": Point(i, i, i, i, 1)
+        for i in range(systems)
+    }
+    title = "Systems of the field at equal FLOPs: test perplexity and what they cost"
+    scatter_figure({"x": points, "z": points}, tmp_path / "a.png", title=title, height="height")
+    (figure,) = drawn
+    above = next(text for text in figure.findobj(Text) if isinstance(text, Text) and title in text.get_text())
+    assert not figure.legends[0].get_window_extent().overlaps(above.get_window_extent())
+
+
+# ---- a waterfall, and none drawn ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("label", ["c", "head and merge layers learn at a tenth of the rate of all others"])
+def test_the_numbers_of_a_waterfall_stand_inside_it(drawn: list[Figure], tmp_path: Path, label: str) -> None:
+    steps = [
+        ("a", Point(0, 95, 93, 96, 5)),
+        ("b", Point(0, 94, 93.5, 94.5, 5)),
+        (label, None),
+        ("d", Point(0, 89, 89, 89, 1)),
+    ]
+    waterfall_figure(steps, tmp_path / "w.png", title="T", x_label="x")
+    (axes,) = drawn[0].axes
+    frame = axes.get_window_extent()
+    assert len(axes.texts) == 3
+    for text in axes.texts:
+        box = text.get_window_extent()
+        assert frame.x0 <= box.x0 and box.x1 <= frame.x1
+
+
+def test_without_pictures_a_figure_leaves_its_numbers_alone(tmp_path: Path) -> None:
+    def draw(folder: Path) -> list[str]:
+        trend_figure([Panel("y", {"a": _line(3)})], folder / "a.png", title="T", x_label="x")
+        return sorted(path.name for path in folder.iterdir())
+
+    for folder in (tmp_path / "with", tmp_path / "without"):
+        folder.mkdir()
+    assert draw(tmp_path / "with") == ["a.csv", "a.png"]
+    with without_pictures():
+        assert draw(tmp_path / "without") == ["a.csv"]
+    assert (tmp_path / "with" / "a.csv").read_bytes() == (tmp_path / "without" / "a.csv").read_bytes()
