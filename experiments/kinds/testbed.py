@@ -115,7 +115,7 @@ class Testbed(Page):
 
 def _shown(arm: str, verdict: Verdict) -> Row:
     mean, low, high = percent_of_perplexity(verdict.tested)
-    seen = "not run" if verdict.n < 2 else "yes" if verdict.tested.high < 0 else "no"
+    seen = (NOT_RUN, "one seed")[verdict.n] if verdict.n < 2 else "yes" if verdict.tested.high < 0 else "no"
     return {
         "arm": arm,
         "label": verdict.claim.statement,
