@@ -1,4 +1,5 @@
-"""Equal tuning: every system the same 32 points of one space, then its best three at full length.
+"""Equal tuning: every system the same 32 points of one space, then its best three, and the published settings, at full
+length.
 
 Sizes are those of X-MoE with k = 2, which a mixture needs at these numbers of tokens: as many FLOPs, or as many
 parameters. Cost: cpu about four hours of two cores. Run: python -m experiments run tuning
@@ -8,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from experiments.kinds.search import Search
-from experiments.settings import Point
+from experiments.settings import Point, Settings
 from experiments.system import System
 from experiments.systems import dense_of_cost, fine_grained, mhmoe, null, xmoe
 from mhmoe.layers.matching import Matching
@@ -55,6 +56,9 @@ def _built(sized: str, experts: int) -> Callable[[Point], System]:
     return lambda point: build(experts, point)
 
 
+# At the rate that most systems choose from the grid. With it no system is the worse for having been tuned.
+PUBLISHED = Point(settings=Settings(), learning_rate=8e-3, parts=4, choices=0)
+
 PAGE = Search(
     slug="tuning",
     title="Tuning: the same points of the same space for every system",
@@ -68,6 +72,7 @@ PAGE = Search(
         "dense": "Dense, FLOPs of X-MoE with k = 2",
         **{sized.format(EXPERTS): label.format(EXPERTS) for sized, (label, _) in SIZED.items()},
     },
+    also=(PUBLISHED,),
 )
 
 

@@ -44,13 +44,17 @@ Variant = tuple[str, str, Callable[[Point], System]]
 class Search(Page):
     """bases: key -> a function of a point that gives the system, of which name and label are replaced. trials: points,
     or as many as the scale has, if those are fewer. kept: how many go on to full length. share: of a final run's steps,
-    of the short runs."""
+    of the short runs. also: points that are trained at full length in any case, numbered after the trials."""
 
     bases: Mapping[str, Callable[[Point], System]] = field(hash=False)
     labels: Mapping[str, str] = field(hash=False)
     trials: int = 32
     kept: int = 3
     share: float = 1 / 4
+    also: tuple[Point, ...] = ()
+
+    def point(self, number: int) -> Point:
+        return [*points(self.trials), *self.also][number]
 
     def numbers(self, scale: Scale) -> range:
         """Of the points that are tried at a scale; none where another scale's search counts."""
@@ -61,12 +65,15 @@ class Search(Page):
         return _trial(self, base, number)
 
     def all_systems(self) -> list[System]:
-        return unique([self.trial(base, number) for base in self.bases for number in range(self.trials)])
+        return unique([self.trial(base, number) for base in self.bases for number in self._all_numbers()])
+
+    def _all_numbers(self) -> range:
+        return range(self.trials + len(self.also))
 
     def runs(self, scale: Scale, seeds: Sequence[int], records: Records) -> list[Run]:
-        """The short runs, point by point; then, of each base whose short runs are done, the full ones."""
+        """The short runs, point by point; then the full ones: the best of each base whose short runs are done."""
         short = [self.short(scale, base, number) for number in self.numbers(scale) for base in self.bases]
-        kept = [(base, number) for base in self.bases for number in self.best(scale, base, records)]
+        kept = [(base, number) for base in self.bases for number in self.candidates(scale, base, records)]
         return short + [run for base, number in kept for run in self.full(scale, base, number)]
 
     def short(self, scale: Scale, base: str, number: int) -> Run:
@@ -114,6 +121,11 @@ class Search(Page):
         known = [(loss, number) for number, loss in enumerate(losses) if loss is not None]
         return [number for _, number in sorted(known)[: self.kept]] if len(known) == len(losses) else []
 
+    def candidates(self, scale: Scale, base: str, records: Records) -> list[int]:
+        """The points of which the best at full length is chosen; not yet all while a short run is not done."""
+        always = [*self._all_numbers()[self.trials :]] if self.numbers(scale) else []
+        return self.best(scale, base, records) + always
+
     def chosen(self, scale: Scale, base: str, records: Records) -> int | None:
         """The point of the lowest mean loss at full length; None while a run is not done."""
         key = ("chosen", self.slug, base)
@@ -122,9 +134,11 @@ class Search(Page):
         return records.settled[key]
 
     def _chosen(self, scale: Scale, base: str, records: Records) -> int | None:
-        kept = {number: _loss(self.full(scale, base, number), records) for number in self.best(scale, base, records)}
-        losses = {number: loss for number, loss in kept.items() if loss is not None}
-        return min(losses, key=lambda n: losses[n]) if kept and len(losses) == len(kept) else None
+        if not self.best(scale, base, records):
+            return None
+        found = [(_loss(self.full(scale, base, n), records), n) for n in self.candidates(scale, base, records)]
+        known = [(loss, number) for loss, number in found if loss is not None]
+        return min(known)[1] if len(known) == len(found) else None
 
     def tuned(self, base: str, other: Variant | None = None, *, seeds: int | None = None) -> System:
         """The base at its best point, as a system of other pages.
@@ -132,7 +146,7 @@ class Search(Page):
         other: a system that takes the point of this base, such as one with more experts.
         """
         key, label, build = other or (base, self.labels[base], self.bases[base])
-        layer = build(points(self.trials)[0]).layer
+        layer = build(self.point(0)).layer
         return TunedSystem(
             f"{key}_tuned", f"{label}, tuned", layer, seeds, settled_by=self.slug, search=self, base=base, build=build
         )
@@ -145,11 +159,12 @@ class Search(Page):
         short = [self.short(scale, base, number) for base in self.bases for number in numbers]
         done = [records.by_name[run.name] for run in short if records.state(run) == "done"]
         rows = [self._row(scale, base, losses[base], records) for base in self.bases]
+        also = f", and {len(self.also)} of the published settings" if self.also else ""
         lines = [
             *caption_of(done)[:1],
             f"Perplexity on `valid`. The same {len(numbers)} points for every system, {self.share:.0%} of a final "
             f"run's steps, seed {scale.tuning_seed}; the best {self.kept} at full length, mean of seeds "
-            f"{scale.tuning_seed} and {scale.tuning_seed + 1}. Settings that are not named are as published.",
+            f"{scale.tuning_seed} and {scale.tuning_seed + 1}{also}. Settings that are not named are as published.",
         ]
         picture = f"{self.slug}_{scale.name}.png"
         whole = {base: found for base, found in losses.items() if None not in found}
@@ -163,7 +178,7 @@ class Search(Page):
                 x_label="trials n",
                 note=f"{setting_of(done)}. Expected best of n points drawn from the {len(numbers)}.",
                 log_x=True,
-                looks=looks({self.labels[base]: self.bases[base](points(self.trials)[0]) for base in whole}),
+                looks=looks({self.labels[base]: self.bases[base](self.point(0)) for base in whole}),
             )
             page += f"\n![The expected best of n trials]({picture})\n"
         if importance := _importance(whole, len(numbers)):
@@ -180,7 +195,7 @@ class Search(Page):
         if (number := self.chosen(scale, base, records)) is not None:
             loss = _loss(self.full(scale, base, number), records)
             assert loss is not None
-            row |= {"best_full": math.exp(loss), "settings": _described(points(self.trials)[number])}
+            row |= {"best_full": math.exp(loss), "settings": _described(self.point(number))}
         return row
 
 
@@ -204,7 +219,7 @@ class TunedSystem(System):
             number = self.search.chosen(scale, self.base, committed)
         if number is None:
             return None
-        point = points(self.search.trials)[number]
+        point = self.search.point(number)
         settled = with_settings(self.build(point), point, self.name, self.label)
         return dataclasses.replace(settled, seeds=self.seeds, steps=self.steps)
 
@@ -225,8 +240,7 @@ _IMPORTANCE = (
 
 @functools.cache
 def _trial(search: Search, base: str, number: int) -> System:
-    point = points(search.trials)[number]
-    name = f"{base}_t{number:02d}"
+    point, name = search.point(number), f"{base}_t{number:02d}"
     return with_settings(search.bases[base](point), point, name, f"{search.labels[base]}, point {number}")
 
 

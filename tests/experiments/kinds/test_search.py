@@ -35,7 +35,7 @@ def fill(results: Path, page: Search, losses: dict[str, list[float]]) -> Records
         records = Records(SCALE, results)
         for run in page.runs(SCALE, (1,), records):
             base, _, number = run.system.name.rpartition("_t")
-            save(forged(run, losses.get(base, [5.0, 4.0, 3.0, 2.0])[int(number)]), results)
+            save(forged(run, [*losses.get(base, [5.0, 4.0, 3.0, 2.0]), 9.0][int(number)]), results)
     return Records(SCALE, results)
 
 
@@ -46,7 +46,8 @@ def test_every_system_gets_the_same_points_tokens_and_seeds() -> None:
         base: [(run.learning_rate, run.seed, run.steps_share, training_config(run).to_dict()) for run in found]
         for base, found in of.items()
     }
-    assert all(len(found) == 32 and found == told["dense"] for found in told.values())
+    assert all(len(found) == 32 + 2 and found == told["dense"] for found in told.values())
+    assert {share for *_, share, _ in told["dense"][:32]} == {1 / 4} and {run[2] for run in told["dense"][32:]} == {1.0}
     assert sum(map(len, of.values())) == len(runs)
     assert not any(run.tests for run in runs)
     assert {run.seed for run in runs}.isdisjoint(CPU.seeds)
@@ -162,6 +163,17 @@ def test_the_tuned_system_is_the_best_point_of_the_full_runs_and_nothing_before_
     (run,) = final_runs(SCALE, "english", tuned, [1], records)
     assert run.learning_rate == points(4)[2].learning_rate and run.name == "english-dense_tuned-seed1"
     assert model_config(SCALE, run.system) == model_config(SCALE, SMALL.trial("dense", 2))
+
+
+def test_the_published_settings_are_candidates_whatever_short_runs_say(tmp_path: Path) -> None:
+    losses = {"dense": [3.0, 5.0, 2.0, 4.0, 1.0], "null": [3.0, 5.0, 2.0, 4.0, 6.0]}
+    records = fill(tmp_path, SMALL, losses)
+    assert SMALL.chosen(SCALE, "dense", records) == 4 and SMALL.chosen(SCALE, "null", records) == 2
+    (run,) = final_runs(SCALE, "english", SMALL.tuned("dense"), [1], records)
+    plain = SMALL.bases["dense"](SMALL.point(0))
+    assert model_config(SCALE, run.system) == model_config(SCALE, plain) and run.learning_rate == 8e-3
+    records.path(SMALL.full(SCALE, "dense", 4)[0]).unlink()
+    assert SMALL.chosen(SCALE, "dense", Records(SCALE, tmp_path)) is None, "a candidate is not done"
 
 
 def test_on_other_text_the_committed_search_settles_what_no_search_there_has(
