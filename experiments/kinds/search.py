@@ -44,7 +44,8 @@ Variant = tuple[str, str, Callable[[Point], System]]
 class Search(Page):
     """bases: key -> a function of a point that gives the system, of which name and label are replaced. trials: points,
     or as many as the scale has, if those are fewer. kept: how many go on to full length. share: of a final run's steps,
-    of the short runs. also: points that are trained at full length in any case, numbered after the trials."""
+    of the short runs. also: points of the published settings, trained at full length in any case; numbered after the
+    trials."""
 
     bases: Mapping[str, Callable[[Point], System]] = field(hash=False)
     labels: Mapping[str, str] = field(hash=False)
@@ -159,12 +160,12 @@ class Search(Page):
         short = [self.short(scale, base, number) for base in self.bases for number in numbers]
         done = [records.by_name[run.name] for run in short if records.state(run) == "done"]
         rows = [self._row(scale, base, losses[base], records) for base in self.bases]
-        also = f", and {len(self.also)} of the published settings" if self.also else ""
+        also = " and the published settings" if self.also else ""
         lines = [
             *caption_of(done)[:1],
             f"Perplexity on `valid`. The same {len(numbers)} points for every system, {self.share:.0%} of a final "
-            f"run's steps, seed {scale.tuning_seed}; the best {self.kept} at full length, mean of seeds "
-            f"{scale.tuning_seed} and {scale.tuning_seed + 1}{also}. Settings that are not named are as published.",
+            f"run's steps, seed {scale.tuning_seed}; the best {self.kept}{also} at full length, mean of seeds "
+            f"{scale.tuning_seed} and {scale.tuning_seed + 1}. Settings that are not named are as published.",
         ]
         picture = f"{self.slug}_{scale.name}.png"
         whole = {base: found for base, found in losses.items() if None not in found}
