@@ -32,11 +32,15 @@ def best_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
         return "float32"
 
 
-def meet(device: torch.device) -> tuple[int, int]:
-    """This process's number and how many there are; under torchrun they meet first."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > 1 and not dist.is_initialized():
+def processes() -> int:
+    """How many torchrun has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def meet(device: torch.device) -> int:
+    """This process's number; under torchrun it meets the others first."""
+    if processes() > 1 and not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return int(os.environ.get("RANK", "0")), world
+    return int(os.environ.get("RANK", "0"))

@@ -18,7 +18,9 @@ from mhmoe.io import UserError, read_json
 from mhmoe.layers.config import LayerConfig, config_from_dict
 from mhmoe.layers.experts import FeedForwardConfig
 from mhmoe.model.config import MHMoEConfig
-from mhmoe.training.config import TrainingConfig
+from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.training.config import Sharding, TrainingConfig
+from mhmoe.training.sharding import check_layout, check_trainable
 
 Epochs = Annotated[float, Range(above=0, most=10**6)]
 
@@ -85,3 +87,24 @@ def training_of(command: Train, device: torch.device, available: int | None = No
         tokens = most if available is None else min(most, round(epochs * available))
         config = dataclasses.replace(config, steps=max(tokens // config.tokens_per_step, 1))
     return config
+
+
+def check_processes(command: Train, settings: MHMoEConfig, training: TrainingConfig, processes: int) -> Sharding | None:
+    """How the model lies on them, None if each has a copy. Raises UserError where they cannot share the run."""
+    if training.batch_sequences % processes:
+        raise UserError(
+            f"{processes} processes cannot share out batch_sequences={training.batch_sequences}; "
+            "choose numbers that divide"
+        )
+    if not command.shard and command.expert_parallel == 1:
+        return None
+    if processes == 1:
+        raise UserError(
+            "--shard and --expert-parallel are for several processes; start them by "
+            "torchrun --standalone --nproc-per-node N -m mhmoe train ..., N a number"
+        )
+    sharding = Sharding(expert_parallel=command.expert_parallel)
+    check_trainable(sharding, training)
+    with torch.device("meta"):  # takes no memory
+        check_layout(MHMoEForCausalLM(settings), sharding, processes)
+    return sharding

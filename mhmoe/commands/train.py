@@ -21,8 +21,8 @@ import torch
 
 from mhmoe.commands.card import Trained, write_card
 from mhmoe.commands.options import Train
-from mhmoe.commands.place import device_named, meet
-from mhmoe.commands.plan import check_vocabulary, settings_of, training_of
+from mhmoe.commands.place import device_named, meet, processes
+from mhmoe.commands.plan import check_processes, check_vocabulary, settings_of, training_of
 from mhmoe.data.batches import TrainingBatches
 from mhmoe.data.named import text_named
 from mhmoe.data.packing import PackedDataset, PackingConfig, pack
@@ -30,7 +30,7 @@ from mhmoe.data.tokenizer import as_transformers, given_tokenizer
 from mhmoe.io import UserError, check_writable, read_json, write_atomically
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
-from mhmoe.training.config import Sharding, identity
+from mhmoe.training.config import identity
 from mhmoe.training.evaluation import evaluate
 from mhmoe.training.loop import train as train_model
 from mhmoe.training.record import fingerprint, provenance
@@ -61,11 +61,12 @@ def train(command: Train) -> Path | None:
     vocab_size, end_of_text = check_vocabulary(command, text, given)
     settings = settings_of(command, vocab_size, end_of_text)
     training = training_of(command, device)
+    sharding = check_processes(command, settings, training, processes())
     cache = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "mhmoe")
     for writable in (folder, cache):
         check_writable(writable)
     watchers = _watchers(command, folder, settings)
-    rank, world = meet(device)
+    rank = meet(device)
 
     if not isinstance(text, PackedDataset):
         packing = PackingConfig(
@@ -77,9 +78,7 @@ def train(command: Train) -> Path | None:
         text = pack(text, packing, cache / "packed", given)
     training = training_of(command, device, len(text.train))
     TrainingBatches(text.train, training.length, training.batch_sequences, command.seed)  # refuses too little text
-    sharded = command.shard or command.expert_parallel != 1
-    sharding = Sharding(expert_parallel=command.expert_parallel) if sharded else None
-    run = fingerprint(identity(settings, training, text.fingerprint, world, sharding), command.seed)
+    run = fingerprint(identity(settings, training, text.fingerprint, processes(), sharding), command.seed)
     if earlier and earlier.get("run") != run:
         raise UserError(f"{folder} holds another run (its options or its text differ); name another --out")
     if earlier.get("finished"):

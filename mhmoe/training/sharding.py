@@ -57,7 +57,7 @@ def shard(model: MHMoEForCausalLM, sharding: Sharding, seed: int, device: torch.
     parameter = next(model.parameters())
     made = parameter.is_meta
     device = device or (_own_device() if made else parameter.device)
-    _check(model, sharding)
+    check_layout(model, sharding, dist.get_world_size())
     meshes = _meshes(sharding, device.type)
     for number, block in enumerate(model.model.layers):
         assert isinstance(block, Block)
@@ -93,6 +93,27 @@ def check_trainable(sharding: Sharding, config: TrainingConfig) -> None:
         )
 
 
+def check_layout(model: MHMoEForCausalLM, sharding: Sharding, world: int) -> None:
+    """Raises UserError where `world` processes cannot share the model out so; it may be on the meta device."""
+    count = sharding.expert_parallel
+    if world % count:
+        raise UserError(f"expert_parallel={count} does not divide the {world} processes; choose one that does")
+    for mixture in _mixtures(model) if count > 1 else ():
+        name, number = "num_experts", mixture.experts.num_experts
+        if sharding.by_heads and isinstance(mixture.router, PerHeadRouter):
+            name, number = "heads", len(mixture.router.routers)
+        if number % count:
+            raise UserError(f"expert_parallel={count} does not divide {name}={number}; choose one that does")
+        copies = world // count if sharding.parameters == "sharded" else 1
+        for name, parameter in mixture.experts.named_parameters():
+            if parameter.shape[1] % copies:
+                raise UserError(
+                    f"{world} processes with expert_parallel={count} would cut the second axis of the experts' {name}, "
+                    f"{parameter.shape[1]} long, in {copies} parts that are not even; choose numbers that divide, "
+                    "or parameters='replicated'"
+                )
+
+
 def evaluating(sharding: Sharding | None, device: torch.device) -> torch.autocast:
     """In what evaluation computes: the parameters' own type, or that in which they are gathered."""
     low = sharding is not None and sharding.gather_in == "bfloat16"
@@ -120,26 +141,6 @@ def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
         for part in parts:
             part.mul_(factor.to(part.device))
     return norm
-
-
-def _check(model: MHMoEForCausalLM, sharding: Sharding) -> None:
-    world, count = dist.get_world_size(), sharding.expert_parallel
-    if world % count:
-        raise UserError(f"expert_parallel={count} does not divide the {world} processes; choose one that does")
-    for mixture in _mixtures(model) if count > 1 else ():
-        name, number = "num_experts", mixture.experts.num_experts
-        if sharding.by_heads and isinstance(mixture.router, PerHeadRouter):
-            name, number = "heads", len(mixture.router.routers)
-        if number % count:
-            raise UserError(f"expert_parallel={count} does not divide {name}={number}; choose one that does")
-        copies = world // count if sharding.parameters == "sharded" else 1
-        for name, parameter in mixture.experts.named_parameters():
-            if parameter.shape[1] % copies:
-                raise UserError(
-                    f"{world} processes with expert_parallel={count} would cut the second axis of the experts' {name}, "
-                    f"{parameter.shape[1]} long, in {copies} parts that are not even; choose numbers that divide, "
-                    "or parameters='replicated'"
-                )
 
 
 def _mixtures(module: nn.Module) -> list[SparseMoE]:

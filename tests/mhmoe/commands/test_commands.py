@@ -30,6 +30,7 @@ from mhmoe.model.integrate import load_integrated
 from mhmoe.training.config import TrainingConfig
 from mhmoe.training.watchers import read_log
 from tests import tiny
+from tests.processes import together
 
 FAST = ["--preset", "smoke", "--steps", "4", "--batch-sequences", "8", "--evaluations", "2", "--log-every", "2"]
 CPU = torch.device("cpu")
@@ -279,6 +280,18 @@ MISTAKES: dict[str, Case] = {
         lambda p, b, f: ["train", "--data", str(b), "--heads", "5"],
         "moe_heads=5 does not divide dim=96; choose one of 1, 2, 3, 4, 6,",
     ),
+    "experts that the processes do not divide": (
+        lambda p, b, f: ["train", "--data", str(b), "--preset", "gpu", "--expert-parallel", "2"],
+        "expert_parallel=2 does not divide num_experts=41; choose one that does",
+    ),
+    "a batch that the processes do not divide": (
+        lambda p, b, f: ["train", "--data", str(b), "--batch-sequences", "7"],
+        "2 processes cannot share out batch_sequences=7; choose numbers that divide",
+    ),
+    "shards for one alone": (
+        lambda p, b, f: ["train", "--data", str(b), "--shard"],
+        "are for several processes; start them by torchrun --standalone --nproc-per-node N -m mhmoe",
+    ),
     "no steps": (lambda p, b, f: ["train", "--data", str(b), "--steps", "0"], "steps=0 is not allowed"),
     "no epochs": (lambda p, b, f: ["train", "--data", str(b), "--epochs", "0"], "epochs=0.0 is not allowed"),
     "a place that cannot be written": (
@@ -325,8 +338,15 @@ MISTAKES: dict[str, Case] = {
 
 @pytest.mark.parametrize("case", MISTAKES)
 def test_a_mistake_is_one_line_and_exit_code_2_before_any_work(
-    case: str, tmp_path: Path, book: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    case: str,
+    tmp_path: Path,
+    book: Path,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if "processes" in case:
+        monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun tells
     make, line = MISTAKES[case]
     arguments = make(tmp_path, book, folder)
     assert main(arguments) == 2
@@ -334,6 +354,32 @@ def test_a_mistake_is_one_line_and_exit_code_2_before_any_work(
     assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1
     assert line in said.err
     assert not [path for path in tmp_path.glob("*/*") if path.name in ("run.json", "checkpoint.pt", "training.jsonl")]
+
+
+# ---- several processes ----------------------------------------------------------------------
+
+
+PLACED = {"copies": (), "shards": ("--shard",), "experts": ("--expert-parallel", "2")}
+SMALL = (*FAST, "--precision", "float32", "--matching", "equal-parameters")
+
+
+def trained_together(folder: Path, book: str) -> None:
+    for name, options in PLACED.items():
+        assert main(["train", "--data", book, "--out", str(folder / name), *SMALL, *options]) == 0
+
+
+def test_two_processes_write_the_folder_that_one_writes(book: Path, tmp_path: Path) -> None:
+    together(trained_together, tmp_path / "two", 2, book)
+    assert main(["train", "--data", str(book), "--out", "one", *SMALL]) == 0
+    expected = load_file("one/model.safetensors")
+    for name in PLACED:
+        ours = tmp_path / "two" / name
+        assert {path.name for path in ours.iterdir()} == {path.name for path in Path("one").iterdir()}
+        assert tiny.difference(load_file(ours / "model.safetensors"), expected) < 1e-4
+        assert told(ours)["scores"]["test"]["nll_per_token"] == pytest.approx(
+            told(Path("one"))["scores"]["test"]["nll_per_token"], rel=1e-5
+        )
+        assert told(ours)["run"] == told(Path("one"))["run"]
 
 
 # ---- upcycle --------------------------------------------------------------------------------
