@@ -77,7 +77,9 @@ def seeds_text(groups: Iterable[Iterable[int]]) -> str:
 def table_markdown(
     columns: Sequence[Column], rows: Sequence[Row], *, title: str = "", caption: Sequence[str] = ()
 ) -> str:
-    """Title, caption lines, and the table, padded so that it also reads as plain text."""
+    """Title, caption lines, and the table, padded so that it also reads as plain text. Empty columns are left out."""
+    texts = {column.key: {column.text(row) for row in rows} for column in columns}
+    columns = [column for column in columns if texts[column.key] != {NOTHING}]
     cells = [[column.heading for column in columns]] + [[column.text(row) for column in columns] for row in rows]
     cells = [[in_words(cell).replace("|", "\\|") for cell in line] for line in cells]
     widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(columns))]

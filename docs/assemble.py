@@ -28,11 +28,13 @@ BESIDE = ("CONTRIBUTING.md", "CHANGELOG.md", *(f"results/**/*.{kind}" for kind i
 WIDTH = "100"  # characters of what commands print
 COMMAND = re.compile(r"^```console\n\$ (.*)\n```$", flags=re.MULTILINE)
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
+PICTURE = re.compile(r"(?<!\[)(!\[[^\]]*\]\(([^)]+)\))")
+WIDE = "---\nhide: [toc]\n---\n\n"  # what a page of wide tables begins with
 
 
 def sources() -> dict[str, Path]:
     """Every file of the site, by its place in it, and where it lies."""
-    files = [path for kind in ("md", "ipynb") for path in (ROOT / "docs").rglob(f"*.{kind}")]
+    files = [path for kind in ("md", "ipynb", "css") for path in (ROOT / "docs").rglob(f"*.{kind}")]
     pages = {path.relative_to(ROOT / "docs").as_posix(): path for path in files}
     beside = {path.relative_to(ROOT).as_posix(): path for pattern in BESIDE for path in ROOT.glob(pattern)}
     return pages | {place: path for place, path in beside.items() if not place.startswith("results/smoke/")}
@@ -51,6 +53,11 @@ def with_links_of_the_site(text: str, place: str, path: Path) -> str:
     return LINK.sub(link, text)
 
 
+def with_pictures_to_open(text: str) -> str:
+    """Every picture as a link to itself: the column is narrower than most."""
+    return PICTURE.sub(r"[\1](\2)", text)
+
+
 def with_outputs(text: str, output: Callable[[str], str]) -> str:
     """The page with what its commands print."""
     return COMMAND.sub(lambda found: f"```console\n$ {found[1]}\n{output(found[1])}\n```", text)
@@ -60,7 +67,8 @@ def printed(command: str) -> str:
     """What `make`, or a `python -m MODULE ... --help`, prints. Raises ValueError on any other command."""
     words = command.split()
     if words == ["make"]:
-        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.rstrip()
+        alone = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
+        return subprocess.run(words, cwd=ROOT, env=alone, capture_output=True, text=True, check=True).stdout.rstrip()
     if words[:2] != ["python", "-m"] or words[-1] != "--help":
         raise ValueError(f"{command!r} is not run for a page; let it be make, or end in --help")
     earlier, sys.argv = sys.argv, words[2:]
@@ -69,7 +77,8 @@ def printed(command: str) -> str:
             runpy.run_module(words[2], run_name="__main__", alter_sys=True)
     finally:
         sys.argv = earlier
-    return "\n".join(line.rstrip() for line in shown.getvalue().strip("\n").splitlines())
+    lines = shown.getvalue().strip("\n").replace(f"{ROOT}/", "").splitlines()
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def assemble(folder: Path) -> None:
@@ -80,7 +89,9 @@ def assemble(folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".md":
             text = with_numbers(path.read_text(encoding="utf-8"), rows_of())
-            target.write_text(with_outputs(with_links_of_the_site(text, place, path), printed), encoding="utf-8")
+            text = with_pictures_to_open(with_links_of_the_site(text, place, path))
+            begin = WIDE if place.startswith("results/") else ""
+            target.write_text(begin + with_outputs(text, printed), encoding="utf-8")
         else:
             shutil.copyfile(path, target)
 

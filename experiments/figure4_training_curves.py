@@ -43,7 +43,7 @@ PAGE = Curves(
         },
         "32 experts": {
             "Dense": dense(),
-            "X-MoE": xmoe(32, seeds=3),
+            "X-MoE": xmoe(32),
             "MH-MoE, equal parameters": mhmoe(32, "parameters", seeds=3),
             "MH-MoE, equal FLOPs": mhmoe(32, "compute", seeds=3),
         },

@@ -112,7 +112,11 @@ def _claims(label: str, of: dict[int, System]) -> list[Claim | MeasuredClaim]:
 PAGE = Table(
     slug=SLUG,
     title="Figure 6: from 8 to 256 experts",
-    rows=[Row(system=system) for series in SERIES.values() for system in series.values()],
+    rows=[
+        Row(system=system, reference=SERIES["X-MoE, tuned"][8].name if system.arm == "tuned" else None)
+        for series in SERIES.values()
+        for system in series.values()
+    ],
     reference="xmoe_8",
     trend=Trend(
         x_label="experts of the X-MoE of equal size",

@@ -14,7 +14,7 @@ PUBLISHED = Arm(
     null=null(),
     dense=dense(),
     few=xmoe(8),
-    many=xmoe(32, seeds=3),
+    many=xmoe(32),
     others=(xmoe(8, top_k=HEADS), mhmoe(8, "parameters"), mhmoe(8, "compute"), *controls()),
 )
 TUNED = Arm(
@@ -22,7 +22,7 @@ TUNED = Arm(
     null=tuned("null"),
     dense=tuned("dense"),
     few=tuned("xmoe_{}"),
-    many=tuned("xmoe_{}", 32, seeds=3),
+    many=tuned("xmoe_{}", 32),
     others=[tuned(sized) for sized in ("fine_{}", "mhmoe_{}_compute", "mhmoe_{}_parameters")],
 )
 

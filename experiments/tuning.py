@@ -73,6 +73,14 @@ PAGE = Search(
         **{sized.format(EXPERTS): label.format(EXPERTS) for sized, (label, _) in SIZED.items()},
     },
     also=(PUBLISHED,),
+    notes=(
+        "parts: heads of MH-MoE, and into how many an expert of fine-grained X-MoE is cut. choices: which of three k. "
+        "norm: none, behind the layer, or behind the experts; inner norm: one in each network. gate: the softmax "
+        "value, renormalised over the chosen, or a sigmoid. per head: a router and experts for each head. route by: "
+        "what the router reads, the head layer's output or its input. start: of the head and the merge layer. output "
+        "gain: of the initial last matrices. projection, experts, router lr: multipliers of the learning rate. What a "
+        "system lacks changes nothing there: a model without the layer has no gate.",
+    ),
 )
 
 

@@ -36,7 +36,7 @@ class Controls:
             return f"no control of the kind {claim.control!r} is declared for the arm {claim.arm!r}"
         verdict = measure(effect, records, scale, resample=False)
         if not _holds(verdict) and claim.difference != effect.difference:
-            return f"control not seen: {effect.statement} ({_figure(verdict)})"
+            return f"control not {'seen' if verdict.n >= 2 else 'run'}: {effect.statement} ({_figure(verdict)})"
         for system in sorted(claim.systems):
             null = self.nulls.get(claim.arm, "")
             verdict = measure(against_null(system, null, claim), records, scale, resample=False)
@@ -76,6 +76,6 @@ def _holds(verdict: Verdict) -> bool:
 
 def _figure(verdict: Verdict) -> str:
     if verdict.n < 2:
-        return "not run"
+        return "fewer than two seeds"
     mean, low, high = percent_of_perplexity(verdict.tested)
     return f"{mean:+.2f}% [{low:+.2f}%, {high:+.2f}%], n = {verdict.n}"

@@ -1,6 +1,7 @@
 """The ledger as a page: every claim with what the paper says, what the records say, and the verdict."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from analysis.claims.learning_speed import COSTS, log_costs
@@ -15,9 +16,10 @@ The rule was fixed before the runs. Two systems are compared seed by seed on the
 - **holds**: the 95% interval of the paired difference over seeds (t distribution) excludes zero in the
   claimed direction, and p after Holm's correction within the table is below {LEVEL}.
 - **not reproduced at this scale**: the same in the other direction. **cannot tell**: neither.
-- **not testable here**: at this scale a known effect of the same kind is not seen (for what mixtures gain, X-MoE below
-  Dense of equal active FLOPs; for what experts gain, 32 below 8), or a side does not beat the model without the layer.
-  Such claims are in no family of Holm's. A difference that is tested twice counts once.
+- **not testable here**: at this scale a known effect of the same kind is not seen or was not run (for what mixtures
+  gain, X-MoE below Dense of equal active FLOPs; for what experts gain, 32 below 8), or a side does not beat the model
+  without the layer. Such claims are in no family of Holm's. A difference that is tested twice counts once. Known
+  effects are looked for without Holm's correction: one may be seen that its table, among other claims, cannot tell.
 - **not run**: a side has no records, or they share fewer than two seeds.
 
 "found at": a true difference of this size is found with 80% chance, given the spread over seeds and as the clearest
@@ -37,18 +39,47 @@ the percent by which one's ratio is below the other's.
 """
 
 
-HEADINGS = "statement", "source", "matching", "paper", "ours", "documents", "n", "p (Holm)", "found at", "verdict"
+HEADINGS = "verdict", "statement", "ours", "n", "p (Holm)", "found at", "documents", "paper", "matching", "source"
+NUMBERS = ("n", "p (Holm)", "found at")
+VERDICTS = {
+    "holds": "holds",
+    "not reproduced": "not reproduced at this scale",
+    "cannot tell": "cannot tell",
+    "not testable here": "not testable here",
+    "not run": "not run",
+}
+JUDGED = ("holds", "not reproduced", "cannot tell")
 
 
 def ledger_markdown(verdicts: Sequence[Verdict], titles: Mapping[str, str] | None = None) -> str:
-    """The ledger as Markdown: one table for each scale and stem, in the order of the verdicts."""
-    lines = [f"# The ledger of claims\n\n{RULE}"]
-    for (scale, stem), rows in ledger_tables(verdicts).items():
-        lines += [f"## {(titles or {}).get(stem, stem)}, scale {scale}", ""]
-        lines += [f"| {' | '.join(HEADINGS)} |", "|---|---|---|---|---|---|---:|---:|---:|---|"]
-        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for _, row in rows]
-        lines.append("")
-    return "\n".join(lines)
+    """The ledger as Markdown: what could be judged, and one table for each scale and stem, what was not run last."""
+    found = ledger_tables(verdicts)
+    counts = verdict_counts(verdicts)
+    summary = ", ".join(f"{n} {VERDICTS[name]}" for name, n in counts.items())
+    lines = [f"# The ledger of claims\n\n{RULE}", f"**{sum(counts.values())} claims: {summary}.**"]
+    judged = [row for rows in found.values() for row in rows if row[0].verdict in JUDGED and not row[0].repeats]
+    if judged:
+        lines += ["", "## What could be judged", "", *_table(judged, titles or {})]
+    for (scale, stem), rows in found.items():
+        lines += ["", f"## {(titles or {}).get(stem, stem)}, scale {scale}", "", *_table(rows)]
+    return "\n".join([*lines, ""])
+
+
+def verdict_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """How many claims have each verdict; a difference that is judged elsewhere too counts once."""
+    found = Counter(verdict.verdict for verdict in verdicts if not verdict.repeats)
+    return {name: found[name] for name in VERDICTS}
+
+
+def _table(rows: Sequence[tuple[Verdict, list[str]]], titles: Mapping[str, str] | None = None) -> list[str]:
+    """The clearest verdicts first; with `titles`, of several pages, which are named."""
+    of_pages = [] if titles is None else ["page"]
+    headings = [*HEADINGS, *of_pages]
+    lines = [f"| {' | '.join(headings)} |", "|" + "|".join("---:" if h in NUMBERS else "---" for h in headings) + "|"]
+    for verdict, cells in sorted(rows, key=lambda row: list(VERDICTS).index(row[0].verdict)):
+        page = [] if titles is None else [titles.get(verdict.claim.slug, verdict.claim.slug).partition(":")[0]]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in [*cells, *page]) + " |")
+    return lines
 
 
 def ledger_tables(verdicts: Sequence[Verdict]) -> dict[tuple[str, str], list[tuple[Verdict, list[str]]]]:
@@ -65,16 +96,16 @@ def _cells(verdict: Verdict, tested: int) -> list[str]:
     """tested: differences of its family."""
     claim = verdict.claim
     return [
+        _said(verdict),
         in_words(claim.statement),
-        claim.source,
-        in_words(f"`{claim.matching}`") if claim.matching else "-",
-        _paper(claim),
         _ours(verdict),
-        _documents(verdict),
         str(verdict.n),
         _p(verdict.adjusted_p),
         _found_at(verdict, tested),
-        _said(verdict),
+        _documents(verdict),
+        _paper(claim),
+        in_words(f"`{claim.matching}`") if claim.matching else "-",
+        claim.source,
     ]
 
 
@@ -91,7 +122,7 @@ def _found_at(verdict: Verdict, tested: int) -> str:
 
 def _said(verdict: Verdict) -> str:
     if verdict.verdict in ("holds", "not reproduced"):
-        said = f"**{'holds' if verdict.verdict == 'holds' else 'not reproduced at this scale'}**"
+        said = f"**{VERDICTS[verdict.verdict]}**"
     else:
         said = verdict.verdict + (f": {verdict.objection}" if verdict.objection else "")
     return said + (" (as above: the same difference)" if verdict.repeats else "")

@@ -177,7 +177,7 @@ class Search(Page):
                 folder / picture,
                 title="What the best of n trials is worth",
                 x_label="trials n",
-                note=f"{setting_of(done)}. Expected best of n points drawn from the {len(numbers)}.",
+                note=f"{setting_of(done)}. Expected best of n points drawn, with replacement, from the {len(numbers)}.",
                 log_x=True,
                 looks=looks({self.labels[base]: self.bases[base](self.point(0)) for base in whole}),
             )

@@ -52,7 +52,7 @@ def write(
     if slug == "claims":
         return files
     rows = index_rows(known, scales, results)
-    files |= write_index(rows, folder)
+    files |= write_index(rows, known, folder)
     for each in known:
         files |= render(each, scales, folder, results)
     return files | (write_report(known, scales, found, rows, folder) if report else {})

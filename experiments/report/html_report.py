@@ -13,7 +13,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from analysis.claims.ledger import HEADINGS, RULE, ledger_tables
+from analysis.claims.ledger import HEADINGS, RULE, VERDICTS, ledger_tables, verdict_counts
 from analysis.claims.rules import Verdict
 from analysis.tables import Column, Row
 from experiments.report.embedded_markdown import data_uri, inline_html, to_html
@@ -24,13 +24,6 @@ from mhmoe.layers.matching import in_words
 
 ROOT = Path(__file__).parents[2]
 TABLE, FIGURE, TESTBED = "table1_perplexity", "figure4_training_curves", "testbed"
-VERDICTS = {
-    "holds": "holds",
-    "not reproduced": "not reproduced at this scale",
-    "cannot tell": "cannot tell",
-    "not testable here": "not testable here",
-    "not run": "not run",
-}
 _RESULT = re.compile(r"^\| (v\d (?:Table|Figures?) [^|]+?) \| ([^|]+?) \| (.+) \|$", flags=re.MULTILINE)
 _HEADLINE = (
     Column("label", "system"),
@@ -88,10 +81,10 @@ def write_report(
         figure=next((data_uri(path) for path in sorted(folder.glob(f"{FIGURE}_*.png"))), ""),
         controls=_table(_CONTROLS, _of_first_scale(folder / f"{TESTBED}.csv", "n", "perplexity")),
         covered=_table(_COVERED, _of_first_scale(folder / f"{TESTBED}.csv", "perplexity")),
-        counts=_counts(verdicts),
+        counts=[(verdict, VERDICTS[verdict], n) for verdict, n in verdict_counts(verdicts).items()],
         by_page=_by_page(verdicts, known),
         verdicts=VERDICTS,
-        headings=("verdict", "page", "scale", *HEADINGS[:-1]),
+        headings=(HEADINGS[0], "page", "scale", *HEADINGS[1:]),
         claims=_claims(verdicts, known, folder),
         coverage=_coverage(states, folder),
         pages=[
@@ -158,12 +151,6 @@ def _cells(columns: Sequence[Column], row: Row) -> list[str]:
     return [column.text(row) for column in columns]
 
 
-def _counts(verdicts: Sequence[Verdict]) -> list[tuple[str, str, int]]:
-    """Verdict, what it is called, how many claims have it; a difference that is judged elsewhere too counts once."""
-    found = Counter(verdict.verdict for verdict in verdicts if not verdict.repeats)
-    return [(verdict, name, found[verdict]) for verdict, name in VERDICTS.items()]
-
-
 def _by_page(verdicts: Sequence[Verdict], known: Mapping[str, Page]) -> list[tuple[str, str, list[int]]]:
     found = Counter((verdict.claim.slug, verdict.verdict) for verdict in verdicts if not verdict.repeats)
     slugs = sorted({verdict.claim.slug for verdict in verdicts}, key=_order)
@@ -173,7 +160,7 @@ def _by_page(verdicts: Sequence[Verdict], known: Mapping[str, Page]) -> list[tup
 def _claims(verdicts: Sequence[Verdict], known: Mapping[str, Page], folder: Path) -> list[tuple[str, list[Markup]]]:
     """Verdict, and the cells of the ledger's row after it; what could be judged first."""
     rows = [
-        (verdict.verdict, slug, [cells[-1], known[slug].title.partition(":")[0], scale, *cells[:-1]])
+        (verdict.verdict, slug, [cells[0], known[slug].title.partition(":")[0], scale, *cells[1:]])
         for (scale, slug), family in ledger_tables(verdicts).items()
         for verdict, cells in family
     ]
@@ -187,7 +174,7 @@ def _state(rows: Sequence[Row]) -> str:
         return "counted, nothing to run"
     told = [
         f"{row['scale']}: {row['done']} of {row['done'] + row['stale'] + row['missing']} runs"
-        + (f", n = {row['seeds']}" if row["seeds"] else "")
+        + (f", at most {row['seeds']} seeds" if row["seeds"] else "")
         for row in rows
     ]
     return "; ".join(told) or "declared, not run"

@@ -22,27 +22,35 @@ COLUMNS = (
     Column("hours", "hours", ",.1f"),
     Column("pflops", "training PFLOPs", ",.2f"),
 )
-HEAD = """# Results
+HEAD = """# All pages
 
-Everything here but LOG.md is rendered from the records under runs/ (`make report`); nothing is typed.
+Everything here but LOG.md and speed/ is rendered from the records under runs/ (`make report`); nothing is typed.
 [claims.md](claims.md) is the ledger of claims and verdicts, [LOG.md](LOG.md) the diary, failures included.
 
 Hours are those of training alone, on the devices that the records name. Pages share runs. What is measured on
 finished models (scores, routing) has records of its own under measurements/.
 """
+SPEED = "Speed, which benchmarks/ measures and writes"
 
 
 def render_index(
     pages: Sequence[Page], scales: Sequence[Scale], folder: Path, results: Path = RESULTS
 ) -> dict[Path, str]:
     """The index of results/, one row a page and scale that has records, and the total of all records."""
-    return write_index(index_rows(pages, scales, results), folder)
+    return write_index(index_rows(pages, scales, results), pages, folder)
 
 
-def write_index(rows: Sequence[Row], folder: Path) -> dict[Path, str]:
-    """README.md, of rows that are known."""
+def write_index(rows: Sequence[Row], pages: Sequence[Page], folder: Path) -> dict[Path, str]:
+    """README.md, of rows that are known; pages without one are named below."""
     path = folder / "README.md"
-    files = {path: HEAD + "\n" + table_markdown(COLUMNS, rows)}
+    begun = {row.get("slug") for row in rows}
+    others = {
+        "Declared, not run": [(page.title, f"{page.slug}.md") for page in pages if page.slug not in begun],
+        SPEED: [(page.stem, f"speed/{page.name}") for page in sorted((RESULTS / "speed").glob("*.md"))],
+    }
+    named = {what: ", ".join(f"[{title}]({to})" for title, to in links) for what, links in others.items() if links}
+    lines = [f"\n{what}: {links}.\n" for what, links in named.items()]
+    files = {path: "".join([HEAD, "\n", table_markdown(COLUMNS, rows), *lines])}
     write_atomically(path, files[path])
     return files
 

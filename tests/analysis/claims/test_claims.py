@@ -247,15 +247,17 @@ def test_the_ledger_shows_every_verdict_with_its_numbers():
     page = ledger_markdown(judge([LOWER, absent], records), {"table1": "Table 1: perplexity"})
     assert "fixed before the runs" in page
     assert "## Table 1: perplexity, scale cpu" in page
-    line = next(line for line in page.splitlines() if "A beats B" in line)
+    assert "**2 claims: 1 holds, 0 not reproduced at this scale, 0 cannot tell," in page
+    assert " 0 not testable here, 1 not run.**" in page
+    judged, line = (line for line in page.splitlines() if "A beats B" in line)
+    assert judged == f"{line} Table 1 |"
     assert "12 against 15 (-20.0%)" in line
-    assert "**holds**" in line
+    assert line.startswith("| **holds** | A beats B |")
     verdict = judge([LOWER], records)[0]
-    assert f"| 5 | < 0.001 | {100 * math.expm1(effect_found(verdict.tested, 1, LEVEL)):.2f}% | **holds** |" in line
+    assert f"| 5 | < 0.001 | {100 * math.expm1(effect_found(verdict.tested, 1, LEVEL)):.2f}% |" in line
     assert f"{verdict.percent[0]:+.2f}% [{verdict.percent[1]:+.2f}%, {verdict.percent[2]:+.2f}%]" in line
-    assert next(line for line in page.splitlines() if "A beats D" in line).endswith(
-        "| - | not run | - | 0 | - | - | not run |"
-    )
+    (line,) = (line for line in page.splitlines() if "A beats D" in line)
+    assert line.startswith("| not run | A beats D | not run | 0 | - | - | - | - |")
 
 
 def test_the_ledger_of_learning_speed_says_how_much_or_never():

@@ -53,8 +53,9 @@ def test_a_known_effect_that_is_not_seen_makes_the_claim_untestable_with_its_fig
 
 def test_without_runs_of_the_control_nothing_is_testable() -> None:
     found = verdict(runs(a=4.4, b=4.5, null=4.8))
-    assert found.verdict == "not testable here" and found.objection.endswith("X lies below D (not run)")
-    assert verdict(runs(a=4.4, b=4.5, x=4.4, d=4.6)).objection == "a does not beat the null (not run)"
+    assert found.verdict == "not testable here"
+    assert found.objection == "control not run: X lies below D (fewer than two seeds)"
+    assert verdict(runs(a=4.4, b=4.5, x=4.4, d=4.6)).objection == "a does not beat the null (fewer than two seeds)"
     tuned = dataclasses.replace(CLAIM, arm="tuned")
     assert (
         "no control of the kind 'mixture'" in verdict(runs(a=4.4, b=4.5, x=4.4, d=4.6, null=4.8), claim=tuned).objection
