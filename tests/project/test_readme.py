@@ -213,30 +213,29 @@ def test_every_symbol_of_the_package_is_in_the_glossary():
 
 
 def test_the_table_of_the_readme_is_table_1_of_the_committed_records():
-    labels = {
-        "no layer": "no layer",
-        "Dense": "Dense",
-        "X-MoE": "X-MoE, 8 experts",
-        "X-MoE, k = 4 (control)": "X-MoE, 8 experts, k = 4 (control)",
-        "MH-MoE, h = 4, equal parameters": "MH-MoE, 8 experts, h = 4, `parameters`",
-        "MH-MoE, h = 4, equal FLOPs": "MH-MoE, 8 experts, h = 4, `compute`",
+    labels = {  # as published, tuned
+        "no layer": ("no layer", "no layer, tuned"),
+        "Dense": ("Dense", "Dense, FLOPs of X-MoE with k = 2, tuned"),
+        "X-MoE": ("X-MoE, 8 experts", "X-MoE, 8 experts, k = 2, tuned"),
+        "X-MoE, k = 4 (control)": ("X-MoE, 8 experts, k = 4 (control)", ""),
+        "fine-grained X-MoE": ("fine-grained X-MoE, 8 x 4 experts, k = 4", f"fine-grained X-MoE, {CUT_UP}, tuned"),
+        "MH-MoE, equal parameters": ("MH-MoE, 8 experts, h = 4, `parameters`", f"MH-MoE, parameters {OF_X_MOE}, tuned"),
+        "MH-MoE, equal FLOPs": ("MH-MoE, 8 experts, h = 4, `compute`", f"MH-MoE, FLOPs and parameters {OF_X_MOE}, tuned"),
     }
     table = read(README).partition("| Table 1, 8 experts |")[2].partition("\n\n")[0]
     shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
     assert [row[0] for row in shown] == [*labels]
+
+
+    def percent(row: dict[str, str], key: str) -> str:
+        return f"{float(row[key]):+.1f}%" if row[key] else "-"
+
     for label, *cells in shown:
-        row = CPU[labels[label]]
-
-        def percent(key: str, row: dict[str, str] = row) -> str:
-            return f"{float(row[key]):+.1f}%" if row[key] else "-"
-
-        assert cells == [
-            f"{float(row['perplexity']):.2f} ± {float(row['std']):.2f} ({row['seeds']})",
-            percent("change"),
-            percent("paper_change"),
-            f"{float(row['parameters']) / 1e6:.2f}M",
-            f"{float(row['flops_per_token']) / 1e6:.2f}",
-        ]
+        expected: list[str] = []
+        for row in (CPU[name] if name else None for name in labels[label]):
+            perplexity = row and f"{float(row['perplexity']):.2f} ± {float(row['std']):.2f} ({row['seeds']})"
+            expected += [perplexity, percent(row, "change")] if row and perplexity else ["-", "-"]
+        assert cells == [*expected, percent(CPU[labels[label][0]], "paper_change")]
 
 
 def test_every_result_of_both_papers_has_a_page_or_says_what_it_needs():
@@ -255,6 +254,8 @@ def test_the_readme_links_to_the_page_of_every_table_and_figure():
     assert [slug for slug in declared if f"(results/{slug}.md)" not in read(README)] == []
 
 
+CUT_UP = "8 experts cut up, FLOPs of k = 2"
+OF_X_MOE = "of X-MoE with 8 experts and k = 2"
 PROSE = " ".join(read(ROOT / "docs" / "results.md").split())
 
 
@@ -267,15 +268,36 @@ def test_the_differences_to_x_moe_in_the_results_are_those_of_table_1():
     assert f"{ours['MH-MoE, 8 experts, h = 4, `compute`']:.1f}" == f"{compute:.1f}"
     assert f"{ours['MH-MoE, 8 experts, h = 4, `parameters`']:.1f}" == f"{parameters:.1f}"
     assert f"{ours['X-MoE, 8 experts, k = 4 (control)']:.1f}" == f"{-control:.1f}"
+    for label, figure in (
+        (f"MH-MoE, FLOPs and parameters {OF_X_MOE}, tuned", "but ends {:.1f}% above X-MoE"),
+        (f"MH-MoE, parameters {OF_X_MOE}, tuned", "and ends {:.1f}% above"),
+        (f"fine-grained X-MoE, {CUT_UP}, tuned", "tokens whole, ends {:.1f}% above"),
+    ):
+        assert figure.format(ours[label]) in PROSE
 
 
 def test_how_far_mh_moe_comes_from_the_null_in_the_results_is_what_the_testbed_gives():
     rows = csv.DictReader((ROOT / "results" / "testbed.csv").read_text(encoding="utf-8").splitlines())
     covered = {row["label"]: row for row in rows if row["scale"] == "cpu" and row["perplexity"]}
-    for label, matching in (("equal FLOPs", "compute"), ("equal parameters", "parameters")):
-        row = covered[f"MH-MoE, 8 experts, h = 4, `{matching}`"]
-        mean, low, high = (f"{float(row[column]):.0f}" for column in ("change", "low", "high"))
-        assert f"{mean}% [{low}, {high}] at {label}" in PROSE
+    for label, systems in (
+        ("equal FLOPs", ("MH-MoE, 8 experts, h = 4, `compute`", f"MH-MoE, FLOPs and parameters {OF_X_MOE}, tuned")),
+        ("equal parameters", ("MH-MoE, 8 experts, h = 4, `parameters`", f"MH-MoE, parameters {OF_X_MOE}, tuned")),
+    ):
+        for system in systems:
+            mean, low, high = (f"{float(covered[system][column]):.0f}" for column in ("change", "low", "high"))
+            assert f"{mean}% [{low}, {high}] at {label}" in PROSE
+
+
+def test_the_known_effects_in_the_results_are_those_that_the_testbed_sees():
+    rows = csv.DictReader((ROOT / "results" / "testbed.csv").read_text(encoding="utf-8").splitlines())
+    effects = {row["label"]: row for row in rows if row["scale"] == "cpu" and row["seen"] and row["arm"] == "tuned"}
+    for label, sentence in (
+        ("X-MoE, 8 experts, k = 2, tuned lies below Dense", "X-MoE ends {:.1f}% [{:.1f}, {:.1f}] below Dense"),
+        ("X-MoE, 32 experts, k = 2, tuned lies below X-MoE", "32 experts {:.1f}% [{:.1f}, {:.1f}] below 8"),
+    ):
+        (row,) = [row for name, row in effects.items() if name.startswith(label)]
+        figures = (-float(row[column]) for column in ("change", "high", "low"))
+        assert row["seen"] == "yes" and sentence.format(*figures) in PROSE
 
 
 def nll(system: str) -> dict[int, float]:
