@@ -186,6 +186,17 @@ def test_a_block_with_a_command_gets_what_it_prints_and_other_commands_are_refus
         assemble.printed("python -m experiments run table1")
 
 
+def test_make_says_nothing_of_the_make_that_asks_it(monkeypatch):
+    monkeypatch.setenv("MAKELEVEL", "1")
+    monkeypatch.setenv("MAKEFLAGS", "w")
+    assert assemble.printed("make").startswith("  make help")
+
+
+def test_a_picture_opens_in_full_unless_it_is_a_link_already():
+    page = "![a](b.png) [![c](d.png)](e)"
+    assert assemble.with_pictures_to_open(page) == "[![a](b.png)](b.png) [![c](d.png)](e)"
+
+
 def test_every_command_is_in_the_reference_of_commands():
     reference = read(ROOT / "docs" / "reference" / "commands.md")
     assert [command for command in PARSERS if f"$ python -m {command} --help" not in reference] == []

@@ -56,6 +56,12 @@ def test_a_row_without_records_prints_not_run():
     assert "nan" not in table
 
 
+def test_a_column_without_any_value_is_left_out_for_people_and_not_for_programs():
+    columns, rows = (Column("a", "A"), Column("b", "B"), Column("c", "C")), [{"a": 1, "b": None, "c": None}, {"c": 2}]
+    assert table_markdown(columns, rows).splitlines()[0].split() == ["|", "A", "|", "C", "|"]
+    assert table_csv(columns, rows).splitlines()[0] == "a,b,c"
+
+
 def test_a_stale_record_is_shown_as_stale_and_enters_no_number():
     declared = {(r.scale, r.name): r.fingerprint for runs in RUNS.values() for r in runs}
     declared |= {("cpu", "dense_2"): "f" * 16, ("cpu", "moe_0"): "f" * 16, ("cpu", "moe_1"): "f" * 16}
