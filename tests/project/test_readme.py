@@ -32,6 +32,10 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = [README, ROOT / "CONTRIBUTING.md", *DOCS]
+# Of the tuned arm, as Table 1 calls them.
+CUT_UP = "fine-grained X-MoE, 8 experts cut up, FLOPs of k = 2, tuned"
+AT_EQUAL_FLOPS = "MH-MoE, FLOPs and parameters of X-MoE with 8 experts and k = 2, tuned"
+AT_EQUAL_PARAMETERS = "MH-MoE, parameters of X-MoE with 8 experts and k = 2, tuned"
 TABLE1 = list(csv.DictReader((ROOT / "results" / "table1_perplexity.csv").read_text(encoding="utf-8").splitlines()))
 CPU = {row["label"]: row for row in TABLE1 if row["scale"] == "cpu"}
 
@@ -229,14 +233,13 @@ def test_the_table_of_the_readme_is_table_1_of_the_committed_records():
         "Dense": ("Dense", "Dense, FLOPs of X-MoE with k = 2, tuned"),
         "X-MoE": ("X-MoE, 8 experts", "X-MoE, 8 experts, k = 2, tuned"),
         "X-MoE, k = 4 (control)": ("X-MoE, 8 experts, k = 4 (control)", ""),
-        "fine-grained X-MoE": ("fine-grained X-MoE, 8 x 4 experts, k = 4", f"fine-grained X-MoE, {CUT_UP}, tuned"),
-        "MH-MoE, equal parameters": ("MH-MoE, 8 experts, h = 4, `parameters`", f"MH-MoE, parameters {OF_X_MOE}, tuned"),
-        "MH-MoE, equal FLOPs": ("MH-MoE, 8 experts, h = 4, `compute`", f"MH-MoE, FLOPs and parameters {OF_X_MOE}, tuned"),
+        "fine-grained X-MoE": ("fine-grained X-MoE, 8 x 4 experts, k = 4", CUT_UP),
+        "MH-MoE, equal parameters": ("MH-MoE, 8 experts, h = 4, `parameters`", AT_EQUAL_PARAMETERS),
+        "MH-MoE, equal FLOPs": ("MH-MoE, 8 experts, h = 4, `compute`", AT_EQUAL_FLOPS),
     }
     table = read(README).partition("| Table 1, 8 experts |")[2].partition("\n\n")[0]
     shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
     assert [row[0] for row in shown] == [*labels]
-
 
     def percent(row: dict[str, str], key: str) -> str:
         return f"{float(row[key]):+.1f}%" if row[key] else "-"
@@ -265,8 +268,6 @@ def test_the_readme_links_to_the_page_of_every_table_and_figure():
     assert [slug for slug in declared if f"(results/{slug}.md)" not in read(README)] == []
 
 
-CUT_UP = "8 experts cut up, FLOPs of k = 2"
-OF_X_MOE = "of X-MoE with 8 experts and k = 2"
 PROSE = " ".join(read(ROOT / "docs" / "results.md").split())
 
 
@@ -280,9 +281,9 @@ def test_the_differences_to_x_moe_in_the_results_are_those_of_table_1():
     assert f"{ours['MH-MoE, 8 experts, h = 4, `parameters`']:.1f}" == f"{parameters:.1f}"
     assert f"{ours['X-MoE, 8 experts, k = 4 (control)']:.1f}" == f"{-control:.1f}"
     for label, figure in (
-        (f"MH-MoE, FLOPs and parameters {OF_X_MOE}, tuned", "but ends {:.1f}% above X-MoE"),
-        (f"MH-MoE, parameters {OF_X_MOE}, tuned", "and ends {:.1f}% above"),
-        (f"fine-grained X-MoE, {CUT_UP}, tuned", "tokens whole, ends {:.1f}% above"),
+        (AT_EQUAL_FLOPS, "but ends {:.1f}% above X-MoE"),
+        (AT_EQUAL_PARAMETERS, "and ends {:.1f}% above"),
+        (CUT_UP, "tokens whole, ends {:.1f}% above"),
     ):
         assert figure.format(ours[label]) in PROSE
 
@@ -291,8 +292,8 @@ def test_how_far_mh_moe_comes_from_the_null_in_the_results_is_what_the_testbed_g
     rows = csv.DictReader((ROOT / "results" / "testbed.csv").read_text(encoding="utf-8").splitlines())
     covered = {row["label"]: row for row in rows if row["scale"] == "cpu" and row["perplexity"]}
     for label, systems in (
-        ("equal FLOPs", ("MH-MoE, 8 experts, h = 4, `compute`", f"MH-MoE, FLOPs and parameters {OF_X_MOE}, tuned")),
-        ("equal parameters", ("MH-MoE, 8 experts, h = 4, `parameters`", f"MH-MoE, parameters {OF_X_MOE}, tuned")),
+        ("equal FLOPs", ("MH-MoE, 8 experts, h = 4, `compute`", AT_EQUAL_FLOPS)),
+        ("equal parameters", ("MH-MoE, 8 experts, h = 4, `parameters`", AT_EQUAL_PARAMETERS)),
     ):
         for system in systems:
             mean, low, high = (f"{float(covered[system][column]):.0f}" for column in ("change", "low", "high"))
