@@ -74,12 +74,15 @@ def seeds_text(groups: Iterable[Iterable[int]]) -> str:
     return f"seeds {' or '.join(texts)}"
 
 
+def filled(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
+    """The columns in which any row has a value."""
+    return [column for column in columns if any(column.text(row) != NOTHING for row in rows)]
+
+
 def table_markdown(
     columns: Sequence[Column], rows: Sequence[Row], *, title: str = "", caption: Sequence[str] = ()
 ) -> str:
-    """Title, caption lines, and the table, padded so that it also reads as plain text. Empty columns are left out."""
-    texts = {column.key: {column.text(row) for row in rows} for column in columns}
-    columns = [column for column in columns if texts[column.key] != {NOTHING}]
+    """Title, caption lines, and the table, padded so that it also reads as plain text."""
     cells = [[column.heading for column in columns]] + [[column.text(row) for column in columns] for row in rows]
     cells = [[in_words(cell).replace("|", "\\|") for cell in line] for line in cells]
     widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(columns))]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from analysis.languages import language_figure, language_markdown
 from analysis.perplexity import PERPLEXITY_COLUMNS, RowSpec, perplexity_table
-from analysis.tables import table_markdown
+from analysis.tables import filled, table_markdown
 from analysis.zero_shot.scores import Score
 from experiments.kinds.score_table import ScoredRow, scores_of
 from experiments.kinds.trend import Trend, draw
@@ -65,7 +65,7 @@ class Table(Page):
             "reference, not the values; that of tuned systems is a tuned one. tokens/s are those of the runs, whatever "
             "else the machine did; benchmarks/ compares speeds."
         )
-        page = table_markdown(PERPLEXITY_COLUMNS, rows, caption=lines)
+        page = table_markdown(filled(PERPLEXITY_COLUMNS, rows), rows, caption=lines)
         if self.trend is not None:
             name = f"{self.slug}_{scale.name}.png"
             if draw(self, self.trend, scale, records, folder / name, setting_of(current)):
