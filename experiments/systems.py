@@ -5,6 +5,7 @@ of MH-MoE are solved in mhmoe.layers.matching, learning rates are chosen on `val
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 from experiments.layers import HEADS, dense_layer, reference, table11_layer
@@ -15,6 +16,7 @@ from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.experts import FeedForwardConfig
 from mhmoe.layers.matching import Matching, match
 
+_match = functools.cache(match)  # pages ask for the same few hundred again and again
 OURS = "ours: the control that the papers lack"  # the source of such claims
 
 
@@ -59,7 +61,7 @@ def mhmoe(
         printed = matching == "parameters" and (heads, top_k, layers, width, like_top_k) == (HEADS, 1, 1, None, 1)
         if printed and scale.name == PAPER.name:
             return table11_layer(num_experts)
-        return match(matching, base, heads=heads, top_k=top_k, layers=layers, multiple_of=scale.multiple_of)
+        return _match(matching, base, heads=heads, top_k=top_k, layers=layers, multiple_of=scale.multiple_of)
 
     system = _system(name, f"{label}, `{matching}`", layer, seeds, width)
     return dataclasses.replace(system, matching=matching, role=matching, num_experts=num_experts)

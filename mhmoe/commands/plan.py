@@ -89,8 +89,8 @@ def training_of(command: Train, device: torch.device, available: int | None = No
     return config
 
 
-def check_processes(command: Train, settings: MHMoEConfig, training: TrainingConfig, processes: int) -> Sharding | None:
-    """How the model lies on them, None if each has a copy. Raises UserError where they cannot share the run."""
+def sharding_of(command: Train, settings: MHMoEConfig, training: TrainingConfig, processes: int) -> Sharding | None:
+    """How the model lies on so many processes, None if each has a copy. Raises UserError where they cannot share it."""
     if training.batch_sequences % processes:
         raise UserError(
             f"{processes} processes cannot share out batch_sequences={training.batch_sequences}; "

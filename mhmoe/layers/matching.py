@@ -11,7 +11,6 @@ negligible at the paper's width but not at small ones. Widths and counts are who
 difference remains too: every complexity table prints the totals with everything counted.
 """
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Literal, TypeVar, get_args
 
@@ -55,13 +54,7 @@ def match(
         raise ValueError("the reference has a shared network, which no matching takes in; leave it out")
     if matching not in get_args(Matching):
         raise ValueError(f"matching={matching!r} is not known; choose one of {', '.join(get_args(Matching))}")
-    return _matched(matching, reference, heads, top_k, layers, multiple_of)
 
-
-@functools.cache  # tables ask for the same few hundred again and again
-def _matched(
-    matching: Matching, reference: SparseMoEConfig, heads: int, top_k: int, layers: int, multiple_of: int
-) -> MultiHeadConfig:
     def layer(expert_dim: int, num_experts: int) -> MultiHeadConfig:
         sizes = {"expert_dim": expert_dim, "num_experts": num_experts}
         return with_sizes(reference, heads=heads, top_k=top_k, layers=layers, **sizes)

@@ -308,8 +308,19 @@ def test_the_known_effects_in_the_results_are_those_that_the_testbed_sees():
         ("X-MoE, 32 experts, k = 2, tuned lies below X-MoE", "32 experts {:.1f}% [{:.1f}, {:.1f}] below 8"),
     ):
         (row,) = [row for name, row in effects.items() if name.startswith(label)]
-        figures = (-float(row[column]) for column in ("change", "high", "low"))
+        figures = [-float(row[column]) for column in ("change", "high", "low")]
         assert row["seen"] == "yes" and sentence.format(*figures) in PROSE
+        short = sentence.partition(" [")[0].replace(" ends", "").format(figures[0])
+        assert f"{short} below" in " ".join(read(README).split())
+
+
+def test_the_only_zero_shot_difference_in_the_results_is_that_of_the_ledger():
+    ledger = read(ROOT / "results" / "claims.md")
+    rows = [row for row in ledger.splitlines() if "has higher mean accuracy than Dense on nine English tasks |" in row]
+    verdict, _, ours, n, *_, documents, _, _, _ = (cell.strip() for cell in rows[-1].strip("|").split(" | "))
+    low, high = (float(bound) for bound in documents.strip("[]").split(", "))
+    assert verdict == "**holds**" and n == "3" and low < 0 < high
+    assert f"{float(ours.split()[0]):.2f} points above Dense's over three seeds" in PROSE
 
 
 def nll(system: str) -> dict[int, float]:
