@@ -30,22 +30,23 @@ def waterfall_figure(
         width_of_names = 0.1 * max(map(len, names), default=0)
         figure = Figure(figsize=(6.0 + width_of_names, 1.6 + 0.5 * len(steps)), layout="constrained")
         axes = figure.subplots()
-        last: float | None = None
+        last: tuple[int, float] | None = None
         for place, (_, point) in enumerate(steps):
             if point is None:
                 continue
             if last is not None:
-                width = point.mean - last
-                axes.barh(place, width, left=last, height=0.6, color=UP if width > 0 else DOWN)
-                axes.plot([last, last], [place - 1, place], color=GREY, linewidth=1.0)
+                before, value = last
+                width = point.mean - value
+                axes.barh(place, width, left=value, height=0.6, color=UP if width > 0 else DOWN)
+                axes.plot([value, value], [before, place], color=GREY, linewidth=1.0)
             axes.plot([point.low, point.high], [place, place], color="black", linewidth=1.4)
             axes.plot(point.mean, place, color="black", marker="o", markersize=5)
-            beyond = (point.high, 6, "left") if last is not None and point.mean > last else (point.low, -6, "right")
+            beyond = (point.high, 6, "left") if last is not None and point.mean > last[1] else (point.low, -6, "right")
             x, shift, side = beyond  # on the side of the point where the bar is not
             axes.annotate(
                 f"{point.mean:.2f}", (x, place), xytext=(shift, 0), textcoords="offset points", va="center", ha=side
             )
-            last = point.mean
+            last = place, point.mean
         if goal is not None:
             axes.axvline(goal[1], color=GREY, linewidth=1.4, linestyle=":", label=f"{goal[0]}: {goal[1]:.2f}")
             axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0))
