@@ -359,7 +359,7 @@ def test_a_mistake_is_one_line_and_exit_code_2_before_any_work(
 # ---- several processes ----------------------------------------------------------------------
 
 
-PLACED = {"copies": (), "shards": ("--shard",), "experts": ("--expert-parallel", "2")}
+PLACED = {"copies": (), "shards and experts": ("--expert-parallel", "2")}
 SMALL = (*FAST, "--precision", "float32", "--matching", "equal-parameters")
 
 

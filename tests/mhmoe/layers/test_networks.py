@@ -290,7 +290,14 @@ TRACED = [
 REST = [name for name in LAYERS if name not in (*TRACED, "absent")]
 
 
-@pytest.mark.parametrize("names", [TRACED, pytest.param(REST, marks=pytest.mark.slow)], ids=["kinds", "rest"])
+# Compiling takes longer than exporting, which the quick tests do for these too.
+DEEP = ["all experts", "mixture of mixtures", "latent with all"]
+COMPILED_FIRST = [name for name in TRACED if name not in DEEP]
+
+
+@pytest.mark.parametrize(
+    "names", [COMPILED_FIRST, pytest.param([*DEEP, *REST], marks=pytest.mark.slow)], ids=["kinds", "rest"]
+)
 def test_every_compiled_layer_is_one_graph_with_the_same_output_and_gradients(names: list[str]) -> None:
     """In a process of its own: the checks of shapes that tests run under are not made for tracing."""
     layers = json.dumps({name: LAYERS[name].to_dict() for name in names})
