@@ -86,7 +86,7 @@ def works(versions: str, pinned: list[str]) -> bool:
     backend = "inductor" if compiler and versions != "locked-torch" else "aot_eager"
     own = {"HF_HOME": str(WORK / "hf"), "TORCHINDUCTOR_CACHE_DIR": str(WORK / "inductor")}
     fixed = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [str(python), "-I", str(ROOT / "tests" / "fresh_checks.py"), backend]
+    command = [str(python), "-I", str(ROOT / "tests" / "fresh_checks.py"), backend, versions.removesuffix("-torch")]
     passed = subprocess.run(command, cwd=empty, env=os.environ | own | fixed, check=False).returncode == 0
     print(f"{versions}: {'works' if passed else 'DOES NOT WORK'}, {time.monotonic() - start:.0f} s", flush=True)
     return passed

@@ -112,7 +112,9 @@ def test_the_hessian_by_reverse_mode_is_symmetric_and_not_zero() -> None:
     assert torch.allclose(hessian, hessian.T) and hessian.norm() > 1
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize(
+    "training", [pytest.param(False, id="evaluation"), pytest.param(True, id="training", marks=pytest.mark.slow)]
+)
 @every_style
 def test_an_exported_layer_takes_any_batch_and_length(
     style: str, training: bool, monkeypatch: pytest.MonkeyPatch

@@ -19,7 +19,7 @@ def assert_right_for_other_inputs(graph: Any, model: Any) -> None:
         assert torch.allclose(graph(ids)["logits"], model(ids).logits, atol=1e-5), shape
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", pytest.param("eager", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_model_exported_with_any_batch_and_length_is_right_for_others(system: str, attention: str) -> None:
     model, any_size = make(system, attention=attention), torch.export.Dim.DYNAMIC
