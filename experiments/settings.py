@@ -105,7 +105,7 @@ def _per_head(layer: LayerConfig, heads: int) -> LayerConfig:
     """Its experts dealt out to the heads, to each as many, rounded; a head chooses among its own, at most all."""
     if isinstance(layer, NormedConfig):
         return layer.replace(inner=_per_head(layer.inner, heads))
-    if not isinstance(layer, SparseMoEConfig) or heads == 1:
+    if not isinstance(layer, SparseMoEConfig) or isinstance(layer.router, PerHeadRouterConfig) or heads == 1:
         return layer
     each = max(round(layer.experts.num_experts / heads), 1)
     one = layer.router.replace(num_experts=each, top_k=min(layer.router.top_k, each))

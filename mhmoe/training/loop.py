@@ -27,10 +27,11 @@ from mhmoe.training.allocator import KeptMemory
 from mhmoe.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from mhmoe.training.config import Sharding, TrainingConfig, identity
 from mhmoe.training.evaluation import evaluate
-from mhmoe.training.objective import Accumulated, Objective, accumulate_gradients, rebalance
+from mhmoe.training.objective import Accumulated, Objective, rebalance
 from mhmoe.training.optimizer import make_optimizer as make_optimizer  # where earlier code looks for it
 from mhmoe.training.record import fingerprint
 from mhmoe.training.record_checks import Evaluation, Point, TrainedPoint
+from mhmoe.training.replay import Gradients
 from mhmoe.training.seeding import drawing
 from mhmoe.training.seeding import seed_parameters as seed_parameters  # likewise
 from mhmoe.training.sharded_checkpoint import holds_sharded, load_sharded, save_sharded
@@ -88,6 +89,7 @@ def train(
     if config.compile:
         torch.compiler.reset()  # one run's graphs are of no use to the next
         objective = torch.compile(objective, dynamic=False)  # pyright: ignore[reportAssignmentType]
+    gradients = Gradients(objective, config, model.config.balance_weight)
 
     def save() -> None:
         if checkpoint is not None and in_folder:
@@ -124,7 +126,7 @@ def train(
                 else:
                     tokens = torch.from_numpy(batches.batch(progress.step, rank, world)).to(device)
                     with drawing(model, seed, progress.step, rank):
-                        losses = accumulate_gradients(objective, tokens, config, model.config.balance_weight)
+                        losses = gradients(tokens)
             except OutOfTime:
                 if not in_folder or world == 1:  # else all would have to save together, wherever each was stopped
                     save()

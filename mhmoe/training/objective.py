@@ -51,6 +51,22 @@ class Accumulated(NamedTuple):
     loads: Tensors
 
 
+class Terms(NamedTuple):
+    """What `Accumulated` is read from, on the device: of each micro-batch its summed nll, its balance loss and its
+    share of the batch."""
+
+    nll: Tensors
+    balance: Tensors
+    shares: Sequence[float]
+    loads: Tensors
+
+    def read(self, tokens: int) -> Accumulated:
+        """Waits for the device. `tokens` were predicted."""
+        nll = sum(part.item() for part in self.nll)
+        balance = sum(share * part.item() for share, part in zip(self.shares, self.balance, strict=True))
+        return Accumulated(nll / tokens, balance, self.loads)
+
+
 class Objective(nn.Module):
     """The parts of the losses of one micro-batch: summed nll in nats, and t and the means of every MoE layer.
 
@@ -113,14 +129,19 @@ def accumulate_gradients(
 
     Under DDP, whose all-reduce is a mean, the gradient of L results on every process.
     """
+    return add_gradients(objective, tokens, config, balance_weight).read(tokens[:, 1:].numel())
+
+
+def add_gradients(
+    objective: nn.Module, tokens: Int[Tensor, "sequences length_plus_1"], config: TrainingConfig, balance_weight: float
+) -> Terms:
+    """`accumulate_gradients`, which waits for nothing on a card, so that it can be a graph there (replay.py)."""
     parts = tokens.chunk(config.micro_batches)
     count = tokens.shape[0] * (tokens.shape[1] - 1)
-    total_nll = total_balance = 0.0
+    terms = Terms((), (), [part.shape[0] / tokens.shape[0] for part in parts], ())
     known = _of_all(objective, parts) if len(parts) > 1 else None
-    loads: Tensors = ()
-    for i, part in enumerate(parts):
-        last = i == len(parts) - 1
-        _add_up_over_processes(objective, last)
+    for part, share in zip(parts, terms.shares, strict=True):
+        _add_up_over_processes(objective, part is parts[-1])
         nll, counts, means = objective(part[:, :-1], part[:, 1:])
         losses = balance_losses(objective, len(means))
         linear = all(loss.linear for loss in losses)
@@ -131,11 +152,9 @@ def accumulate_gradients(
             pairs = zip(means_of_all, means, strict=True)
             means = tuple(of_all + (mean - mean.detach()) for of_all, mean in pairs)
         balance = _mean_over_layers(losses, loads, means, nll)
-        share = part.shape[0] / tokens.shape[0]
         (nll / count + balance_weight * share * balance).backward()
-        total_nll += nll.item()
-        total_balance += share * balance.item()
-    return Accumulated(total_nll / count, total_balance, loads)
+        terms = Terms((*terms.nll, nll.detach()), (*terms.balance, balance.detach()), terms.shares, loads)
+    return terms
 
 
 def _add_up_over_processes(objective: nn.Module, now: bool) -> None:

@@ -1,0 +1,80 @@
+"""A step's gradients as one CUDA graph: launching the thousand kernels of a small model takes longer than running them.
+
+The first step of a shape records `add_gradients` with all that it launches; every later one copies its tokens to where
+the recorded ones lay and launches the record. The kernels are the same, and so are the numbers. What would make the
+host wait, such as the sizes that a hierarchical mixture reads, cannot be recorded: the steps are then taken one by one.
+"""
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from mhmoe.training.config import TrainingConfig, parts
+from mhmoe.training.objective import Accumulated, Terms, add_gradients
+
+WARM_UP = 3  # steps before recording, as torch's documentation asks for: they choose kernels and take memory
+
+
+class Gradients:
+    """`accumulate_gradients` for steps of one shape, each into gradients that are None; recorded where that works."""
+
+    def __init__(self, objective: nn.Module, config: TrainingConfig, balance_weight: float) -> None:
+        self.objective, self.config, self.balance_weight = objective, config, balance_weight
+        self.recording: _Recording | None = None
+        self.records = records(objective, config)
+
+    def __call__(self, tokens: Int[Tensor, "sequences length_plus_1"]) -> Accumulated:
+        if self.records and self.recording is None:
+            self.recording = self._record(tokens)
+            self.records = self.recording is not None
+        found = self._add(tokens) if self.recording is None else self.recording.replay(tokens)
+        return found.read(tokens[:, 1:].numel())
+
+    def _add(self, tokens: Tensor) -> Terms:
+        return add_gradients(self.objective, tokens, self.config, self.balance_weight)
+
+    def _record(self, tokens: Tensor) -> "_Recording | None":
+        """None if a step waits for the card. Parameters are as before, and their gradients None."""
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        try:
+            with torch.cuda.stream(aside):
+                for step in range(WARM_UP):
+                    torch.cuda.set_sync_debug_mode("error" if step == WARM_UP - 1 else "default")
+                    self._add(tokens)
+                    self.objective.zero_grad()
+        except RuntimeError as error:
+            if "synchroniz" not in str(error):
+                raise
+            return None
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+            self.objective.zero_grad()
+            torch.cuda.current_stream().wait_stream(aside)
+        return _Recording(self, tokens)
+
+
+class _Recording:
+    """One step's work, and the places of its tokens, terms and gradients."""
+
+    def __init__(self, of: Gradients, tokens: Tensor) -> None:
+        self.tokens, self.graph = tokens.clone(), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.terms = of._add(self.tokens)
+        self.gradients = [(parameter, parameter.grad) for parameter in of.objective.parameters()]
+
+    def replay(self, tokens: Tensor) -> Terms:
+        self.tokens.copy_(tokens)
+        self.graph.replay()
+        for parameter, gradient in self.gradients:
+            parameter.grad = gradient
+        return self.terms
+
+
+def records(objective: nn.Module, config: TrainingConfig) -> bool:
+    """Whether it is tried: on a card, in one process, in one piece, and with nothing drawn or compiled."""
+    model = getattr(objective, "model", None)  # none where data parallelism or a compiler wraps it
+    if model is None or config.micro_batches > 1 or next(objective.parameters()).device.type != "cuda":
+        return False
+    sharded = torch.distributed.is_initialized()
+    return not (sharded or config.compile or any(part.draws for part in parts(model.config)))
