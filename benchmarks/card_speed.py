@@ -236,32 +236,40 @@ def verdicts(rows: list[Row]) -> list[str]:
     return lines
 
 
-def measure_card(device: torch.device, quick: bool, steps: int, only: str = "") -> tuple[list[Row], Peaks]:
-    """Every subject whose layer or path has `only` in its name; a line each to stderr as it is done."""
+def measure_card(
+    device: torch.device,
+    quick: bool,
+    steps: int,
+    only: str = "",
+    done: Callable[[list[Row], Peaks], object] = lambda *_: None,
+) -> tuple[list[Row], Peaks]:
+    """Every subject whose layer or path has `only` in its name; `done` is told the rows so far after each."""
     best = peaks(device, *((64, 2**16) if quick else (8192, 2**30)))
     rows: list[Row] = []
     for subject in subjects(quick):
         if only in f"{subject.layer}, {subject.path}":
             torch.manual_seed(0)
             rows.append(measure(subject, device, 64 * 64 if quick else TOKENS * DIM, steps))
-            print(f"{subject.layer} | {subject.path}: {rows[-1].note or rows[-1].seconds[-1]}", file=sys.stderr)
+            done(rows, best)
             if device.type == "cuda":
                 torch.cuda.empty_cache()
     return rows, best
 
 
 def run(device: str, quick: bool, steps: int, output: Path | None, only: str = "") -> str:
-    """Measure, write card.json and card.md into `output`, and return the table."""
+    """Measure, write card.json and card.md into `output` after every row, and return the table."""
     where = torch.device(device)
-    rows, best = measure_card(where, quick, steps, only)
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else "CPU, which says nothing about a card"
-    text = table(rows, best, name)
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "card.md").write_text(text)
-        data = {"card": name, "peaks": asdict(best), "rows": [asdict(row) for row in rows]}
-        (output / "card.json").write_text(json.dumps(data, indent=1) + "\n")
-    return text
+
+    def write(rows: list[Row], best: Peaks) -> None:
+        print(f"{rows[-1].layer} | {rows[-1].path}: {rows[-1].note or rows[-1].seconds[-1]}", file=sys.stderr)
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+            (output / "card.md").write_text(table(rows, best, name))
+            data = {"card": name, "peaks": asdict(best), "rows": [asdict(row) for row in rows]}
+            (output / "card.json").write_text(json.dumps(data, indent=1) + "\n")
+
+    return table(*measure_card(where, quick, steps, only, write), name)
 
 
 def main() -> None:

@@ -24,7 +24,8 @@ from experiments.table5_head_number import HEADS
 from experiments.table5_head_number import rows as table5
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.config import TrainingConfig
-from mhmoe.training.loop import Objective, accumulate_gradients, make_optimizer, seed_parameters
+from mhmoe.training.loop import make_optimizer, seed_parameters
+from mhmoe.training.objective import Objective, accumulate_gradients
 
 STEPS, WARM_UP = 20, 3
 STATE_BYTES = 12  # of a parameter: in float32 the weight and its two moments

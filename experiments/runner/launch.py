@@ -3,10 +3,12 @@
 Several processes may work on the same page. An interrupted run goes on from its checkpoint.
 """
 
+import contextlib
 import dataclasses
 import math
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from mhmoe.data.packing import PackedDataset
 from mhmoe.io import UserError
 from mhmoe.training.config import Sharding
 from mhmoe.training.record import Record, provenance
+
+MOST_FAILURES = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,17 +94,23 @@ def run_all(page: Page, scale: Scale, options: Options) -> bool:
 
 
 def run_missing(page: Page, scale: Scale, options: Options) -> bool:
-    """Do every run that has no current record; False when the deadline came first."""
+    """Do every run that has no current record; False when the deadline came first.
+
+    A run that fails does not keep the others from being done: its error is told, and raised when nothing else is left
+    or MOST_FAILURES runs have failed one after the other, as when a disk is full. So are those of several, as one.
+    """
     records = options.records(scale)
     elsewhere = options.elsewhere(scale)
     text: PackedDataset | None = None
     join_processes(scale)
     clean(records, options.cache, options.packed or options.cache)
     progressed = None
+    failures = Failures()
     while True:
         runs = planned_runs(page, scale, options, records)
-        todo = records.pending_runs(runs)
+        todo = [run for run in records.pending_runs(runs) if run.name not in failures.of]
         if not todo or (progressed is not None and is_past(options.deadline)):
+            failures.report()
             return not todo
         if progressed is False:
             time.sleep(2)  # others work on what is left
@@ -118,20 +128,50 @@ def run_missing(page: Page, scale: Scale, options: Options) -> bool:
                     _check_alike(text, [r for r in runs if records.state(r) == "done"], records)
                 left = time_left(records.pending_runs(todo), [*records.by_name.values(), *elsewhere])
                 number = f"run {runs.index(run) + 1} of {len(runs)}" + (f", {left} left of all" if left else "")
-                done = execute(
-                    run,
-                    text,
-                    records,
-                    options.cache,
-                    deadline=options.deadline,
-                    number=number,
-                    sharding=options.sharding,
-                )
-                if not done:
-                    return False
+                with failures.noted(run.name):
+                    done = execute(
+                        run,
+                        text,
+                        records,
+                        options.cache,
+                        deadline=options.deadline,
+                        number=number,
+                        sharding=options.sharding,
+                    )
+                    if not done:
+                        failures.report()
+                        return False
                 progressed = True
             break  # the plan may have changed: a rate may be chosen now
         records.reload()
+
+
+class Failures:
+    """The errors of runs, by their names."""
+
+    def __init__(self) -> None:
+        self.of = dict[str, Exception]()
+        self.in_a_row = 0
+
+    @contextlib.contextmanager
+    def noted(self, name: str) -> Generator[None]:
+        """An error of the block is kept; it is raised after MOST_FAILURES in a row, and where processes share a run."""
+        try:
+            yield
+            self.in_a_row = 0
+        except Exception as error:
+            self.of[name], self.in_a_row = error, self.in_a_row + 1
+            if self.in_a_row == MOST_FAILURES or dist.is_initialized():
+                raise
+            tqdm.write(f"{name} failed, the others go on: {error}", file=sys.stderr)
+
+    def report(self) -> None:
+        """Raises the error of the run that failed, or one that names all that did."""
+        if len(self.of) == 1:
+            raise next(iter(self.of.values()))
+        if self.of:
+            told = "; ".join(f"{name}: {error}" for name, error in self.of.items())
+            raise UserError(f"{len(self.of)} runs failed; {told}")
 
 
 def _check_alike(text: PackedDataset, done: Sequence[Run], records: Records) -> None:

@@ -132,7 +132,8 @@ def _sum_on_card(y: Tensor, slot: Tensor, weight: Tensor | None = None) -> Tenso
     if top_k == 1:
         return chosen if weight is None else chosen.mul_(weight)
     chosen = chosen.view(rows, top_k, y.shape[1])
-    return (chosen if weight is None else chosen.mul_(weight.unsqueeze(-1))).sum(dim=1)
+    weighted = chosen if weight is None else chosen.mul_(weight.unsqueeze(-1))
+    return weighted.sum(dim=1, dtype=y.dtype)  # said, as autocast would make it float32 there
 
 
 class _Combine(torch.autograd.Function):

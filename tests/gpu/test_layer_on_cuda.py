@@ -205,7 +205,10 @@ def test_under_autocast_a_layer_computes_in_bfloat16(path: str) -> None:
     with torch.autocast("cuda", dtype=torch.bfloat16):
         output = layer(x)
     assert output.hidden.dtype == torch.bfloat16 and output.routing.probabilities.dtype == torch.float32
-    assert error(output.hidden, layer(x).hidden) < 3e-2
+    wide = layer(x)
+    alike = (output.routing.index == wide.routing.index).flatten(2).all(dim=-1)  # rounding decides a close choice
+    assert alike.float().mean() > 0.95
+    assert error(output.hidden[alike], wide.hidden[alike]) < 2e-2
     output.hidden.float().sum().backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in layer.parameters() if p.requires_grad)
 
@@ -274,6 +277,7 @@ def test_recomputing_keeps_nothing_of_the_inner_width() -> None:
         before = torch.cuda.memory_allocated()
         y = experts(x, index, weight)
         held[recompute] = torch.cuda.memory_allocated() - before - y.nbytes
+        del y  # else it lies in what is counted `before` the next
     inner = 32_768 * 2304 * 2
     assert held[False] >= inner and held[True] < inner / 8
 
