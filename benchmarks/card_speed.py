@@ -33,6 +33,7 @@ from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig, FFNOutput, us
 from mhmoe.layers.matching import match
 from mhmoe.layers.routers import XMoERouterConfig
 from mhmoe.layers.sparse_moe import SparseMoE, SparseMoEConfig
+from mhmoe.training.record import git_state
 
 HEADS, TOKENS, DIM = 4, 32_768, 768
 EXPERTS = (8, 64, 256)
@@ -200,11 +201,16 @@ def share_of_peak(row: Row, best: Peaks) -> float:
     return least / statistics.median(row.seconds)
 
 
-def table(rows: list[Row], best: Peaks, name: str) -> str:
-    """The measurements, and whether the goals are met, as Markdown."""
+def table(rows: list[Row], best: Peaks, source: str) -> str:
+    """The measurements, and whether the goals are met, as Markdown. source: which card, with which software."""
     lines = [
-        f"{name}; torch {torch.__version__}. Measured peaks: {best.flops / 1e12:,.0f} TFLOP/s, "
+        "# The layer on a graphics card",
+        "",
+        f"{source}; `make bench-gpu`. Measured peaks: {best.flops / 1e12:,.0f} TFLOP/s, "
         f"copy {best.bandwidth / 1e9:,.0f} GB/s.",
+        "",
+        f"Forward and backward of {TOKENS:,} tokens of width {DIM}, in bfloat16; medians. What `kernels` are, "
+        "docs/how/layer.md says; memory is what a step takes at most on top of weights and input.",
         "",
         "| layer | path | ms | lowest | TFLOP/s | of the peak | memory on top GB |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
@@ -260,16 +266,17 @@ def run(device: str, quick: bool, steps: int, output: Path | None, only: str = "
     """Measure, write card.json and card.md into `output` after every row, and return the table."""
     where = torch.device(device)
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else "CPU, which says nothing about a card"
+    source = f"{name}; torch {torch.__version__}; commit {git_state()['commit'][:12]}"
 
     def write(rows: list[Row], best: Peaks) -> None:
         print(f"{rows[-1].layer} | {rows[-1].path}: {rows[-1].note or rows[-1].seconds[-1]}", file=sys.stderr)
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
-            (output / "card.md").write_text(table(rows, best, name))
-            data = {"card": name, "peaks": asdict(best), "rows": [asdict(row) for row in rows]}
+            (output / "card.md").write_text(table(rows, best, source))
+            data = {"source": source, "peaks": asdict(best), "rows": [asdict(row) for row in rows]}
             (output / "card.json").write_text(json.dumps(data, indent=1) + "\n")
 
-    return table(*measure_card(where, quick, steps, only, write), name)
+    return table(*measure_card(where, quick, steps, only, write), source)
 
 
 def main() -> None:

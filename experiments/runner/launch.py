@@ -9,6 +9,7 @@ import math
 import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class Options:
 
     seeds: of the final runs. data: a corpus folder or a packed one. deadline: of time.monotonic(). results,
     cache: where records go, and where checkpoints, locks and models are kept. packed: where packed text is, if
-    not in `cache`. corpus: the fingerprint that a current record's corpus has; any if None. again: results
+    not in `cache`. corpora: of a task, the fingerprint of a current record's corpus; any if none. again: results
     whose finished runs are done once more, at their learning rates. train_only: nothing is measured. sharding: how a
     model lies on processes that share a run, if not whole in each.
     """
@@ -52,13 +53,13 @@ class Options:
     results: Path = RESULTS
     cache: Path = CACHE
     packed: Path | None = None
-    corpus: Mapping[str, Any] | None = None
+    corpora: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     again: Path | None = None
     train_only: bool = False
     sharding: Sharding | None = None
 
     def records(self, scale: Scale) -> Records:
-        return Records(scale, self.results, self.corpus)
+        return Records(scale, self.results, self.corpora)
 
     def elsewhere(self, scale: Scale) -> list[Record]:
         """The committed records, where others are written: they tell how long a run may take."""
@@ -72,7 +73,7 @@ def planned_runs(page: Page, scale: Scale, options: Options, records: Records) -
     """All runs of a command. Of those done again, the ones that choose a rate are left out: it is chosen."""
     if options.again is None:
         return page.runs(scale, options.seeds, records)
-    reference = Records(scale, options.again, options.corpus)
+    reference = Records(scale, options.again, options.corpora)
     runs = page.runs(scale, options.seeds, reference)
     tests = any(run.tests for run in runs)
     return [run for run in runs if reference.state(run) == "done" and (run.tests or not tests)]

@@ -144,7 +144,7 @@ def _options(page: Page, scale: Scale, arguments: Arguments) -> Options:
         results=results,
         cache=work_folder(results),
         packed=CACHE,
-        corpus=corpus,
+        corpora={} if corpus is None else {page.task: corpus},
         again=RESULTS if arguments.again else None,
         train_only=arguments.train_only,
         sharding=arguments.sharding,

@@ -83,12 +83,15 @@ def _declared(run: Run, record: Record, data: Mapping[str, Any]) -> str:
 class Records:
     """All records of a scale under results/runs, by name: a file each, or a line each in a file of several.
 
-    corpus: the fingerprint of the corpus that a current record must be of; any if None.
+    corpora: of a task, the fingerprint of the corpus that its current records must be of; any for the others, as those
+    of the search that settles what is trained on this one.
     """
 
-    def __init__(self, scale: Scale, results: Path = RESULTS, corpus: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, scale: Scale, results: Path = RESULTS, corpora: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
         self.scale, self.results, self.folder = scale, results, results / "runs" / scale.name
-        self.corpus = corpus
+        self.corpora = corpora or {}
         self.reload()
 
     def reload(self) -> None:
@@ -139,7 +142,8 @@ class Records:
         if record is None or run.learning_rate is None:
             return ""
         data = record.config.get("data", {})
-        return _declared(run, record, data) if self.corpus is None or self.corpus == data.get("corpus") else ""
+        wanted = self.corpora.get(run.task, data.get("corpus"))
+        return _declared(run, record, data) if wanted == data.get("corpus") else ""
 
     def chosen_learning_rate(self, task: str, system: System) -> float | None:
         """The smallest rate of the grid within TIE of the lowest perplexity on `valid`.

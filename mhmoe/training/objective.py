@@ -140,8 +140,8 @@ def add_gradients(
     count = tokens.shape[0] * (tokens.shape[1] - 1)
     terms = Terms((), (), [part.shape[0] / tokens.shape[0] for part in parts], ())
     known = _of_all(objective, parts) if len(parts) > 1 else None
-    for part, share in zip(parts, terms.shares, strict=True):
-        _add_up_over_processes(objective, part is parts[-1])
+    for left, part, share in zip(reversed(range(len(parts))), parts, terms.shares, strict=True):
+        _add_up_over_processes(objective, left == 0)
         nll, counts, means = objective(part[:, :-1], part[:, 1:])
         losses = balance_losses(objective, len(means))
         linear = all(loss.linear for loss in losses)

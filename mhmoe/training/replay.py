@@ -27,10 +27,10 @@ class Gradients:
         if self.records and self.recording is None:
             self.recording = self._record(tokens)
             self.records = self.recording is not None
-        found = self._add(tokens) if self.recording is None else self.recording.replay(tokens)
+        found = self.add(tokens) if self.recording is None else self.recording.replay(tokens)
         return found.read(tokens[:, 1:].numel())
 
-    def _add(self, tokens: Tensor) -> Terms:
+    def add(self, tokens: Tensor) -> Terms:
         return add_gradients(self.objective, tokens, self.config, self.balance_weight)
 
     def _record(self, tokens: Tensor) -> "_Recording | None":
@@ -41,7 +41,7 @@ class Gradients:
             with torch.cuda.stream(aside):
                 for step in range(WARM_UP):
                     torch.cuda.set_sync_debug_mode("error" if step == WARM_UP - 1 else "default")
-                    self._add(tokens)
+                    self.add(tokens)
                     self.objective.zero_grad()
         except RuntimeError as error:
             if "synchroniz" not in str(error):
@@ -60,7 +60,7 @@ class _Recording:
     def __init__(self, of: Gradients, tokens: Tensor) -> None:
         self.tokens, self.graph = tokens.clone(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.terms = of._add(self.tokens)
+            self.terms = of.add(self.tokens)
         self.gradients = [(parameter, parameter.grad) for parameter in of.objective.parameters()]
 
     def replay(self, tokens: Tensor) -> Terms:

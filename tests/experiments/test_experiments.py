@@ -161,6 +161,15 @@ def test_every_system_can_be_configured_at_every_scale(scale):
     assert scale.tuning_seed not in scale.seeds and len(set(scale.seeds)) == len(scale.seeds)
 
 
+def test_every_system_as_the_committed_searches_settle_it_can_be_configured():
+    records = Records(CPU)
+    runs = [run for page in ALL.values() if page.is_for(CPU) for run in page.runs(CPU, (1,), records)]
+    settled = {run.name: run for run in runs if not run.waits_for}
+    assert sum("_tuned-" in name for name in settled) > 100
+    for run in settled.values():
+        assert model_config(run.scale, run.system).parameters() > 0
+
+
 @pytest.mark.parametrize("scale", [SMOKE, CPU, SCALES["gpu"]], ids=lambda scale: scale.name)
 @pytest.mark.parametrize("experts", [8, 32])
 def test_the_readings_of_equal_size_and_the_control_are_of_the_size_of_x_moe(scale, experts):
@@ -352,6 +361,12 @@ def test_a_record_is_stale_after_a_change_of(what, current):
 def test_a_record_stays_current_after_a_change_of(what, current):
     run = final(DOES_NOT[what], mhmoe(8, "parameters"), current)
     assert Records(DOES_NOT[what], current).state(run) == "done"
+
+
+def test_a_corpus_that_is_named_counts_for_the_records_of_its_own_task(current):
+    run = final(FIXED, mhmoe(8, "parameters"), current)
+    states = [Records(FIXED, current, {task: {"kind": "another"}}).state(run) for task in ("english", "multilingual")]
+    assert states == ["stale", "done"]
 
 
 def test_a_run_without_a_record_is_missing(current):

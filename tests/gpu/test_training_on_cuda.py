@@ -70,7 +70,7 @@ def test_a_replayed_step_is_the_step_taken_one_by_one(name: str) -> None:
         moe=None if name == "dense" else layer.to_dict(),
     )
     tokens = torch.randint(0, 97, (STEPS, 8, 33), device="cuda")
-    here = MHMoEForCausalLM(config).cuda()
+    here = MHMoEForCausalLM(config).to("cuda")  # pyright: ignore[reportArgumentType]  # as in the runner
     there = copy.deepcopy(here)
     expected, _ = losses_of(here, tokens, recorded=False)
     found, gradients = losses_of(there, tokens, recorded=True)

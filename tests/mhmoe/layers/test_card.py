@@ -20,6 +20,7 @@ from mhmoe.layers import card, dispatch, grouped, grouped_on_card
 from mhmoe.layers.routing import best
 from tests import reference
 from tests.commands import program
+from tests.cuda_autocast import CudaAutocast
 from tests.mhmoe.layers.test_contract import ROWS, SUBJECTS, kinds, total
 from tests.systems import DIM
 
@@ -45,6 +46,24 @@ def test_the_path_is_chosen_by_the_device_of_the_tensor() -> None:
     with FakeTensorMode():
         assert card.on_card(torch.empty(3, device="cuda")) and not card.on_card(torch.empty(3))
     assert not card.on_card(torch.empty(3, device="meta")) and not card.triton_runs(torch.empty(3, 4))
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_by_the_rules_of_a_cards_autocast_it_trains(name: str) -> None:
+    x, layer = torch.randn(*ROWS, DIM), SUBJECTS[name].build()
+    reference.randomise(layer, 0)
+    with a_card(), CudaAutocast():
+        with torch.autocast("cpu", torch.bfloat16):
+            output = layer(x)
+        total(output).backward()
+    gradients = [p.grad for p in layer.parameters() if p.grad is not None]
+    assert gradients and all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
+
+
+def test_those_rules_widen_sums_that_name_no_type() -> None:
+    narrow = torch.ones(3, dtype=torch.bfloat16)
+    with CudaAutocast(), torch.autocast("cpu", torch.bfloat16):
+        assert narrow.sum().dtype == torch.float32 and narrow.sum(dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
