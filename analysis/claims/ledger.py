@@ -52,7 +52,10 @@ JUDGED = ("holds", "not reproduced", "cannot tell")
 
 
 def ledger_markdown(verdicts: Sequence[Verdict], titles: Mapping[str, str] | None = None) -> str:
-    """The ledger as Markdown: what could be judged, and one table for each scale and stem, what was not run last."""
+    """The ledger as Markdown: what could be judged, and one table for each scale and stem, what was not run last.
+
+    Of a page of which nothing was run at a scale, the number of claims stands for them.
+    """
     found = ledger_tables(verdicts)
     counts = verdict_counts(verdicts)
     summary = ", ".join(f"{n} {VERDICTS[name]}" for name, n in counts.items())
@@ -60,8 +63,15 @@ def ledger_markdown(verdicts: Sequence[Verdict], titles: Mapping[str, str] | Non
     judged = [row for rows in found.values() for row in rows if row[0].verdict in JUDGED and not row[0].repeats]
     if judged:
         lines += ["", "## What could be judged", "", *_table(judged, titles or {})]
+    waiting: list[str] = []
     for (scale, stem), rows in found.items():
-        lines += ["", f"## {(titles or {}).get(stem, stem)}, scale {scale}", "", *_table(rows)]
+        title = f"{(titles or {}).get(stem, stem)}, scale {scale}"
+        if all(verdict.verdict == "not run" for verdict, _ in rows):
+            waiting.append(f"- {title}: {len(rows)} claims")
+        else:
+            lines += ["", f"## {title}", "", *_table(rows)]
+    if waiting:
+        lines += ["", "## Pages of which nothing was run yet", "", *waiting]
     return "\n".join([*lines, ""])
 
 

@@ -316,11 +316,47 @@ def test_the_known_effects_in_the_results_are_those_that_the_testbed_sees():
 
 def test_the_only_zero_shot_difference_in_the_results_is_that_of_the_ledger():
     ledger = read(ROOT / "results" / "claims.md")
-    rows = [row for row in ledger.splitlines() if "has higher mean accuracy than Dense on nine English tasks |" in row]
+    claim = "has higher mean accuracy than Dense on nine English tasks |"
+    rows = [row for row in ledger.splitlines() if claim in row and not row.startswith("| not run")]
     verdict, _, ours, n, *_, documents, _, _, _ = (cell.strip() for cell in rows[-1].strip("|").split(" | "))
     low, high = (float(bound) for bound in documents.strip("[]").split(", "))
     assert verdict == "**holds**" and n == "3" and low < 0 < high
     assert f"{float(ours.split()[0]):.2f} points above Dense's over three seeds" in PROSE
+
+
+def test_where_the_systems_of_the_field_end_in_the_results_is_where_their_page_has_them():
+    rows = list(csv.DictReader((ROOT / "results" / "compare_systems.csv").read_text(encoding="utf-8").splitlines()))
+    change = {row["label"]: float(row["change"]) for row in rows if row["scale"] == "cpu" and row["change"]}
+
+    def of(begin: str) -> float:
+        (found,) = [value for label, value in change.items() if label.startswith(begin)]
+        return found
+
+    assert all(abs(of(name)) < 2 for name in ("Mixtral", "Grok-1", "DeepSeekMoE", "GLaM", "Hierarchical"))
+    sentence = (
+        "Jamba's mixture, which has twice the parameters, {:.1f}% below it. GShard ends {:.1f}% above, "
+        "LatentMoE {:.1f}%, Switch {:.1f}% and Multi-Head LatentMoE {:.1f}%"
+    )
+    names = ("GShard", "LatentMoE, width", "Switch", "Multi-Head LatentMoE")
+    assert sentence.format(-of("Jamba"), *map(of, names)) in PROSE
+
+
+def test_the_differences_over_fewer_seeds_in_the_results_are_those_of_the_records():
+    for ours, theirs, sentence in (
+        ("mhmoe_32_compute_tuned", "xmoe_32_tuned", "{:.1f}% [{:.1f}, {:.1f}] above X-MoE with as many at equal FLOPs"),
+        (
+            "mhmoe_32_parameters_tuned",
+            "xmoe_32_tuned",
+            "and {:.1f}% [{:.1f}, {:.1f}] at equal parameters (three seeds)",
+        ),
+        (
+            "xmoe_swiglu_heads_tuned",
+            "xmoe_swiglu_tuned",
+            "with heads ends {:.1f}% [{:.1f}, {:.1f}] above X-MoE without",
+        ),
+    ):
+        found = paired_difference(nll(ours), nll(theirs))
+        assert sentence.format(*(100 * math.expm1(x) for x in (found.mean, found.low, found.high))) in PROSE
 
 
 def nll(system: str) -> dict[int, float]:
