@@ -3,9 +3,9 @@
 runs: one training run. store: records on disk; manifest: their hashes; gather: many in one file. plan: the runs of some
 systems. measurements: what is measured on finished models; earlier_measurements: files of an earlier version. page:
 what every page is; queue: several as one. texts: which text, and whose results. outlook, gpus, dry_run: what is to be
-expected. processes, jobs: several that share the work. task, cluster: on machines of
-a cluster. again: runs done once more. execute: one run. launch: what is
-missing. validation: records from elsewhere. run_command: the command.
+expected. processes, jobs: several that share the work. task, cluster: on machines of a cluster. again: runs done once
+more. execute: one run. failures: those that do not stop a queue. launch: what is missing. validation: records from
+elsewhere. run_command: the command.
 """
 
 READING_ORDER = (
@@ -28,6 +28,7 @@ READING_ORDER = (
     "cluster",
     "again",
     "execute",
+    "failures",
     "launch",
     "validation",
     "run_command",

@@ -3,12 +3,10 @@
 Several processes may work on the same page. An interrupted run goes on from its checkpoint.
 """
 
-import contextlib
 import dataclasses
 import math
-import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from experiments.runner.execute import clean, command, device_name, execute, holds_model, model_folder
+from experiments.runner.failures import Failures
 from experiments.runner.measurements import Measurement, Subject, folder_of_data, is_measured, save
 from experiments.runner.outlook import time_left
 from experiments.runner.page import Page
@@ -32,8 +31,6 @@ from mhmoe.data.packing import PackedDataset
 from mhmoe.io import UserError
 from mhmoe.training.config import Sharding
 from mhmoe.training.record import Record, provenance
-
-MOST_FAILURES = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,6 +126,7 @@ def run_missing(page: Page, scale: Scale, options: Options) -> bool:
                     _check_alike(text, [r for r in runs if records.state(r) == "done"], records)
                 left = time_left(records.pending_runs(todo), [*records.by_name.values(), *elsewhere])
                 number = f"run {runs.index(run) + 1} of {len(runs)}" + (f", {left} left of all" if left else "")
+                done = True
                 with failures.noted(run.name):
                     done = execute(
                         run,
@@ -139,40 +137,12 @@ def run_missing(page: Page, scale: Scale, options: Options) -> bool:
                         number=number,
                         sharding=options.sharding,
                     )
-                    if not done:
-                        failures.report()
-                        return False
+                if not done:
+                    failures.report()
+                    return False
                 progressed = True
             break  # the plan may have changed: a rate may be chosen now
         records.reload()
-
-
-class Failures:
-    """The errors of runs, by their names."""
-
-    def __init__(self) -> None:
-        self.of = dict[str, Exception]()
-        self.in_a_row = 0
-
-    @contextlib.contextmanager
-    def noted(self, name: str) -> Generator[None]:
-        """An error of the block is kept; it is raised after MOST_FAILURES in a row, and where processes share a run."""
-        try:
-            yield
-            self.in_a_row = 0
-        except Exception as error:
-            self.of[name], self.in_a_row = error, self.in_a_row + 1
-            if self.in_a_row == MOST_FAILURES or dist.is_initialized():
-                raise
-            tqdm.write(f"{name} failed, the others go on: {error}", file=sys.stderr)
-
-    def report(self) -> None:
-        """Raises the error of the run that failed, or one that names all that did."""
-        if len(self.of) == 1:
-            raise next(iter(self.of.values()))
-        if self.of:
-            told = "; ".join(f"{name}: {error}" for name, error in self.of.items())
-            raise UserError(f"{len(self.of)} runs failed; {told}")
 
 
 def _check_alike(text: PackedDataset, done: Sequence[Run], records: Records) -> None:
@@ -240,30 +210,49 @@ def measure_missing(page: Page, scale: Scale, options: Options) -> bool:
     todo = unmeasured(page, scale, options, records)
     folder = check_data(page, scale, todo, options)
     text: PackedDataset | None = None
+    failures = Failures()
     for i, (run, measurement) in enumerate(todo, 1):
         record = records.by_name[run.name]
         with try_lock(f"{measurement.name}-{run.name}", scale, options.cache) as mine:
             if not mine or is_measured(measurement, record, folder, options.results):
                 continue
             if is_past(options.deadline):
+                failures.report()
                 return False
             text = text or options.text(run.scale)
-            model = model_folder(run, options.cache)
-            if not holds_model(model, record) and not execute(
-                run,
-                text,
-                records,
-                options.cache,
-                deadline=options.deadline,
-                number=f"for measurement {i} of {len(todo)}",
-                again=record,
-            ):
+            done = True
+            with failures.noted(f"{measurement.name} of {run.name}"):
+                number = f"for measurement {i} of {len(todo)}"
+                done = _measure(run, measurement, record, text, folder, records, options, number)
+                if done:
+                    tqdm.write(f"{scale.name} {run.name}: {measurement.name} measured ({i} of {len(todo)})")
+            if not done:
+                failures.report()
                 return False
-            if dist.is_initialized() and dist.get_rank() > 0:
-                continue
-            source = provenance(command(), device_name(torch.device(scale.device)), torch.get_num_threads())
-            subject = Subject(model=model, seed=run.seed, text=text, folder=folder)
-            values = measurement.measure(subject, measurement.settings_at(scale.name))
-            save(measurement, record, values, source, options.results)
-            tqdm.write(f"{scale.name} {run.name}: {measurement.name} measured ({i} of {len(todo)})")
+    failures.report()
+    return True
+
+
+def _measure(
+    run: Run,
+    measurement: Measurement[Any],
+    record: Record,
+    text: PackedDataset,
+    folder: DataFolder | None,
+    records: Records,
+    options: Options,
+    number: str,
+) -> bool:
+    """Measure one model, trained again where it is not kept; False when the deadline came first."""
+    model, device = model_folder(run, options.cache), torch.device(records.scale.device)
+    if not holds_model(model, record) and not execute(
+        run, text, records, options.cache, deadline=options.deadline, number=number, again=record
+    ):
+        return False
+    if dist.is_initialized() and dist.get_rank() > 0:
+        return True
+    source = provenance(command(), device_name(device), torch.get_num_threads())
+    subject = Subject(model=model, seed=run.seed, text=text, folder=folder)
+    values = measurement.measure(subject, measurement.settings_at(records.scale.name))
+    save(measurement, record, values, source, options.results)
     return True

@@ -1,7 +1,7 @@
 """A run: its config, loop, checkpoints and record.
 
-objective: the loss of a global batch. allocator: memory. sharding: one model on several processes. watch: what is told
-of a run while it trains. watchers: who writes it down.
+objective: the loss of a global batch. replay: its gradients as a CUDA graph. allocator: memory. sharding: one model on
+several processes. watch: what is told of a run while it trains. watchers: who writes it down.
 """
 
 READING_ORDER = (
@@ -16,6 +16,7 @@ READING_ORDER = (
     "checkpoint",
     "sharded_checkpoint",
     "objective",
+    "replay",
     "watch",
     "watchers",
     "loop",
