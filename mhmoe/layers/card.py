@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 _COMPILER = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-WANTED = os.environ.get("MHMOE_TRITON") == "1"  # until `make check-gpu` has passed on a card
+WANTED = os.environ.get("MHMOE_TRITON") == "1"  # faster for some layers, slower for others: results/speed/card.md
 TRITON_IS_THERE = WANTED and importlib.util.find_spec("triton") is not None and _COMPILER is not None
 """And the C compiler, without which it launches nothing."""
 

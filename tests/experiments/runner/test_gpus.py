@@ -1,15 +1,19 @@
 """What a run is said to need on GPUs, against models that are built, trained and watched."""
 
 import dataclasses
+import json
+import re
+import statistics
 
 import pytest
 import torch
 
+from experiments.runner import gpus
 from experiments.runner.dry_run import gpu_table
-from experiments.runner.gpus import GPUs, needs
+from experiments.runner.gpus import GPUS, GPUs, needs
 from experiments.runner.plan import final_runs
 from experiments.runner.runs import model_config
-from experiments.runner.store import Records
+from experiments.runner.store import RESULTS, Records
 from experiments.scales import PAPER, Scale
 from experiments.system import System
 from experiments.systems import dense, mhmoe, xmoe
@@ -25,6 +29,18 @@ from tests import tiny
 
 EIGHT = GPUs.parse("8xH100@0.2")
 BATCH, LENGTH = 4, 128
+
+
+def test_the_share_of_the_peak_that_is_assumed_is_what_was_measured_on_a_card() -> None:
+    rows = json.loads((RESULTS / "speed" / "card.json").read_text())["rows"]
+    reached = {
+        row["layer"]: round(row["flops"] / statistics.median(row["seconds"]) / 1e12)
+        for row in rows
+        if row["path"] == "torch"
+    }
+    assert GPUs.parse("8xH100").share == reached["MH-MoE at equal FLOPs, 8"] / GPUS["H100"].peak["bfloat16"]
+    for layer in ("X-MoE, 8", "X-MoE, 256", "MH-MoE at equal parameters, 8", "MH-MoE at equal FLOPs, 64", "dense FFN"):
+        assert str(reached[layer]) in re.findall(r"\d+", (gpus.__doc__ or "").partition("A share of the peak")[2])
 
 
 def small(blocks: int, **model: object) -> Scale:
