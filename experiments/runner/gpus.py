@@ -9,9 +9,9 @@
 Kept are, by our count on real models (a test holds it), without dropout and without the square of attention: for
 attention, norms and residuals of a block 28 bytes a token and width (38 in float32), and what `kept_by` says of the
 feed-forward layer. A share of the peak is assumed, not known: the default is what the MH-MoE layer of 8 experts at
-equal FLOPs reached on an H200 (results/speed/card.md), forward and backward in bfloat16, by torch's products: 176 of 989
-TFLOP/s. X-MoE's layer reached 216, of 256 experts 134; MH-MoE's at equal parameters 246, of 64 experts at equal FLOPs
-119; a dense network 577.
+equal FLOPs reached on an H200 (results/speed/card.md), forward and backward in bfloat16, by torch's products: 176 of
+989 TFLOP/s. X-MoE's layer reached 216, of 256 experts 134; MH-MoE's at equal parameters 246, of 64 experts at equal
+FLOPs 119; a dense network 577.
 """
 
 import re
