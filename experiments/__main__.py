@@ -124,6 +124,7 @@ def run(
 def run_all(
     slugs: Positional[tuple[str, ...]],
     scale: ScaleName = "cpu",
+    task: str = "",
     seeds: tuple[int, ...] = (),
     data: Path | None = None,
     results: Path | None = None,
@@ -140,6 +141,7 @@ def run_all(
 
     Args:
         slugs: tables and figures; what comes first is done first.
+        task: of those that several tasks have, whose; English if none is named.
         seeds, data, results, jobs, device, time_budget, train_only, dry_run, gpus: as for run.
         out: a tar file for the new records and measurements, to be carried elsewhere and taken in by `register`.
         cluster: where it is done.
@@ -160,7 +162,8 @@ def run_all(
         gpus=gpus,
     )
     arguments.check()
-    queue = Queue.of([find(slug) for slug in slugs])
+    queue = Queue.of([find(slug, task) for slug in slugs])
+    check_task(queue, task)
     sys.exit(execute_command(queue, scale_of(scale).on(device), arguments, dry_run, out))
 
 

@@ -65,6 +65,7 @@ def _declared(name: str, task: str) -> ModuleType:
     matching = whole_words or [slug for slug in known if slug.startswith(name)]
     if len(matching) > 1:
         matching = [slug for slug in matching if known[slug].PAGE.task == (task or "english")] or matching
+        matching = [slug for slug in matching if slug == name] or matching
     if len(matching) != 1:
         problem = "not unique" if matching else "not a table or figure"
         raise UserError(f"{name!r} is {problem}; choose one of {', '.join(matching or known)}")

@@ -69,7 +69,7 @@ class Arguments:
         """The command line of one of several processes that do the same."""
         line = ["run-all" if len(page.parts) > 1 else "run", *self.slugs, "--scale", scale.name]
         line += ["--seeds", *map(str, options.seeds)]
-        line += ["--task", page.task] if len(page.parts) == 1 else []
+        line += ["--task", page.task]
         line += ["--heads", *map(str, self.heads)] if self.heads else []
         line += [] if self.data is None else ["--data", str(self.data)]
         line += [] if options.results == RESULTS else ["--results", str(options.results)]

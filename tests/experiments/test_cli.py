@@ -146,6 +146,8 @@ def test_several_pages_are_one_queue_whose_new_records_can_be_carried_elsewhere(
     assert numbers(there, "mini") == numbers(here, "mini")
     refused = here.run("run-all", "table98", "table3", "--scale", "mini")
     assert refused.code == 2 and "one queue is of one task, and these pages are of english, multilingual" in refused.err
+    refused = here.run("run-all", "table98", "--scale", "mini", "--task", "multilingual")
+    assert refused.code == 2 and "task='multilingual' is not that of table98" in refused.err
 
 
 def test_what_cannot_be_asked_is_said_before_the_training_unless_that_is_all_that_is_wanted(new, finished):
