@@ -6,12 +6,30 @@ from pathlib import Path
 import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from analysis.plotting import GREY, LOOKS, STYLE, Point, finish, plain_numbers, reach, save, y_label
 from analysis.tables import csv_text
 from mhmoe.io import write_atomically
 
 STRESSED = LOOKS[3].colour
+APART = 21.0  # points between the middles of two numbers
+
+
+def asides(places: Sequence[NDArray[np.float64]], left: float, right: float) -> list[float]:
+    """How far each place's number moves sideways, in points, so that none covers another: the least that will do
+    between the bounds, the lowest place first."""
+    taken: list[NDArray[np.float64]] = []
+    found = [0.0] * len(places)
+    for i in sorted(range(len(places)), key=lambda i: places[i][1]):
+        for step in range(2 * len(places)):
+            aside = APART * ((step + 1) // 2) * (1 if step % 2 else -1)
+            moved = places[i] + np.array([aside, 0.0])
+            if left < moved[0] < right and all(np.hypot(*(moved - other)) >= APART for other in taken):
+                break
+        taken.append(moved)
+        found[i] = aside
+    return found
 
 
 def scatter_figure(
@@ -35,11 +53,8 @@ def scatter_figure(
         grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, (x_label, points) in zip(grid, panels.items(), strict=True):
             axes.set_xlabel(x_label)
-            for label, p in points.items():
-                colour = STRESSED if label in stressed else "#000000"
+            for p in points.values():
                 axes.errorbar([p.x], [p.mean], yerr=reach([p]), fmt="none", ecolor=GREY, linewidth=1.0)
-                circle = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": colour}
-                axes.text(p.x, p.mean, str(numbers[label]), ha="center", va="center", color=colour, bbox=circle)
             if points:
                 axes.update_datalim(np.array([[p.x, h] for p in points.values() for h in (p.low, p.high)]))
                 axes.margins(0.08)
@@ -52,6 +67,26 @@ def scatter_figure(
         handles = [grid[0].plot([], [], linestyle="none", label=text)[0] for text in texts]
         figure.legend(handles=handles, loc="outside right center", handlelength=0, handletextpad=0, fontsize=11)
         finish(figure, title, note)
+        figure.draw_without_rendering()  # now it is known how far points lie apart
+        for axes, points in zip(grid, panels.values(), strict=True):
+            in_points = 72 / figure.dpi
+            places = [in_points * axes.transData.transform((p.x, p.mean)) for p in points.values()]
+            bounds = axes.get_window_extent()
+            moved = asides(places, in_points * bounds.x0 + APART / 2, in_points * bounds.x1 - APART / 2)
+            for (label, p), aside in zip(points.items(), moved, strict=True):
+                colour = STRESSED if label in stressed else "#000000"
+                number = axes.annotate(
+                    str(numbers[label]),
+                    (p.x, p.mean),
+                    (aside, 0.0),
+                    textcoords="offset points",
+                    ha="center",
+                    va="center",
+                    color=colour,
+                    bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": colour},
+                    arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6} if aside else None,
+                )
+                number.set_in_layout(False)
         save(figure, path)
     rows = [
         [x_label, str(numbers[label]), label, *(f"{value:.6g}" for value in (p.x, p.mean, p.low, p.high)), str(p.n)]

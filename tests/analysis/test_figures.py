@@ -213,6 +213,14 @@ def test_every_system_of_a_plane_has_one_number_and_a_line_in_the_legend(drawn: 
     assert len(lines) == 1 + 2 * 17 and lines[1] == "FLOPs,1,system 1,1,91,90,92,3"
 
 
+def test_numbers_of_places_that_coincide_stand_beside_each_other_within_the_plane() -> None:
+    places = [np.array([95.0, 50.0 + i]) for i in range(4)]
+    moved = [place[0] + aside for place, aside in zip(places, scatter.asides(places, 0.0, 100.0), strict=True)]
+    assert moved[0] == 95.0 and all(0 < x < 100 for x in moved)
+    assert min(abs(a - b) for i, a in enumerate(moved) for b in moved[:i]) >= scatter.APART - 1
+    assert scatter.asides([np.array([0.0, 0.0]), np.array([0.0, 40.0])], -9.0, 9.0) == [0.0, 0.0]
+
+
 def test_stressed_systems_stand_out(drawn: list[Figure], tmp_path: Path) -> None:
     points = {name: Point(1.0, y, y, y, 1) for name, y in (("ours", 2.0), ("theirs", 3.0))}
     scatter_figure({"x": points}, tmp_path / "a.png", title="Title", height="height", stressed=["ours"])
