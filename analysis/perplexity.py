@@ -5,6 +5,7 @@ Stale records (their fingerprint is not the declared one) never enter a number.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from analysis.statistics import summarise
@@ -57,13 +58,20 @@ def perplexity_table(
 
     records: of one scale and task, by system. reference: the system that changes are relative to.
     A row without records says "not run", a row with stale ones alone says "stale"; stale records
-    never enter a number. UserError if the records of a system disagree on what they are.
+    never enter a number. Our change is over the seeds that both have. UserError if the records of a system disagree
+    on what they are.
     """
     table = [_perplexity_row(spec, records.get(spec.system, ()), split, declared) for spec in rows]
     by_system = {row["system"]: row for row in table}
     for spec, row in zip(rows, table, strict=True):
-        anchor = by_system.get(spec.reference or reference or "", {})
-        row["change"] = _percent(row["perplexity"], anchor.get("perplexity")) if row is not anchor else None
+        named = spec.reference or reference or ""
+        anchor = by_system.get(named, {})
+        ours, theirs = (
+            {r.seed: r for r in divide(records.get(name, ()), declared)[0]} for name in (spec.system, named)
+        )
+        common = sorted(ours.keys() & theirs.keys())
+        means = [fmean(of[seed].metrics[split]["perplexity"] for seed in common) for of in (ours, theirs) if common]
+        row["change"] = _percent(*means) if means and row is not anchor and anchor else None
         row["paper_change"] = _percent(row["paper"], anchor.get("paper")) if row is not anchor else None
     return table
 

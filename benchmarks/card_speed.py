@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from benchmarks.contenders import BALANCE_WEIGHT, Sizes
 from benchmarks.peers import mixtral
 from benchmarks.roofline import weight_traffic
+from mhmoe.io import write_atomically
 from mhmoe.layers import card, fused
 from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig, FFNOutput, use_kernels
@@ -201,8 +202,9 @@ def share_of_peak(row: Row, best: Peaks) -> float:
     return least / statistics.median(row.seconds)
 
 
-def table(rows: list[Row], best: Peaks, source: str) -> str:
-    """The measurements, and whether the goals are met, as Markdown. source: which card, with which software."""
+def table(rows: list[Row], best: Peaks, source: str, of: int = 0) -> str:
+    """The measurements, and whether the goals are met, as Markdown. source: which card, with which software. of: how
+    many rows there would be, if they were not all measured."""
     lines = [
         "# The layer on a graphics card",
         "",
@@ -210,7 +212,8 @@ def table(rows: list[Row], best: Peaks, source: str) -> str:
         f"copy {best.bandwidth / 1e9:,.0f} GB/s.",
         "",
         f"Forward and backward of {TOKENS:,} tokens of width {DIM}, in bfloat16; medians. What `kernels` are, "
-        "docs/how/layer.md says; memory is what a step takes at most on top of weights and input.",
+        "docs/how/layer.md says; memory is what a step takes at most on top of weights and input."
+        + (f" Measured are {len(rows)} of {of} rows." if of > len(rows) else ""),
         "",
         "| layer | path | ms | lowest | TFLOP/s | of the peak | memory on top GB |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
@@ -272,9 +275,9 @@ def run(device: str, quick: bool, steps: int, output: Path | None, only: str = "
         print(f"{rows[-1].layer} | {rows[-1].path}: {rows[-1].note or rows[-1].seconds[-1]}", file=sys.stderr)
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
-            (output / "card.md").write_text(table(rows, best, source))
+            write_atomically(output / "card.md", table(rows, best, source, of=sum(1 for _ in subjects(quick))))
             data = {"source": source, "peaks": asdict(best), "rows": [asdict(row) for row in rows]}
-            (output / "card.json").write_text(json.dumps(data, indent=1) + "\n")
+            write_atomically(output / "card.json", json.dumps(data, indent=1) + "\n")
 
     return table(*measure_card(where, quick, steps, only, write), source)
 

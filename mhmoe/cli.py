@@ -32,7 +32,7 @@ def exit_code(command: Callable[[], object], *, interrupted: str = "interrupted;
     except OutOfTime:
         print("stopped at the time budget; the same command goes on from here")
     except (UserError, ValueError, OSError, MemoryError, RuntimeError) as error:
-        line = _one_line(error)
+        line = one_line(error)
         if line is None:
             raise
         print(f"error: {line}".encode(errors="backslashreplace").decode(), file=sys.stderr)
@@ -40,7 +40,7 @@ def exit_code(command: Callable[[], object], *, interrupted: str = "interrupted;
     return 0
 
 
-def _one_line(error: Exception) -> str | None:
+def one_line(error: Exception) -> str | None:
     """What to tell the user; None of what is no mistake of theirs."""
     if (wanted := memory_wanted(error)) is not None:
         return (

@@ -25,6 +25,10 @@ class UserError(Exception):
     """Something the user can mend: one line saying what, where and what to do."""
 
 
+class RunError(UserError):
+    """A mistake, or bad luck, of one training run: others may well succeed."""
+
+
 def sha256_of(source: Path | bytes | memoryview) -> str:
     if not isinstance(source, Path):
         return hashlib.sha256(source).hexdigest()

@@ -10,8 +10,9 @@ from analysis.claims.rules import LEVEL, Claim, Statement, Verdict, percent_of_p
 from analysis.statistics import Interval, effect_found, summarise
 from mhmoe.layers.matching import in_words
 
-RULE = f"""Each line is a claim of the papers, or a control that they lack, and what the committed records say about it.
-The rule was fixed before the runs. Two systems are compared seed by seed on the same data in the same order.
+RULE = f"""Each line is a claim of the papers, or a control that they lack, and what the committed records say about it;
+pages of which no claim can be judged yet are listed at the end, with how many they declare. The rule was fixed
+before the runs. Two systems are compared seed by seed on the same data in the same order.
 
 - **holds**: the 95% interval of the paired difference over seeds (t distribution) excludes zero in the
   claimed direction, and p after Holm's correction within the table is below {LEVEL}.
@@ -54,7 +55,7 @@ JUDGED = ("holds", "not reproduced", "cannot tell")
 def ledger_markdown(verdicts: Sequence[Verdict], titles: Mapping[str, str] | None = None) -> str:
     """The ledger as Markdown: what could be judged, and one table for each scale and stem, what was not run last.
 
-    Of a page of which nothing was run at a scale, the number of claims stands for them.
+    Of a page whose claims are all "not run" at a scale, their number stands for them; its file declares them.
     """
     found = ledger_tables(verdicts)
     counts = verdict_counts(verdicts)
@@ -67,11 +68,11 @@ def ledger_markdown(verdicts: Sequence[Verdict], titles: Mapping[str, str] | Non
     for (scale, stem), rows in found.items():
         title = f"{(titles or {}).get(stem, stem)}, scale {scale}"
         if all(verdict.verdict == "not run" for verdict, _ in rows):
-            waiting.append(f"- {title}: {len(rows)} claims")
+            waiting.append(f"- {title}: {len(rows)} claim{'s' if len(rows) > 1 else ''}")
         else:
             lines += ["", f"## {title}", "", *_table(rows)]
     if waiting:
-        lines += ["", "## Pages of which nothing was run yet", "", *waiting]
+        lines += ["", "## Pages of which no claim can be judged yet", "", *waiting]
     return "\n".join([*lines, ""])
 
 

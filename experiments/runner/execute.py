@@ -16,7 +16,7 @@ from experiments.runner.runs import Run, model_config, run_config, training_conf
 from experiments.runner.store import RESULTS, Records
 from mhmoe.data.packing import PackedDataset
 from mhmoe.data.tokenizer import as_transformers
-from mhmoe.io import UserError, check_sealed_folder, check_writable, new_folder, remove_leftovers, seal_folder
+from mhmoe.io import RunError, UserError, check_sealed_folder, check_writable, new_folder, remove_leftovers, seal_folder
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.allocator import peak_memory, reset_peak_memory
 from mhmoe.training.config import Sharding
@@ -103,7 +103,7 @@ def execute(
         curve=progress.curve,
     )
     if again is not None and abs(difference := deviation(record, again)) > SAME:
-        raise UserError(f"{run.name} trained again differs by {difference:+.2%} from its record; run it anew")
+        raise RunError(f"{run.name} trained again differs by {difference:+.2%} from its record; run it anew")
     if run.tests:  # models that later measurements read
         whole = model if sharding is None else whole_model(checkpoint, model_settings)
         save_model(whole, text, model_folder(run, cache), identity)

@@ -6,7 +6,7 @@ Several processes may work on the same page. An interrupted run goes on from its
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from experiments.runner.measurements import Measurement, Subject, folder_of_data
 from experiments.runner.outlook import time_left
 from experiments.runner.page import Page
 from experiments.runner.processes import check_device, is_past, join_processes, try_lock
-from experiments.runner.runs import Run
+from experiments.runner.runs import Run, tuning_runs
 from experiments.runner.store import RESULTS, Records
 from experiments.runner.texts import CACHE, load_dataset
 from experiments.scales import Scale
@@ -83,32 +83,41 @@ def run_all(page: Page, scale: Scale, options: Options) -> bool:
     stop together, after a step.
     """
     join_processes(scale)
+    failures = Failures(scale, options.cache)
     try:
         with stopped_at(math.inf if dist.is_initialized() else options.deadline):
-            done = run_missing(page, scale, options)
-            return done and (options.train_only or measure_missing(page, scale, options))
+            done = run_missing(page, scale, options, failures)
+            done = done and (options.train_only or measure_missing(page, scale, options, failures))
     except OutOfTime:
-        return False
+        done = False
+    failures.report()
+    return done
 
 
-def run_missing(page: Page, scale: Scale, options: Options) -> bool:
+def run_missing(page: Page, scale: Scale, options: Options, failures: Failures | None = None) -> bool:
     """Do every run that has no current record; False when the deadline came first.
 
-    A run that fails does not keep the others from being done: its error is told, and raised when nothing else is left
-    or MOST_FAILURES runs have failed one after the other, as when a disk is full. So are those of several, as one.
+    A run that fails is noted in `failures`; without them UserError is raised when all others are done.
     """
+    noted = failures or Failures.new(scale, options.cache)
+    done = _run_missing(page, scale, options, noted)
+    if failures is None:
+        noted.report()
+    return done
+
+
+def _run_missing(page: Page, scale: Scale, options: Options, failures: Failures) -> bool:
     records = options.records(scale)
     elsewhere = options.elsewhere(scale)
     text: PackedDataset | None = None
     join_processes(scale)
     clean(records, options.cache, options.packed or options.cache)
     progressed = None
-    failures = Failures()
     while True:
         runs = planned_runs(page, scale, options, records)
-        todo = [run for run in records.pending_runs(runs) if run.name not in failures.of]
+        failed = failures.names()
+        todo = [run for run in records.pending_runs(runs) if not _fails(run, scale, failed)]
         if not todo or (progressed is not None and is_past(options.deadline)):
-            failures.report()
             return not todo
         if progressed is False:
             time.sleep(2)  # others work on what is left
@@ -118,7 +127,7 @@ def run_missing(page: Page, scale: Scale, options: Options) -> bool:
                 continue  # the tuning runs before it are not all done
             with try_lock(run.name, scale, options.cache) as mine:
                 records.reload()
-                if not mine or records.state(run) == "done":
+                if not mine or records.state(run) == "done" or run.name in failures.names():
                     continue
                 if text is None:
                     check_device(scale)
@@ -138,11 +147,16 @@ def run_missing(page: Page, scale: Scale, options: Options) -> bool:
                         sharding=options.sharding,
                     )
                 if not done:
-                    failures.report()
                     return False
                 progressed = True
             break  # the plan may have changed: a rate may be chosen now
         records.reload()
+
+
+def _fails(run: Run, scale: Scale, failed: Set[str]) -> bool:
+    """Whether it has failed, or waits for a learning rate that a failed run was to help to choose."""
+    tried = tuning_runs(scale, run.task, run.system) if failed and run.learning_rate is None else ()
+    return not failed.isdisjoint([run.name, *(each.name for each in tried)])
 
 
 def _check_alike(text: PackedDataset, done: Sequence[Run], records: Records) -> None:
@@ -200,59 +214,49 @@ def check_data(
     return folder
 
 
-def measure_missing(page: Page, scale: Scale, options: Options) -> bool:
+def measure_missing(page: Page, scale: Scale, options: Options, failures: Failures | None = None) -> bool:
     """Measure what the page wants of its finished models; False when the deadline came first.
 
-    A model that is not in the cache any more is trained again, and must come out as its record says. Raises UserError
-    if the data folder lacks what is to be measured (see `check_data`).
+    A model that is not in the cache any more is trained again, and must come out as its record says. What fails is
+    noted as by `run_missing`. Raises UserError if the data folder lacks what is to be measured (see `check_data`).
     """
+    noted = failures or Failures.new(scale, options.cache)
+    done = _measure_missing(page, scale, options, noted)
+    if failures is None:
+        noted.report()
+    return done
+
+
+def _measure_missing(page: Page, scale: Scale, options: Options, failures: Failures) -> bool:
     records = options.records(scale)
-    todo = unmeasured(page, scale, options, records)
+    todo = [(run, of) for run, of in unmeasured(page, scale, options, records) if records.state(run) == "done"]
     folder = check_data(page, scale, todo, options)
     text: PackedDataset | None = None
-    failures = Failures()
     for i, (run, measurement) in enumerate(todo, 1):
-        record = records.by_name[run.name]
-        with try_lock(f"{measurement.name}-{run.name}", scale, options.cache) as mine:
-            if not mine or is_measured(measurement, record, folder, options.results):
+        record, name = records.by_name[run.name], f"{measurement.name}-{run.name}"
+        with try_lock(name, scale, options.cache) as mine:
+            if not mine or name in failures.names() or is_measured(measurement, record, folder, options.results):
                 continue
             if is_past(options.deadline):
-                failures.report()
                 return False
             text = text or options.text(run.scale)
-            done = True
-            with failures.noted(f"{measurement.name} of {run.name}"):
-                number = f"for measurement {i} of {len(todo)}"
-                done = _measure(run, measurement, record, text, folder, records, options, number)
-                if done:
+            model, done = model_folder(run, options.cache), True
+            with failures.noted(name):
+                done = holds_model(model, record) or execute(
+                    run,
+                    text,
+                    records,
+                    options.cache,
+                    deadline=options.deadline,
+                    number=f"for measurement {i} of {len(todo)}",
+                    again=record,
+                )
+                if done and not (dist.is_initialized() and dist.get_rank() > 0):
+                    source = provenance(command(), device_name(torch.device(scale.device)), torch.get_num_threads())
+                    subject = Subject(model=model, seed=run.seed, text=text, folder=folder)
+                    values = measurement.measure(subject, measurement.settings_at(scale.name))
+                    save(measurement, record, values, source, options.results)
                     tqdm.write(f"{scale.name} {run.name}: {measurement.name} measured ({i} of {len(todo)})")
             if not done:
-                failures.report()
                 return False
-    failures.report()
-    return True
-
-
-def _measure(
-    run: Run,
-    measurement: Measurement[Any],
-    record: Record,
-    text: PackedDataset,
-    folder: DataFolder | None,
-    records: Records,
-    options: Options,
-    number: str,
-) -> bool:
-    """Measure one model, trained again where it is not kept; False when the deadline came first."""
-    model, device = model_folder(run, options.cache), torch.device(records.scale.device)
-    if not holds_model(model, record) and not execute(
-        run, text, records, options.cache, deadline=options.deadline, number=number, again=record
-    ):
-        return False
-    if dist.is_initialized() and dist.get_rank() > 0:
-        return True
-    source = provenance(command(), device_name(device), torch.get_num_threads())
-    subject = Subject(model=model, seed=run.seed, text=text, folder=folder)
-    values = measurement.measure(subject, measurement.settings_at(records.scale.name))
-    save(measurement, record, values, source, options.results)
     return True

@@ -11,6 +11,7 @@ from pathlib import Path
 from experiments.runner.again import comparison
 from experiments.runner.cluster import HERE, Cluster
 from experiments.runner.dry_run import cost_table, gpu_table
+from experiments.runner.failures import Failures
 from experiments.runner.gather import gather
 from experiments.runner.gpus import GPUs
 from experiments.runner.jobs import is_spoken_for, run_in_jobs, useful_jobs
@@ -105,6 +106,8 @@ def execute_command(page: Page, scale: Scale, arguments: Arguments, dry_run: boo
         check_data(page, scale, to_measure, options)
         for folder in (options.results, options.cache, CACHE):
             check_writable(folder)
+        if not is_spoken_for():
+            Failures.new(scale, options.cache)
         if arguments.cluster.launcher == "here":
             code = _work(page, scale, options, arguments, useful_jobs(arguments.jobs, len(todo + to_measure)))
         else:

@@ -32,6 +32,7 @@ def release_freed_memory() -> bool:
 def reset_peak_memory(device: torch.device) -> None:
     """Start `peak_memory` anew, where the system allows it, from what is in use."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         return
     release_freed_memory()
@@ -42,7 +43,7 @@ def reset_peak_memory(device: torch.device) -> None:
 def peak_memory(device: torch.device) -> int:
     """Most bytes held since `reset_peak_memory`: of the GPU's memory, or of this process."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device)  # a step that is recorded takes its memory from what is held
     try:
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024

@@ -20,7 +20,7 @@ from mhmoe.cli import OutOfTime
 from mhmoe.data.batches import TrainingBatches
 from mhmoe.data.packing import PackedDataset
 from mhmoe.display import display
-from mhmoe.io import UserError, remove_leftovers
+from mhmoe.io import RunError, UserError, remove_leftovers
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.allocator import KeptMemory
@@ -99,7 +99,7 @@ def train(
 
     def stop_unless_finite(value: float, what: str) -> None:
         if not math.isfinite(value):
-            raise UserError(
+            raise RunError(
                 f"{label + ': ' if label else ''}the {what} is not finite at step {progress.step} ({value}); "
                 f"nothing was written for this step. Lower learning_rate={config.learning_rate}"
             )

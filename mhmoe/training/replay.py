@@ -2,8 +2,12 @@
 
 The first step of a shape records `add_gradients` with all that it launches; every later one copies its tokens to where
 the recorded ones lay and launches the record. The kernels are the same, and so are the numbers. What would make the
-host wait, such as the sizes that a hierarchical mixture reads, cannot be recorded: the steps are then taken one by one.
+host wait, such as the sizes that a hierarchical mixture reads, cannot be recorded: the steps are then taken one by one,
+as they are with MHMOE_GRAPH=0. A record keeps the memory of a step's activations between steps too.
 """
+
+import os
+import sys
 
 import torch
 from jaxtyping import Int
@@ -25,7 +29,8 @@ class Gradients:
 
     def __call__(self, tokens: Int[Tensor, "sequences length_plus_1"]) -> Accumulated:
         if self.records and self.recording is None:
-            self.recording = self._record(tokens)
+            with torch.cuda.device(tokens.device):
+                self.recording = self._record(tokens)
             self.records = self.recording is not None
         found = self.add(tokens) if self.recording is None else self.recording.replay(tokens)
         return found.read(tokens[:, 1:].numel())
@@ -34,24 +39,28 @@ class Gradients:
         return add_gradients(self.objective, tokens, self.config, self.balance_weight)
 
     def _record(self, tokens: Tensor) -> "_Recording | None":
-        """None if a step waits for the card. Parameters are as before, and their gradients None."""
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
+        """None if a step cannot be recorded. Parameters are as before, and their gradients None."""
+        aside, mode = torch.cuda.Stream(tokens.device), torch.cuda.get_sync_debug_mode()
+        aside.wait_stream(torch.cuda.current_stream(tokens.device))
         try:
             with torch.cuda.stream(aside):
                 for step in range(WARM_UP):
-                    torch.cuda.set_sync_debug_mode("error" if step == WARM_UP - 1 else "default")
+                    torch.cuda.set_sync_debug_mode("error" if step == WARM_UP - 1 else mode)
                     self.add(tokens)
                     self.objective.zero_grad()
+            torch.cuda.set_sync_debug_mode(mode)
+            torch.cuda.current_stream(tokens.device).wait_stream(aside)
+            return _Recording(self, tokens)
         except RuntimeError as error:
-            if "synchroniz" not in str(error):
+            if isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
+            if "synchroniz" not in str(error):
+                print(f"a step cannot be recorded as a CUDA graph and is taken as it is: {error}", file=sys.stderr)
             return None
         finally:
-            torch.cuda.set_sync_debug_mode("default")
+            torch.cuda.set_sync_debug_mode(mode)
+            torch.cuda.current_stream(tokens.device).wait_stream(aside)
             self.objective.zero_grad()
-            torch.cuda.current_stream().wait_stream(aside)
-        return _Recording(self, tokens)
 
 
 class _Recording:
@@ -59,7 +68,8 @@ class _Recording:
 
     def __init__(self, of: Gradients, tokens: Tensor) -> None:
         self.tokens, self.graph = tokens.clone(), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # torch's default stream is of the card that was first used
+        with torch.cuda.graph(self.graph, stream=torch.cuda.Stream(tokens.device)):
             self.terms = of.add(self.tokens)
         self.gradients = [(parameter, parameter.grad) for parameter in of.objective.parameters()]
 
@@ -73,8 +83,8 @@ class _Recording:
 
 def records(objective: nn.Module, config: TrainingConfig) -> bool:
     """Whether it is tried: on a card, in one process, in one piece, and with nothing drawn or compiled."""
-    model = getattr(objective, "model", None)  # none where data parallelism or a compiler wraps it
-    if model is None or config.micro_batches > 1 or next(objective.parameters()).device.type != "cuda":
+    if os.environ.get("MHMOE_GRAPH") == "0" or next(objective.parameters()).device.type != "cuda":
         return False
-    sharded = torch.distributed.is_initialized()
-    return not (sharded or config.compile or any(part.draws for part in parts(model.config)))
+    model = getattr(objective, "model", None)  # none where data parallelism wraps it
+    in_parts = torch.distributed.is_initialized() or config.micro_batches > 1
+    return not (model is None or in_parts or config.compile or any(part.draws for part in parts(model.config)))

@@ -263,7 +263,7 @@ def test_the_ledger_shows_every_verdict_with_its_numbers():
 def test_of_a_page_without_a_run_the_ledger_tells_how_many_claims_wait():
     absent = dataclasses.replace(LOWER, statement="A beats D", worse="d", slug="table9")
     page = ledger_markdown(judge([LOWER, absent], runs("a", 4.45) + runs("b")), {"table9": "Table 9"})
-    assert page.endswith("## Pages of which nothing was run yet\n\n- Table 9, scale cpu: 1 claims\n")
+    assert page.endswith("## Pages of which no claim can be judged yet\n\n- Table 9, scale cpu: 1 claim\n")
     assert "A beats D" not in page and "1 not run.**" in page
 
 

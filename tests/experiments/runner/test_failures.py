@@ -1,73 +1,119 @@
 """A run that fails does not keep the others of a queue from being done, and is not passed over in silence."""
 
 import dataclasses
+import gc
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from experiments.kinds.comparison import DROPPED
 from experiments.runner import launch
-from experiments.runner.launch import Options, run_missing
-from experiments.runner.runs import Run
+from experiments.runner.failures import Failures
+from experiments.runner.launch import Options, run_all, run_missing
+from experiments.runner.store import Records
 from experiments.table1_perplexity import PAGE as TABLE1
-from mhmoe.io import UserError
+from mhmoe.io import RunError, UserError
 from tests.mini import MINI, at_rate
 from tests.tiny import ZipfText
 
 SCALE = dataclasses.replace(at_rate(MINI, 0.01), corpus=ZipfText)
+PAGE = dataclasses.replace(TABLE1, rows=TABLE1.rows[:3], claims=())
+NAMES = [row.system.name for row in PAGE.rows]
 
 
-class Executed:
-    """In the place of `execute`: fails for some systems, and leaves no record of the others."""
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> dict[str, Exception]:
+    """What training raises, by what the name of the run contains."""
+    errors = dict[str, Exception]()
+    train = launch.execute
 
-    def __init__(self, failing: set[str]) -> None:
-        self.failing, self.done = failing, list[str]()
+    def execute(run: Any, *rest: Any, **others: Any) -> bool:
+        for part, error in errors.items():
+            if part in run.name:
+                raise error
+        return train(run, *rest, **others)
 
-    def __call__(self, run: Run, *_: object, **__: object) -> bool:
-        if run.system.name in self.failing:
-            raise RuntimeError(f"{run.system.name} is broken")
-        self.done.append(run.name)
-        return True
-
-
-def run_all(failing: set[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Executed, list[str]]:
-    """What was done, and the published runs that were asked for."""
-    executed = Executed(failing)
-    options = Options(seeds=tuple(SCALE.seeds), results=folder / "results", cache=folder / "cache")
-    wanted = [run.name for run in TABLE1.runs(SCALE, SCALE.seeds, options.records(SCALE)) if not run.waits_for]
-    monkeypatch.setattr(launch, "execute", executed)
-    monkeypatch.setattr(  # a run that was done leaves the queue, as its record would make it
-        launch.Records,
-        "pending_runs",
-        lambda _, runs: [run for run in runs if run.name not in executed.done and not run.waits_for],
-    )
-    run_missing(TABLE1, SCALE, options)
-    return executed, wanted
+    monkeypatch.setattr(launch, "execute", execute)
+    return errors
 
 
-def test_all_others_are_done_and_then_its_error_is_raised(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def options(folder: Path) -> Options:
+    return Options(seeds=(1,), results=folder / "results", cache=folder / "cache", train_only=True)
+
+
+def done(folder: Path, scale: Any = SCALE) -> set[str]:
+    return {record.system for record in Records(scale, folder / "results").by_name.values() if record.seed == 1}
+
+
+def test_all_others_are_done_and_it_is_told_at_once_and_at_the_end(
+    tmp_path: Path, broken: dict[str, Exception], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(RuntimeError, match="xmoe_8 is broken"):
-        run_all({"xmoe_8"}, tmp_path, monkeypatch)
-    assert "english-xmoe_8-seed1 failed, the others go on" in capsys.readouterr().err
-    executed = launch.execute
-    assert isinstance(executed, Executed) and len(executed.done) > 5
-    assert not any("xmoe_8-" in name for name in executed.done)
+    broken[f"-{NAMES[0]}-"] = RuntimeError("no such kernel")
+    broken[f"-{NAMES[2]}-"] = RunError("the task loss is not finite")
+    with pytest.raises(
+        UserError, match=rf"^2 failed, as told above: english-{NAMES[0]}-seed1, english-{NAMES[2]}-seed1$"
+    ):
+        run_missing(PAGE, SCALE, options(tmp_path))
+    said = capsys.readouterr().err
+    assert f"english-{NAMES[0]}-seed1 failed, the others go on: RuntimeError" in said and "Traceback" in said
+    assert f"english-{NAMES[2]}-seed1 failed, the others go on: the task loss is not finite" in said
+    assert done(tmp_path) == {NAMES[1]}
 
 
-def test_of_several_all_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"2 runs failed; .*dense is broken; .*xmoe_32 is broken"):
-        run_all({"dense", "xmoe_32"}, tmp_path, monkeypatch)
+def test_final_runs_do_not_wait_for_a_rate_that_a_failed_run_was_to_help_to_choose(
+    tmp_path: Path, broken: dict[str, Exception]
+) -> None:
+    scale = dataclasses.replace(MINI, corpus=ZipfText)
+    broken[f"-{NAMES[0]}-lr0.02-"] = RunError("the task loss is not finite")
+    with pytest.raises(UserError, match=rf"^1 failed, as told above: english-{NAMES[0]}-lr0.02-seed1000$"):
+        run_missing(PAGE, scale, options(tmp_path))
+    assert done(tmp_path, scale) == {NAMES[1], NAMES[2]}
 
 
-def test_after_three_in_a_row_it_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    every = {run.system.name for run in TABLE1.runs(SCALE, SCALE.seeds, Options(seeds=(1,)).records(SCALE))}
-    with pytest.raises(RuntimeError, match="is broken"):
-        run_all(every, tmp_path, monkeypatch)
-    executed = launch.execute
-    assert isinstance(executed, Executed) and executed.done == []
+@pytest.mark.parametrize("error", [UserError("no space"), OSError(28, "No space left on device")], ids=repr)
+def test_what_would_befall_the_others_too_ends_the_command(
+    tmp_path: Path, broken: dict[str, Exception], error: Exception
+) -> None:
+    broken["english"] = error
+    with pytest.raises(type(error)):
+        run_missing(PAGE, SCALE, options(tmp_path))
+    assert Failures(SCALE, tmp_path / "cache").names() == set() and done(tmp_path) == set()
 
 
-def test_without_a_failure_nothing_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    executed, wanted = run_all(set(), tmp_path, monkeypatch)
-    assert executed.done == wanted
+def test_a_job_passes_over_what_failed_in_another_and_the_next_command_tries_it_again(
+    tmp_path: Path, broken: dict[str, Exception]
+) -> None:
+    failed = Failures.new(SCALE, tmp_path / "cache")
+    with failed.noted(f"english-{NAMES[0]}-seed1"):
+        raise RuntimeError("out of memory")
+    assert run_missing(PAGE, SCALE, options(tmp_path), Failures(SCALE, tmp_path / "cache"))
+    assert done(tmp_path) == {NAMES[1], NAMES[2]}
+    assert run_missing(PAGE, SCALE, options(tmp_path)) and done(tmp_path) == set(NAMES)
+
+
+def test_finished_models_are_measured_although_a_run_failed(tmp_path: Path, broken: dict[str, Exception]) -> None:
+    broken[f"-{NAMES[0]}-"] = RuntimeError("no such kernel")
+    measured = dataclasses.replace(DROPPED, settings={**DROPPED.settings, "batch_sequences": 2, "batches": 1})
+    page = dataclasses.replace(PAGE, measurements=(measured,))
+    with pytest.raises(UserError, match="1 failed"):
+        run_all(page, SCALE, dataclasses.replace(options(tmp_path), train_only=False))
+    found = {path.stem for path in (tmp_path / "results" / "measurements").rglob("*.json")}
+    assert found == {f"english-{name}-seed1" for name in NAMES[1:]}
+
+
+def test_nothing_of_a_failed_run_is_held(tmp_path: Path) -> None:
+    failures = Failures.new(SCALE, tmp_path)
+    kept: list[weakref.ref[torch.nn.Module]] = []
+
+    def train() -> None:
+        model = torch.nn.Linear(2, 2)
+        kept.append(weakref.ref(model))
+        raise RuntimeError("out of memory")
+
+    with failures.noted("a run"):
+        train()
+    gc.collect()
+    assert kept[0]() is None and failures.own == ["a run"]

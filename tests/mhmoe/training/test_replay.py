@@ -41,6 +41,11 @@ def test_steps_in_parts_or_compiled_are_not(change: dict[str, int]) -> None:
     assert not records(objective("cuda"), dataclasses.replace(tiny.TRAINING, **change))
 
 
+def test_steps_are_not_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MHMOE_GRAPH", "0")
+    assert not records(objective("cuda"), tiny.TRAINING)
+
+
 def test_steps_that_draw_or_are_shared_among_processes_are_not() -> None:
     assert not records(objective("cuda", GSHARD), tiny.TRAINING)
     assert not records(torch.nn.Sequential(objective("cuda")), tiny.TRAINING)
