@@ -11,8 +11,8 @@ from analysis.statistics import Interval, effect_found, summarise
 from mhmoe.layers.matching import in_words
 
 RULE = f"""Each line is a claim of the papers, or a control that they lack, and what the committed records say about it;
-pages of which no claim can be judged yet are listed at the end, with how many they declare. The rule was fixed
-before the runs. Two systems are compared seed by seed on the same data in the same order.
+pages of which no claim can be judged yet are listed at the end, with how many they declare.
+The rule was fixed before the runs. Two systems are compared seed by seed on the same data in the same order.
 
 - **holds**: the 95% interval of the paired difference over seeds (t distribution) excludes zero in the
   claimed direction, and p after Holm's correction within the table is below {LEVEL}.

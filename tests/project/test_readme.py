@@ -341,6 +341,15 @@ def test_where_the_systems_of_the_field_end_in_the_results_is_where_their_page_h
     assert sentence.format(-of("Jamba"), *map(of, names)) in PROSE
 
 
+def test_what_heads_do_to_other_methods_in_the_results_is_what_their_page_says():
+    rows = csv.DictReader((ROOT / "results" / "compare_combinations.csv").read_text(encoding="utf-8").splitlines())
+    headed = [row for row in rows if row["scale"] == "cpu" and "with heads" in row["label"] and row["change"]]
+    changes = [float(row["change"]) for row in headed if not row["label"].startswith("X-MoE with SwiGLU")]
+    sentence = "Put around [{} other routers and mixtures](../results/compare_combinations.md), heads raised the "
+    sentence += "perplexity of each, by {:.1f}% to {:.1f}%"
+    assert min(changes) > 0 and sentence.format(len(changes), min(changes), max(changes)) in PROSE
+
+
 def test_the_differences_over_fewer_seeds_in_the_results_are_those_of_the_records():
     for ours, theirs, sentence in (
         ("mhmoe_32_compute_tuned", "xmoe_32_tuned", "{:.1f}% [{:.1f}, {:.1f}] above X-MoE with as many at equal FLOPs"),
