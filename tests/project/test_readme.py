@@ -358,6 +358,9 @@ def test_the_differences_over_fewer_seeds_in_the_results_are_those_of_the_record
             "xmoe_32_tuned",
             "and {:.1f}% [{:.1f}, {:.1f}] at equal parameters (three seeds)",
         ),
+        ("mhmoe_8_compute_n0_tuned", "xmoe_8_tuned", "ends {:.1f}% [{:.1f}, {:.1f}] above X-MoE, those layers"),
+        ("mhmoe_8_compute_h1_tuned", "xmoe_8_tuned", "those layers without splitting {:.1f}% [{:.1f}, {:.1f}], and"),
+        ("mhmoe_8_compute_tuned", "mhmoe_8_compute_h1_tuned", "on top of them costs {:.1f}% [{:.1f}, {:.1f}]."),
         (
             "xmoe_swiglu_heads_tuned",
             "xmoe_swiglu_tuned",
