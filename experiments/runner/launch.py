@@ -232,31 +232,32 @@ def _measure_missing(page: Page, scale: Scale, options: Options, failures: Failu
     todo = [(run, of) for run, of in unmeasured(page, scale, options, records) if records.state(run) == "done"]
     folder = check_data(page, scale, todo, options)
     text: PackedDataset | None = None
-    for i, (run, measurement) in enumerate(todo, 1):
-        record, name = records.by_name[run.name], f"{measurement.name}-{run.name}"
-        with try_lock(name, scale, options.cache) as mine:
-            if not mine or name in failures.names() or is_measured(measurement, record, folder, options.results):
+    measured = 0
+    for run in dict.fromkeys(run for run, _ in todo):
+        record, model = records.by_name[run.name], model_folder(run, options.cache)
+        wanted = [measurement for of, measurement in todo if of == run]
+        measured += len(wanted)
+        with try_lock(f"measure-{run.name}", scale, options.cache) as mine:  # so that one model is trained again once
+            left = [m for m in wanted if mine and not is_measured(m, record, folder, options.results)]
+            if not left or run.name in failures.names():
                 continue
             if is_past(options.deadline):
                 return False
-            text = text or options.text(run.scale)
-            model, done = model_folder(run, options.cache), True
-            with failures.noted(name):
+            text, done = text or options.text(run.scale), True
+            with failures.noted(run.name):
+                number = f"for measurement {measured} of {len(todo)}"
                 done = holds_model(model, record) or execute(
-                    run,
-                    text,
-                    records,
-                    options.cache,
-                    deadline=options.deadline,
-                    number=f"for measurement {i} of {len(todo)}",
-                    again=record,
+                    run, text, records, options.cache, deadline=options.deadline, number=number, again=record
                 )
-                if done and not (dist.is_initialized() and dist.get_rank() > 0):
+            if not done:
+                return False
+            if run.name in failures.names() or (dist.is_initialized() and dist.get_rank() > 0):
+                continue
+            for measurement in left:
+                with failures.noted(f"{measurement.name}-{run.name}"):
                     source = provenance(command(), device_name(torch.device(scale.device)), torch.get_num_threads())
                     subject = Subject(model=model, seed=run.seed, text=text, folder=folder)
                     values = measurement.measure(subject, measurement.settings_at(scale.name))
                     save(measurement, record, values, source, options.results)
-                    tqdm.write(f"{scale.name} {run.name}: {measurement.name} measured ({i} of {len(todo)})")
-            if not done:
-                return False
+                    tqdm.write(f"{scale.name} {run.name}: {measurement.name} measured ({measured} of {len(todo)})")
     return True

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import shutil
 import weakref
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from experiments.kinds.comparison import DROPPED
 from experiments.runner import launch
 from experiments.runner.failures import Failures
-from experiments.runner.launch import Options, run_all, run_missing
+from experiments.runner.launch import Options, measure_missing, run_all, run_missing
 from experiments.runner.store import Records
 from experiments.table1_perplexity import PAGE as TABLE1
 from mhmoe.io import RunError, UserError
@@ -102,6 +103,22 @@ def test_finished_models_are_measured_although_a_run_failed(tmp_path: Path, brok
         run_all(page, SCALE, dataclasses.replace(options(tmp_path), train_only=False))
     found = {path.stem for path in (tmp_path / "results" / "measurements").rglob("*.json")}
     assert found == {f"english-{name}-seed1" for name in NAMES[1:]}
+
+
+def test_a_model_that_does_not_come_out_again_is_tried_once_for_all_that_is_measured_on_it(
+    tmp_path: Path, broken: dict[str, Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = dataclasses.replace(options(tmp_path), train_only=False)
+    assert run_missing(PAGE, SCALE, here)
+    shutil.rmtree(tmp_path / "cache" / "models")
+    broken[f"-{NAMES[1]}-"] = RunError("it differs")
+    settings = {**DROPPED.settings, "batch_sequences": 2, "batches": 1}
+    two = tuple(dataclasses.replace(DROPPED, name=name, settings=settings) for name in ("one", "two"))
+    with pytest.raises(UserError, match=rf"^1 failed, as told above: english-{NAMES[1]}-seed1$"):
+        measure_missing(dataclasses.replace(PAGE, measurements=two), SCALE, here)
+    assert capsys.readouterr().err.count("it differs") == 1
+    measured = (tmp_path / "results" / "measurements").rglob("*.json")
+    assert sorted(path.stem for path in measured) == sorted(2 * [f"english-{NAMES[i]}-seed1" for i in (0, 2)])
 
 
 def test_nothing_of_a_failed_run_is_held(tmp_path: Path) -> None:
