@@ -341,6 +341,13 @@ def test_where_the_systems_of_the_field_end_in_the_results_is_where_their_page_h
     assert sentence.format(-of("Jamba"), *map(of, names)) in PROSE
 
 
+def test_how_far_the_search_was_from_a_declared_step_in_the_results_is_what_the_records_give():
+    systems = ("why_h2_k4", "mhmoe_8_compute_tuned", "xmoe_8_tuned", "fine_8_tuned")
+    sentence = "reaches {:.1f} with the first seed, where the best point of the search has {:.1f}, X-MoE {:.1f} and "
+    sentence += "fine-grained X-MoE {:.1f}"
+    assert sentence.format(*(math.exp(nll(system)[1]) for system in systems)) in PROSE
+
+
 def test_what_heads_do_to_other_methods_in_the_results_is_what_their_page_says():
     rows = csv.DictReader((ROOT / "results" / "compare_combinations.csv").read_text(encoding="utf-8").splitlines())
     headed = [row for row in rows if row["scale"] == "cpu" and "with heads" in row["label"] and row["change"]]
