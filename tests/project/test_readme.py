@@ -345,7 +345,9 @@ def test_how_far_the_search_was_from_a_declared_step_in_the_results_is_what_the_
     systems = ("why_h2_k4", "mhmoe_8_compute_tuned", "xmoe_8_tuned", "fine_8_tuned")
     sentence = "reaches {:.1f} with the first seed, where the best point of the search has {:.1f}, X-MoE {:.1f} and "
     sentence += "fine-grained X-MoE {:.1f}"
-    assert sentence.format(*(math.exp(nll(system)[1]) for system in systems)) in PROSE
+    step, *others = (math.exp(nll(system)[1]) for system in systems)
+    assert sentence.format(step, *others) in PROSE
+    assert f"one seed ends {100 * (step / others[1] - 1):.0f}% above X-MoE" in " ".join(read(README).split())
 
 
 def test_what_heads_do_to_other_methods_in_the_results_is_what_their_page_says():
