@@ -20,9 +20,9 @@ def pages() -> dict[str, Page]:
 def find(name: str, task: str = "", heads: Sequence[int] = ()) -> Page:
     """The page whose slug is `name`, or begins with it and is the only one; table1 is not table11.
 
-    Where several begin so, that of the task, or the English one if none is given. A name that ends in .py is a file
-    that declares a PAGE. heads: the same comparison for these numbers of heads, of a page that varies them. Raises
-    UserError if there is no such page.
+    Where several begin so, that of the task, or the English one if none is given, and `name` itself before others. A
+    name that ends in .py is a file that declares a PAGE. heads: the same comparison for these numbers of heads, of a
+    page that varies them. Raises UserError if there is no such page.
     """
     module = _from_file(Path(name)) if name.endswith(".py") else _declared(name, task)
     page: Page = module.PAGE
@@ -65,6 +65,8 @@ def _declared(name: str, task: str) -> ModuleType:
     matching = whole_words or [slug for slug in known if slug.startswith(name)]
     if len(matching) > 1:
         matching = [slug for slug in matching if known[slug].PAGE.task == (task or "english")] or matching
+    if name in matching:
+        matching = [name]
     if len(matching) != 1:
         problem = "not unique" if matching else "not a table or figure"
         raise UserError(f"{name!r} is {problem}; choose one of {', '.join(matching or known)}")
