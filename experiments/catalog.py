@@ -20,9 +20,9 @@ def pages() -> dict[str, Page]:
 def find(name: str, task: str = "", heads: Sequence[int] = ()) -> Page:
     """The page whose slug is `name`, or begins with it and is the only one; table1 is not table11.
 
-    Where several begin so, that of the task, or the English one if none is given. A name that ends in .py is a file
-    that declares a PAGE. heads: the same comparison for these numbers of heads, of a page that varies them. Raises
-    UserError if there is no such page.
+    Where several begin so, that of the task, or the English one if none is given, and `name` itself before others. A
+    name that ends in .py is a file that declares a PAGE. heads: the same comparison for these numbers of heads, of a
+    page that varies them. Raises UserError if there is no such page.
     """
     module = _from_file(Path(name)) if name.endswith(".py") else _declared(name, task)
     page: Page = module.PAGE

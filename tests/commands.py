@@ -24,8 +24,8 @@ LIBRARIES = (
     *("matplotlib.figure", "matplotlib.backends.backend_agg"),
 )
 STREAMS = ("out", "err")
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(list(LIBRARIES))
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(list(LIBRARIES))
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Command:
         self, work: Callable[..., None], *arguments: object, folder: Path, environment: Mapping[str, str]
     ) -> None:
         self._said = Path(tempfile.mkdtemp(prefix="command-"))
-        self.process = _SERVER.Process(target=_begin, args=(work, arguments, folder, dict(environment), self._said))
+        self.process = SERVER.Process(target=_begin, args=(work, arguments, folder, dict(environment), self._said))
         self.process.start()
 
     def said(self, stream: str = "out") -> str:

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, is_grad_enabled, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from mhmoe.io import UserError
@@ -127,9 +128,11 @@ def load_integrated(folder: str | Path, **kwargs: Any) -> PreTrainedModel:
 def register(folder: str | Path) -> Any:
     """Make Auto classes know the model of a folder, if it is one that `integrate` made; returns its class, or None."""
     kind = _kind(folder) or ""
-    known: Any = {config.model_type: model for config, model in MODEL_FOR_CAUSAL_LM_MAPPING.items()}
     base = kind.removeprefix(PREFIX)
-    return _subclass(known[base]) if kind.startswith(PREFIX) and base in known else None
+    if not kind.startswith(PREFIX) or base not in CONFIG_MAPPING:
+        return None
+    known: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(CONFIG_MAPPING[base], None)  # all of them would take seconds to import
+    return None if known is None else _subclass(known)
 
 
 def _kind(folder: str | Path) -> str | None:

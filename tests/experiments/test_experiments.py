@@ -62,6 +62,7 @@ def test_an_experiment_is_found_by_the_unique_beginning_of_its_name():
     assert find("figure4_training_curves") is FIGURE4
     assert find("learn") is LEARNING_RATES
     assert [find("testbed", task).slug for task in ("", "multilingual")] == ["testbed", "testbed_multilingual"]
+    assert [slug for slug, page in ALL.items() if find(slug, page.task) is not page] == []  # testbed, testbed_bitnet
 
 
 @pytest.mark.parametrize("name", ["table", "table99", "", "perplexity", "table1_perplexity_"])
