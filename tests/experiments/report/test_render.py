@@ -31,6 +31,14 @@ def cells(text):
     return list(csv.DictReader(io.StringIO(text)))
 
 
+def change(ours, theirs):
+    """In percent, of the means over common seeds."""
+    by_seed = [{r.seed: r.metrics["test"]["perplexity"] for r in runs} for runs in (ours, theirs)]
+    common = sorted(by_seed[0].keys() & by_seed[1].keys())
+    mean, reference = (np.mean([of[seed] for seed in common]) for of in by_seed)
+    return 100 * (mean / reference - 1)
+
+
 def test_a_row_is_the_mean_and_spread_of_its_records():
     dense, moe = perplexity_table(ROWS, RUNS, reference="dense")
     values = [r.metrics["test"]["perplexity"] for r in RUNS["moe"]]
@@ -38,7 +46,7 @@ def test_a_row_is_the_mean_and_spread_of_its_records():
     assert (moe["seeds"], moe["parameters"], moe["learning_rate"]) == ("2", 2_000_000, 0.004)
     assert moe["tokens_per_second"] == pytest.approx(10_000)
     assert moe["paper_difference"] == pytest.approx(100 * (moe["perplexity"] / 12 - 1))
-    assert moe["change"] == pytest.approx(100 * (moe["perplexity"] / dense["perplexity"] - 1))
+    assert moe["change"] == pytest.approx(change(RUNS["moe"], RUNS["dense"]))
     assert (moe["paper_change"], dense["change"]) == (pytest.approx(-25.0), None)
 
 
@@ -217,5 +225,12 @@ def test_a_row_with_a_reference_of_its_own_is_compared_with_that_one():
     rows = [*ROWS, RowSpec(system="dense2", label="Dense, twice", reference="moe")]
     runs = RUNS | {"dense2": [dataclasses.replace(r, system="dense2") for r in RUNS["dense"]]}
     dense, moe, twice = perplexity_table(rows, runs, reference="dense")
-    assert twice["change"] == pytest.approx(100 * (dense["perplexity"] / moe["perplexity"] - 1))
-    assert moe["change"] == pytest.approx(100 * (moe["perplexity"] / dense["perplexity"] - 1))
+    assert twice["change"] == pytest.approx(change(RUNS["dense"], RUNS["moe"]))
+    assert moe["change"] == pytest.approx(change(RUNS["moe"], RUNS["dense"]))
+    assert dense["change"] is None
+
+
+def test_a_change_is_over_the_seeds_that_both_have():
+    odd = [dataclasses.replace(r, seed=r.seed + 100) for r in RUNS["dense"]]
+    _, moe = perplexity_table(ROWS, RUNS | {"dense": odd}, reference="dense")
+    assert moe["change"] is None and moe["perplexity"] > 0
