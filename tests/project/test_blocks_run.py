@@ -111,7 +111,7 @@ NOT_RUN = {
     "make check-gpu": "needs a CUDA card",
     "make check-wheel": "takes 15 GB; CI's `make check` installs the wheel once, by the same program",
     r"make check-wheel VERSIONS=.*": "as above",
-    "python -m mhmoe eval my-model --tasks arc_easy piqa": "asks the hub for the data of its tasks, and tests have no network",
+    "python -m mhmoe eval my-model --tasks arc_easy piqa": "asks the hub for its tasks; tests have no network",
 }
 
 # By regular expression; the slow tests run them.
