@@ -66,12 +66,8 @@ def perplexity_table(
     for spec, row in zip(rows, table, strict=True):
         named = spec.reference or reference or ""
         anchor = by_system.get(named, {})
-        ours, theirs = (
-            {r.seed: r for r in divide(records.get(name, ()), declared)[0]} for name in (spec.system, named)
-        )
-        common = sorted(ours.keys() & theirs.keys())
-        means = [fmean(of[seed].metrics[split]["perplexity"] for seed in common) for of in (ours, theirs) if common]
-        row["change"] = _percent(*means) if means and row is not anchor and anchor else None
+        ours, theirs = (_by_seed(records.get(name, ()), split, declared) for name in (spec.system, named))
+        row["change"] = change_over_common_seeds(ours, theirs) if anchor and row is not anchor else None
         row["paper_change"] = _percent(row["paper"], anchor.get("paper")) if row is not anchor else None
     return table
 
@@ -98,6 +94,16 @@ def _perplexity_row(spec: RowSpec, records: Sequence[Record], split: str, declar
     row["tokens_per_second"] = summarise(r.tokens / r.wall_seconds for r in current).mean
     row["paper_difference"] = _percent(perplexity.mean, spec.paper)
     return row
+
+
+def change_over_common_seeds(ours: Mapping[int, float], theirs: Mapping[int, float]) -> float | None:
+    """By how many percent our mean is above theirs over the seeds that both have; None where there are none."""
+    common = sorted(ours.keys() & theirs.keys())
+    return _percent(*(fmean(of[seed] for seed in common) for of in (ours, theirs))) if common else None
+
+
+def _by_seed(records: Sequence[Record], split: str, declared: Declared | None) -> dict[int, float]:
+    return {seed: r.metrics[split]["perplexity"] for seed, r in by_seed(divide(records, declared)[0]).items()}
 
 
 def _shared(records: Sequence[Record], name: str, values: Sequence[Any]) -> Any:

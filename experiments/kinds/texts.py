@@ -11,7 +11,7 @@ from typing import Any
 
 from analysis.claims.measured import MeasuredClaim
 from analysis.claims.rules import Claim
-from analysis.perplexity import LOSS_COLUMNS
+from analysis.perplexity import LOSS_COLUMNS, change_over_common_seeds
 from analysis.routing.text import load_checkpoint
 from analysis.statistics import summarise
 from analysis.tables import NOT_RUN, STALE, Column, table_markdown
@@ -86,16 +86,18 @@ class TextsTable(Page):
                     cells["perplexity"] = next((said for of, said in states if of[cells["system"]]), NOT_RUN)
             reference = self.printed_reference if self.rows_at(scale) is self.as_printed else self.reference
             anchor = next((cells for cells in of_text if cells["system"] == reference), {})
+            by_seed = {name: {seed: v.texts[text].perplexity for seed, v in of.items()} for name, of in found.items()}
             for cells in of_text:
-                for of, change in (("perplexity", "change"), ("paper", "paper_change")):
-                    cells[change] = None if cells is anchor else _percent(cells.get(of), anchor.get(of))
+                changes = change_over_common_seeds(by_seed[cells["system"]], by_seed.get(reference or "", {}))
+                cells["change"] = None if cells is anchor else changes
+                cells["paper_change"] = None if cells is anchor else _percent(cells.get("paper"), anchor.get("paper"))
             parts.append(f"### {text} (the paper's: {theirs})\n\n{table_markdown(LOSS_COLUMNS, of_text)}")
             rows += of_text
         runs = [record for of_system in current.values() for record in of_system]
         lines = caption_of(runs, of_all(found))
         lines.append(
             "Perplexity on each text, mean and standard deviation over seeds. The paper's are of larger models on "
-            "other texts: compare the changes relative to the reference, not the values."
+            "other texts: compare the changes relative to the reference, over the seeds that both have, not the values."
         )
         sizes: list[Cells] = [
             {"label": s.label, **{c.key: getattr(one[0], c.key) for c in SIZES[1:]}}

@@ -4,9 +4,10 @@ Several processes may work on the same page. An interrupted run goes on from its
 """
 
 import dataclasses
+import functools
 import math
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -94,19 +95,26 @@ def run_all(page: Page, scale: Scale, options: Options) -> bool:
     return done
 
 
-def run_missing(page: Page, scale: Scale, options: Options, failures: Failures | None = None) -> bool:
-    """Do every run that has no current record; False when the deadline came first.
-
-    A run that fails is noted in `failures`; without them UserError is raised when all others are done.
-    """
-    noted = failures or Failures.new(scale, options.cache)
-    done = _run_missing(page, scale, options, noted)
-    if failures is None:
-        noted.report()
-    return done
+Work = Callable[[Page, Scale, Options, Failures], bool]
 
 
-def _run_missing(page: Page, scale: Scale, options: Options, failures: Failures) -> bool:
+def _reporting(work: Work) -> Callable[..., bool]:
+    """The work; where no failures are given it has its own, and ends with what failed."""
+
+    @functools.wraps(work)
+    def reported(page: Page, scale: Scale, options: Options, failures: Failures | None = None) -> bool:
+        noted = failures or Failures.new(scale, options.cache)
+        done = work(page, scale, options, noted)
+        if failures is None:
+            noted.report()
+        return done
+
+    return reported
+
+
+@_reporting
+def run_missing(page: Page, scale: Scale, options: Options, failures: Failures) -> bool:
+    """Do every run that has no current record; False when the deadline came first. One that fails is noted."""
     records = options.records(scale)
     elsewhere = options.elsewhere(scale)
     text: PackedDataset | None = None
@@ -214,20 +222,13 @@ def check_data(
     return folder
 
 
-def measure_missing(page: Page, scale: Scale, options: Options, failures: Failures | None = None) -> bool:
-    """Measure what the page wants of its finished models; False when the deadline came first.
+@_reporting
+def measure_missing(page: Page, scale: Scale, options: Options, failures: Failures) -> bool:
+    """Measure what the page wants of its finished models; False when the deadline came first. What fails is noted.
 
-    A model that is not in the cache any more is trained again, and must come out as its record says. What fails is
-    noted as by `run_missing`. Raises UserError if the data folder lacks what is to be measured (see `check_data`).
+    A model that is not in the cache any more is trained again, and must come out as its record says. Raises UserError
+    if the data folder lacks what is to be measured (see `check_data`).
     """
-    noted = failures or Failures.new(scale, options.cache)
-    done = _measure_missing(page, scale, options, noted)
-    if failures is None:
-        noted.report()
-    return done
-
-
-def _measure_missing(page: Page, scale: Scale, options: Options, failures: Failures) -> bool:
     records = options.records(scale)
     todo = [(run, of) for run, of in unmeasured(page, scale, options, records) if records.state(run) == "done"]
     folder = check_data(page, scale, todo, options)
@@ -238,8 +239,10 @@ def _measure_missing(page: Page, scale: Scale, options: Options, failures: Failu
         wanted = [measurement for of, measurement in todo if of == run]
         measured += len(wanted)
         with try_lock(f"measure-{run.name}", scale, options.cache) as mine:  # so that one model is trained again once
+            failed = failures.names()
             left = [m for m in wanted if mine and not is_measured(m, record, folder, options.results)]
-            if not left or run.name in failures.names():
+            left = [m for m in left if failed.isdisjoint((run.name, f"{m.name}-{run.name}"))]
+            if not left:
                 continue
             if is_past(options.deadline):
                 return False
