@@ -63,8 +63,8 @@ class Table(Page):
             f"Perplexity on `{self.split}`; ours: mean and standard deviation over seeds. The paper's values "
             "are of models of 162M parameters and more, on other text: compare the changes relative to the "
             "reference, over the seeds that both have, and not the values; that of tuned systems is a tuned one. "
-            "tokens/s are those of the runs, on a CPU or a card and whatever else the machine did; benchmarks/ compares "
-            "speeds."
+            "tokens/s are those of the runs, on a CPU or a card and whatever else the machine did; benchmarks/ "
+            "compares speeds."
         )
         page = table_markdown(filled(PERPLEXITY_COLUMNS, rows), rows, caption=lines)
         if self.trend is not None:
