@@ -52,7 +52,8 @@ def waterfall_figure(
             axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0))
         axes.set_yticks(range(len(steps)), names)
         axes.invert_yaxis()
-        axes.margins(x=0.15)  # room for the numbers
+        axes.use_sticky_edges = False  # else a bar that begins at the lowest value leaves no room there
+        axes.margins(x=0.15)  # for the numbers
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(x_label)
         plain_numbers(axes.xaxis)

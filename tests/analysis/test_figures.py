@@ -272,3 +272,10 @@ def test_without_pictures_a_figure_leaves_its_numbers_alone(tmp_path: Path) -> N
     with without_pictures():
         assert draw(tmp_path / "without") == ["a.csv"]
     assert (tmp_path / "with" / "a.csv").read_bytes() == (tmp_path / "without" / "a.csv").read_bytes()
+
+
+def test_a_waterfall_leaves_room_for_the_number_of_its_lowest_value(drawn: list[Figure], tmp_path: Path) -> None:
+    steps = [(label, Point(0.0, y, y, y, 1)) for label, y in (("begin", 95.0), ("lowest", 83.0), ("end", 89.0))]
+    waterfall.waterfall_figure(steps, tmp_path / "a.png", title="Title", x_label="perplexity")
+    (axes,) = drawn[0].axes
+    assert axes.get_xlim()[0] <= 83.0 - 0.1 * (95.0 - 83.0)
