@@ -7,7 +7,9 @@ import math
 import pkgutil
 import re
 import shlex
+import statistics
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -348,6 +350,33 @@ def test_how_far_the_search_was_from_a_declared_step_in_the_results_is_what_the_
     step, *others = (math.exp(nll(system)[1]) for system in systems)
     assert sentence.format(step, *others) in PROSE
     assert f"one seed ends {100 * (step / others[1] - 1):.0f}% above X-MoE" in " ".join(read(README).split())
+
+
+def test_what_many_jobs_trained_on_one_card_in_the_documents_is_what_their_records_say():
+    paths = (ROOT / "results" / "runs" / "cpu").glob("english-*.json")
+    found = [record for path in paths if '"NVIDIA H200"' in (record := path.read_text(encoding="utf-8"))]
+    runs = [run for run in map(json.loads, found) if run["provenance"]["started"].startswith("2026-11-27")]
+    begun = [datetime.fromisoformat(run["provenance"]["started"]).timestamp() for run in runs]
+    ended = [at + run["wall_seconds"] for at, run in zip(begun, runs, strict=True)]
+    tokens = sum(run["tokens"] for run in runs) / 1e6
+    sentence = f"trained {len(runs)} runs of the `cpu` scale, {tokens:.0f}M tokens, in {max(ended) - min(begun):.0f} s"
+    assert sentence in " ".join(read(ROOT / "docs" / "how" / "many_devices.md").split())
+
+
+def test_what_the_layers_page_says_of_the_kernels_is_what_the_card_showed():
+    rows = json.loads((ROOT / "results" / "speed" / "card.json").read_text(encoding="utf-8"))["rows"]
+    ms = {(row["layer"], row["path"]): statistics.median(row["seconds"]) for row in rows}
+    memory = {(row["layer"], row["path"]): row["memory"] for row in rows}
+    kernels, torchs = "kernels, recomputed", "torch"
+    text = " ".join(read(ROOT / "docs" / "how" / "layer.md").split())
+    for experts in (8, 64):
+        layer = f"SwiGLU on sub-tokens, k = 2, {experts}"
+        assert ms[layer, kernels] < ms[layer, torchs]
+    assert "faster than torch's products where a sub-token has two SwiGLU experts of 8 or 64" in text
+    assert all(ms[layer, kernels] > ms[layer, torchs] for layer, path in ms if "MH-MoE" in layer and path == torchs)
+    assert "slower for MH-MoE's one GELU expert" in text
+    wide = "MH-MoE at equal parameters, 8"
+    assert round(memory[wide, torchs] / memory[wide, kernels]) == 5 and "a fifth of the memory" in text
 
 
 def test_what_heads_do_to_other_methods_in_the_results_is_what_their_page_says():
