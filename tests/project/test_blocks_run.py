@@ -9,17 +9,19 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mhmoe.data.tokenizer import as_transformers, train_tokenizer
 from tests.experiments.test_cli import write_corpus
+from tests.hub import hub
 from tests.project.test_readme import PAGES, name, read
-from tests.questions import MADE
+from tests.questions import MADE, documents
 from tests.shell import Ended, shell
 from tests.tiny import ROOT, ZipfText
 
@@ -72,9 +74,12 @@ AS_LARGE_AS_EVER = ("docs/how/records.md",)
 
 # What is replaced in commands, by regular expression.
 REPLACED = {
+    "^make check-gpu": f"env make -C {ROOT} check-gpu GPU_PYTHON={sys.executable}",
     r"^(\w+=\S+ )?make ": r"\1make JOBS=1 ",  # with two jobs a core would be waited for
     "/path/to/corpora": "$PWD/corpora",
     "--device cuda": "--device cpu",
+    # By a process of its own, for which the hub is the one of tests/hub.py.
+    "^python (.* --tasks )": rf"env $HUB HF_HOME=$PWD/hub {sys.executable} \1",
     # Else the records of the lines before are current, and nothing is run.
     "--shard$": "--shard --seeds 2",
     "(run table1 .*--data packed)": r"\1 --seeds 2",
@@ -107,17 +112,9 @@ NOT_RUN = {
     "make setup": "CI begins with it; here it would find nothing to do",
     "make check": "is CI itself",
     "make test-all": "is these tests and the slow ones",
-    "make docs": "installs mkdocs; test_readme.py assembles pages, and their commands run here",
-    "make check-gpu": "needs a CUDA card",
+    "make docs": "is a part of `make check`",
     "make check-wheel": "takes 15 GB; CI's `make check` installs the wheel once, by the same program",
     r"make check-wheel VERSIONS=.*": "as above",
-    "python -m mhmoe eval my-model --tasks arc_easy piqa": "asks the hub for its tasks; tests have no network",
-}
-
-# By regular expression; the slow tests run them.
-SLOW = {
-    "lm_eval": "lm-eval takes fifteen seconds to begin",
-    "figure7": "measures words for ten seconds; test_known_senses.py has fewer",
 }
 
 # The first pattern that is found in a command says what it shows: a text in what it prints, or a file that it leaves.
@@ -151,6 +148,7 @@ SHOWS: dict[str, str | Path] = {
     "mhmoe train .*--out wider": Path("wider/model.safetensors"),
     "mhmoe train .*my.jsonl": Path("my-xmoe/model.safetensors"),
     "mhmoe train": Path("my-model/model.safetensors"),
+    "mhmoe eval .*--tasks": "arc_easy",
     "mhmoe eval": "bits per byte",
     "mhmoe inspect": "layer 1 (block 2)",
     "routing.inspect": "layer 1 (block 2)",
@@ -160,6 +158,7 @@ SHOWS: dict[str, str | Path] = {
     "--write-tasks": "10 tasks",
     "zero_shot": "| openbookqa |",
     "lm_eval": "|openbookqa|",
+    "check-gpu": "NOT CHECKED: no CUDA card",
     "pre-commit": Path(".git/hooks/pre-commit"),
     "tar xf": Path(".cache/sent/runs/cpu"),
     "^echo": Path(".cache/words.txt"),
@@ -229,21 +228,20 @@ def failures(ended: Sequence[Ended], folder: Path) -> list[str]:
     return found
 
 
-def is_slow(command: str) -> bool:
-    return any(re.search(pattern, command) for pattern in SLOW)
+@pytest.fixture(scope="module")
+def the_hub() -> Generator[None]:
+    """A hub that has the data sets of the tasks that pages name; in commands, `$HUB` is how it is found."""
+    words = sorted({word for document in ZipfText(15).documents("train") for word in document.text.split()})
+    made = documents(np.random.RandomState(0), words)
+    splits = {task: dict.fromkeys(("train", "validation", "test"), made[task]) for task in ("arc_easy", "piqa")}
+    data = {"allenai/ai2_arc": {"ARC-Easy": splits["arc_easy"]}, "baber/piqa": {"default": splits["piqa"]}}
+    with pytest.MonkeyPatch.context() as patch, hub(data) as found:
+        patch.setenv("HUB", " ".join(f"{name}={value}" for name, value in found.items()))
+        yield
 
 
-def page_cases() -> Iterator[Any]:
-    """Every page without its slow commands; and, as a slow test, each that has some with them."""
-    for page, found in COMMANDS.items():
-        quick = [command for command in found if not is_slow(command)]
-        if quick:
-            yield pytest.param(page, quick, id=page)
-        if quick != found:
-            yield pytest.param(page, found, id=f"{page}, whole", marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize(("page", "found"), [*page_cases()])
+@pytest.mark.usefixtures("the_hub")
+@pytest.mark.parametrize(("page", "found"), [pytest.param(p, found, id=p) for p, found in COMMANDS.items() if found])
 def test_the_commands_of_a_page_run_in_their_order_and_show_what_they_should(
     page: str, found: list[str], things: Path, tmp_path: Path
 ):
@@ -276,7 +274,7 @@ def test_every_line_of_the_tables_is_of_a_command_that_stands_in_a_document():
     every = [command for page in PAGES for command in commands(page)]
     run = [replaced(command) for found in COMMANDS.values() for command in found]
     assert [pattern for pattern in NOT_RUN if not any(re.fullmatch(pattern, command) for command in every)] == []
-    assert [pattern for pattern in (*REPLACED, *SLOW) if not any(re.search(pattern, each) for each in every)] == []
+    assert [pattern for pattern in REPLACED if not any(re.search(pattern, each) for each in every)] == []
     first = {next((pattern for pattern in SHOWS if re.search(pattern, command)), "") for command in run}
     assert [pattern for pattern in SHOWS if pattern not in first] == []
     assert {*BEFORE, *AS_LARGE_AS_EVER} <= COMMANDS.keys()

@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from mhmoe.data.own_text import LONGEST, OwnText
 from mhmoe.data.packing import PackingConfig, load_packed, pack
 from mhmoe.data.tokenizer import as_transformers, given_tokenizer, train_tokenizer
 from mhmoe.io import UserError
+from tests.hub import COMMIT, hub
 
 TEXTS = [f"Text {n} has {n * n} words, or {n % 7}." for n in range(60)]
 
@@ -91,6 +95,26 @@ def test_a_data_set_of_the_hub_must_be_pinned() -> None:
         text_named("owner/name")
     with pytest.raises(ValueError, match="revision='main' does not pin owner/name"):
         text_named("owner/name@main")
+
+
+def test_a_data_set_of_the_hub_is_streamed_at_its_commit(tmp_path: Path) -> None:
+    rows = {split: [{"text": f"{split} one"}, {"text": " "}] for split in ("train", "validation", "test")}
+    code = "import sys; from mhmoe.data.named import text_named; print([*text_named(sys.argv[1]).documents('valid')])"
+    with hub({"owner/texts": {"part": rows}}) as found:
+        environment = {**os.environ, **found, "HF_HOME": str(tmp_path)}
+        ended = {
+            commit: subprocess.run(
+                [sys.executable, "-c", code, f"owner/texts:part@{commit}"],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+            for commit in (COMMIT, "0" * 40)
+        }
+    assert ended[COMMIT].stdout == "[Document(text='validation one', source='owner/texts', id='validation/0')]\n"
+    last = ended["0" * 40].stderr.strip().splitlines()[-1]
+    assert last.startswith("mhmoe.io.UserError: cannot read owner/texts, split validation: ")
 
 
 # ---- a given tokenizer ------------------------------------------------------------------------
