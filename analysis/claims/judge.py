@@ -1,4 +1,4 @@
-"""The verdicts of a page at a scale: every claim measured, what cannot be tested there set apart, the rest decided."""
+"""The verdicts of a page at a scale: every claim measured, and what can be tested there decided."""
 
 import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
@@ -18,7 +18,8 @@ def judge(
     controls: Controls | None = None,
     judged: Mapping[Hashable, Verdict] | None = None,
 ) -> list[Verdict]:
-    """A verdict on every claim, in their order. Claims of one slug are a family for Holm's correction.
+    """A verdict on every claim, in their order. Claims of one slug are a family for Holm's correction, also those that
+    cannot be tested here: which these are is seen in the same records, so the others must not become easier by it.
 
     records: the current ones, those of the controls among them. values: what was measured on the models of this scale.
     controls: without which nothing is testable; with None there are none to ask for. judged: verdicts on other pages by
@@ -39,7 +40,7 @@ def judge(
         found.append(measured)
     families: dict[str, list[int]] = {}
     for place, verdict in enumerate(found):
-        if verdict.verdict == "cannot tell" and not verdict.repeats:
+        if verdict.verdict in ("cannot tell", "not testable here") and not verdict.repeats:
             families.setdefault(verdict.claim.slug, []).append(place)
     for places in families.values():
         for place, verdict in zip(places, decide([found[place] for place in places]), strict=True):

@@ -12,15 +12,18 @@ from mhmoe.layers.matching import in_words
 
 RULE = f"""Each line is a claim of the papers, or a control that they lack, and what the committed records say about it;
 pages of which no claim can be judged yet are listed at the end, with how many they declare.
-The rule was fixed before the runs. Two systems are compared seed by seed on the same data in the same order.
+The rule is of 22 November 2026, before the first runs of Table 1. "Not testable here" was added on the 26th, when the
+model without the layer had been measured (LOG.md). Two systems are compared seed by seed on the same data in the same
+order.
 
 - **holds**: the 95% interval of the paired difference over seeds (t distribution) excludes zero in the
   claimed direction, and p after Holm's correction within the table is below {LEVEL}.
 - **not reproduced at this scale**: the same in the other direction. **cannot tell**: neither.
 - **not testable here**: at this scale a known effect of the same kind is not seen or was not run (for what mixtures
   gain, X-MoE below Dense of equal active FLOPs; for what experts gain, 32 below 8), or a side does not beat the model
-  without the layer. Such claims are in no family of Holm's. A difference that is tested twice counts once. Known
-  effects are looked for without Holm's correction: one may be seen that its table, among other claims, cannot tell.
+  without the layer. Such claims stay in Holm's family, so that the others are not judged more easily. A difference
+  that is tested twice counts once. Known effects are looked for without Holm's correction: one may be seen that its
+  table, among other claims, cannot tell.
 - **not run**: a side has no records, or they share fewer than two seeds.
 
 "found at": a true difference of this size is found with 80% chance, given the spread over seeds and as the clearest
@@ -98,7 +101,7 @@ def ledger_tables(verdicts: Sequence[Verdict]) -> dict[tuple[str, str], list[tup
     tables: dict[tuple[str, str], list[tuple[Verdict, list[str]]]] = {}
     for scale, stem in dict.fromkeys((verdict.scale, verdict.claim.slug) for verdict in verdicts):
         family = [v for v in verdicts if (v.scale, v.claim.slug) == (scale, stem)]
-        tested = {v.claim.difference for v in family if not math.isnan(v.adjusted_p) and not v.repeats}
+        tested = {v.claim.difference for v in family if not math.isnan(v.tested.p_value) and not v.repeats}
         tables[scale, stem] = [(verdict, _cells(verdict, len(tested))) for verdict in family]
     return tables
 

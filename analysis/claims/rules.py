@@ -1,6 +1,6 @@
 """The ledger: what the papers (and we) claim, and what the records say about it.
 
-A claim compares two systems that it names. Its rule is fixed before the runs:
+A claim compares two systems that it names. The rule:
 
     holds               the 95% interval of the paired difference over seeds excludes zero in the
                         claimed direction, and the p-value, after Holm's correction within the
@@ -203,7 +203,8 @@ def _tested_cost(
 
 
 def decide(family: Sequence[Verdict]) -> list[Verdict]:
-    """The decisions on all claims of a table at a scale, by the rule of the module's docstring.
+    """The decisions on all claims of a table at a scale, by the rule of the module's docstring; none on what is not
+    testable, which counts in the family.
 
     Claims about one difference count once: of them the smallest p takes their place in Holm's order.
     """
@@ -217,6 +218,8 @@ def decide(family: Sequence[Verdict]) -> list[Verdict]:
         least, p = smallest[measured.claim.difference], measured.tested.p_value
         p = p if math.isnan(p) else min(1.0, adjusted[measured.claim.difference] * (p / least if least else 1.0))
         decision = measured.verdict
+        if decision == "not testable here":
+            p = math.nan
         if p < LEVEL and measured.tested.high < 0:
             decision = "holds"
         elif p < LEVEL and measured.tested.low > 0:

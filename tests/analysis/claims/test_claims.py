@@ -245,7 +245,7 @@ def test_the_ledger_shows_every_verdict_with_its_numbers():
     records = runs("a", 4.45) + runs("b")
     absent = dataclasses.replace(LOWER, statement="A beats D", worse="d", paper=None)
     page = ledger_markdown(judge([LOWER, absent], records), {"table1": "Table 1: perplexity"})
-    assert "fixed before the runs" in page
+    assert "The rule is of 22 November 2026, before the first runs" in page
     assert "## Table 1: perplexity, scale cpu" in page
     assert "**2 claims: 1 holds, 0 not reproduced at this scale, 0 cannot tell," in page
     assert " 0 not testable here, 1 not run.**" in page

@@ -1,6 +1,7 @@
 """A claim is judged only where the scale can show its kind of effect, and no side of it is worth nothing."""
 
 import dataclasses
+import math
 from collections.abc import Hashable
 
 import pytest
@@ -67,13 +68,18 @@ def test_a_claim_that_rests_on_no_control_is_judged_anyway() -> None:
     assert verdict(runs(a=4.4, b=4.5), controls=None).verdict == "holds"
 
 
-def test_what_is_not_testable_counts_in_no_family() -> None:
+def test_what_is_not_testable_stays_in_the_family_and_is_not_decided() -> None:
     records = runs(a=4.49, b=4.5, x=4.4, d=4.6, null=4.8, c=5.0)
-    crowd = [dataclasses.replace(CLAIM, worse="c", statement=f"A lies below C, {i}", split="valid") for i in range(3)]
+    other = dataclasses.replace(CLAIM, worse="c", statement="A lies below C")
     alone = judge([CLAIM], records, "cpu", controls=CONTROLS)[0]
-    among = judge([CLAIM, *crowd], records, "cpu", controls=CONTROLS)
-    assert [found.verdict for found in among[1:]] == ["not testable here"] * 3
-    assert among[0].adjusted_p == alone.adjusted_p
+    among = judge([CLAIM, other], records, "cpu", controls=CONTROLS)
+    assert among[1].verdict == "not testable here" and math.isnan(among[1].adjusted_p)
+    assert among[1].tested.p_value < alone.tested.p_value, "it comes first in Holm's order"
+    assert among[0].adjusted_p == alone.adjusted_p, "of what comes last there"
+    weaker = dataclasses.replace(other, better="c", worse="null", statement="C lies below the null")
+    first = judge([CLAIM, weaker], runs(a=4.49, b=4.5, x=4.4, d=4.6, null=4.8, c=4.797), "cpu", controls=CONTROLS)
+    assert first[1].verdict == "not testable here" and first[1].tested.p_value > first[0].tested.p_value
+    assert first[0].adjusted_p == pytest.approx(2 * alone.adjusted_p)
 
 
 def test_one_difference_counts_once_in_a_family_and_once_in_the_ledger() -> None:
