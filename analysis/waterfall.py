@@ -1,6 +1,7 @@
 """The figure of a waterfall: from one value to another, each step a bar that goes on where the last ended."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib import style
@@ -20,10 +21,11 @@ def waterfall_figure(
     title: str,
     x_label: str,
     note: str = "",
-    goal: tuple[str, float] | None = None,
+    levels: Mapping[str, float] | None = None,
 ) -> None:
     """Write `path` (.png) and its .csv. steps: what was changed, and the value then with its range over runs; None
-    where it is not known, and the next bar goes on from the last that is. goal: a value that the steps lead to.
+    where it is not known, and the next bar goes on from the last that is. A value of one run is a hollow point.
+    levels: values to compare with, by name.
     """
     with style.context(STYLE):
         names = [label if point else f"{label} (not run)" for label, point in steps]
@@ -40,15 +42,17 @@ def waterfall_figure(
                 axes.barh(place, width, left=value, height=0.6, color=UP if width > 0 else DOWN)
                 axes.plot([value, value], [before, place], color=GREY, linewidth=1.0)
             axes.plot([point.low, point.high], [place, place], color="black", linewidth=1.4)
-            axes.plot(point.mean, place, color="black", marker="o", markersize=5)
+            face = "white" if point.n == 1 else "black"
+            axes.plot(point.mean, place, color="black", marker="o", markersize=5, markerfacecolor=face)
             beyond = (point.high, 6, "left") if last is not None and point.mean > last[1] else (point.low, -6, "right")
             x, shift, side = beyond  # on the side of the point where the bar is not
             axes.annotate(
                 f"{point.mean:.2f}", (x, place), xytext=(shift, 0), textcoords="offset points", va="center", ha=side
             )
             last = place, point.mean
-        if goal is not None:
-            axes.axvline(goal[1], color=GREY, linewidth=1.4, linestyle=":", label=f"{goal[0]}: {goal[1]:.2f}")
+        for (label, level), line in zip((levels or {}).items(), itertools.cycle((":", "--", "-."))):
+            axes.axvline(level, color=GREY, linewidth=1.4, linestyle=line, label=f"{label}: {level:.2f}")
+        if levels:
             axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0))
         axes.set_yticks(range(len(steps)), names)
         axes.invert_yaxis()

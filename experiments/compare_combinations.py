@@ -52,6 +52,7 @@ PAGE = Table(
     ],
     notes=(
         "Changes of systems with heads are relative to the same method without, all others to X-MoE. Methods alone "
-        "have the best settings that the search found for X-MoE, with heads those for MH-MoE; gates are their own.",
+        "have the best settings that the search found for X-MoE, with heads those for MH-MoE; gates and k are their "
+        "own.",
     ),
 )

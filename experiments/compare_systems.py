@@ -51,7 +51,8 @@ PAGE = Comparison(
         "Jamba's 16 experts give it twice X-MoE's parameters, and the densely gated mixture has a quarter: it uses all "
         "that it has.",
         "Mixtral, DeepSeekMoE and Jamba have SwiGLU experts and Grok-1 a gated GELU, as published, the others GELU: "
-        "what the activation alone is worth is the distance of the two X-MoE and of the two MH-MoE. Where the settings "
+        "what the activation alone is worth is the distance of the two X-MoE. (The two MH-MoE also differ in how many "
+        "experts a sub-token chooses: X-MoE with SwiGLU and heads keeps X-MoE's k.) Where the settings "
         "have a norm behind the layer, it takes the scale of the gates away, and Mixtral and Grok-1 differ by their "
         "activation alone.",
     ),

@@ -1,8 +1,8 @@
 """Why: what MH-MoE needs to work at this scale, from the model without the layer to the best that was found.
 
 One thing after the other: the size of X-MoE with two choices, a norm behind the layer, slow head and merge layers that
-start as the identity, more choices, wider sub-tokens, routers that read the token itself; then the search's best. Each
-step has the learning rate that X-MoE has. The goal is X-MoE with k = 2 and the norm.
+start as the identity, more choices, wider sub-tokens, routers that read the token itself. Each step has the learning
+rate that X-MoE has. The goal is X-MoE with k = 2 and the norm.
 No table of the paper. Cost: cpu about two hours on two cores. Run: python -m experiments run why
 """
 
@@ -43,7 +43,7 @@ PAGE = Waterfall(
         "k = 8": _step(_heads(4, 8), "k8", norm="layer", **SLOW),
         "h = 2, k = 4: sub-tokens twice as wide": _step(_heads(2, 4), "h2_k4", norm="layer", **SLOW),
         "routers read the token": _step(_heads(2, 4), "routed", norm="layer", route_by="input", **SLOW),
-        "the best of the search": tuned("mhmoe_{}_compute"),
     },
+    beside={"MH-MoE at the best point of the search": tuned("mhmoe_{}_compute")},
     goal=dataclasses.replace(_step(xmoe(8, 2), "xmoe", norm="layer"), label="X-MoE with k = 2 and the norm"),
 )

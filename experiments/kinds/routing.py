@@ -53,7 +53,7 @@ COLUMNS = (
     Column("largest_load", "largest load", ".3f"),
     Column("bits", "bits about the group", ".3f"),
     Column("normalised", "of the most possible", ".1f", 100, "%"),
-    Column("permuted_bits", "groups dealt out anew", ".3f"),
+    Column("permuted_bits", "permuted groups", ".3f"),
     Column("permuted_quantile", "95% of them below", ".3f"),
     Column("dominant_share", "of an expert, its busiest group", ".1f", 100, "%"),
 )

@@ -6,7 +6,7 @@ first system to the goal is covered by then.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from analysis.plotting import Point
@@ -26,19 +26,21 @@ COLUMNS = (
     Column("change", "to the step before", "+.2f", suffix="%"),
     Column("low", "low", "+.2f", suffix="%"),
     Column("high", "high", "+.2f", suffix="%"),
-    Column("covered", "of the way", ".0f", suffix="%"),
+    Column("covered", "share of the gap closed", ".0f", suffix="%"),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Waterfall(Page):
-    """steps: what was changed -> the system, in their order; the first is where it begins. goal: what it leads to."""
+    """steps: what was changed -> the system, in their order; the first is where it begins. goal: what it leads to.
+    beside: other systems to compare with, by what is said of them."""
 
     steps: Mapping[str, System]
     goal: System
+    beside: Mapping[str, System] = field(default_factory=dict[str, System])
 
     def all_systems(self) -> list[System]:
-        return unique([*self.steps.values(), self.goal])
+        return unique([*self.steps.values(), *self.beside.values(), self.goal])
 
     def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
         current = current_runs(self.all_systems(), scale, records, self.task)
@@ -49,11 +51,12 @@ class Waterfall(Page):
             name: {r.seed: r.metrics["test"]["nll_per_token"] for r in of_system} for name, of_system in current.items()
         }
         first, goal = next(iter(self.steps.values())), nll[self.goal.name]
-        labelled = {**self.steps, f"for comparison: {self.goal.label}": self.goal}
+        others = {**self.beside, self.goal.label: self.goal}
+        beside = {f"for comparison: {label}": system for label, system in others.items()}
         rows: list[Row] = []
         points: list[tuple[str, Point | None]] = []
         before: Mapping[int, float] | None = None
-        for place, (label, system) in enumerate(labelled.items()):
+        for place, (label, system) in enumerate({**self.steps, **beside}.items()):
             found = nll[system.name]
             row: Row = {"label": label, "n": len(found), "perplexity": NOT_RUN}
             if found:
@@ -68,14 +71,13 @@ class Waterfall(Page):
             rows.append(row)
             before = found
         picture = f"{self.slug}_{scale.name}.png"
-        *steps, (label, end) = points
         waterfall_figure(
-            steps,
+            points[: len(self.steps)],
             folder / picture,
             title=self.title,
             x_label="test perplexity",
-            note=f"{setting_of(runs)}. Points: mean over seeds; lines: lowest to highest seed.",
-            goal=None if end is None else (label, end.mean),
+            note=f"{setting_of(runs)}. Points: mean over seeds, hollow of one; lines: lowest to highest.",
+            levels={label.partition(": ")[2]: point.mean for label, point in points[len(self.steps) :] if point},
         )
         lines = caption_of(runs)[:1]
         lines.append("Each step keeps what stands above it. Differences are paired by seed, with 95% intervals.")

@@ -12,14 +12,14 @@ from experiments.report.render import render
 from experiments.runner.store import Records
 from experiments.scales import CPU
 from experiments.system import System
-from experiments.systems import dense, mhmoe, null, xmoe
+from experiments.systems import dense, fine_grained, mhmoe, null, xmoe
 from experiments.why import PAGE as WHY
 from tests.forged import forged, save
 from tests.mini import MINI, at_rate
 
 SCALE = dataclasses.replace(at_rate(MINI, 0.01), seeds=(1, 2, 3))
 STEPS = {"nothing": null(), "split": mhmoe(8, "compute"), "whole": dense()}
-PAGE = Waterfall(slug="fall", title="Fall", steps=STEPS, goal=xmoe(8))
+PAGE = Waterfall(slug="fall", title="Fall", steps=STEPS, goal=xmoe(8), beside={"finer": fine_grained(8, 4)})
 
 
 def section(results: Path, **losses: float) -> dict[str, dict[str, object]]:
@@ -46,6 +46,7 @@ def test_a_step_is_compared_with_the_one_before_and_the_way_with_the_first(tmp_p
         assert rows[label]["covered"] == pytest.approx(100 * ((start - nll(system)) / way).mean())
         assert rows[label]["change"] == pytest.approx(100 * np.expm1((nll(system) - nll(before)).mean()))
     assert rows[f"for comparison: {xmoe(8).label}"]["covered"] == pytest.approx(100)
+    assert rows["for comparison: finer"]["perplexity"] == "not run" and "change" not in rows["for comparison: finer"]
 
 
 def test_a_step_that_was_not_run_is_said_and_nothing_is_compared_with_it(tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_a_step_that_was_not_run_is_said_and_nothing_is_compared_with_it(tmp_pat
 
 
 def test_the_steps_of_why_are_of_one_size_and_one_learning_rate() -> None:
-    steps: list[System] = [*list(WHY.steps.values())[2:-1], WHY.goal]
+    steps: list[System] = [*list(WHY.steps.values())[2:], WHY.goal]
     assert {step.learning_rate for step in steps} == {0.008} and {step.seeds for step in steps} == {3}
     sizes = [layer for step in steps if (layer := step.layer(CPU)) is not None]
     flops = [layer.flops_per_token() for layer in sizes]
