@@ -1,6 +1,6 @@
 """Equal tuning, in two rounds: every system the same 32 points of one space, then 16 of a narrower one.
 
-The best three of a round go on to full length, and with them what was named beforehand: the published settings, and
+The best three, then two, go on to full length, and with them what was named beforehand: the published settings, and
 the last step of `why`. Sizes are those of X-MoE with k = 2, which a mixture needs at these numbers of tokens: as many
 FLOPs, or as many parameters. Cost: cpu about six hours of two cores. Run: python -m experiments run tuning
 """
@@ -77,7 +77,7 @@ PAGE = Search(
     },
     rounds=(
         Round(space=SPACE, trials=32, share=1 / 4, also=(PUBLISHED,)),
-        Round(space=NARROWED, trials=16, share=1 / 2, also=(STEPPED,), seed=1),
+        Round(space=NARROWED, trials=16, share=1 / 2, kept=2, also=(STEPPED,), seed=1),
     ),
     notes=(
         "parts: heads of MH-MoE, and into how many an expert of fine-grained X-MoE is cut. choices: which of three k. "
