@@ -1,15 +1,16 @@
-"""Equal tuning: every system the same 32 points of one space, then its best three, and the published settings, at full
-length.
+"""Equal tuning, in two rounds: every system the same 32 points of one space, then 16 of a narrower one.
 
-Sizes are those of X-MoE with k = 2, which a mixture needs at these numbers of tokens: as many FLOPs, or as many
-parameters. Cost: cpu about four hours of two cores. Run: python -m experiments run tuning
+The best three, then two, go on to full length, and with them what was named beforehand: the published settings, and
+the last step of `why`. Sizes are those of X-MoE with k = 2, which a mixture needs at these numbers of tokens: as many
+FLOPs, or as many parameters. Cost: cpu about six hours of two cores. Run: python -m experiments run tuning
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 
+from experiments.kinds.rounds import Round
 from experiments.kinds.search import Search
-from experiments.settings import Point, Settings
+from experiments.settings import NARROWED, SPACE, Point, Settings
 from experiments.system import System
 from experiments.systems import dense_of_cost, fine_grained, mhmoe, null, xmoe
 from mhmoe.layers.matching import Matching
@@ -58,6 +59,8 @@ def _built(sized: str, experts: int) -> Callable[[Point], System]:
 
 # At the rate that most systems choose from the grid. With it no system is the worse for having been tuned.
 PUBLISHED = Point(settings=Settings(), learning_rate=8e-3, parts=4, choices=0)
+SLOW_IDENTITY = Settings(norm="layer", start="identity", projection_lr=0.1)  # what the steps of `why` arrive at
+STEPPED = Point(settings=SLOW_IDENTITY, learning_rate=8e-3, parts=2, choices=1)
 
 PAGE = Search(
     slug="tuning",
@@ -72,7 +75,10 @@ PAGE = Search(
         "dense": "Dense, FLOPs of X-MoE with k = 2",
         **{sized.format(EXPERTS): label.format(EXPERTS) for sized, (label, _) in SIZED.items()},
     },
-    also=(PUBLISHED,),
+    rounds=(
+        Round(space=SPACE, trials=32, share=1 / 4, also=(PUBLISHED,)),
+        Round(space=NARROWED, trials=16, share=1 / 2, kept=2, also=(STEPPED,), seed=1),
+    ),
     notes=(
         "parts: heads of MH-MoE, and into how many an expert of fine-grained X-MoE is cut. choices: which of three k. "
         "norm: none, behind the layer, or behind the experts; inner norm: one in each network. gate: the softmax "

@@ -7,6 +7,7 @@ READING_ORDER = (
     "curves",
     "sweep",
     "sensitivity",
+    "rounds",
     "search",
     "testbed",
     "waterfall",

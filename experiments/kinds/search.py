@@ -1,15 +1,12 @@
-"""A page of a search: every system the same number of the same points, and what came out on `valid`.
+"""A page of a search: what its rounds tried and chose, and what the factors are worth.
 
-Short runs with the tuning seed first, then the best of each system at full length with two seeds; the best of those is
-the tuned system. The test split is never seen. How much a system owes to the number of trials is the expected best of n
-of them (Dodge et al. 2019, arXiv 1909.03004).
+How much a system owes to the number of trials is the expected best of n of them (Dodge et al. 2019, arXiv 1909.03004).
 """
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,211 +15,100 @@ from numpy.typing import NDArray
 from analysis.figures import Panel, trend_figure
 from analysis.plotting import Point as PlotPoint
 from analysis.tables import NOT_RUN, Column, Row, table_markdown
+from experiments.kinds.rounds import Round, Rounds, loss_of
 from experiments.report.captions import caption_of, setting_of
 from experiments.report.looks import looks
-from experiments.runner.page import Page, Section, unique
-from experiments.runner.runs import Run, final_name
+from experiments.runner.page import Section
 from experiments.runner.store import Records
-from experiments.scales import SCALES, Scale
-from experiments.settings import SPACE, Point, points, with_settings
-from experiments.system import System
+from experiments.scales import Scale
+from experiments.settings import Point
 
-COLUMNS = (
-    Column("label", "system"),
-    Column("trials", "trials"),
-    Column("median", "median of the short runs", ".2f"),
-    Column("best_short", "best of them", ".2f"),
-    Column("best_full", "best at full length", ".2f"),
-    Column("settings", "its settings"),
-)
-
-Variant = tuple[str, str, Callable[[Point], System]]
-"""Key, label, and a function of a point."""
+Losses = Mapping[str, Sequence[float | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search(Page):
-    """bases: key -> a function of a point that gives the system, of which name and label are replaced. trials: points,
-    or as many as the scale has, if those are fewer. kept: how many go on to full length. share: of a final run's steps,
-    of the short runs. also: points of the published settings, trained at full length in any case; numbered after the
-    trials."""
-
-    bases: Mapping[str, Callable[[Point], System]] = field(hash=False)
-    labels: Mapping[str, str] = field(hash=False)
-    trials: int = 32
-    kept: int = 3
-    share: float = 1 / 4
-    also: tuple[Point, ...] = ()
-
-    def point(self, number: int) -> Point:
-        return [*points(self.trials), *self.also][number]
-
-    def numbers(self, scale: Scale) -> range:
-        """Of the points that are tried at a scale; none where another scale's search counts."""
-        return range(0 if scale.settled_at else min(self.trials, scale.trials))
-
-    def trial(self, base: str, number: int) -> System:
-        """What a base is at a point."""
-        return _trial(self, base, number)
-
-    def all_systems(self) -> list[System]:
-        return unique([self.trial(base, number) for base in self.bases for number in self._all_numbers()])
-
-    def _all_numbers(self) -> range:
-        return range(self.trials + len(self.also))
-
-    def runs(self, scale: Scale, seeds: Sequence[int], records: Records) -> list[Run]:
-        """The short runs, point by point; then the full ones: the best of each base whose short runs are done."""
-        short = [self.short(scale, base, number) for number in self.numbers(scale) for base in self.bases]
-        kept = [(base, number) for base in self.bases for number in self.candidates(scale, base, records)]
-        return short + [run for base, number in kept for run in self.full(scale, base, number)]
-
-    def short(self, scale: Scale, base: str, number: int) -> Run:
-        system = self.trial(base, number)
-        return Run(
-            name=f"{self.task}-{system.name}-lr{system.learning_rate:g}-seed{scale.tuning_seed}",
-            scale=scale.for_task(self.task),
-            task=self.task,
-            system=system,
-            seed=scale.tuning_seed,
-            learning_rate=system.learning_rate,
-            steps_share=self.share,
-            tests=False,
-        )
-
-    def full(self, scale: Scale, base: str, number: int) -> list[Run]:
-        system = self.trial(base, number)
-        return [
-            Run(
-                name=final_name(self.task, system, seed),
-                scale=scale.for_task(self.task),
-                task=self.task,
-                system=system,
-                seed=seed,
-                learning_rate=system.learning_rate,
-                tests=False,
-            )
-            for seed in (scale.tuning_seed, scale.tuning_seed + 1)
-        ]
-
-    def gathered(self, scale: Scale) -> dict[str, list[Run]]:
-        return {
-            f"{self.slug}-{base}": [self.short(scale, base, number) for number in self.numbers(scale)]
-            for base in self.bases
-        }
-
-    def losses(self, scale: Scale, base: str, records: Records) -> list[float | None]:
-        """Nats per token on `valid` of the short runs, by point; None where one is not done."""
-        found = [self.short(scale, base, number) for number in self.numbers(scale)]
-        return [_loss([run], records) for run in found]
-
-    def best(self, scale: Scale, base: str, records: Records) -> list[int]:
-        """The points that go on; none while a short run is not done."""
-        losses = self.losses(scale, base, records)
-        known = [(loss, number) for number, loss in enumerate(losses) if loss is not None]
-        return [number for _, number in sorted(known)[: self.kept]] if len(known) == len(losses) else []
-
-    def candidates(self, scale: Scale, base: str, records: Records) -> list[int]:
-        """The points of which the best at full length is chosen; not yet all while a short run is not done."""
-        always = [*self._all_numbers()[self.trials :]] if self.numbers(scale) else []
-        return self.best(scale, base, records) + always
-
-    def chosen(self, scale: Scale, base: str, records: Records) -> int | None:
-        """The point of the lowest mean loss at full length; None while a run is not done."""
-        key = ("chosen", self.slug, base)
-        if key not in records.settled:
-            records.settled[key] = self._chosen(scale, base, records)
-        return records.settled[key]
-
-    def _chosen(self, scale: Scale, base: str, records: Records) -> int | None:
-        if not self.best(scale, base, records):
-            return None
-        found = [(_loss(self.full(scale, base, n), records), n) for n in self.candidates(scale, base, records)]
-        known = [(loss, number) for loss, number in found if loss is not None]
-        return min(known)[1] if len(known) == len(found) else None
-
-    def tuned(self, base: str, other: Variant | None = None, *, seeds: int | None = None) -> System:
-        """The base at its best point, as a system of other pages.
-
-        other: a system that takes the point of this base, such as one with more experts.
-        """
-        key, label, build = other or (base, self.labels[base], self.bases[base])
-        layer = build(self.point(0)).layer
-        return TunedSystem(
-            f"{key}_tuned", f"{label}, tuned", layer, seeds, settled_by=self.slug, search=self, base=base, build=build
-        )
-
+class Search(Rounds):
     def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
-        losses = {base: self.losses(scale, base, records) for base in self.bases}
-        if all(loss is None for of_base in losses.values() for loss in of_base):
-            return None
-        numbers = self.numbers(scale)
-        short = [self.short(scale, base, number) for base in self.bases for number in numbers]
+        rounds = {
+            number: {base: self.losses(scale, base, round_, records) for base in self.bases}
+            for number, round_ in enumerate(self.rounds, 1)
+        }
+        short = [run for runs in self.gathered(scale).values() for run in runs]
         done = [records.by_name[run.name] for run in short if records.state(run) == "done"]
-        rows = [self._row(scale, base, losses[base], records) for base in self.bases]
-        also = " and the published settings" if self.also else ""
-        lines = [
-            *caption_of(done)[:1],
-            f"Perplexity on `valid`. The same {len(numbers)} points for every system, {self.share:.0%} of a final "
-            f"run's steps, seed {scale.tuning_seed}; the best {self.kept}{also} at full length, mean of seeds "
-            f"{scale.tuning_seed} and {scale.tuning_seed + 1}. Settings that are not named are as published.",
-        ]
-        picture = f"{self.slug}_{scale.name}.png"
-        whole = {base: found for base, found in losses.items() if None not in found}
-        curves = {self.labels[base]: _expected_best(found) for base, found in whole.items()}
-        page = table_markdown(COLUMNS, rows, caption=lines)
-        if curves:
+        if not done:
+            return None
+        columns = self._columns()
+        rows = [self._row(scale, base, {n: of[base] for n, of in rounds.items()}, records) for base in self.bases]
+        page = table_markdown(columns, rows, caption=[*caption_of(done)[:1], self._caption(scale)])
+        whole = {
+            n: {base: found for base, found in of.items() if found and None not in found} for n, of in rounds.items()
+        }
+        if any(whole.values()):
+            picture = f"{self.slug}_{scale.name}.png"
             trend_figure(
-                [Panel("expected best perplexity on valid, short runs", curves)],
+                [
+                    Panel(
+                        f"round {n}: expected best perplexity on valid",
+                        {self.labels[base]: _expected_best(found) for base, found in of.items()},
+                    )
+                    for n, of in whole.items()
+                    if of
+                ],
                 folder / picture,
                 title="What the best of n trials is worth",
                 x_label="trials n",
-                note=f"{setting_of(done)}. Expected best of n points drawn, with replacement, from the {len(numbers)}.",
+                note=f"{setting_of(done)}. Short runs. Expected best of n points drawn, with replacement.",
                 log_x=True,
-                looks=looks({self.labels[base]: self.bases[base](self.point(0)) for base in whole}),
+                looks=looks({self.labels[base]: self.bases[base](self.point(0)) for base in self.bases}),
             )
             page += f"\n![The expected best of n trials]({picture})\n"
-        if importance := _importance(whole, len(numbers)):
-            page += "\n## What the factors are worth\n\n" + table_markdown(
-                IMPORTANCE, importance, caption=[_IMPORTANCE]
-            )
-        return Section(page, COLUMNS, rows)
+        for number, round_ in enumerate(self.rounds, 1):
+            if importance := _importance(whole[number], round_, len(self.numbers(scale, round_))):
+                page += f"\n## What the factors are worth in round {number}\n\n" + table_markdown(
+                    IMPORTANCE, importance, caption=[_IMPORTANCE] if number == 1 else []
+                )
+        return Section(page, columns, rows)
 
-    def _row(self, scale: Scale, base: str, losses: Sequence[float | None], records: Records) -> Row:
-        known = [loss for loss in losses if loss is not None]
-        row: Row = {"label": self.labels[base], "trials": len(known), "best_full": NOT_RUN, "settings": NOT_RUN}
-        if known:
-            row |= {"median": math.exp(float(np.median(known))), "best_short": math.exp(min(known))}
+    def _columns(self) -> tuple[Column, ...]:
+        return (
+            Column("label", "system"),
+            *(
+                column
+                for n in range(1, len(self.rounds) + 1)
+                for column in (
+                    Column(f"trials_{n}", f"round {n}: trials"),
+                    Column(f"median_{n}", "median", ".2f"),
+                    Column(f"best_{n}", "best", ".2f"),
+                )
+            ),
+            Column("best_full", "best at full length", ".2f"),
+            Column("settings", "its settings"),
+        )
+
+    def _caption(self, scale: Scale) -> str:
+        rounds = "; ".join(
+            f"round {n}, {len(self.numbers(scale, round_))} points, {round_.share:.0%} of a final run's steps, of "
+            f"which the best {round_.kept} and {len(round_.also)} named beforehand go on"
+            for n, round_ in enumerate(self.rounds, 1)
+        )
+        return (
+            f"Perplexity on `valid`. The same points for every system, seed {scale.tuning_seed}: {rounds} to full "
+            f"length, mean of seeds {scale.tuning_seed} and {scale.tuning_seed + 1}. Settings that are not named are "
+            "as published."
+        )
+
+    def _row(self, scale: Scale, base: str, rounds: Mapping[int, Sequence[float | None]], records: Records) -> Row:
+        row: Row = {"label": self.labels[base], "best_full": NOT_RUN, "settings": NOT_RUN}
+        for n, losses in rounds.items():
+            known = [loss for loss in losses if loss is not None]
+            row |= {f"trials_{n}": len(known), f"median_{n}": NOT_RUN, f"best_{n}": NOT_RUN}
+            if known:
+                row |= {f"median_{n}": math.exp(float(np.median(known))), f"best_{n}": math.exp(min(known))}
         if (number := self.chosen(scale, base, records)) is not None:
-            loss = _loss(self.full(scale, base, number), records)
+            loss = loss_of(self.full(scale, base, number), records)
             assert loss is not None
             row |= {"best_full": math.exp(loss), "settings": _described(self.point(number))}
         return row
-
-
-@dataclass(frozen=True)
-class TunedSystem(System):
-    """A system that a search settles: its sizes, settings and learning rate are those of the best point.
-
-    On other text than the committed one they are those of the committed search, until one was done on that text.
-    """
-
-    search: Search | None = field(default=None, repr=False, compare=False)
-    base: str = ""
-    build: Callable[[Point], System] | None = field(default=None, repr=False, compare=False)
-
-    def chosen(self, records: Records) -> System | None:
-        assert self.search is not None and self.build is not None
-        scale = SCALES[records.scale.settled_at] if records.scale.settled_at else records.scale
-        searched = records if scale is records.scale else records.at(scale)
-        number = self.search.chosen(scale, self.base, searched)
-        if number is None and (committed := searched.committed()) is not None:
-            number = self.search.chosen(scale, self.base, committed)
-        if number is None:
-            return None
-        point = self.search.point(number)
-        settled = with_settings(self.build(point), point, self.name, self.label)
-        return dataclasses.replace(settled, seeds=self.seeds, steps=self.steps)
 
 
 IMPORTANCE = (
@@ -239,19 +125,6 @@ _IMPORTANCE = (
 )
 
 
-@functools.cache
-def _trial(search: Search, base: str, number: int) -> System:
-    point, name = search.point(number), f"{base}_t{number:02d}"
-    return with_settings(search.bases[base](point), point, name, f"{search.labels[base]}, point {number}")
-
-
-def _loss(runs: Sequence[Run], records: Records) -> float | None:
-    """Mean nats per token on `valid`; None unless all are done."""
-    if any(records.state(run) != "done" for run in runs):
-        return None
-    return float(np.mean([records.by_name[run.name].metrics["valid"]["nll_per_token"] for run in runs]))
-
-
 def _expected_best(losses: Sequence[float | None]) -> list[PlotPoint]:
     """Expected lowest perplexity of n draws with replacement, for n of 1, 2, 4, ... up to the number of trials."""
     ordered = np.sort(np.exp(np.array(losses, dtype=float)))
@@ -262,7 +135,7 @@ def _expected_best(losses: Sequence[float | None]) -> list[PlotPoint]:
     return [PlotPoint(float(x), float(y), float(y), float(y), len(ordered)) for x, y in zip(n, expected, strict=True)]
 
 
-def _importance(losses: Mapping[str, Sequence[float | None]], trials: int, draws: int = 2000) -> list[Row]:
+def _importance(losses: Losses, round_: Round, trials: int, draws: int = 2000) -> list[Row]:
     """Main effects, the largest first."""
     if not losses:
         return []
@@ -270,8 +143,9 @@ def _importance(losses: Mapping[str, Sequence[float | None]], trials: int, draws
     mean = (table - table.mean(axis=1, keepdims=True)).mean(axis=0)  # [points]
     generator = np.random.default_rng(0)
     rows: list[Row] = []
-    for factor, values in SPACE.items():
-        of_point = [getattr(p, factor) if hasattr(p, factor) else getattr(p.settings, factor) for p in points(trials)]
+    tried = round_.points()[:trials]
+    for factor, values in round_.space.items():
+        of_point = [getattr(p, factor) if hasattr(p, factor) else getattr(p.settings, factor) for p in tried]
         if isinstance(values, list):
             first, second = (np.array([v == end for v in of_point]) for end in (values[0], values[-1]))
             between = f"{values[0]}, {values[-1]}"

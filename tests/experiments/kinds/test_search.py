@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.kinds.rounds import Round
 from experiments.kinds.search import Search, _expected_best
 from experiments.report.render import render
 from experiments.runner import store
@@ -26,7 +27,9 @@ from tests.forged import forged, save
 from tests.mini import MINI
 
 SCALE = dataclasses.replace(MINI, training={**MINI.training, "steps": 8})
-SMALL = dataclasses.replace(TUNING, trials=4, kept=2)
+FIRST, SECOND = TUNING.rounds
+SMALL = dataclasses.replace(TUNING, rounds=(dataclasses.replace(FIRST, trials=4, kept=2),))
+(ONLY,) = SMALL.rounds
 
 
 def fill(results: Path, page: Search, losses: dict[str, list[float]]) -> Records:
@@ -35,7 +38,7 @@ def fill(results: Path, page: Search, losses: dict[str, list[float]]) -> Records
         records = Records(SCALE, results)
         for run in page.runs(SCALE, (1,), records):
             base, _, number = run.system.name.rpartition("_t")
-            save(forged(run, [*losses.get(base, [5.0, 4.0, 3.0, 2.0]), 9.0][int(number)]), results)
+            save(forged(run, [*losses.get(base, [5.0, 4.0, 3.0, 2.0]), *[9.0] * 6][int(number)]), results)
     return Records(SCALE, results)
 
 
@@ -46,8 +49,8 @@ def test_every_system_gets_the_same_points_tokens_and_seeds() -> None:
         base: [(run.learning_rate, run.seed, run.steps_share, training_config(run).to_dict()) for run in found]
         for base, found in of.items()
     }
-    assert all(len(found) == 32 + 2 and found == told["dense"] for found in told.values())
-    assert {share for *_, share, _ in told["dense"][:32]} == {1 / 4} and {run[2] for run in told["dense"][32:]} == {1.0}
+    assert all(len(found) == 32 + 16 + 2 * 2 and found == told["dense"] for found in told.values())
+    assert [share for *_, share, _ in told["dense"]] == [1 / 4] * 32 + [1 / 2] * 16 + [1.0] * 4
     assert sum(map(len, of.values())) == len(runs)
     assert not any(run.tests for run in runs)
     assert {run.seed for run in runs}.isdisjoint(CPU.seeds)
@@ -118,15 +121,26 @@ def test_a_record_in_two_files_must_be_the_same(tmp_path: Path) -> None:
         Records(SCALE, tmp_path)
 
 
-def test_the_points_cover_the_space_evenly() -> None:
-    for name, values in SPACE.items():
-        found = [getattr(p, name) if hasattr(p, name) else getattr(p.settings, name) for p in points(32)]
+@pytest.mark.parametrize("round_", TUNING.rounds, ids=["first", "second"])
+def test_the_points_cover_the_space_evenly(round_: Round) -> None:
+    drawn = round_.points()[: round_.trials]
+    for name, values in round_.space.items():
+        found = [getattr(p, name) if hasattr(p, name) else getattr(p.settings, name) for p in drawn]
         if isinstance(values, list):
             counts = [found.count(value) for value in values]
             assert max(counts) - min(counts) <= 2, name
         else:
             places = sorted(math.log(v / values[0]) / math.log(values[1] / values[0]) for v in found)
-            assert all(i / 32 - 0.01 <= place <= (i + 1) / 32 + 0.01 for i, place in enumerate(places)), name
+            n = len(places)
+            assert all(i / n - 0.01 <= place <= (i + 1) / n + 0.01 for i, place in enumerate(places)), name
+
+
+def test_a_round_lies_in_the_space_of_those_before_it_and_tries_other_points() -> None:
+    for name, values in SECOND.space.items():
+        assert set(values) <= set(SPACE[name]) or SPACE[name][0] <= values[0] < values[1] <= SPACE[name][1]
+    everything = [TUNING.point(number) for number in range(32 + 1 + 16 + 1)]
+    assert all(everything.count(point) == 1 for point in everything)
+    assert (everything[32], everything[49]) == (*FIRST.also, *SECOND.also)
 
 
 def test_the_settings_that_are_published_change_nothing() -> None:
@@ -141,7 +155,7 @@ def test_the_settings_that_are_published_change_nothing() -> None:
 @pytest.mark.parametrize("base", TUNING.bases)
 def test_every_point_of_every_system_is_a_model_of_the_promised_size(base: str, scale: str) -> None:
     whole, within = model_config(SCALES[scale], xmoe(8, 2)), {"smoke": 0.1, "cpu": 0.05}[scale]  # widths are coarse
-    for number in range(TUNING.trials):
+    for number in range(sum(round_.size() for round_ in TUNING.rounds)):
         system = TUNING.trial(base, number)
         config = model_config(SCALES[scale], system)
         assert config_from_dict(config.layer(1).to_dict()) == config.layer(1)
@@ -157,7 +171,7 @@ def test_the_tuned_system_is_the_best_point_of_the_full_runs_and_nothing_before_
     assert tuned.chosen(empty) is None
     assert [run.learning_rate for run in final_runs(SCALE, "english", tuned, [1], empty)] == [None]
     records = fill(tmp_path, SMALL, {"dense": [3.0, 5.0, 2.0, 4.0]})
-    assert SMALL.best(SCALE, "dense", records) == [2, 0]
+    assert SMALL.best(SCALE, "dense", ONLY, records) == [2, 0]
     found = tuned.chosen(records)
     assert found is not None and found.name == "dense_tuned"
     (run,) = final_runs(SCALE, "english", tuned, [1], records)
@@ -174,6 +188,17 @@ def test_the_published_settings_are_candidates_whatever_short_runs_say(tmp_path:
     assert model_config(SCALE, run.system) == model_config(SCALE, plain) and run.learning_rate == 8e-3
     records.path(SMALL.full(SCALE, "dense", 4)[0]).unlink()
     assert SMALL.chosen(SCALE, "dense", Records(SCALE, tmp_path)) is None, "a candidate is not done"
+
+
+def test_the_best_of_all_rounds_is_chosen_and_only_when_all_are_done(tmp_path: Path) -> None:
+    first, second = (dataclasses.replace(round_, trials=4, kept=1) for round_ in TUNING.rounds)
+    both = dataclasses.replace(TUNING, rounds=(first, second))
+    losses = {"dense": [3.0, 5.0, 2.0, 4.0, 3.0, 6.0, 7.0, 1.0, 8.0, 9.0], "null": [5.0] * 4 + [4.0] + [6.0] * 5}
+    records = fill(tmp_path, both, losses)
+    assert both.candidates(SCALE, "dense", records) == [2, 4, 7, 9]
+    assert both.chosen(SCALE, "dense", records) == 7 and both.chosen(SCALE, "null", records) == 4
+    records.path(both.short(SCALE, "dense", 6)).unlink()
+    assert both.chosen(SCALE, "dense", Records(SCALE, tmp_path)) is None, "a short run of the second round is missing"
 
 
 def test_on_other_text_the_committed_search_settles_what_no_search_there_has(
@@ -196,7 +221,7 @@ def test_the_page_says_what_was_tried_and_chosen(tmp_path: Path) -> None:
     line = next(line for line in page.splitlines() if line.startswith("| Dense"))
     assert f"learning rate {points(4)[2].learning_rate}" in line and "|      4 |" in line
     assert "tuning_mini.png" in page and (tmp_path / "tuning_mini.png").stat().st_size > 10_000
-    assert "What the factors are worth" in page
+    assert "What the factors are worth in round 1" in page
 
 
 def test_the_expected_best_of_n_draws_is_that_of_counting_them_all() -> None:
