@@ -79,6 +79,7 @@ PAGE = Search(
         Round(space=SPACE, trials=32, share=1 / 4, also=(PUBLISHED,)),
         Round(space=NARROWED, trials=16, share=1 / 2, kept=2, also=(STEPPED,), seed=1),
     ),
+    settling=1,
     notes=(
         "parts: heads of MH-MoE, and into how many an expert of fine-grained X-MoE is cut. choices: which of three k. "
         "norm: none, behind the layer, or behind the experts; inner norm: one in each network. gate: the softmax "

@@ -1,7 +1,8 @@
 """A search in rounds: every system the same points, tokens and seeds, and the best by `valid` is the tuned one.
 
 A round tries its points in short runs with the tuning seed; the best of each system, and the points named beforehand,
-go on to full length with two seeds. The best of all rounds is the tuned system. The test split is never seen.
+go on to full length with two seeds. The best of all rounds that settle is the tuned system. The test split is never
+seen.
 """
 
 import dataclasses
@@ -49,11 +50,13 @@ class Round:
 @dataclass(frozen=True, kw_only=True)
 class Rounds(Page):
     """bases: key -> a function of a point that gives the system, of which name and label are replaced. Points are
-    numbered through the rounds; in each its own trials stand before those that go on in any case."""
+    numbered through the rounds; in each its own trials stand before those that go on in any case. settling: how many
+    rounds the tuned systems are the best of; the others' runs are planned and shown, and settle nothing yet."""
 
     bases: Mapping[str, Callable[[Point], System]] = field(hash=False)
     labels: Mapping[str, str] = field(hash=False)
     rounds: tuple[Round, ...]
+    settling: int
 
     def point(self, number: int) -> Point:
         return _points(self)[number]
@@ -86,7 +89,12 @@ class Rounds(Page):
             for number in self.numbers(scale, round_)
             for base in self.bases
         ]
-        kept = [(base, number) for base in self.bases for number in self.candidates(scale, base, records)]
+        kept = [
+            (base, number)
+            for round_ in self.rounds
+            for base in self.bases
+            for number in self.candidates(scale, base, round_, records)
+        ]
         return short + [run for base, number in kept for run in self.full(scale, base, number)]
 
     def short(self, scale: Scale, base: str, number: int) -> Run:
@@ -138,32 +146,29 @@ class Rounds(Page):
         known = [(loss, n) for n, loss in zip(self.numbers(scale, round_), losses, strict=True) if loss is not None]
         return [number for _, number in sorted(known)[: round_.kept]] if len(known) == len(losses) else []
 
-    def candidates(self, scale: Scale, base: str, records: Records) -> list[int]:
-        """The points of which the best at full length is chosen; not yet all while a short run is not done."""
-        if scale.settled_at:
-            return []
-        return [
-            number
-            for round_ in self.rounds
-            for number in [
-                *self.best(scale, base, round_, records),
-                *range(self.first(round_) + round_.trials, self.first(round_) + round_.size()),
-            ]
-        ]
+    def candidates(self, scale: Scale, base: str, round_: Round, records: Records) -> list[int]:
+        """The points of a round that are trained at full length; not yet all while a short run is not done."""
+        first = self.first(round_)
+        named = [] if scale.settled_at else range(first + round_.trials, first + round_.size())
+        return [*self.best(scale, base, round_, records), *named]
+
+    def best_of(self, scale: Scale, base: str, round_: Round, records: Records) -> tuple[float, int] | None:
+        """The lowest mean loss of a round at full length, and its point; None while a run is not done."""
+        if not self.best(scale, base, round_, records):
+            return None
+        candidates = self.candidates(scale, base, round_, records)
+        found = [(loss_of(self.full(scale, base, n), records), n) for n in candidates]
+        known = [(loss, number) for loss, number in found if loss is not None]
+        return min(known) if len(known) == len(found) else None
 
     def chosen(self, scale: Scale, base: str, records: Records) -> int | None:
-        """The point of the lowest mean loss at full length; None while a run is not done."""
+        """The best point of the rounds that settle; None while one of their runs is not done."""
         key = ("chosen", self.slug, base)
         if key not in records.settled:
-            records.settled[key] = self._chosen(scale, base, records)
+            found = [self.best_of(scale, base, round_, records) for round_ in self.rounds[: self.settling]]
+            known = [each for each in found if each is not None]
+            records.settled[key] = min(known)[1] if len(known) == len(found) else None
         return records.settled[key]
-
-    def _chosen(self, scale: Scale, base: str, records: Records) -> int | None:
-        if not all(self.best(scale, base, round_, records) for round_ in self.rounds):
-            return None
-        found = [(loss_of(self.full(scale, base, n), records), n) for n in self.candidates(scale, base, records)]
-        known = [(loss, number) for loss, number in found if loss is not None]
-        return min(known)[1] if len(known) == len(found) else None
 
     def tuned(self, base: str, other: Variant | None = None, *, seeds: int | None = None) -> System:
         """The base at its best point, as a system of other pages.

@@ -14,43 +14,52 @@ from numpy.typing import NDArray
 
 from analysis.figures import Panel, trend_figure
 from analysis.plotting import Point as PlotPoint
-from analysis.tables import NOT_RUN, Column, Row, table_markdown
-from experiments.kinds.rounds import Round, Rounds, loss_of
+from analysis.tables import NOT_RUN, NOTHING, Column, Row, table_markdown
+from experiments.kinds.rounds import Round, Rounds
 from experiments.report.captions import caption_of, setting_of
 from experiments.report.looks import looks
 from experiments.runner.page import Section
 from experiments.runner.store import Records
 from experiments.scales import Scale
 from experiments.settings import Point
+from mhmoe.layers.config import LayerConfig
+from mhmoe.layers.experts import FeedForwardConfig
+from mhmoe.layers.multi_head import MultiHeadConfig
+from mhmoe.layers.normed import NormedConfig
+from mhmoe.layers.per_head import PerHeadRouterConfig
+from mhmoe.layers.sparse_moe import SparseMoEConfig
 
 Losses = Mapping[str, Sequence[float | None]]
+
+
+COLUMNS = (
+    Column("round", "round"),
+    Column("label", "system"),
+    Column("trials", "trials"),
+    Column("median", "median of the short runs", ".2f"),
+    Column("best_short", "best of them", ".2f"),
+    Column("best_full", "best at full length", ".2f"),
+    Column("sizes", "its sizes"),
+    Column("settings", "its settings"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search(Rounds):
     def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
-        rounds = {
-            number: {base: self.losses(scale, base, round_, records) for base in self.bases}
-            for number, round_ in enumerate(self.rounds, 1)
-        }
         short = [run for runs in self.gathered(scale).values() for run in runs]
         done = [records.by_name[run.name] for run in short if records.state(run) == "done"]
         if not done:
             return None
-        columns = self._columns()
-        rows = [self._row(scale, base, {n: of[base] for n, of in rounds.items()}, records) for base in self.bases]
-        page = table_markdown(columns, rows, caption=[*caption_of(done)[:1], self._caption(scale)])
-        whole = {
-            n: {base: found for base, found in of.items() if found and None not in found} for n, of in rounds.items()
-        }
+        losses = {n: {b: self.losses(scale, b, r, records) for b in self.bases} for n, r in enumerate(self.rounds, 1)}
+        rows = [self._row(scale, base, n, of[base], records) for n, of in losses.items() for base in self.bases]
+        page = table_markdown(COLUMNS, rows, caption=[*caption_of(done)[:1], self._caption(scale)])
+        whole = {n: {base: found for base, found in of.items() if None not in found} for n, of in losses.items()}
         if any(whole.values()):
             picture = f"{self.slug}_{scale.name}.png"
             trend_figure(
                 [
-                    Panel(
-                        f"round {n}: expected best perplexity on valid",
-                        {self.labels[base]: _expected_best(found) for base, found in of.items()},
-                    )
+                    Panel(f"round {n}: perplexity on valid", {self.labels[b]: _expected_best(of[b]) for b in of})
                     for n, of in whole.items()
                     if of
                 ],
@@ -62,52 +71,37 @@ class Search(Rounds):
                 looks=looks({self.labels[base]: self.bases[base](self.point(0)) for base in self.bases}),
             )
             page += f"\n![The expected best of n trials]({picture})\n"
-        for number, round_ in enumerate(self.rounds, 1):
-            if importance := _importance(whole[number], round_, len(self.numbers(scale, round_))):
-                page += f"\n## What the factors are worth in round {number}\n\n" + table_markdown(
-                    IMPORTANCE, importance, caption=[_IMPORTANCE] if number == 1 else []
-                )
-        return Section(page, columns, rows)
-
-    def _columns(self) -> tuple[Column, ...]:
-        return (
-            Column("label", "system"),
-            *(
-                column
-                for n in range(1, len(self.rounds) + 1)
-                for column in (
-                    Column(f"trials_{n}", f"round {n}: trials"),
-                    Column(f"median_{n}", "median", ".2f"),
-                    Column(f"best_{n}", "best", ".2f"),
-                )
-            ),
-            Column("best_full", "best at full length", ".2f"),
-            Column("settings", "its settings"),
-        )
+        for n, round_ in enumerate(self.rounds, 1):
+            if importance := _importance(whole[n], round_, len(self.numbers(scale, round_))):
+                page += f"\n## What the factors are worth in round {n}\n\n"
+                page += table_markdown(IMPORTANCE, importance, caption=[_IMPORTANCE])
+        return Section(page, COLUMNS, rows)
 
     def _caption(self, scale: Scale) -> str:
         rounds = "; ".join(
-            f"round {n}, {len(self.numbers(scale, round_))} points, {round_.share:.0%} of a final run's steps, of "
+            f"round {n}: {len(self.numbers(scale, round_))} points, {round_.share:.0%} of a final run's steps, of "
             f"which the best {round_.kept} and {len(round_.also)} named beforehand go on"
             for n, round_ in enumerate(self.rounds, 1)
         )
+        settling = "the best of all rounds"
+        if self.settling < len(self.rounds):
+            settling = f"the best of the first {self.settling}, until their tables are run again"
         return (
-            f"Perplexity on `valid`. The same points for every system, seed {scale.tuning_seed}: {rounds} to full "
-            f"length, mean of seeds {scale.tuning_seed} and {scale.tuning_seed + 1}. Settings that are not named are "
-            "as published."
+            f"Perplexity on `valid`. The same points for every system, seed {scale.tuning_seed}. {rounds}; full length "
+            f"is the mean of seeds {scale.tuning_seed} and {scale.tuning_seed + 1}. Tuned systems of other pages are "
+            f"{settling}. Settings that are not named are as published."
         )
 
-    def _row(self, scale: Scale, base: str, rounds: Mapping[int, Sequence[float | None]], records: Records) -> Row:
-        row: Row = {"label": self.labels[base], "best_full": NOT_RUN, "settings": NOT_RUN}
-        for n, losses in rounds.items():
-            known = [loss for loss in losses if loss is not None]
-            row |= {f"trials_{n}": len(known), f"median_{n}": NOT_RUN, f"best_{n}": NOT_RUN}
-            if known:
-                row |= {f"median_{n}": math.exp(float(np.median(known))), f"best_{n}": math.exp(min(known))}
-        if (number := self.chosen(scale, base, records)) is not None:
-            loss = loss_of(self.full(scale, base, number), records)
-            assert loss is not None
-            row |= {"best_full": math.exp(loss), "settings": _described(self.point(number))}
+    def _row(self, scale: Scale, base: str, n: int, losses: Sequence[float | None], records: Records) -> Row:
+        known = [loss for loss in losses if loss is not None]
+        row: Row = {"round": n, "label": self.labels[base], "trials": len(known)}
+        row |= dict.fromkeys(("median", "best_short", "best_full", "sizes", "settings"), NOT_RUN)
+        if known:
+            row |= {"median": math.exp(float(np.median(known))), "best_short": math.exp(min(known))}
+        if (found := self.best_of(scale, base, self.rounds[n - 1], records)) is not None:
+            loss, number = found
+            sizes, settings = _sizes(self.trial(base, number).layer(scale)), _described(self.point(number))
+            row |= {"best_full": math.exp(loss), "sizes": sizes, "settings": settings}
         return row
 
 
@@ -165,9 +159,25 @@ def _difference(values: NDArray[np.float64], first: NDArray[np.bool_], second: N
     return float(values[second].mean() - values[first].mean()) if first.any() and second.any() else math.nan
 
 
+def _sizes(layer: LayerConfig | None) -> str:
+    """Heads, experts, their width and how many are chosen."""
+    if isinstance(layer, NormedConfig):
+        return _sizes(layer.inner)
+    if isinstance(layer, MultiHeadConfig):
+        return f"h = {layer.heads}, {_sizes(layer.inner)}"
+    if isinstance(layer, FeedForwardConfig):
+        return f"width {layer.inner_dim}"
+    if not isinstance(layer, SparseMoEConfig):
+        return NOTHING  # no layer
+    router, experts = layer.router, layer.experts
+    heads = router.heads if isinstance(router, PerHeadRouterConfig) else 1
+    each = " for each head" if heads > 1 else ""
+    return f"{experts.num_experts // heads} experts{each} of width {experts.expert_dim}, k = {router.top_k}"
+
+
 def _described(point: Point) -> str:
     """What differs from what is published."""
     default = {f.name: f.default for f in dataclasses.fields(point.settings)}
     changed = {name: value for name, value in vars(point.settings).items() if value != default[name]}
-    parts = {"learning rate": point.learning_rate, "parts": point.parts, "choices": point.choices, **changed}
+    parts = {"learning rate": point.learning_rate, **changed}
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in parts.items())

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from experiments.kinds.rounds import Round
-from experiments.kinds.search import Search, _expected_best
+from experiments.kinds.search import Search, _expected_best, _sizes
+from experiments.layers import dense_layer
 from experiments.report.render import render
 from experiments.runner import store
 from experiments.runner.gather import gather
@@ -19,10 +20,12 @@ from experiments.runner.store import Records
 from experiments.runner.validation import judge, take_in
 from experiments.scales import CPU, SCALES
 from experiments.settings import SPACE, Settings, points
-from experiments.systems import mhmoe, xmoe
+from experiments.systems import mhmoe, null, xmoe
 from experiments.tuning import PAGE as TUNING
 from mhmoe.io import UserError
 from mhmoe.layers.config import config_from_dict
+from mhmoe.layers.multi_head import MultiHeadConfig
+from mhmoe.layers.sparse_moe import SparseMoEConfig
 from tests.forged import forged, save
 from tests.mini import MINI
 
@@ -192,13 +195,16 @@ def test_the_published_settings_are_candidates_whatever_short_runs_say(tmp_path:
 
 def test_the_best_of_all_rounds_is_chosen_and_only_when_all_are_done(tmp_path: Path) -> None:
     first, second = (dataclasses.replace(round_, trials=4, kept=1) for round_ in TUNING.rounds)
-    both = dataclasses.replace(TUNING, rounds=(first, second))
+    both = dataclasses.replace(TUNING, rounds=(first, second), settling=2)
     losses = {"dense": [3.0, 5.0, 2.0, 4.0, 3.0, 6.0, 7.0, 1.0, 8.0, 9.0], "null": [5.0] * 4 + [4.0] + [6.0] * 5}
     records = fill(tmp_path, both, losses)
-    assert both.candidates(SCALE, "dense", records) == [2, 4, 7, 9]
+    assert both.candidates(SCALE, "dense", first, records) == [2, 4]
+    assert both.candidates(SCALE, "dense", second, records) == [7, 9]
     assert both.chosen(SCALE, "dense", records) == 7 and both.chosen(SCALE, "null", records) == 4
     records.path(both.short(SCALE, "dense", 6)).unlink()
     assert both.chosen(SCALE, "dense", Records(SCALE, tmp_path)) is None, "a short run of the second round is missing"
+    before = dataclasses.replace(both, settling=1)
+    assert before.chosen(SCALE, "dense", Records(SCALE, tmp_path)) == 2, "the second round settles nothing yet"
 
 
 def test_on_other_text_the_committed_search_settles_what_no_search_there_has(
@@ -218,10 +224,20 @@ def test_on_other_text_the_committed_search_settles_what_no_search_there_has(
 def test_the_page_says_what_was_tried_and_chosen(tmp_path: Path) -> None:
     fill(tmp_path / "results", SMALL, {"dense": [3.0, 5.0, 2.0, 4.0]})
     page = render(SMALL, (SCALE,), tmp_path, tmp_path / "results")[tmp_path / "tuning.md"]
-    line = next(line for line in page.splitlines() if line.startswith("| Dense"))
+    line = next(line for line in page.splitlines() if "| Dense" in line)
     assert f"learning rate {points(4)[2].learning_rate}" in line and "|      4 |" in line
     assert "tuning_mini.png" in page and (tmp_path / "tuning_mini.png").stat().st_size > 10_000
     assert "What the factors are worth in round 1" in page
+
+
+def test_the_sizes_of_a_layer_are_said_in_words() -> None:
+    shared = mhmoe(8, "compute", 2, top_k=4, like_top_k=2).layer(CPU)
+    assert shared is not None and isinstance(shared, MultiHeadConfig) and isinstance(shared.inner, SparseMoEConfig)
+    count, width = shared.inner.experts.num_experts, shared.inner.experts.expert_dim
+    assert _sizes(shared) == f"h = 2, {count} experts of width {width}, k = 4"
+    own = Settings(norm="layer", per_head=True).layer(shared)
+    assert _sizes(own) == f"h = 2, {round(count / 2)} experts for each head of width {width}, k = 4"
+    assert (_sizes(dense_layer(CPU)), _sizes(null().layer(CPU))) == ("width 384", "-")
 
 
 def test_the_expected_best_of_n_draws_is_that_of_counting_them_all() -> None:
