@@ -37,8 +37,8 @@ class Controls:
         verdict = measure(effect, records, scale, resample=False)
         if not _holds(verdict) and claim.difference != effect.difference:
             return f"control not {'seen' if verdict.n >= 2 else 'run'}: {effect.statement} ({_figure(verdict)})"
-        for system in sorted(claim.systems):
-            null = self.nulls.get(claim.arm, "")
+        null = self.nulls.get(claim.arm, "")
+        for system in sorted(claim.systems - {null}):
             verdict = measure(against_null(system, null, claim), records, scale, resample=False)
             if not _holds(verdict):
                 return f"{self.labels.get(system, system)} does not beat the null ({_figure(verdict)})"

@@ -200,11 +200,15 @@ class TunedSystem(System):
         number = self.search.chosen(scale, self.base, searched)
         if number is None and (committed := searched.committed()) is not None:
             number = self.search.chosen(scale, self.base, committed)
-        if number is None:
-            return None
-        point = self.search.point(number)
-        settled = with_settings(self.build(point), point, self.name, self.label)
-        return dataclasses.replace(settled, seeds=self.seeds, steps=self.steps)
+        return None if number is None else _settled(self, self.search, self.build, number)
+
+
+@functools.cache
+def _settled(system: TunedSystem, search: Rounds, build: Callable[[Point], System], number: int) -> System:
+    """One for all who ask: what is kept of a system elsewhere is kept by the functions that make its layers."""
+    point = search.point(number)
+    settled = with_settings(build(point), point, system.name, system.label)
+    return dataclasses.replace(settled, seeds=system.seeds, steps=system.steps)
 
 
 @functools.cache

@@ -38,7 +38,7 @@ class Sensitivity(Page):
         return unique([*self.systems.values(), *ablated])
 
     def runs(self, scale: Scale, seeds: Sequence[int], records: Records) -> list[Run]:
-        return super().runs(scale, seeds[:1], records)
+        return super().runs(scale, [seed for seed in seeds if seed == scale.for_task(self.task).seeds[0]], records)
 
     def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
         rows: list[Row] = []
@@ -50,7 +50,7 @@ class Sensitivity(Page):
                 if system is None:
                     row[column] = rows[0][column]  # nothing changes there
                     continue
-                (run,) = final_runs(scale, self.task, system, [scale.seeds[0]], records)
+                (run,) = final_runs(scale, self.task, system, [scale.for_task(self.task).seeds[0]], records)
                 record, state = records.by_name.get(run.name), records.state(run)
                 row[column] = NOT_RUN if record is None else STALE
                 if record is not None and state == "done":

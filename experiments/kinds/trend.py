@@ -96,6 +96,7 @@ def draw(page: Page, trend: Trend, scale: Scale, records: Records, path: Path, s
                 null = {r.seed: _perplexity(r, records.results) for r in current[nulls[x].name]}
                 ours = {r.seed: _perplexity(r, records.results) for r in current[system.name] if r.seed in null}
                 values = [100 * (1 - value / null[seed]) for seed, value in ours.items()]
+                seeds.append([*ours])
                 if values:
                     point = Point(x, sum(values) / len(values), min(values), max(values), len(values))
                     found.setdefault(label, []).append(point)

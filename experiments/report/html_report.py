@@ -71,13 +71,15 @@ def write_report(
     of_pages = [row for row in rows if "slug" in row]
     states = {slug: [row for row in of_pages if row["slug"] == slug] for slug in shown}
     ran = [scale for scale in scales if any(row["scale"] == scale.name for row in of_pages if row.get("hours"))]
+    headline = _of_first_scale(folder / f"{TABLE}.csv", "perplexity")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     text = environment.get_template("report.html.jinja").render(
         total=rows[-1],
         scales=[scale.name for scale in ran],
-        headline=_table(_HEADLINE, _of_first_scale(folder / f"{TABLE}.csv", "perplexity")),
+        headline_scale=next((row["scale"] for row in headline), ""),
+        headline=_table(_HEADLINE, headline),
         figure=next((data_uri(path) for path in sorted(folder.glob(f"{FIGURE}_*.png"))), ""),
         controls=_table(_CONTROLS, _of_first_scale(folder / f"{TESTBED}.csv", "n", "perplexity")),
         covered=_table(_COVERED, _of_first_scale(folder / f"{TESTBED}.csv", "perplexity")),

@@ -4,6 +4,7 @@ What befalls one alone: a loss that is not finite, too little memory, a fault of
 too ends the command: files that cannot be read or written, a mistake of the user's, a card that answers no more.
 """
 
+import os
 import shutil
 import sys
 import traceback
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+from experiments.runner.task import IN_ARRAY
 from experiments.scales import Scale
 from mhmoe.cli import memory_wanted, one_line
 from mhmoe.io import RunError, UserError
@@ -32,9 +34,10 @@ class Failures:
 
     @classmethod
     def new(cls, scale: Scale, cache: Path) -> "Failures":
-        """A command's, at its begin: what failed under earlier ones is tried again."""
+        """A command's, at its begin: what failed under earlier ones is tried again, but not by each job of an array."""
         found = cls(scale, cache)
-        shutil.rmtree(found.folder, ignore_errors=True)
+        if IN_ARRAY not in os.environ:
+            shutil.rmtree(found.folder, ignore_errors=True)
         return found
 
     @contextmanager

@@ -20,5 +20,5 @@ def gather(records: Records, groups: Mapping[str, Sequence[Run]]) -> None:
         write_listed(records.folder / f"{name}.jsonl", lines, records.folder)
         for path in single:
             unlist(path, records.folder)
-            path.unlink()
+            path.unlink(missing_ok=True)  # another job of the command may do the same
     records.reload()

@@ -62,7 +62,7 @@ class GPUs:
     def parse(cls, text: str) -> "GPUs":
         """Of "8xH100", or "8xH100@0.3" for another share of the peak. Raises UserError."""
         found = re.fullmatch(r"([1-9]\d*)x(\w+)(?:@(0?\.\d+))?", text)
-        if found is None or found[2] not in GPUS:
+        if found is None or found[2] not in GPUS or not float(found[3] or PEAK_SHARE):
             known = ", ".join(GPUS)
             raise UserError(
                 f"gpus={text!r} is not known; write how many of {known}, such as 8xH100, or 8xH100@0.3 "

@@ -250,7 +250,14 @@ def measure_missing(page: Page, scale: Scale, options: Options, failures: Failur
             with failures.noted(run.name):
                 number = f"for measurement {measured} of {len(todo)}"
                 done = holds_model(model, record) or execute(
-                    run, text, records, options.cache, deadline=options.deadline, number=number, again=record
+                    run,
+                    text,
+                    records,
+                    options.cache,
+                    deadline=options.deadline,
+                    number=number,
+                    again=record,
+                    sharding=options.sharding,
                 )
             if not done:
                 return False

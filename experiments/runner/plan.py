@@ -16,7 +16,8 @@ def final_runs(scale: Scale, task: str, system: System, seeds: Sequence[int], re
     rate = None if chosen is None else records.chosen_learning_rate(task, chosen)
     waits_for = system.settled_by if chosen is None else ""
     if rate is None and not scale.learning_rates:
-        waits_for = waits_for or f"learning_rates --scale {scale.settled_at}"
+        page = "learning_rates" if task == "english" else f"learning_rates_{task}"
+        waits_for = waits_for or f"{page} --scale {scale.settled_at}"
     for seed in seeds:
         yield Run(
             name=final_name(task, system, seed),

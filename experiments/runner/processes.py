@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -29,7 +30,8 @@ def join_processes(scale: Scale) -> None:
     """Under torchrun, meet the other processes: each run is then shared out among them (DDP)."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         check_device(scale)
-        dist.init_process_group("nccl" if scale.device == "cuda" else "gloo")
+        # The first measures alone, for as long as that takes.
+        dist.init_process_group("nccl" if scale.device == "cuda" else "gloo", timeout=timedelta(days=7))
         if scale.device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 

@@ -44,7 +44,7 @@ class Queue(Page):
 
 def listing(results: Path) -> dict[Path, float]:
     """All records and measurements with the times they were written at."""
-    files = [path for kind in ("runs", "measurements") for path in (results / kind).rglob("*.json*")]
+    files = [path for kind in ("runs", "measurements") for path in (results / kind).rglob("[!.]*.json*")]
     return {path: path.stat().st_mtime_ns for path in files}
 
 

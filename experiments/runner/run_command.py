@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,7 @@ def execute_command(page: Page, scale: Scale, arguments: Arguments, dry_run: boo
     if arguments.gpus and not dry_run:
         raise UserError(f"gpus={arguments.gpus} is of an estimate; add --dry-run, or leave it out")
     options = _options(page, scale, arguments)
-    before = listing(options.results)
+    before = {} if out is None else listing(options.results)
     records = options.records(scale)
     runs = planned_runs(page, scale, options, records)
     if arguments.again and not runs:
@@ -113,13 +114,16 @@ def execute_command(page: Page, scale: Scale, arguments: Arguments, dry_run: boo
         else:
             code = _submit(page, scale, options, arguments)
     elif not arguments.again:
-        print(_nothing_to_run(page, [run for run in runs if not run.waits_for], records))
+        current = [run for run in runs if not run.waits_for]
+        if current or not runs:
+            print(_nothing_to_run(page, current, records))
     if not is_spoken_for():
-        for slug in dict.fromkeys(run.waits_for for run in runs if run.waits_for):
-            waiting = sum(run.waits_for == slug for run in runs)
+        if not dry_run:
+            runs = planned_runs(page, scale, options, options.records(scale))
+        for slug, waiting in Counter(run.waits_for for run in runs if run.waits_for).items():
             print(f"{waiting} runs wait for what another page settles: python -m experiments run {slug}")
-        tuned = next((run.system.settled_by for run in todo if run.system.settled_by and not run.waits_for), "")
-        if tuned and options.results != RESULTS and not arguments.again:
+        tuned = next((system.settled_by for system in page.all_systems() if system.settled_by), "")
+        if tuned and todo and options.results != RESULTS and not arguments.again:
             print(f"tuned systems take what `run {tuned}` found on this text, or else on the committed one")
     if not dry_run and not is_spoken_for():
         gather(options.records(scale), page.gathered(scale))
@@ -189,7 +193,7 @@ def _compare(runs: Sequence[Run], ours: Records, theirs: Records) -> int:
 def _nothing_to_run(page: Page, runs: Sequence[Run], records: Records) -> str:
     """Whose records are current, and how to train all the same."""
     if not runs:
-        return f"nothing to run: {page.slug} trains nothing"
+        return f"nothing to run: {page.slug} trains nothing, or nothing with these seeds"
     found = [records.by_name[run.name].provenance for run in runs]
     devices = sorted({str(source.get("device", "unknown")) for source in found})
     commits = sorted({str(source.get("commit", "unknown"))[:7] for source in found})

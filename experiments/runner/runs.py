@@ -1,6 +1,5 @@
 """A training run: what it is called, and the configs that determine its numbers."""
 
-import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -57,15 +56,7 @@ def run_config(
     run: Run, data: Mapping[str, Any], processes: int = 1, sharding: Sharding | None = None
 ) -> dict[str, Any]:
     """All that determines the run's numbers but its seed; `data` is the packed text's fingerprint."""
-    model = _declared_model(run.scale, run.system, run.system.layer)
-    return identity(model, training_config(run), data, processes, sharding)
-
-
-@functools.lru_cache(maxsize=4096)
-def _declared_model(scale: Scale, system: System, layer: object) -> MHMoEConfig:
-    """`model_config`, once: rendering asks for the same few hundred thousands of times. Two systems are equal
-    whatever their `layer`, which therefore is asked for too."""
-    return model_config(scale, system)
+    return identity(model_config(run.scale, run.system), training_config(run), data, processes, sharding)
 
 
 def tuning_runs(scale: Scale, task: str, system: System) -> Iterator[Run]:

@@ -7,6 +7,7 @@ declares (source, files' names, packing) is compared all the same, and the text 
 
 import dataclasses
 from collections.abc import Hashable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,9 +97,14 @@ class Records:
 
     def reload(self) -> None:
         """Read them again. Raises UserError if a file is damaged or holds another run's record."""
+        while True:
+            with suppress(FileNotFoundError):  # gathered into another file in between
+                return self._read()
+
+    def _read(self) -> None:
         self.by_name: dict[str, Record] = {}
         self.settled: dict[Hashable, Any] = {}
-        """What searches found in them, kept until they are read again."""
+        """What searches found in them, and those of other scales and results, kept until they are read again."""
         for path in sorted([*self.folder.glob("*.json"), *self.folder.glob("*.jsonl")]):
             for record in _loaded(path):
                 if record.scale != self.scale.name or (path.suffix == ".json" and record.name != path.stem):

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+IN_ARRAY = "MHMOE_IN_ARRAY"  # environment variable: this command is one of several that share what failed
+
 
 @dataclass(frozen=True)
 class Task:
@@ -22,7 +24,7 @@ class Task:
 
         if self.together:  # each finds its GPU by LOCAL_RANK, so all of them stay visible
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), IN_ARRAY: "1"}
         subprocess.run([sys.executable, "-m", "experiments", *self.line], env=environment, check=True)
 
     def checkpoint(self, *arguments: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,13 @@ def judge(path: Path, pages: Iterable[Page], results: Path = RESULTS) -> Judged:
     return Judged(f"{record.scale} {record.name}", verdict, folder / f"{record.name}.json", folder)
 
 
-def order(path: Path) -> tuple[bool, bool, str]:
-    """What others are judged by comes first: learning rates, final runs, measurements."""
-    return _measurement_of(path) is not None, "-lr" not in path.name and path.suffix != ".jsonl", path.name
+def order(path: Path) -> tuple[int, str]:
+    """What others are judged by comes first: learning rates and short trials, trials at full length, final runs,
+    measurements."""
+    if _measurement_of(path) is not None:
+        return 3, path.name
+    first = path.suffix == ".jsonl" or "-lr" in path.name
+    return (0 if first else 1 if re.search(r"_t\d+-seed", path.name) else 2), path.name
 
 
 def take_in(path: Path, judged: Judged) -> None:

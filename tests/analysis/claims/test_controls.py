@@ -95,6 +95,11 @@ def test_one_difference_counts_once_in_a_family_and_once_in_the_ledger() -> None
     assert found[1].adjusted_p == judge([fresh], records, "cpu", controls=CONTROLS)[0].adjusted_p
 
 
+def test_a_claim_about_the_null_itself_asks_the_null_of_the_other_side_alone() -> None:
+    itself = dataclasses.replace(CLAIM, worse="null", statement="A lies below the null")
+    assert verdict(runs(a=4.4, x=4.4, d=4.6, null=4.8), claim=itself).verdict == "holds"
+
+
 def test_the_ledger_says_why_a_claim_is_not_testable() -> None:
     found = verdict(runs(a=4.4, b=4.5, x=4.4, d=4.6, null=4.3))
     line = next(line for line in ledger_markdown([found]).splitlines() if "A lies below B" in line)

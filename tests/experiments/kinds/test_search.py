@@ -26,6 +26,7 @@ from mhmoe.io import UserError
 from mhmoe.layers.config import config_from_dict
 from mhmoe.layers.multi_head import MultiHeadConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
+from mhmoe.training.record import Record
 from tests.forged import forged, save
 from tests.mini import MINI
 
@@ -100,6 +101,21 @@ def test_a_file_of_records_is_judged_and_taken_in_like_one_record(
     sent.write_bytes(line.replace(b'"seed": 1000', b'"seed": 1001').replace(b'"seed":1000', b'"seed":1001'))
     with pytest.raises(UserError, match=r"line 1: fingerprint .* does not belong"):
         judge(sent, [SMALL], there)
+
+
+def test_records_that_are_gathered_while_they_are_read_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = fill(tmp_path, SMALL, {})
+    before, load = dict(records.by_name), store._loaded
+
+    def late(path: Path) -> list[Record]:
+        if path.stem == SMALL.gathered(SCALE)["tuning-null"][0].name:
+            gather(records, SMALL.gathered(SCALE))
+        return load(path)
+
+    monkeypatch.setattr(store, "_loaded", late)
+    assert Records(SCALE, tmp_path).by_name == before
 
 
 def test_a_file_of_records_that_was_edited_is_found(tmp_path: Path) -> None:
@@ -177,6 +193,7 @@ def test_the_tuned_system_is_the_best_point_of_the_full_runs_and_nothing_before_
     assert SMALL.best(SCALE, "dense", ONLY, records) == [2, 0]
     found = tuned.chosen(records)
     assert found is not None and found.name == "dense_tuned"
+    assert SMALL.tuned("dense").chosen(Records(SCALE, tmp_path)) is found, "what is kept of it elsewhere is kept once"
     (run,) = final_runs(SCALE, "english", tuned, [1], records)
     assert run.learning_rate == points(4)[2].learning_rate and run.name == "english-dense_tuned-seed1"
     assert model_config(SCALE, run.system) == model_config(SCALE, SMALL.trial("dense", 2))

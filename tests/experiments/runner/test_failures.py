@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import shutil
+import subprocess
 import weakref
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from experiments.runner import launch
 from experiments.runner.failures import Failures
 from experiments.runner.launch import Options, measure_missing, run_all, run_missing
 from experiments.runner.store import Records
+from experiments.runner.task import IN_ARRAY, Task
 from experiments.table1_perplexity import PAGE as TABLE1
 from mhmoe.io import RunError, UserError
 from tests.mini import MINI, at_rate
@@ -93,6 +95,18 @@ def test_a_job_passes_over_what_failed_in_another_and_the_next_command_tries_it_
     assert run_missing(PAGE, SCALE, options(tmp_path), Failures(SCALE, tmp_path / "cache"))
     assert done(tmp_path) == {NAMES[1], NAMES[2]}
     assert run_missing(PAGE, SCALE, options(tmp_path)) and done(tmp_path) == set(NAMES)
+
+
+def test_a_job_of_an_array_keeps_what_the_others_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Failures.new(SCALE, tmp_path).noted("one"):
+        raise RuntimeError("out of memory")
+    given: dict[str, str] = {}
+    monkeypatch.setattr(subprocess, "run", lambda *_, env, **__: given.update(env))
+    Task(["run"], 1, together=False)()
+    monkeypatch.setenv(IN_ARRAY, given[IN_ARRAY])
+    assert Failures.new(SCALE, tmp_path).names() == {"one"}
+    monkeypatch.delenv(IN_ARRAY)
+    assert Failures.new(SCALE, tmp_path).names() == set()
 
 
 def test_finished_models_are_measured_although_a_run_failed(tmp_path: Path, broken: dict[str, Exception]) -> None:

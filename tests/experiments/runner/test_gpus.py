@@ -125,7 +125,7 @@ def test_a_card_without_bfloat16_computes_in_float32_and_keeps_twice_the_numbers
     assert old.tokens_per_second / new.tokens_per_second == pytest.approx(15.7 / 989) and old.kept > new.kept
 
 
-@pytest.mark.parametrize("text", ["H100", "0xH100", "8xB300", "8xH100@1.5", "8 x H100"])
+@pytest.mark.parametrize("text", ["H100", "0xH100", "8xB300", "8xH100@1.5", "8xH100@0.0", "8 x H100"])
 def test_gpus_that_are_not_known_are_refused_with_those_that_are(text: str) -> None:
     with pytest.raises(UserError, match="is not known; write how many of V100, A100, H100"):
         GPUs.parse(text)
