@@ -33,8 +33,7 @@ from analysis.plotting import (
 from analysis.plotting import (
     panels as grid_of_panels,
 )
-from analysis.tables import csv_text
-from mhmoe.io import write_atomically
+from analysis.tables import write_csv
 
 Curve = Sequence[Mapping[str, Any]]
 Looks = Mapping[str, Look]
@@ -102,13 +101,13 @@ def learning_curves(
         finish(figure, title, f"{note} Lines: mean over seeds; bands: lowest to highest seed.".strip())
         save(figure, path)
     rows = [
-        [panel, label, f"{p.x:.0f}", str(p.n), *(f"{value:.6g}" for value in (p.mean, p.low, p.high))]
+        [panel, label, f"{p.x:.0f}", p.n, p.mean, p.low, p.high]
         for panel, series in points.items()
         for label, line in series.items()
         for p in line
     ]
     header = ["panel", "label", "tokens", "n", "perplexity_mean", "perplexity_lowest", "perplexity_highest"]
-    write_atomically(path.with_suffix(".csv"), csv_text([header, *rows]))
+    write_csv(path, header, rows)
 
 
 class Panel(NamedTuple):
@@ -158,13 +157,9 @@ def trend_figure(
             legend_above(axes)
         finish(figure, title, note)
         save(figure, path)
-    rows = [
-        [panel.y_label, label, *(f"{value:.6g}" for value in (p.x, p.mean, p.low, p.high)), str(p.n)]
-        for panel in panels
-        for label, line in panel.series.items()
-        for p in sorted(line)
-    ]
-    write_atomically(path.with_suffix(".csv"), csv_text([["panel", "label", "x", "mean", "low", "high", "n"], *rows]))
+    series = [(panel.y_label, label, line) for panel in panels for label, line in panel.series.items()]
+    rows = [[y_label, label, *p] for y_label, label, line in series for p in sorted(line)]
+    write_csv(path, ["panel", "label", "x", "mean", "low", "high", "n"], rows)
 
 
 def category_figure(
@@ -207,9 +202,5 @@ def category_figure(
         all_axes[-1].set_xlabel(x_label)
         finish(figure, title, note)
         save(figure, path)
-    rows = [
-        [label, categories[int(p.x)], *(f"{value:.6g}" for value in (p.mean, p.low, p.high)), str(p.n)]
-        for label, line in series.items()
-        for p in line
-    ]
-    write_atomically(path.with_suffix(".csv"), csv_text([["label", x_label, "mean", "low", "high", "n"], *rows]))
+    rows = [[label, categories[int(p.x)], *p[1:]] for label, line in series.items() for p in line]
+    write_csv(path, ["label", x_label, "mean", "low", "high", "n"], rows)

@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis.plotting import GREY, LOOKS, STYLE, Point, finish, plain_numbers, reach, save, y_label
-from analysis.tables import csv_text
-from mhmoe.io import write_atomically
+from analysis.tables import write_csv
 
 STRESSED = LOOKS[3].colour
 APART = 21.0  # points between the middles of two numbers
@@ -89,9 +88,8 @@ def scatter_figure(
                 number.set_in_layout(False)
         save(figure, path)
     rows = [
-        [x_label, str(numbers[label]), label, *(f"{value:.6g}" for value in (p.x, p.mean, p.low, p.high)), str(p.n)]
+        [x_label, numbers[label], label, *p]
         for x_label, points in panels.items()
         for label, p in sorted(points.items(), key=lambda item: numbers[item[0]])
     ]
-    header = ["panel", "number", "label", "x", "mean", "low", "high", "n"]
-    write_atomically(path.with_suffix(".csv"), csv_text([header, *rows]))
+    write_csv(path, ["panel", "number", "label", "x", "mean", "low", "high", "n"], rows)

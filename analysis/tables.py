@@ -9,8 +9,10 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from mhmoe.io import write_atomically
 from mhmoe.layers.matching import in_words
 from mhmoe.training.record import Record
 
@@ -108,6 +110,12 @@ def _plain(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Beside a figure of this path, its numbers, with six digits."""
+    cells = ([f"{x:.6g}" if isinstance(x, float) else str(x) for x in row] for row in rows)
+    write_atomically(path.with_suffix(".csv"), csv_text([header, *cells]))
 
 
 def csv_text(lines: Sequence[Sequence[str]]) -> str:

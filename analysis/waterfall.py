@@ -8,8 +8,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from analysis.plotting import GREY, LOOKS, STYLE, Point, finish, plain_numbers, save
-from analysis.tables import csv_text
-from mhmoe.io import write_atomically
+from analysis.tables import write_csv
 
 DOWN, UP = LOOKS[4].colour, LOOKS[3].colour  # better, worse
 
@@ -63,9 +62,5 @@ def waterfall_figure(
         plain_numbers(axes.xaxis)
         finish(figure, title, note)
         save(figure, path)
-    rows = [
-        [label, *(f"{value:.6g}" for value in (point.mean, point.low, point.high)), str(point.n)]
-        for label, point in steps
-        if point is not None
-    ]
-    write_atomically(path.with_suffix(".csv"), csv_text([["label", "mean", "low", "high", "n"], *rows]))
+    known = [[label, *point[1:]] for label, point in steps if point is not None]
+    write_csv(path, ["label", "mean", "low", "high", "n"], known)

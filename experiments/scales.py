@@ -153,15 +153,16 @@ SMOKE = Scale(
     trials=4,
 )
 
+_CPU = PackingConfig(vocab_size=2048, max_train_tokens=2_000_000, max_valid_tokens=200_000, max_test_tokens=400_000)
+_GPU = PackingConfig(vocab_size=16_384, max_train_tokens=28_000_000, max_valid_tokens=400_000, max_test_tokens=400_000)
+
 CPU = Scale(
     name="cpu",
     purpose="a laptop; the default. Trends, not the paper's numbers",
     model=PRESETS["laptop"].model,
     ffn=FFNOptions(),
     corpus=LocalCorpus,
-    packing=PackingConfig(
-        vocab_size=2048, max_train_tokens=2_000_000, max_valid_tokens=200_000, max_test_tokens=400_000
-    ),
+    packing=_CPU,
     training={
         "steps": 976,
         "batch_sequences": 16,
@@ -176,9 +177,7 @@ CPU = Scale(
     texts={
         "multilingual": Text(
             corpus=MultilingualCorpus,
-            packing=PackingConfig(
-                vocab_size=4096, max_train_tokens=2_000_000, max_valid_tokens=200_000, max_test_tokens=400_000
-            ),
+            packing=dataclasses.replace(_CPU, vocab_size=4096),
             seeds=(1, 2, 3),
         ),
         "generated": Text(
@@ -193,9 +192,7 @@ LONG = dataclasses.replace(
     CPU,
     name="long",
     purpose="the model of cpu on six times the tokens, any device; many runs share one GPU",
-    packing=PackingConfig(
-        vocab_size=2048, max_train_tokens=24_000_000, max_valid_tokens=200_000, max_test_tokens=400_000
-    ),
+    packing=dataclasses.replace(_CPU, max_train_tokens=24_000_000),
     training={**CPU.training, "steps": 2930, "batch_sequences": 32, "evaluations": 20},
     learning_rates=(4e-3, 8e-3, 1.6e-2),
     seeds=(1, 2, 3),
@@ -209,9 +206,7 @@ GPU = Scale(
     model=PRESETS["gpu"].model,
     ffn=FFNOptions(),
     corpus=LocalCorpus,
-    packing=PackingConfig(
-        vocab_size=16_384, max_train_tokens=28_000_000, max_valid_tokens=400_000, max_test_tokens=400_000
-    ),
+    packing=_GPU,
     training={
         "steps": 600,
         "batch_sequences": 16,
@@ -228,9 +223,7 @@ GPU = Scale(
     texts={
         "multilingual": Text(
             corpus=MultilingualCorpus,
-            packing=PackingConfig(
-                vocab_size=16_384, max_train_tokens=28_000_000, max_valid_tokens=400_000, max_test_tokens=400_000
-            ),
+            packing=_GPU,
             seeds=(1, 2, 3),
         )
     },

@@ -11,8 +11,7 @@ from matplotlib.ticker import PercentFormatter
 
 from analysis.plotting import GREY, STYLE, Look, finish, looks_of, save
 from analysis.routing.measures import Counts, Per, activation_curve, frequencies
-from analysis.tables import csv_text
-from mhmoe.io import write_atomically
+from analysis.tables import write_csv
 
 _NULLS = ((0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))  # dashes of the thin lines
 _THRESHOLDS = tuple(float(t) for t in np.logspace(-3, 1, 161))
@@ -75,7 +74,7 @@ def activation_curves(
         finish(figure, title, f"{note} Lines: mean over seeds; bands: lowest to highest seed.".strip())
         save(figure, path)
     header = ["label", "null", "per", "threshold", "ratio_mean", "ratio_lowest", "ratio_highest", "n"]
-    write_atomically(path.with_suffix(".csv"), csv_text([header, *rows]))
+    write_csv(path, header, rows)
 
 
 def _mean_low_high(curves: Sequence[Sequence[float]]) -> npt.NDArray[np.float64]:

@@ -17,8 +17,7 @@ from matplotlib.figure import Figure
 
 from analysis.plotting import STYLE, finish, save, ticks
 from analysis.routing.measures import Counts, Per, effective_experts, frequencies, load
-from analysis.tables import csv_text
-from mhmoe.io import write_atomically
+from analysis.tables import write_csv
 
 _MAP = colormaps["cividis"]
 _MOST_NUMBERS = 12  # experts in a row whose cells still have room for a number
@@ -62,13 +61,13 @@ def activation_heatmaps(
     labels = "experts of the layer, from the most to the least chosen", "MoE layer"
     _heatmaps(grid, (largest / 50, largest), path, title=title, note=note, bar=bar, labels=labels)
     rows = [
-        [text, system, str(layer + 1), str(expert), f"{value:.6g}"]
+        [text, system, layer + 1, expert, float(value)]
         for text, systems in texts.items()
         for system, counts in systems.items()
         for (layer, expert), value in np.ndenumerate(frequencies(counts, per))
     ]
     header = ["text", "system", "moe_layer", "expert", f"selections_per_{per}"]
-    write_atomically(path.with_suffix(".csv"), csv_text([header, *rows]))
+    write_csv(path, header, rows)
 
 
 def group_heatmaps(
@@ -99,13 +98,13 @@ def group_heatmaps(
     labels = f"experts of the layer, by the {group} that has most of them", group
     _heatmaps(grid, colours, path, title=title, note=note, bar=f"the {group}'s selections / even share", labels=labels)
     rows = [
-        [system, name, str(layer + 1), str(expert), f"{value:.6g}"]
+        [system, name, layer + 1, expert, float(value)]
         for system, groups in loads.items()
         for name, values in groups.items()
         for (layer, expert), value in np.ndenumerate(values)
     ]
     header = ["system", group, "moe_layer", "expert", "share_of_selections"]
-    write_atomically(path.with_suffix(".csv"), csv_text([header, *rows]))
+    write_csv(path, header, rows)
 
 
 def _by_busiest(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from experiments.runner.page import Page, unique
-from experiments.runner.runs import Run, final_name
+from experiments.runner.runs import Run
 from experiments.runner.store import Records
 from experiments.scales import SCALES, Scale
 from experiments.settings import Point, Space, points, with_settings
@@ -98,32 +98,25 @@ class Rounds(Page):
         return short + [run for base, number in kept for run in self.full(scale, base, number)]
 
     def short(self, scale: Scale, base: str, number: int) -> Run:
+        return self._run(scale, base, number, scale.tuning_seed, self._round_of(number).share)
+
+    def full(self, scale: Scale, base: str, number: int) -> list[Run]:
+        return [self._run(scale, base, number, seed) for seed in (scale.tuning_seed, scale.tuning_seed + 1)]
+
+    def _run(self, scale: Scale, base: str, number: int, seed: int, share: float | None = None) -> Run:
+        """share: of the steps, of a short run, which has the learning rate in its name."""
         system = self.trial(base, number)
+        rate = "" if share is None else f"-lr{system.learning_rate:g}"
         return Run(
-            name=f"{self.task}-{system.name}-lr{system.learning_rate:g}-seed{scale.tuning_seed}",
+            name=f"{self.task}-{system.name}{rate}-seed{seed}",
             scale=scale.for_task(self.task),
             task=self.task,
             system=system,
-            seed=scale.tuning_seed,
+            seed=seed,
             learning_rate=system.learning_rate,
-            steps_share=self._round_of(number).share,
+            steps_share=share or 1.0,
             tests=False,
         )
-
-    def full(self, scale: Scale, base: str, number: int) -> list[Run]:
-        system = self.trial(base, number)
-        return [
-            Run(
-                name=final_name(self.task, system, seed),
-                scale=scale.for_task(self.task),
-                task=self.task,
-                system=system,
-                seed=seed,
-                learning_rate=system.learning_rate,
-                tests=False,
-            )
-            for seed in (scale.tuning_seed, scale.tuning_seed + 1)
-        ]
 
     def gathered(self, scale: Scale) -> dict[str, list[Run]]:
         """One file a base and round, the first round's without its number."""

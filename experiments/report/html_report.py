@@ -17,6 +17,7 @@ from analysis.claims.ledger import HEADINGS, RULE, VERDICTS, ledger_tables, verd
 from analysis.claims.rules import Verdict
 from analysis.tables import Column, Row
 from experiments.report.embedded_markdown import data_uri, inline_html, to_html
+from experiments.report.index import COLUMNS
 from experiments.runner.page import Page
 from experiments.scales import PAPER, Scale
 from mhmoe.io import write_atomically
@@ -51,15 +52,7 @@ _COVERED = (
     Column("high", "high", ".0f", suffix="%"),
     Column("n", "seeds", ".0f"),
 )
-_COST = (
-    Column("page", "page"),
-    Column("scale", "scale"),
-    Column("done", "runs done"),
-    Column("missing", "missing"),
-    Column("measured", "models measured"),
-    Column("hours", "hours", ",.1f"),
-    Column("pflops", "training PFLOPs", ",.2f"),
-)
+_COST = tuple(column for column in COLUMNS if column.key != "stale")
 
 
 def write_report(
@@ -146,11 +139,7 @@ def _value(text: str) -> float | str | None:
 def _table(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[list[tuple[str, bool]], list[list[str]]]:
     """Headings, each with whether numbers stand below it, and cells."""
     headings = [(c.heading, any(isinstance(row.get(c.key), int | float) for row in rows)) for c in columns]
-    return headings, [_cells(columns, row) for row in rows]
-
-
-def _cells(columns: Sequence[Column], row: Row) -> list[str]:
-    return [column.text(row) for column in columns]
+    return headings, [[column.text(row) for column in columns] for row in rows]
 
 
 def _by_page(verdicts: Sequence[Verdict], known: Mapping[str, Page]) -> list[tuple[str, str, list[int]]]:

@@ -33,13 +33,6 @@ finished models (scores, routing) has records of its own under measurements/.
 SPEED = "Speed, which benchmarks/ measures and writes"
 
 
-def render_index(
-    pages: Sequence[Page], scales: Sequence[Scale], folder: Path, results: Path = RESULTS
-) -> dict[Path, str]:
-    """The index of results/, one row a page and scale that has records, and the total of all records."""
-    return write_index(index_rows(pages, scales, results), pages, folder)
-
-
 def write_index(rows: Sequence[Row], pages: Sequence[Page], folder: Path) -> dict[Path, str]:
     """README.md, of rows that are known; pages without one are named below."""
     path = folder / "README.md"

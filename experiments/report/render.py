@@ -65,13 +65,6 @@ def verdicts(pages: Sequence[Page], scales: Sequence[Scale], results: Path = RES
     return [verdict for of_page in found.values() for verdict in of_page]
 
 
-def render_claims(
-    pages: Sequence[Page], scales: Sequence[Scale], folder: Path, results: Path = RESULTS
-) -> dict[Path, str]:
-    """The ledger, claims.md."""
-    return write_ledger(verdicts(pages, scales, results), pages, folder)
-
-
 def write_ledger(found: Sequence[Verdict], pages: Sequence[Page], folder: Path) -> dict[Path, str]:
     """claims.md, of verdicts that are known."""
     path = folder / "claims.md"

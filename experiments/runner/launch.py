@@ -4,10 +4,9 @@ Several processes may work on the same page. An interrupted run goes on from its
 """
 
 import dataclasses
-import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -95,30 +94,11 @@ def run_all(page: Page, scale: Scale, options: Options) -> bool:
     return done
 
 
-Work = Callable[[Page, Scale, Options, Failures], bool]
-
-
-def _reporting(work: Work) -> Callable[..., bool]:
-    """The work; where no failures are given it has its own, and ends with what failed."""
-
-    @functools.wraps(work)
-    def reported(page: Page, scale: Scale, options: Options, failures: Failures | None = None) -> bool:
-        noted = failures or Failures.new(scale, options.cache)
-        done = work(page, scale, options, noted)
-        if failures is None:
-            noted.report()
-        return done
-
-    return reported
-
-
-@_reporting
 def run_missing(page: Page, scale: Scale, options: Options, failures: Failures) -> bool:
     """Do every run that has no current record; False when the deadline came first. One that fails is noted."""
     records = options.records(scale)
     elsewhere = options.elsewhere(scale)
     text: PackedDataset | None = None
-    join_processes(scale)
     clean(records, options.cache, options.packed or options.cache)
     progressed = None
     while True:
@@ -222,7 +202,6 @@ def check_data(
     return folder
 
 
-@_reporting
 def measure_missing(page: Page, scale: Scale, options: Options, failures: Failures) -> bool:
     """Measure what the page wants of its finished models; False when the deadline came first. What fails is noted.
 

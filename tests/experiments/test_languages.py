@@ -12,7 +12,7 @@ import pytest
 
 from experiments.catalog import find
 from experiments.report.render import render
-from experiments.runner.launch import Options, run_missing
+from experiments.runner.launch import Options
 from experiments.runner.runs import Run
 from experiments.runner.store import Records, is_text_of
 from experiments.scales import CPU, SCALES, Text
@@ -24,6 +24,7 @@ from mhmoe.io import UserError, sha256_of
 from mhmoe.training.evaluation import by_group
 from mhmoe.training.record import Record
 from mhmoe.training.record_checks import Document, Evaluation, summarise_documents
+from tests.finished import train
 from tests.forged import forged, of_text, save
 from tests.mini import MINI, at_rate
 
@@ -104,7 +105,7 @@ def test_a_run_trains_on_the_tasks_text_with_its_vocabulary_and_its_record_has_t
     scale = dataclasses.replace(SCALE, texts={"multilingual": text})
     one = dataclasses.replace(MULTILINGUAL, rows=MULTILINGUAL.rows[:1], claims=())
     options = Options(seeds=(1,), results=tmp_path / "results", cache=tmp_path / "cache")
-    assert run_missing(one, scale, options)
+    assert train(one, scale, options)
     (record,) = Records(scale, options.results).by_name.values()
     assert record.task == "multilingual" and record.config["model"]["vocab_size"] == 320
     assert record.config["data"]["corpus"]["languages"] == list(LANGUAGES)

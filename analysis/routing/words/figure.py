@@ -11,8 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from analysis.plotting import LOOKS, STYLE, Look, finish, legend_above, save
 from analysis.routing.words.comparison import Comparison
-from analysis.tables import csv_text
-from mhmoe.io import write_atomically
+from analysis.tables import write_csv
 
 _SECOND = "#333333"  # a dashed outline, over the first group's filled one
 
@@ -44,7 +43,7 @@ def two_group_figure(
     low, high = min(values), max(values)
     reach = max(high - low, 1e-6)
     edges = np.linspace(low - 0.02 * reach, high + 0.02 * reach, bins + 1)
-    rows: list[list[str]] = []
+    rows: list[list[Any]] = []
     with style.context(STYLE):
         columns = 2 if len(panels) > 1 else 1
         lines = -(-len(panels) // columns)
@@ -63,7 +62,7 @@ def two_group_figure(
                 axes.stairs(share, edges, color=colour, linewidth=2.0, linestyle=dashes, label=label)
                 axes.axvline(median, color=colour, linewidth=1.8, linestyle=dashes)
                 rows += [
-                    [name, names[i], f"{a:.6g}", f"{b:.6g}", f"{s:.6g}", str(len(group))]
+                    [name, names[i], float(a), float(b), float(s), len(group)]
                     for a, b, s in zip(edges[:-1], edges[1:], share, strict=True)
                 ]
             legend_above(axes, f"{name}\n{effect_text(panel.comparison)}")
@@ -75,7 +74,7 @@ def two_group_figure(
         finish(figure, title, f"{x_label[0].upper()}{x_label[1:]}. {note} Vertical lines: medians.")
         save(figure, path)
     header = ["panel", "group", "from", "to", "share_of_words", "n"]
-    write_atomically(path.with_suffix(".csv"), csv_text([header, *rows]))
+    write_csv(path, header, rows)
 
 
 def effect_text(found: Comparison) -> str:

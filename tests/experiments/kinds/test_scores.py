@@ -19,14 +19,14 @@ from analysis.zero_shot.results import Settings, TaskScores, ZeroShotScores
 from analysis.zero_shot.scores import Score, mean_accuracy, mean_advantage, score_tables
 from experiments.kinds.score_table import ZERO_SHOT_ENGLISH, ZERO_SHOT_MLP_LAYERS
 from experiments.report.render import render, verdicts
-from experiments.runner.launch import Options, run_missing
+from experiments.runner.launch import Options
 from experiments.runner.measurements import measured, path_of
 from experiments.runner.store import Records
 from experiments.table2_english_zero_shot import PAGE as TABLE2
 from experiments.table3_xnli_zero_shot import PAGE as TABLE3
 from experiments.table7_mlp_layers import PAGE as TABLE7
 from mhmoe.io import UserError
-from tests.finished import finish
+from tests.finished import finish, train
 from tests.mini import MINI, at_rate
 from tests.questions import write_questions
 from tests.tiny import ZipfText
@@ -336,7 +336,7 @@ def test_models_that_were_trained_alone_are_scored_once_there_is_a_data_folder(t
     scale = dataclasses.replace(at_rate(MINI, 0.01), corpus=ZipfText)
     table = dataclasses.replace(TABLE7, rows=TABLE7.rows[:1], claims=())
     options = Options(seeds=(1,), results=tmp_path / "results", cache=tmp_path / "cache")
-    assert run_missing(table, scale, options)
+    assert train(table, scale, options)
     assert "Zero-shot" not in render(table, (scale,), tmp_path, options.results)[tmp_path / f"{table.slug}.md"]
     with pytest.raises(UserError, match=r"measures zero_shot_mlp_layers, which .* set MHMOE_DATA .* --train-only"):
         finish(table, scale, tmp_path, seeds=(1,))

@@ -12,10 +12,10 @@ from analysis.routing.words.senses import WordRouting
 from experiments.figure7_polysemous_words import CLAIMED, PAGE
 from experiments.kinds.words import WORD_SENSES
 from experiments.report.render import render, verdicts
-from experiments.runner.launch import Options, measure_missing
+from experiments.runner.launch import Options
 from experiments.systems import mhmoe
 from mhmoe.io import UserError
-from tests.finished import finish
+from tests.finished import finish, measure
 from tests.mini import MINI, at_rate
 from tests.questions import words, write_manifest
 from tests.tiny import ZipfText
@@ -120,4 +120,4 @@ def test_a_lexicon_that_was_changed_is_refused(finished: Options, data: Path, tm
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     with pytest.raises(UserError, match=r"wordnet_sense_counts.* is damaged"):
-        measure_missing(FIGURE, SCALE, options)
+        measure(FIGURE, SCALE, options)

@@ -10,8 +10,8 @@ import pytest
 from analysis.claims.rules import Claim
 from experiments.figure4_training_curves import PAGE as FIGURE4
 from experiments.learning_rates import PAGE as LEARNING_RATES
-from experiments.report.index import render_index
-from experiments.report.render import render, render_claims, verdicts
+from experiments.report.index import index_rows, write_index
+from experiments.report.render import render, verdicts, write_ledger
 from experiments.runner.page import Page
 from experiments.runner.plan import final_runs
 from experiments.runner.runs import tuning_runs
@@ -34,6 +34,15 @@ LOSSES = {
     "xmoe_32": 4.3, "mhmoe_32_parameters": 4.35, "mhmoe_32_compute": 4.31,
     "null": 4.9, "dense_as_mhmoe_8_parameters": 4.55, "fine_8_p4": 4.47, "xmoe_8_k2": 4.46,
 }  # fmt: skip
+
+
+def ledger(pages: list[Page], scales: list[Scale], results: Path, folder: Path | None = None) -> dict[Path, str]:
+    """Of the records in `results`, into `folder` or beside them."""
+    return write_ledger(verdicts(pages, scales, results), pages, folder or results)
+
+
+def index(pages: list[Page], scales: list[Scale], results: Path) -> dict[Path, str]:
+    return write_index(index_rows(pages, scales, results), pages, results)
 
 
 def fill(results: Path, experiment: Page = TABLE1, scale: Scale = THREE_SEEDS) -> None:
@@ -114,11 +123,11 @@ def test_after_a_change_of_the_scale_no_number_of_before_is_left(experiment, tmp
     files = render(experiment, [TUNED], tmp_path, tmp_path)
     assert not any("stale" in text for text in files.values())
     files = render(experiment, [longer(TUNED)], tmp_path, tmp_path)
-    ledger = render_claims([TABLE1], [longer(TUNED)], tmp_path, tmp_path)
+    claims = ledger([TABLE1], [longer(TUNED)], tmp_path)
     losses = {f"{math.exp(loss):.1f}" for loss in LOSSES.values()}
     for text in files.values():
         assert text.count("stale") >= 8 and not any(loss in text for loss in losses)
-    assert all(row.startswith("| not run |") for row in ledger_rows(ledger[tmp_path / "claims.md"]))
+    assert all(row.startswith("| not run |") for row in ledger_rows(claims[tmp_path / "claims.md"]))
 
 
 def test_a_page_whose_records_are_all_stale_has_no_figure(tmp_path):
@@ -163,7 +172,7 @@ def test_rendering_twice_gives_the_same_bytes(tmp_path):
     for folder in (tmp_path / "one", tmp_path / "two"):
         for experiment in (TABLE1, FIGURE4, LEARNING_RATES):
             render(experiment, [TUNED, THREE_SEEDS], folder, tmp_path)
-        render_claims([TABLE1, FIGURE4], [TUNED, THREE_SEEDS], folder, tmp_path)
+        ledger([TABLE1, FIGURE4], [TUNED, THREE_SEEDS], tmp_path, folder)
         found.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert found[0] == found[1]
     kinds = [name.rpartition(".")[2] for name in found[0]]
@@ -237,7 +246,7 @@ def test_the_ledger_has_every_claim_and_a_changed_record_changes_its_verdict(tmp
     fill(tmp_path)
     statement = f"{LABELS['mhmoe_8_parameters']} has lower perplexity than {LABELS['xmoe_8']}"
     path = tmp_path / "claims.md"
-    before = render_claims([TABLE1, FIGURE4], [THREE_SEEDS], tmp_path, tmp_path)[path]
+    before = ledger([TABLE1, FIGURE4], [THREE_SEEDS], tmp_path)[path]
     assert path.read_text() == before
     assert len(ledger_rows(before)) == len(TABLE1.claims) + len(FIGURE4.claims)
     assert verdict(before, statement) == "holds"
@@ -247,15 +256,15 @@ def test_the_ledger_has_every_claim_and_a_changed_record_changes_its_verdict(tmp
 
     for seed in (1, 2, 3):
         save(worsened(record(tmp_path, f"english-mhmoe_8_parameters-seed{seed}"), 1.1), tmp_path)
-    worse = render_claims([TABLE1, FIGURE4], [THREE_SEEDS], tmp_path, tmp_path)[path]
+    worse = ledger([TABLE1, FIGURE4], [THREE_SEEDS], tmp_path)[path]
     assert verdict(worse, statement) == "not reproduced at this scale"
 
     save(worsened(record(tmp_path, "english-mhmoe_8_parameters-seed1"), 0.8), tmp_path)
-    unclear = render_claims([TABLE1, FIGURE4], [THREE_SEEDS], tmp_path, tmp_path)[path]
+    unclear = ledger([TABLE1, FIGURE4], [THREE_SEEDS], tmp_path)[path]
     assert verdict(unclear, statement) == "cannot tell"
 
     remove(tmp_path, "mhmoe_8_parameters")
-    missing = render_claims([TABLE1, FIGURE4], [THREE_SEEDS], tmp_path, tmp_path)[path]
+    missing = ledger([TABLE1, FIGURE4], [THREE_SEEDS], tmp_path)[path]
     assert verdict(missing, statement) == "not run"
 
 
@@ -283,7 +292,7 @@ def test_records_of_different_text_are_not_compared(tmp_path):
     save(dataclasses.replace(other, fingerprint=fingerprint(other.config, 1)), tmp_path)
     assert Records(THREE_SEEDS, tmp_path).by_name[other.name].config == other.config
     with pytest.raises(UserError, match="were trained on different data"):
-        render_claims([TABLE1], [THREE_SEEDS], tmp_path, tmp_path)
+        ledger([TABLE1], [THREE_SEEDS], tmp_path)
 
 
 # ---- index ----------------------------------------------------------------------------------
@@ -292,11 +301,11 @@ def test_records_of_different_text_are_not_compared(tmp_path):
 def test_the_index_counts_runs_done_stale_and_missing(tmp_path):
     fill(tmp_path)
     remove(tmp_path, "dense")
-    text = render_index([TABLE1, LEARNING_RATES], [THREE_SEEDS, TUNED], tmp_path, tmp_path)[tmp_path / "README.md"]
+    text = index([TABLE1, LEARNING_RATES], [THREE_SEEDS, TUNED], tmp_path)[tmp_path / "README.md"]
     (line,) = [line for line in text.splitlines() if "(table1_perplexity.md)" in line]
     done, waiting = 3 * (len(LABELS) - 1), len(TABLE1.runs(THREE_SEEDS, (1, 2, 3), Records(THREE_SEEDS, tmp_path)))
     waiting -= done
     assert [cell.strip() for cell in line.split("|")][2:6] == ["mini", str(done), "0", str(waiting)]
-    text = render_index([TABLE1], [longer(THREE_SEEDS)], tmp_path, tmp_path)[tmp_path / "README.md"]
+    text = index([TABLE1], [longer(THREE_SEEDS)], tmp_path)[tmp_path / "README.md"]
     (line,) = [line for line in text.splitlines() if "(table1_perplexity.md)" in line]
     assert [cell.strip() for cell in line.split("|")][2:6] == ["mini", "0", str(done), str(waiting)]

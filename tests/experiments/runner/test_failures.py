@@ -14,11 +14,12 @@ import torch
 from experiments.kinds.comparison import DROPPED
 from experiments.runner import launch
 from experiments.runner.failures import Failures
-from experiments.runner.launch import Options, measure_missing, run_all, run_missing
+from experiments.runner.launch import Options, run_all
 from experiments.runner.store import Records
 from experiments.runner.task import IN_ARRAY, Task
 from experiments.table1_perplexity import PAGE as TABLE1
 from mhmoe.io import RunError, UserError
+from tests.finished import measure, train
 from tests.mini import MINI, at_rate
 from tests.tiny import ZipfText
 
@@ -59,7 +60,7 @@ def test_all_others_are_done_and_it_is_told_at_once_and_at_the_end(
     with pytest.raises(
         UserError, match=rf"^2 failed, as told above: english-{NAMES[0]}-seed1, english-{NAMES[2]}-seed1$"
     ):
-        run_missing(PAGE, SCALE, options(tmp_path))
+        train(PAGE, SCALE, options(tmp_path))
     said = capsys.readouterr().err
     assert f"english-{NAMES[0]}-seed1 failed, the others go on: RuntimeError" in said and "Traceback" in said
     assert f"english-{NAMES[2]}-seed1 failed, the others go on: the task loss is not finite" in said
@@ -72,7 +73,7 @@ def test_final_runs_do_not_wait_for_a_rate_that_a_failed_run_was_to_help_to_choo
     scale = dataclasses.replace(MINI, corpus=ZipfText)
     broken[f"-{NAMES[0]}-lr0.02-"] = RunError("the task loss is not finite")
     with pytest.raises(UserError, match=rf"^1 failed, as told above: english-{NAMES[0]}-lr0.02-seed1000$"):
-        run_missing(PAGE, scale, options(tmp_path))
+        train(PAGE, scale, options(tmp_path))
     assert done(tmp_path, scale) == {NAMES[1], NAMES[2]}
 
 
@@ -82,7 +83,7 @@ def test_what_would_befall_the_others_too_ends_the_command(
 ) -> None:
     broken["english"] = error
     with pytest.raises(type(error)):
-        run_missing(PAGE, SCALE, options(tmp_path))
+        train(PAGE, SCALE, options(tmp_path))
     assert Failures(SCALE, tmp_path / "cache").names() == set() and done(tmp_path) == set()
 
 
@@ -92,9 +93,9 @@ def test_a_job_passes_over_what_failed_in_another_and_the_next_command_tries_it_
     failed = Failures.new(SCALE, tmp_path / "cache")
     with failed.noted(f"english-{NAMES[0]}-seed1"):
         raise RuntimeError("out of memory")
-    assert run_missing(PAGE, SCALE, options(tmp_path), Failures(SCALE, tmp_path / "cache"))
+    assert run_all(PAGE, SCALE, options(tmp_path))
     assert done(tmp_path) == {NAMES[1], NAMES[2]}
-    assert run_missing(PAGE, SCALE, options(tmp_path)) and done(tmp_path) == set(NAMES)
+    assert train(PAGE, SCALE, options(tmp_path)) and done(tmp_path) == set(NAMES)
 
 
 def test_a_job_of_an_array_keeps_what_the_others_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,13 +124,13 @@ def test_a_model_that_does_not_come_out_again_is_tried_once_for_all_that_is_meas
     tmp_path: Path, broken: dict[str, Exception], capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = dataclasses.replace(options(tmp_path), train_only=False)
-    assert run_missing(PAGE, SCALE, here)
+    assert train(PAGE, SCALE, here)
     shutil.rmtree(tmp_path / "cache" / "models")
     broken[f"-{NAMES[1]}-"] = RunError("it differs")
     settings = {**DROPPED.settings, "batch_sequences": 2, "batches": 1}
     two = tuple(dataclasses.replace(DROPPED, name=name, settings=settings) for name in ("one", "two"))
     with pytest.raises(UserError, match=rf"^1 failed, as told above: english-{NAMES[1]}-seed1$"):
-        measure_missing(dataclasses.replace(PAGE, measurements=two), SCALE, here)
+        measure(dataclasses.replace(PAGE, measurements=two), SCALE, here)
     assert capsys.readouterr().err.count("it differs") == 1
     measured = (tmp_path / "results" / "measurements").rglob("*.json")
     assert sorted(path.stem for path in measured) == sorted(2 * [f"english-{NAMES[i]}-seed1" for i in (0, 2)])

@@ -9,16 +9,16 @@ import sys
 import pytest
 
 from experiments.kinds.routing import EXPERT_ACTIVATION
-from experiments.report.index import render_index
+from experiments.report.index import index_rows, write_index
 from experiments.report.render import render
 from experiments.runner.jobs import run_in_jobs
-from experiments.runner.launch import Options, measure_missing
+from experiments.runner.launch import Options
 from experiments.runner.measurements import measured, path_of
 from experiments.runner.store import Records
 from experiments.scales import Scale
 from experiments.table5_head_number import for_heads
 from mhmoe.io import UserError
-from tests.finished import finish
+from tests.finished import finish, measure
 from tests.mini import MINI, at_rate
 from tests.tiny import ZipfText
 
@@ -51,7 +51,7 @@ def test_what_is_measured_is_not_measured_again_and_what_is_not_current_is(finis
     record = records(finished).by_name["english-xmoe_8-seed1"]
     path = path_of(ACTIVATION, record, finished.results)
     before = path.stat().st_mtime_ns
-    assert measure_missing(HEADS, SCALE, finished)
+    assert measure(HEADS, SCALE, finished)
     assert path.stat().st_mtime_ns == before
     changed = dataclasses.replace(ACTIVATION, settings={**ACTIVATION.settings, "max_windows": 7})
     assert measured(changed, record, finished.results) is None
@@ -71,7 +71,7 @@ def test_a_model_that_is_gone_is_trained_again_and_its_record_stays(finished: Op
     values = json.loads(path.read_bytes())["values"]
     path.unlink()
     shutil.rmtree(cache / "models" / SCALE.name / record.name)
-    assert measure_missing(HEADS, SCALE, options)
+    assert measure(HEADS, SCALE, options)
     assert json.loads(path.read_bytes())["values"] == values
     assert (results / "runs" / SCALE.name / f"{record.name}.json").read_bytes() == kept
     assert (cache / "models" / SCALE.name / record.name / "config.json").is_file()
@@ -81,7 +81,7 @@ def test_the_index_counts_the_models_that_are_measured(finished: Options, tmp_pa
     results = shutil.copytree(finished.results, tmp_path / "results")
 
     def line() -> str:
-        text = render_index([HEADS], [SCALE], tmp_path, results)[tmp_path / "README.md"]
+        text = write_index(index_rows([HEADS], [SCALE], results), [HEADS], tmp_path)[tmp_path / "README.md"]
         return next(line for line in text.splitlines() if f"]({HEADS.slug}.md)" in line)
 
     models = len([r for r in Records(SCALE, results).by_name.values() if "test" in r.metrics])
