@@ -67,7 +67,7 @@ class Settings:
             inner = self._around(layer.inner, gates_itself)
             if self.per_head:
                 inner = _per_head(inner, layer.heads)
-            route_by = self.route_by if _reads_apart(inner) else "head_output"
+            route_by = self.route_by if inner.reads_apart else "head_output"
             return layer.replace(inner=inner, head_start=self.start, merge_start=self.start, route_by=route_by)
         if isinstance(layer, LatentConfig):  # a norm before its way up would make it Kimi K3's
             built = self._built(layer, gates_itself)
@@ -93,12 +93,6 @@ class Settings:
 
 def _has_networks(layer: LayerConfig) -> bool:
     return isinstance(layer, FeedForwardConfig | SparseMoEConfig | DenseMixtureConfig | HierarchicalMoEConfig)
-
-
-def _reads_apart(layer: LayerConfig) -> bool:
-    """Whether its router can read something else than its experts."""
-    inner = layer.inner if isinstance(layer, NormedConfig) else layer
-    return isinstance(inner, SparseMoEConfig | DenseMixtureConfig)
 
 
 def _per_head(layer: LayerConfig, heads: int) -> LayerConfig:

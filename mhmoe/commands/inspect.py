@@ -16,7 +16,7 @@ from tyro.conf import Positional
 
 from mhmoe.commands.options import Whole
 from mhmoe.commands.routed import check_unicode, routed_tokens, terminal
-from mhmoe.data.tokenizer import as_text_only
+from mhmoe.data.tokenizer import bare
 from mhmoe.io import UserError
 from mhmoe.model.checkpoints import load
 from mhmoe.model.language_model import MHMoEForCausalLM
@@ -49,7 +49,7 @@ def inspect(command: Inspect) -> str:
     blocks = [block + 1 for block in range(config.num_hidden_layers) if config.is_moe_block(block)]
     if command.layer is not None and not 1 <= command.layer <= len(blocks):
         raise UserError(f"--layer {command.layer} does not exist; the model has MoE layers 1 to {len(blocks)}")
-    tokens = routed_tokens(model, as_text_only(inner), command.text)
+    tokens = routed_tokens(model, bare(inner), command.text)
     layers = range(len(blocks)) if command.layer is None else [command.layer - 1]
     coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     return terminal(tokens, layers, [blocks[i] for i in layers], coloured=coloured)

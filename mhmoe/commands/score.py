@@ -19,7 +19,7 @@ from mhmoe.data.batches import EvaluationSet
 from mhmoe.data.corpora import SPLITS, Document, check_split
 from mhmoe.data.named import text_named
 from mhmoe.data.packing import PackedDataset
-from mhmoe.data.tokenizer import as_text_only, vocabulary_size
+from mhmoe.data.tokenizer import bare, vocabulary_size
 from mhmoe.fields import Count, check_value
 from mhmoe.io import UserError
 from mhmoe.model.checkpoints import load
@@ -68,6 +68,8 @@ def evaluate(command: Evaluate) -> str:
     if text is not None:
         context = int(getattr(model.config, "max_position_embeddings", 2048))
         length = check_value("length", min(context, 2048) if command.length is None else command.length, Count)
+        if length > context:
+            raise UserError(f"length={length} is more than {command.model} reads at once; give at most {context}")
         documents = _documents(command, text, tokenizer, model.config.vocab_size)
         found = evaluate_model(model, documents, length)
         lines.append(
@@ -94,7 +96,7 @@ def _documents(command: Evaluate, text: Any, tokenizer: Any, vocab_size: int) ->
             raise UserError(f"{command.data} is packed in other symbols than {command.model} has; name the text itself")
         return getattr(text, command.split).first(command.max_tokens)
     splits = SPLITS if command.split == ALL else (command.split,)
-    found = _encoded((d for split in splits for d in text.documents(split)), as_text_only(inner), command.max_tokens)
+    found = _encoded((d for split in splits for d in text.documents(split)), bare(inner), command.max_tokens)
     if not found:
         raise UserError(f"{command.data} has no text in {command.split}; name another --split")
     return EvaluationSet(

@@ -62,6 +62,15 @@ def as_text_only(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
+def bare(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that turns text into its tokens and does nothing else: it cuts, pads and adds nothing."""
+    copied = as_text_only(Tokenizer.from_str(tokenizer.to_str()))
+    copied.no_truncation()
+    copied.no_padding()
+    copied.post_processor = None  # what would add tokens
+    return copied
+
+
 class GivenTokenizer(NamedTuple):
     """A vocabulary that is not learned from the text, the number of its end of text, and how many numbers it has."""
 
@@ -87,10 +96,7 @@ def given_tokenizer(name: str) -> GivenTokenizer:
         raise UserError(f"tokenizer {name} is none of the library tokenizers; name one that has a tokenizer.json")
     if found.eos_token_id is None:
         raise UserError(f"tokenizer {name} has no end of text; set its eos_token and save it again")
-    tokenizer = as_text_only(Tokenizer.from_str(inner.to_str()))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.post_processor = None  # what would add tokens
+    tokenizer = bare(inner)
     return GivenTokenizer(tokenizer, int(found.eos_token_id), vocabulary_size(tokenizer))
 
 

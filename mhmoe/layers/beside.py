@@ -33,6 +33,10 @@ class BesideConfig(LayerConfig, kind="beside"):
     def dim(self) -> int:
         return self.shared.dim
 
+    @property
+    def reads_apart(self) -> bool:
+        return self.routed.reads_apart
+
     def build(self) -> "Beside":
         return Beside(self)
 

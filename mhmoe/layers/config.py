@@ -80,6 +80,11 @@ class Config:
         """Whether what a row gets depends on later rows in evaluation too; parts in it aside."""
         return False
 
+    @property
+    def reads_apart(self) -> bool:
+        """Whether its router can be given something else to read than its experts."""
+        return False
+
     def parts(self) -> Iterator["Config"]:
         """This config and all configs in it."""
         yield self
@@ -103,6 +108,12 @@ def _is_left_out(config: Config, field: "dataclasses.Field[Any]") -> bool:
 
 class LayerConfig(Config):
     """Base of whole feed-forward layers, which all have a `dim` and return an FFNOutput; routers are only parts."""
+
+
+def check_route_by(route_by: str, inner: LayerConfig) -> None:
+    """Raises ValueError if the inner layer has no router that could read the input."""
+    if route_by == "input" and not inner.reads_apart:
+        raise ValueError(f"route_by='input' needs a mixture within, and {inner.kind} is none")
 
 
 def config_from_dict(raw: Mapping[str, Any]) -> Config:

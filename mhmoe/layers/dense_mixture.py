@@ -46,6 +46,10 @@ class DenseMixtureConfig(LayerConfig, kind="dense_mixture"):
     def dim(self) -> int:
         return self.experts.dim
 
+    @property
+    def reads_apart(self) -> bool:
+        return True
+
     def build(self) -> "DenseMixture":
         return DenseMixture(self)
 

@@ -63,6 +63,10 @@ class ExpertChoiceConfig(LayerConfig, kind="expert_choice"):
     def looks_ahead(self) -> bool:
         return True
 
+    @property
+    def reads_apart(self) -> bool:
+        return True
+
     def build(self) -> "ExpertChoice":
         return ExpertChoice(self)
 

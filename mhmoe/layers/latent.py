@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mhmoe.fields import Size
 from mhmoe.layers.bitnet import Precision, linear
-from mhmoe.layers.config import LATER, LayerConfig
+from mhmoe.layers.config import LATER, LayerConfig, check_route_by
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig, FFNOutput
 from mhmoe.layers.normed import NormedConfig
 from mhmoe.layers.routers import RouterConfig
@@ -46,6 +46,10 @@ class LatentConfig(LayerConfig, kind="latent"):
     def check(self) -> None:
         if self.shared is not None and self.shared.dim != self.dim:
             raise ValueError(f"shared.dim={self.shared.dim} is not dim={self.dim}; give both the same")
+        check_route_by(self.route_by, self.inner)
+        read = [part.scored_dim or part.dim for part in self.inner.parts() if isinstance(part, SparseMoEConfig)]
+        if self.route_by == "input" and read and read[0] != self.dim:
+            raise ValueError(f"scored_dim={read[0]} is not dim={self.dim}; give both the same, or route_by='latent'")
 
     @property
     def latent_dim(self) -> int:

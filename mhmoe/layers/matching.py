@@ -14,9 +14,8 @@ difference remains too: every complexity table prints the totals with everything
 from collections.abc import Callable, Iterable
 from typing import Literal, TypeVar, get_args
 
-from mhmoe.layers.bitnet import in_precision
 from mhmoe.layers.config import LayerConfig
-from mhmoe.layers.multi_head import MultiHeadConfig, multi_head_moe
+from mhmoe.layers.multi_head import MultiHeadConfig, check_heads
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 
 Matching = Literal["equation", "parameters", "compute"]
@@ -81,27 +80,17 @@ def match(
 def with_sizes(
     reference: SparseMoEConfig, *, heads: int, top_k: int, expert_dim: int, num_experts: int, layers: int = 1
 ) -> MultiHeadConfig:
-    """MH-MoE in the reference's manner (router, activation, biases, norms, capacity, precision), with these sizes."""
+    """MH-MoE in all else as the reference (router, networks, capacity, balance, precision), with these sizes."""
     dim, experts = reference.dim, reference.experts
-    if dim % heads == 0:  # otherwise multi_head_moe says what is wrong, by its own names
-        router = reference.router.replace(dim=dim // heads, num_experts=num_experts, top_k=top_k)
-    else:
-        router = reference.router
-    layer = multi_head_moe(
-        dim=dim,
-        num_experts=num_experts,
-        expert_dim=expert_dim,
-        moe_heads=heads,
-        top_k=top_k,
-        activation=experts.activation,
-        bias=experts.bias,
-        inner_norm=experts.inner_norm,
-        head_layers=layers,
-        merge_layers=layers,
-        capacity_factor=reference.capacity_factor,
-        router=router,
+    check_heads("moe_heads", heads, dim)
+    width = dim // heads
+    inner = reference.replace(
+        router=reference.router.replace(dim=width, num_experts=num_experts, top_k=top_k),
+        experts=experts.replace(dim=width, num_experts=num_experts, expert_dim=expert_dim),
     )
-    return in_precision(layer, experts.precision)
+    return MultiHeadConfig(
+        dim=dim, heads=heads, inner=inner, head_layers=layers, merge_layers=layers, precision=experts.precision
+    )
 
 
 def of_cost(build: Callable[[int], SomeLayer], flops: int, multiple_of: int = 1) -> SomeLayer:

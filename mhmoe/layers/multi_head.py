@@ -24,18 +24,28 @@ from torch import Tensor, nn
 
 from mhmoe.fields import Range, Size, check_value
 from mhmoe.layers.bitnet import BitLinear, Precision
-from mhmoe.layers.config import LATER, LayerConfig, divisors
+from mhmoe.layers.config import LATER, LayerConfig, check_route_by, divisors
 from mhmoe.layers.experts import ExpertsConfig, FFNOutput
 from mhmoe.layers.routers import RouterConfig, XMoERouterConfig, orthogonal
 from mhmoe.layers.sparse_moe import ResidualConfig, SparseMoEConfig
 
 HEAD_GAIN = 1 / math.sqrt(2)
 MERGE_GAIN = 1.0
+
+
+def _identity(weight: Tensor, gain: float) -> Tensor:
+    return nn.init.eye_(weight)
+
+
+def _zero(weight: Tensor, gain: float) -> Tensor:
+    return nn.init.zeros_(weight)
+
+
 STARTS: dict[str, Callable[..., Any]] = {
     "xavier": nn.init.xavier_uniform_,
     "orthogonal": orthogonal,
-    "identity": lambda w, gain: nn.init.eye_(w),
-    "zero": lambda w, gain: nn.init.zeros_(w),
+    "identity": _identity,
+    "zero": _zero,
 }
 Start = Literal["xavier", "orthogonal", "identity", "zero"]
 Depth = Annotated[int, Range(least=0, most=100)]
@@ -69,6 +79,7 @@ class MultiHeadConfig(LayerConfig, kind="multi_head"):
             raise ValueError(
                 f"inner works on width {width}, but a sub-token has dim / heads = {self.dim // self.heads} numbers"
             )
+        check_route_by(self.route_by, self.inner)
 
     def build(self) -> "MultiHead":
         return {"head_output": MultiHead, "input": MultiHeadRoutedByInput}[self.route_by](self)

@@ -31,6 +31,10 @@ class NormedConfig(LayerConfig, kind="normed"):
     def dim(self) -> int:
         return self.inner.dim  # pyright: ignore[reportAttributeAccessIssue]  # every feed-forward config has it
 
+    @property
+    def reads_apart(self) -> bool:
+        return self.inner.reads_apart
+
     def build(self) -> "Normed":
         return Normed(self)
 

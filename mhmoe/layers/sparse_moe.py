@@ -74,6 +74,10 @@ class SparseMoEConfig(LayerConfig, kind="sparse_moe"):
     def mixes_rows(self) -> bool:
         return self.capacity_factor is not None
 
+    @property
+    def reads_apart(self) -> bool:
+        return True
+
     def build(self) -> "SparseMoE":
         return SparseMoE(self)
 
@@ -136,6 +140,10 @@ class ResidualConfig(LayerConfig, kind="residual"):
     @property
     def dim(self) -> int:
         return self.inner.dim  # pyright: ignore[reportAttributeAccessIssue]  # every feed-forward config has it
+
+    @property
+    def reads_apart(self) -> bool:
+        return self.inner.reads_apart
 
     def build(self) -> "Residual":
         return Residual(self)

@@ -9,12 +9,13 @@ their inner units in another order. With u_p(x) = f_p(x) / |f_p(x)| the mean ove
 (|sum_p u_p|^2 - N) / (N (N - 1)); rows for which an expert gives 0 are left out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mhmoe.layers.beside import Beside
 from mhmoe.layers.dense_mixture import DenseMixture
 from mhmoe.layers.experts import Experts
 from mhmoe.layers.hierarchical import HierarchicalMoE
@@ -25,6 +26,8 @@ from mhmoe.layers.sparse_moe import Residual, SparseMoE
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.model.transformer import Block, rotation
 
+_ROWS = 1024  # at a time: all experts of a layer see them, and what all are within is experts x rows x inner width
+
 
 @torch.no_grad()
 def alike(model: MHMoEForCausalLM, tokens: Int[Tensor, "batch length"]) -> list[float]:
@@ -34,9 +37,10 @@ def alike(model: MHMoEForCausalLM, tokens: Int[Tensor, "batch length"]) -> list[
     found: list[float] = []
     for block, x in zip(model.model.layers, states, strict=False):
         assert isinstance(block, Block)
-        outputs = [experts.each(_for_all(rows, experts.num_experts)) for experts, rows in entering(block, x)]
-        if sum(map(len, outputs)) > 1:
-            found.append(mean_cosine(torch.cat(outputs)))
+        groups = [(experts, rows.flatten(0, -2)) for experts, rows in entering(block, x)]
+        if sum(experts.num_experts for experts, _ in groups) > 1:
+            cosines = [_cosines(_outputs(groups, start, _ROWS)) for start in range(0, len(groups[0][1]), _ROWS)]
+            found.append(float(torch.cat(cosines).mean()))
     return found
 
 
@@ -57,6 +61,8 @@ def _of_layer(layer: nn.Module, x: Tensor) -> Iterator[tuple[Experts, Tensor]]:
         yield from _of_layer(layer.inner, split(layer.head(x), layer.heads))
     elif isinstance(layer, Latent):
         yield from _of_layer(layer.inner, layer.to_latent(x))
+    elif isinstance(layer, Beside):
+        yield from _of_layer(layer.routed, x)
     elif isinstance(layer, Normed | Residual):
         yield from _of_layer(layer.inner, x)
     elif isinstance(layer, HierarchicalMoE):
@@ -64,15 +70,23 @@ def _of_layer(layer: nn.Module, x: Tensor) -> Iterator[tuple[Experts, Tensor]]:
             yield from _of_layer(inner, x)
 
 
-def _for_all(rows: Tensor, experts: int) -> Float[Tensor, "experts rows dim"]:
-    return rows.reshape(1, -1, rows.shape[-1]).expand(experts, -1, -1)
+def _outputs(groups: Sequence[tuple[Experts, Tensor]], start: int, rows: int) -> Float[Tensor, "experts rows dim"]:
+    """What all experts make of some of the rows."""
+    return torch.cat(
+        [experts.each(of_all[start : start + rows].expand(experts.num_experts, -1, -1)) for experts, of_all in groups]
+    )
 
 
 def mean_cosine(outputs: Float[Tensor, "experts rows dim"]) -> float:
     """Over all pairs of experts and all rows for which no expert gives 0; nan if there is no such row."""
+    return float(_cosines(outputs).mean())
+
+
+def _cosines(outputs: Float[Tensor, "experts rows dim"]) -> Float[Tensor, "some"]:
+    """Of each row for which no expert gives 0, the mean over pairs."""
     wide = outputs.double()
     norm = wide.norm(dim=-1, keepdim=True)
     some = (norm > 0).all(dim=0).squeeze(-1)
     together = (wide[:, some] / norm[:, some]).sum(dim=0)
     count = len(outputs)
-    return float(((together.square().sum(dim=-1) - count) / (count * (count - 1))).mean())
+    return (together.square().sum(dim=-1) - count) / (count * (count - 1))

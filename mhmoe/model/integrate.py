@@ -58,7 +58,13 @@ class HiddenOnly(nn.Module):
 def feed_forward_places(model: nn.Module) -> dict[int, str]:
     """The names of the feed-forward networks of a decoder, by block, counted from 0. Raises ValueError if none is
     known."""
-    found = {int(match[1]): name for name, _ in model.named_modules() if (match := _PLACE.search(name))}
+    decoder: Any = model.get_decoder() if isinstance(model, PreTrainedModel) else model  # no tower that sees or hears
+    inside = {id(module) for module in decoder.modules()}
+    found = {
+        int(match[1]): name
+        for name, module in model.named_modules()
+        if id(module) in inside and (match := _PLACE.search(name))
+    }
     if not found:
         raise ValueError(
             f"{type(model).__name__} has no feed-forward networks that are known, which are called mlp or "
@@ -90,8 +96,10 @@ def integrate(
     if unknown := sorted(layers.keys() - places.keys()):
         raise ValueError(f"block {unknown[0]} has no feed-forward network; choose from 0 to {max(places)}")
     inside: Any = model
-    for config in layers.values():
-        _check(config, inside.config.hidden_size)
+    hidden_size = inside.config.get_text_config().hidden_size
+    for block, config in layers.items():
+        _check(config, hidden_size)
+        _check_call(places[block], model.get_submodule(places[block]), hidden_size, model.dtype)
     ours = _subclass(type(model))
     inside.config.integrated = {
         "layers": {places[block]: config.to_dict() for block, config in layers.items()},
@@ -150,9 +158,24 @@ def _check(config: LayerConfig, hidden_size: int) -> None:
         raise ValueError(f"{ahead[0]} chooses by looking at later tokens, which a causal model must not see")
 
 
+@torch.no_grad()
+def _check_call(name: str, network: nn.Module, hidden_size: int, dtype: torch.dtype) -> None:
+    """Raises ValueError unless a network maps hidden states to hidden states, as what takes its place does."""
+    device = next(network.parameters()).device
+    if device.type == "meta":
+        return
+    try:
+        found: Any = network(torch.zeros(1, 1, hidden_size, dtype=dtype, device=device))
+    except TypeError:
+        found = None
+    if not isinstance(found, Tensor):
+        raise ValueError(
+            f"{name} ({type(network).__name__}) takes or gives more than hidden states, which a layer of ours cannot"
+        )
+
+
 def _put_layers(model: Any) -> None:
     """What the model's config says, into the model: new layers where networks stand."""
-    model.balance_losses = list[Tensor]()
     for name, raw in model.config.integrated["layers"].items():
         place = next(model.get_submodule(name).parameters())
         config = config_from_dict(raw)
@@ -160,7 +183,7 @@ def _put_layers(model: Any) -> None:
         built = config.build().to(place.dtype)
         built = built.to_empty(device="meta") if place.is_meta else built.to(place.device)
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, HiddenOnly(built, model.balance_losses))
+        setattr(model.get_submodule(parent), child, HiddenOnly(built, []).train(model.training))
 
 
 @functools.cache
@@ -180,14 +203,17 @@ def _subclass(base: Any) -> Any:
 
         @functools.wraps(base.forward)  # Trainer and generate read the signature
         def forward(self, *arguments: Any, **kwargs: Any) -> Any:
-            self.balance_losses.clear()
+            self.balance_losses = losses = list[Tensor]()  # its own, if it is a replica of torch.nn.DataParallel
+            for part in self.modules():
+                if isinstance(part, HiddenOnly):
+                    part.losses = losses
             output: Any = super().forward(*arguments, **kwargs)
             labels = signature.bind(self, *arguments, **kwargs).arguments.get("labels")
-            if labels is None or not self.training or not self.balance_losses:
+            if labels is None or not self.training or not losses:
                 return output
             counted = {name: kwargs[name] for name in ("num_items_in_batch", "shift_labels") if name in kwargs}
             weight = self.config.integrated["balance_weight"] * share_of_labels(labels, **counted)
-            loss = output[0] + weight * torch.stack(self.balance_losses).mean()
+            loss = output[0] + weight * torch.stack(losses).mean()
             if isinstance(output, tuple):
                 return (loss, *output[1:])
             output.loss = loss

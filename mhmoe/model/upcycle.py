@@ -159,11 +159,12 @@ def dense_network(module: nn.Module) -> DenseNetwork:
         biases = [parts.gate_proj.bias, parts.up_proj.bias]
         up_bias = None if biases[0] is None else torch.cat(biases)
         return _network(_GATED[activation], up, parts.down_proj.weight, up_bias, parts.down_proj.bias)
-    if all(hasattr(module, name) for name in ("c_fc", "c_proj")):  # whose matrices are [in, out]
+    if all(hasattr(module, name) for name in ("c_fc", "c_proj")):
         if activation not in _PLAIN:
             raise ValueError(f"a network with {activation} is not known; it must be one of {_told(_PLAIN)}")
         up, down = parts.c_fc, parts.c_proj
-        return _network(_PLAIN[activation], up.weight.T, down.weight.T, up.bias, down.bias)
+        to_rows, from_rows = (p.weight if isinstance(p, nn.Linear) else p.weight.T for p in (up, down))  # or Conv1D
+        return _network(_PLAIN[activation], to_rows, from_rows, up.bias, down.bias)
     raise ValueError(
         f"{type(module).__name__} is no dense network that is known: those of Llama and its like have gate_proj, "
         "up_proj and down_proj, GPT-2's c_fc and c_proj; a mixture can be replaced by `integrate`, not upcycled"

@@ -25,6 +25,9 @@ class Group(Summary):
     documents: int
 
 
+LOGITS = 2**28  # 1 GiB of float32
+
+
 def token_nll(
     logits: Float[Tensor, "batch length vocabulary"], targets: Int[Tensor, "batch length"]
 ) -> Float[Tensor, "batch length"]:
@@ -47,13 +50,16 @@ def evaluate(
     """Perplexity, bits per byte, and per document the summed nll, tokens and bytes.
 
     With `max_windows`, evenly spaced windows of the whole text are scored instead of all; bits per byte
-    then takes a document's bytes in proportion to its tokens. Computes in the model's own precision.
+    then takes a document's bytes in proportion to its tokens. Computes in the model's own precision. batch_size:
+    windows at a time, at most, and so many that their logits are no more than LOGITS numbers.
     """
     inputs, targets, owner = text.windows(length)
     if max_windows is not None and max_windows < len(inputs):
         chosen = np.linspace(0, len(inputs) - 1, max_windows).round().astype(int)
         inputs, targets, owner = inputs[chosen], targets[chosen], owner[chosen]
     device = next(model.parameters()).device
+    vocabulary: int = getattr(getattr(model, "config", None), "vocab_size", 1)
+    batch_size = max(1, min(batch_size, LOGITS // (length * vocabulary)))
     was_training = model.training
     model.eval()
     nll, tokens = np.zeros(len(text)), np.zeros(len(text), dtype=np.int64)

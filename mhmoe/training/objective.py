@@ -159,6 +159,7 @@ def add_gradients(
 
 def _add_up_over_processes(objective: nn.Module, now: bool) -> None:
     """Whether the next backward pass ends with the mean of gradients over processes."""
+    objective = getattr(objective, "_orig_mod", objective)  # within what torch.compile gives
     if isinstance(objective, nn.parallel.DistributedDataParallel):
         objective.require_backward_grad_sync = now
     elif isinstance(objective, Objective) and isinstance(objective.model, FSDPModule):

@@ -12,8 +12,11 @@ from analysis.routing.text import Windows, windows_of
 from baselines.hierarchical import hierarchical
 from baselines.latentmoe import latentmoe
 from mhmoe.data.packing import PackedDataset
-from mhmoe.layers.experts import Experts
+from mhmoe.layers.beside import BesideConfig
+from mhmoe.layers.config import LayerConfig
+from mhmoe.layers.experts import Experts, FeedForwardConfig
 from mhmoe.layers.normed import NormedConfig
+from mhmoe.model import alike
 from mhmoe.model.alike import entering, mean_cosine
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.model.transformer import rotation
@@ -49,6 +52,19 @@ def test_rows_for_which_an_expert_gives_nothing_are_left_out() -> None:
     outputs[1, 0] = 0
     assert mean_cosine(outputs) == pytest.approx(whole)
     assert math.isnan(mean_cosine(torch.zeros(2, 3, 4)))
+
+
+def test_rows_are_taken_some_at_a_time_and_a_network_beside_the_experts_hides_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mixture = tiny.MOE["xmoe"]
+    assert isinstance(mixture, LayerConfig)
+    beside = BesideConfig(shared=FeedForwardConfig(dim=tiny.DIM, inner_dim=8), routed=mixture)
+    model = MHMoEForCausalLM(tiny.config("xmoe", moe=beside.to_dict()))
+    tokens = torch.randint(50, (3, LENGTH), generator=torch.Generator().manual_seed(0))
+    whole = alike.alike(model, tokens)
+    monkeypatch.setattr(alike, "_ROWS", 7)
+    assert len(whole) > 0 and alike.alike(model, tokens) == pytest.approx(whole, abs=1e-7)
 
 
 @pytest.mark.parametrize("system", ["xmoe", "mhmoe_parameters"])

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from mhmoe.data.tokenizer import as_transformers, train_tokenizer
 from tests.experiments.test_cli import write_corpus
-from tests.hub import hub
+from tests.hub import Splits, hub
 from tests.project.test_readme import PAGES, name, read
 from tests.questions import MADE, documents
 from tests.shell import Ended, shell
@@ -233,8 +233,8 @@ def the_hub() -> Generator[None]:
     """A hub that has the data sets of the tasks that pages name; in commands, `$HUB` is how it is found."""
     words = sorted({word for document in ZipfText(15).documents("train") for word in document.text.split()})
     made = documents(np.random.RandomState(0), words)
-    splits = {task: dict.fromkeys(("train", "validation", "test"), made[task]) for task in ("arc_easy", "piqa")}
-    data = {"allenai/ai2_arc": {"ARC-Easy": splits["arc_easy"]}, "baber/piqa": {"default": splits["piqa"]}}
+    arc, piqa = (dict.fromkeys(("train", "validation", "test"), made[task]) for task in ("arc_easy", "piqa"))
+    data: dict[str, dict[str, Splits]] = {"allenai/ai2_arc": {"ARC-Easy": arc}, "baber/piqa": {"default": piqa}}
     with pytest.MonkeyPatch.context() as patch, hub(data) as found:
         patch.setenv("HUB", " ".join(f"{name}={value}" for name, value in found.items()))
         yield

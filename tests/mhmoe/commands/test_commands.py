@@ -81,6 +81,22 @@ def test_eval_gives_the_scores_that_train_wrote(folder: Path, book: Path, capsys
     assert f"{scores['tokens']:,} tokens" in said
 
 
+def test_a_tokenizer_that_was_saved_to_cut_and_pad_does_neither_in_eval_and_inspect(
+    folder: Path, book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder, tmp_path / "cut")
+    tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "cut")
+    tokenizer("a text", truncation=True, max_length=8, padding="max_length")
+    tokenizer.save_pretrained(tmp_path / "cut")
+    assert json.loads((tmp_path / "cut" / "tokenizer.json").read_text())["truncation"]["max_length"] == 8
+    for command in (["eval", "MODEL", "--data", str(book)], ["inspect", "MODEL", "--text", "one two three"]):
+        said: list[str] = []
+        for model in (folder, tmp_path / "cut"):
+            assert main([str(model) if word == "MODEL" else word for word in command]) == 0
+            said.append(capsys.readouterr().out.replace(str(model), "MODEL"))
+        assert said[0] == said[1]
+
+
 def test_the_card_has_the_counts_the_scores_and_the_hash_of_the_text(folder: Path, book: Path) -> None:
     card = (folder / "README.md").read_text()
     weights = load_file(folder / "model.safetensors")
@@ -326,6 +342,10 @@ MISTAKES: dict[str, Case] = {
         "symbols, and a model of 512; give its own",
     ),
     "nothing to score": (lambda p, b, f: ["eval", str(f)], "there is nothing to score; name a text by --data"),
+    "windows longer than the context": (
+        lambda p, b, f: ["eval", str(f), "--data", str(b), "--length", "9999"],
+        "length=9999 is more than",
+    ),
     "an unknown split": (lambda p, b, f: ["eval", str(f), "--data", str(b), "--split", "x"], "split='x' is not known"),
     "a missing model": (lambda p, b, f: ["eval", str(p), "--data", str(b)], "has no config.json"),
     "a layer that is not there": (

@@ -175,6 +175,8 @@ def test_the_solved_layer_keeps_the_references_manner() -> None:
         router=DotProductRouterConfig(dim=96, num_experts=8, renormalize=True),
         experts=ExpertsConfig(dim=96, num_experts=8, expert_dim=384, bias=True, inner_norm=True),
         capacity_factor=1.5,
+        overflow="next",
+        balance=(("z", 0.1),),
     )
     matchings: tuple[Matching, ...] = ("equation", "parameters", "compute")
     for matching in matchings:
@@ -182,7 +184,7 @@ def test_the_solved_layer_keeps_the_references_manner() -> None:
         assert isinstance(solved.router, DotProductRouterConfig)
         assert (solved.router.renormalize, solved.router.top_k, solved.router.dim) == (True, 2, 24)
         assert (solved.experts.bias, solved.experts.inner_norm) == (True, True)
-        assert solved.capacity_factor == 1.5
+        assert (solved.capacity_factor, solved.overflow, solved.balance) == (1.5, "next", (("z", 0.1),))
 
 
 def test_an_unknown_reading_is_refused_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:

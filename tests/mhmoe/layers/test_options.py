@@ -1,6 +1,7 @@
 """Options of layers and training: at their defaults they change nothing, and else what they say."""
 
 import dataclasses
+import pickle
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from mhmoe.layers.absent import AbsentConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
+from mhmoe.layers.latent import LatentConfig
 from mhmoe.layers.multi_head import multi_head_moe
 from mhmoe.layers.normed import NormedConfig
 from mhmoe.layers.per_head import PerHeadRouterConfig
@@ -28,6 +30,26 @@ def test_options_that_came_later_are_left_out_of_json_at_their_defaults_alone() 
     assert keys(tiny.TRAINING.to_dict()).isdisjoint({"lr_multipliers", "mup_scaled"})
     changed = LAYER.replace(head_start="identity", merge_start="orthogonal", route_by="input")
     assert keys(changed.to_dict()) & LATER == {"head_start", "merge_start", "route_by"}
+
+
+def test_a_router_that_should_read_the_input_must_be_there_and_read_its_width() -> None:
+    network = FeedForwardConfig(dim=4, inner_dim=8)
+    with pytest.raises(ValueError, match="route_by='input' needs a mixture within, and feed_forward is none"):
+        LAYER.replace(inner=network, route_by="input")
+    normed = LAYER.replace(inner=NormedConfig(inner=LAYER.inner), route_by="input")
+    assert normed.build()(torch.randn(3, 12)).hidden.shape == (3, 12)
+    latent = LatentConfig(dim=12, inner=network, route_by="latent")
+    with pytest.raises(ValueError, match="needs a mixture within"):
+        latent.replace(route_by="input")
+    with pytest.raises(ValueError, match="scored_dim=4 is not dim=12; give both the same, or route_by='latent'"):
+        LatentConfig(dim=12, inner=LAYER.inner)
+
+
+@pytest.mark.parametrize("start", ["identity", "zero"])
+def test_a_layer_can_be_pickled_however_it_starts(start: str) -> None:
+    layer = LAYER.replace(head_start=start).build()
+    again = pickle.loads(pickle.dumps(layer))
+    assert all(torch.equal(a, b) for a, b in zip(layer.parameters(), again.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("start", ["identity", "zero", "orthogonal", "xavier"])

@@ -10,8 +10,14 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MixtralConfig,
@@ -22,6 +28,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from baselines.switch import switch
 from mhmoe import (
     MHMoEConfig,
     MHMoEForCausalLM,
@@ -60,12 +67,24 @@ MAKE: dict[str, Any] = {
             vocab_size=VOCABULARY, n_embd=DIM, n_layer=4, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=0
         )
     ),
+    "gpt-neo": lambda: GPTNeoForCausalLM(
+        GPTNeoConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=DIM,
+            num_layers=4,
+            num_heads=2,
+            attention_types=[[["global"], 4]],
+            max_position_embeddings=32,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    ),
     "mixtral": lambda: MixtralForCausalLM(MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=3)),
     "ours": lambda: MHMoEForCausalLM(
         MHMoEConfig(vocab_size=VOCABULARY, hidden_size=DIM, num_hidden_layers=4, num_attention_heads=2)
     ),
 }
-DENSE = ["llama", "qwen3", "gpt2", "ours"]
+DENSE = ["llama", "qwen3", "gpt2", "gpt-neo", "ours"]
 LAYER = multi_head_moe(dim=DIM, num_experts=4, moe_heads=2, expert_dim=12)
 
 
@@ -203,6 +222,26 @@ def test_what_does_not_fit_is_named() -> None:
         upcycle(make("llama"), num_experts=4, heads=3)
     with pytest.raises(ValueError, match="leave projections=True"):
         upcycle(make("llama"), num_experts=4, keep="shared", projections=False)
+
+
+def test_networks_that_take_or_give_more_than_hidden_states_are_refused() -> None:
+    """GPT-OSS's mixtures give scores too, and a batch of two would be taken for the two; Bloom's take the residual."""
+    mixture = GptOssConfig(**SIZES, head_dim=8, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2)
+    bloom = BloomConfig(vocab_size=VOCABULARY, hidden_size=DIM, n_layer=2, n_head=2)
+    for model in (GptOssForCausalLM(mixture), BloomForCausalLM(bloom)):
+        before = logits(model)
+        with pytest.raises(ValueError, match=r"0\.mlp \(\w+MLP\) takes or gives more than hidden states"):
+            integrate(model, LAYER)
+        assert torch.equal(logits(model), before)
+
+
+def test_our_layers_are_in_the_models_mode() -> None:
+    switching = switch(DIM, 4, expert_dim=8)
+    model: Any = integrate(make("llama").eval(), switching)
+    assert not any(part.training for part in model.modules())
+    assert torch.equal(model(IDS).logits, model(IDS).logits), "nothing is drawn or dropped in evaluation"
+    trained: Any = integrate(make("llama").train(), switching)
+    assert all(part.training for part in trained.modules() if list(part.parameters()))
 
 
 def test_a_folder_without_our_layers_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from mhmoe.layers.balanced_router import BalancedRouterConfig
 from mhmoe.layers.experts import ExpertsConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.training import objective
 from mhmoe.training.checkpoint import read_checkpoint
 from mhmoe.training.loop import train
 from mhmoe.training.objective import Objective, accumulate_gradients
@@ -179,3 +180,13 @@ def test_two_processes_stop_together_at_the_earlier_deadline_and_go_on_as_if_the
         assert pieces == [1]
         assert all(torch.equal(value, weights[name]) for name, value in rank["trained"][0].items())
         assert [p["task_loss"] for p in curve] == [p["task_loss"] for p in rank["trained"][1]]
+
+
+def test_within_a_compiled_module_too_only_the_last_part_of_a_batch_adds_up_over_processes() -> None:
+    inner = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
+    nn.Module.__init__(inner)
+    compiled = nn.Module()
+    compiled._orig_mod = inner  # as what torch.compile gives has it
+    for now in (False, True):
+        objective._add_up_over_processes(compiled, now)
+        assert inner.require_backward_grad_sync is now

@@ -12,6 +12,7 @@ from mhmoe.data.batches import EvaluationSet
 from mhmoe.data.packing import PackedDataset
 from mhmoe.data.tokenizer import END_OF_TEXT_ID
 from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.training import evaluation
 from mhmoe.training.evaluation import by_group, evaluate, token_nll
 from mhmoe.training.record_checks import summarise_documents
 from tests import tiny
@@ -40,6 +41,20 @@ def plain_nll(model: nn.Module, tokens: list[int], length: int) -> float:
         for position, target in enumerate(targets):
             nll += float(logits[position].logsumexp(0) - logits[position, target])
     return nll
+
+
+def test_logits_of_a_large_vocabulary_are_made_some_windows_at_a_time(
+    text: PackedDataset, model: MHMoEForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    watching = model.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    whole = evaluate(model, text.valid, LENGTH)
+    assert rows.pop(0) == 64
+    monkeypatch.setattr(evaluation, "LOGITS", 3 * LENGTH * model.config.vocab_size)
+    rows.clear()
+    assert evaluate(model, text.valid, LENGTH)["perplexity"] == pytest.approx(whole["perplexity"], rel=1e-6)
+    assert rows[0] == 3 and max(rows) == 3
+    watching.remove()
 
 
 def test_perplexity_is_that_of_a_plain_loop_over_documents(text: PackedDataset, model: MHMoEForCausalLM) -> None:
