@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from analysis.claims.measured import MeasuredClaim, Quantity, Side
+from analysis.claims.rules import Claim
 from analysis.texts import TextLosses
 from baselines.xmoe import xmoe
 from experiments.kinds.texts import TEXT_LOSSES, TextRow, TextsTable
@@ -222,18 +223,28 @@ def table_of_models(
     )
 
 
-def chain(slug: str, rows: Sequence[TextRow], *, arm: str, table: str) -> list[MeasuredClaim]:
-    """That every row has higher perplexity than the next one, on every text."""
+def chain(slug: str, rows: Sequence[TextRow], *, arm: str, table: str) -> list[Claim | MeasuredClaim]:
+    """That every row has higher perplexity than the next one, on the training text's `test` and on every text."""
     return [claim for pair in pairwise(rows) for claim in higher(slug, *pair, arm=arm, table=table)]
 
 
-def higher(slug: str, worse: TextRow, better: TextRow, *, arm: str, table: str) -> list[MeasuredClaim]:
-    """That the first row has higher perplexity than the second, on every text."""
-    return [
+def higher(slug: str, worse: TextRow, better: TextRow, *, arm: str, table: str) -> list[Claim | MeasuredClaim]:
+    """That the first row has higher perplexity than the second, on the training text's `test` and on every text."""
+    source = table + ("" if arm == "published" else f", {arm}")
+    on_test = Claim(
+        slug=slug,
+        statement=f"test: {better.system.label} has lower perplexity than {worse.system.label}",
+        source=source,
+        matching=better.system.matching,
+        arm=arm,
+        better=better.system.name,
+        worse=worse.system.name,
+    )
+    on_texts = [
         MeasuredClaim(
             slug=slug,
             statement=f"{text}: {worse.system.label} has higher perplexity than {better.system.label}",
-            source=table + ("" if arm == "published" else f", {arm}"),
+            source=source,
             paper=(paper_number(worse.paper[i]), paper_number(better.paper[i]))
             if worse.paper and better.paper
             else None,
@@ -245,6 +256,7 @@ def higher(slug: str, worse: TextRow, better: TextRow, *, arm: str, table: str) 
         )
         for i, text in enumerate(TEXTS)
     ]
+    return [on_test, *on_texts]
 
 
 def _nats(text: str) -> Quantity[TextLosses]:

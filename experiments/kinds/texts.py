@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from analysis.claims.measured import MeasuredClaim
-from analysis.claims.rules import Claim
+from analysis.claims.rules import Claim, percent_of_perplexity
 from analysis.perplexity import LOSS_COLUMNS, change_over_common_seeds
 from analysis.routing.text import load_checkpoint
-from analysis.statistics import summarise
+from analysis.statistics import paired_difference, summarise
 from analysis.tables import NOT_RUN, STALE, Column, table_markdown
 from analysis.tables import Row as Cells
 from analysis.texts import TextLosses, measure_texts
@@ -24,6 +24,7 @@ from experiments.runner.page import Page, Section, unique
 from experiments.runner.store import Records
 from experiments.scales import PAPER, Scale
 from experiments.system import System
+from mhmoe.training.record import Record
 
 NOT_MEASURED = "not measured"
 SIZES = (
@@ -31,6 +32,12 @@ SIZES = (
     Column("parameters", "parameters (M)", ",.2f", 1e-6),
     Column("active_parameters", "active (M)", ",.2f", 1e-6),
     Column("flops_per_token", "MFLOPs a token", ",.3f", 1e-6),
+    Column("perplexity", "test perplexity", ".2f"),
+    Column("std", "std", ".2f"),
+    Column("seeds", "seeds"),
+    Column("change", "to reference", "+.1f", suffix="%"),
+    Column("low", "low", "+.1f", suffix="%"),
+    Column("high", "high", "+.1f", suffix="%"),
 )
 
 
@@ -78,13 +85,13 @@ class TextsTable(Page):
         found = {system.name: values[measurement.name, system.name] for system in systems}
         rows: list[Cells] = []
         parts: list[str] = []
+        reference = self.printed_reference if self.rows_at(scale) is self.as_printed else self.reference
         for place, (text, theirs) in enumerate(self.texts.items()):
             of_text = [self._cells(row, place, text, found) for row in self.rows_at(scale)]
             for cells in of_text:
                 if "perplexity" not in cells:
                     states = (current, NOT_MEASURED), (everything, STALE)
                     cells["perplexity"] = next((said for of, said in states if of[cells["system"]]), NOT_RUN)
-            reference = self.printed_reference if self.rows_at(scale) is self.as_printed else self.reference
             anchor = next((cells for cells in of_text if cells["system"] == reference), {})
             by_seed = {name: {seed: v.texts[text].perplexity for seed, v in of.items()} for name, of in found.items()}
             for cells in of_text:
@@ -99,12 +106,8 @@ class TextsTable(Page):
             "Perplexity on each text, mean and standard deviation over seeds. The paper's are of larger models on "
             "other texts: compare the changes relative to the reference, over the seeds that both have, not the values."
         )
-        sizes: list[Cells] = [
-            {"label": s.label, **{c.key: getattr(one[0], c.key) for c in SIZES[1:]}}
-            for s in systems
-            if (one := current[s.name])
-        ]
-        page = "\n\n".join(lines) + "\n\n" + "\n".join(parts) + f"\n### Sizes\n\n{table_markdown(SIZES, sizes)}"
+        sizes = [_of_test(s, current[s.name], current.get(reference, ())) for s in systems if current[s.name]]
+        page = "\n\n".join(lines) + "\n\n" + "\n".join(parts) + f"\n{_TEST}\n\n{table_markdown(SIZES, sizes)}"
         return Section(page, (Column("text", "text"), *LOSS_COLUMNS), rows)
 
     def _cells(
@@ -129,6 +132,24 @@ class TextsTable(Page):
             "seeds": len(losses),
             "bits_per_byte": summarise(loss.bits_per_byte for loss in losses).mean,
         }
+
+
+_TEST = """### Sizes, and `test` of the training text
+
+The training text's own `test`, of all finished runs; changes paired by seed, with 95% intervals."""
+
+
+def _of_test(system: System, runs: Sequence[Record], reference: Sequence[Record]) -> Cells:
+    """Sizes, and perplexity on the `test` split."""
+    sizes = {column.key: getattr(runs[0], column.key) for column in SIZES[1:4]}
+    ours, theirs = ({r.seed: r.metrics["test"]["nll_per_token"] for r in each} for each in (runs, reference))
+    perplexity = summarise([math.exp(nll) for nll in ours.values()])
+    cells: Cells = {"label": system.label, **sizes, "perplexity": perplexity.mean, "std": perplexity.std}
+    cells["seeds"] = len(ours)
+    if ours != theirs and ours.keys() & theirs.keys():
+        mean, low, high = percent_of_perplexity(paired_difference(ours, theirs))
+        cells |= {"change": mean, "low": low, "high": high}
+    return cells
 
 
 def _percent(value: Any, reference: Any) -> float | None:
