@@ -69,10 +69,10 @@ def _linear(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
 @torch.library.custom_op("mhmoe::grouped_outer", mutates_args=())
 def _outer(grad: Tensor, x: Tensor, offsets: Tensor) -> Tensor:
     """For each expert grad.T @ x of its rows, 0 where it has none."""
-    weight = grad.new_empty(len(offsets), grad.shape[1], x.shape[1])
+    weight = grad.new_empty(len(offsets), grad.shape[1], x.shape[1], device="meta")
     if card.on_card(x) and stays_on_card(x, weight):
-        outer_on_card(grad.contiguous(), x.contiguous(), offsets, weight)
-        return weight
+        return outer_on_card(grad.contiguous(), x.contiguous(), offsets)
+    weight = torch.empty_like(weight, device=grad.device)
     if _grouped_mm_takes(x, weight):
         grad, x = aligned(grad), aligned(x)
         if len(offsets) <= MOST_GROUPS:

@@ -37,14 +37,17 @@ def linear_on_card(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     return out
 
 
-def outer_on_card(grad: Tensor, x: Tensor, offsets: Tensor, out: Tensor) -> None:
-    """Into `out`, which may be a slice."""
-    if _by_grouped_mm(x, out):
-        out.copy_(outer_in_calls(aligned(grad), aligned(x), offsets))
-        return
+def outer_on_card(grad: Tensor, x: Tensor, offsets: Tensor, out: Tensor | None = None) -> Tensor:
+    """Into `out` if it is given, which may be a slice."""
+    like = grad.new_empty(len(offsets), grad.shape[1], x.shape[1], device="meta") if out is None else out
+    if _by_grouped_mm(x, like):
+        found = outer_in_calls(aligned(grad), aligned(x), offsets)
+        return found if out is None else out.copy_(found)
     from mhmoe.layers import triton_kernels as kernels
 
+    out = torch.empty_like(like, device=grad.device) if out is None else out
     kernels.outer(grad, x, offsets, out)
+    return out
 
 
 def linear_in_calls(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
