@@ -2,7 +2,9 @@
 
     dense, dense compiled     the FFN that MH-MoE stands in for, 4 dim wide, by torch and by torch.compile
     X-MoE, MH-MoE             v1's layers, GELU, h = 4, k = 1, by each path: torch's products alone; our kernels with
-                              the inner width computed again in backward; the same with it kept
+                              the inner width computed again in backward; the same with it kept; torch.compile over
+                              torch's products. "recorded" is the step as a CUDA graph, as training takes it
+                              (mhmoe/training/replay.py): so no kernel waits for Python
     sub-tokens                SwiGLU, k = 2: our SparseMoE by each path beside transformers' Mixtral block by grouped_mm
 
 A step is forward and backward to the input and all weights; ours also compute their balance loss. Weights and rows are
@@ -12,6 +14,7 @@ Memory is what a step takes at most on top of weights and input, the weights' gr
 """
 
 import argparse
+import functools
 import json
 import statistics
 import sys
@@ -43,6 +46,7 @@ PATHS: dict[str, fused.Kernels | None] = {
     "kernels, recomputed": fused.Kernels(),
     "kernels, kept": fused.Kernels(recompute=False),
 }
+RECORDED, COMPILED = ", recorded", "torch.compile"
 GOALS = {"MH-MoE at equal FLOPs, 8": 4.0, "MH-MoE at equal FLOPs, 64": 6.0, "X-MoE, 8": 3.5}
 """Milliseconds on an H100, by the best path."""
 GOAL_BYTES = 10**9
@@ -86,7 +90,7 @@ def subjects(quick: bool) -> Iterator[Subject]:
     dim, experts = (64, (2, 4)) if quick else (DIM, EXPERTS)
     dense = FeedForwardConfig(dim=dim, inner_dim=4 * dim)
     yield _subject("dense FFN", "torch", dense, dense.build)
-    yield _subject("dense FFN", "torch.compile", dense, lambda: _compiled(dense.build()))
+    yield _subject("dense FFN", COMPILED, dense, lambda: _compiled(dense.build()))
     for count in experts:
         reference = SparseMoEConfig(
             router=XMoERouterConfig(dim=dim, num_experts=count),
@@ -99,18 +103,30 @@ def subjects(quick: bool) -> Iterator[Subject]:
         if count == experts[0]:
             layers[f"MH-MoE at equal parameters, {count}"] = match("parameters", reference, heads=HEADS, multiple_of=8)
         for name, config in layers.items():
-            for path in _paths():
-                yield _subject(name, path, config, lambda c=config, p=path: use_kernels(c.build(), PATHS[p]))
+            yield from _ours(name, config)
     sizes = Sizes(dim=dim)
     for count in experts:
         config, name = sizes.sparse(count), f"SwiGLU on sub-tokens, k = 2, {count}"
-        for path in _paths():
-            yield _subject(name, path, config, lambda c=config, p=path: use_kernels(c.build(), PATHS[p]))
+        yield from _ours(name, config)
         yield _subject(name, "transformers, grouped_mm", config, lambda c=config: _mixtral(c, sizes.top_k))
 
 
+def _ours(name: str, config: LayerConfig) -> Iterator[Subject]:
+    """A layer of ours by every path of this machine."""
+
+    def made(path: str) -> nn.Module:
+        module = use_kernels(config.build(), PATHS.get(path))
+        return _compiled(module) if path == COMPILED else module
+
+    for path in _paths():
+        yield _subject(name, path, config, functools.partial(made, path.removesuffix(RECORDED)))
+
+
 def _paths() -> list[str]:
-    return list(PATHS) if card.TRITON_IS_THERE else ["torch"]
+    found = list(PATHS) if card.TRITON_IS_THERE else ["torch"]
+    if torch.cuda.is_available():
+        found += [COMPILED, *(f"{path}{RECORDED}" for path in (*found, COMPILED))]
+    return found
 
 
 def _subject(layer: str, path: str, config: Any, make: Callable[[], nn.Module]) -> Subject:
@@ -165,14 +181,26 @@ def measure(subject: Subject, device: torch.device, numbers: int, steps: int) ->
         grad = torch.randn_like(x, requires_grad=False)
         for _ in range(2):
             step(module, x, grad)
-        row.memory = memory_of(lambda: step(module, x, grad), device)
+        work: Callable[[], object] = functools.partial(step, module, x, grad)
+        row.memory = memory_of(work, device)
+        if subject.path.endswith(RECORDED):
+            work = recorded(work).replay
         for _ in range(steps):
             with torch.no_grad():  # a new routing each time
                 x.normal_()
-            row.seconds.append(seconds_of(lambda: step(module, x, grad), device))
+            row.seconds.append(seconds_of(work, device))
     except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
         row.note = "fails: " + str(error).strip().splitlines()[0][:100]
     return row
+
+
+def recorded(work: Callable[[], object]) -> torch.cuda.CUDAGraph:
+    """The kernels that the work launches, which must be the same each time."""
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        work()
+    return graph
 
 
 def memory_of(work: Callable[[], object], device: torch.device) -> int | None:

@@ -1,5 +1,8 @@
 """The table of the card: the sizes that are promised, every path, and what is said of the goals."""
 
+import dataclasses
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -39,6 +42,34 @@ def test_every_layer_of_ours_is_timed_by_every_path(monkeypatch: pytest.MonkeyPa
     assert len(ours) == 5 and all(paths[layer] == set(card_speed.PATHS) for layer in ours)
     assert paths["dense FFN"] == {"torch", "torch.compile"}
     assert all("transformers, grouped_mm" in found for layer, found in paths.items() if "SwiGLU" in layer)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch.compile imports
+def test_on_a_card_a_layer_is_also_compiled_and_its_steps_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card_speed.card, "TRITON_IS_THERE", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = {s.path: s for s in subjects(quick=True) if s.layer == "X-MoE, 2"}
+    assert set(found) == {"torch", "torch.compile", "torch, recorded", "torch.compile, recorded"}
+    for path, subject in found.items():
+        assert (subject.make()._compiled_call_impl is not None) == path.startswith("torch.compile")
+
+
+def test_a_recorded_step_is_timed_by_its_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Graph:
+        def replay(self) -> None:
+            done.append("replayed")
+
+    def record(work: Callable[[], object]) -> Graph:
+        work()
+        done.append("recorded")
+        return Graph()
+
+    monkeypatch.setattr(card_speed, "recorded", record)
+    subject = next(s for s in subjects(quick=True) if s.layer == "X-MoE, 2")
+    row = measure(dataclasses.replace(subject, path="torch, recorded"), CPU, 64 * 8, 3)
+    assert done == ["recorded", *["replayed"] * 3] and len(row.seconds) == 3 and not row.note
 
 
 def test_a_path_is_what_the_experts_take(monkeypatch: pytest.MonkeyPatch) -> None:
