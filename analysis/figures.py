@@ -37,6 +37,7 @@ from analysis.tables import write_csv
 
 Curve = Sequence[Mapping[str, Any]]
 Looks = Mapping[str, Look]
+SKIPPED = 0.15  # evaluations in this first share of a run may lie above the frame
 
 
 def over_seeds(curves: Sequence[Curve]) -> list[Point]:
@@ -60,20 +61,16 @@ def learning_curves(
     *,
     title: str,
     note: str = "",
-    paper_lines: Mapping[str, Mapping[str, float]] | None = None,
     looks: Looks | None = None,
-    skip: float = 0.15,
 ) -> None:
     """Write `path` (.png) and its .csv: validation perplexity against tokens, one panel a group.
 
     panels: title of the panel -> label -> curves of the seeds, as in `Record.curve`. One without curves is listed as
-    "not run". paper_lines: panel -> label -> the paper's value. looks: of the labels, alike in all panels; those
-    without one get what is free. skip: evaluations in this first share of the run may lie above the frame.
+    "not run". looks: of the labels, alike in all panels; those without one get what is free.
     """
     points = {panel: {label: over_seeds(c) for label, c in series.items()} for panel, series in panels.items()}
     styles = looks_of((label for series in panels.values() for label in series), looks)
     drawn = [p for series in points.values() for line in series.values() for p in line]
-    lines = [value for values in (paper_lines or {}).values() for value in values.values()]
     with style.context(STYLE):
         columns, longest = min(len(panels), MOST_COLUMNS), 1 + max(map(len, panels.values()))
         figure, grid = grid_of_panels(len(panels), columns, width=max(8.0, 6.2 * columns), legend=longest, share=True)
@@ -86,15 +83,13 @@ def learning_curves(
             for label, line in sorted(series.items(), key=lambda item: -item[1][-1].mean if item[1] else math.inf):
                 end = f"{line[-1].mean:.2f} (n = {line[-1].n})" if line else "not run"
                 draw(axes, line, styles[label], f"{label}: {end}", band=True, factor=1e-6)
-            for label, value in (paper_lines or {}).get(panel, {}).items():
-                reference(axes, value, f"paper, {label}: {value:g}", styles[label].colour)
             legend_above(axes, f"{panel}: perplexity at the end (seeds)")
         for axes in grid[:, 0]:
             y_label(axes, "validation perplexity (log scale)")
         if drawn:
-            start = skip * max(p.x for p in drawn)
+            start = SKIPPED * max(p.x for p in drawn)
             top = max(p.high for p in drawn if p.x >= start)
-            log_range(all_axes[0], min([p.low for p in drawn] + lines), max([top, *lines]))
+            log_range(all_axes[0], min(p.low for p in drawn), top)
             all_axes[0].set_xlim(0, 1.02e-6 * max(p.x for p in drawn))
             if any(p.high > top for p in drawn):
                 note += " The first evaluations lie above the frame."
@@ -115,7 +110,6 @@ class Panel(NamedTuple):
 
     y_label: str
     series: Mapping[str, Sequence[Point]]
-    log_y: bool = False
     reference: Mapping[str, float] = MappingProxyType({})
 
 
@@ -143,17 +137,12 @@ def trend_figure(
             axes.set_xlabel(x_label)
             y_label(axes, panel.y_label)
             axes.set_xscale("log" if log_x else "linear")
-            axes.set_yscale("log" if panel.log_y else "linear")
             for label, line in panel.series.items():
                 draw(axes, sorted(line), styles[label], f"{label} ({counts(line)})", band=False)
             for text, height in panel.reference.items():
                 reference(axes, height, text)
             ticks(axes.xaxis, places)
             plain_numbers(axes.yaxis)
-            heights = [h for line in panel.series.values() for p in line for h in p[1:4] if math.isfinite(h)]
-            if panel.log_y and heights:
-                heights += panel.reference.values()
-                log_range(axes, min(heights), max(heights))
             legend_above(axes)
         finish(figure, title, note)
         save(figure, path)

@@ -126,9 +126,9 @@ def reach(line: Sequence[Point]) -> Any:
     return np.nan_to_num(np.array(below_and_above, dtype=float).clip(min=0))
 
 
-def reference(axes: Axes, height: float, text: str, colour: str = GREY) -> None:
+def reference(axes: Axes, height: float, text: str) -> None:
     """A dotted line that the legend explains."""
-    axes.axhline(height, color=colour, linewidth=1.4, linestyle=":", label=text)
+    axes.axhline(height, color=GREY, linewidth=1.4, linestyle=":", label=text)
 
 
 def legend_above(axes: Axes, title: str = "", columns: int = 1) -> None:

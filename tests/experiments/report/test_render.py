@@ -150,7 +150,7 @@ def panels():
 
 def test_the_same_curves_give_the_same_files(tmp_path):
     for name in ("first", "second"):
-        learning_curves(panels(), tmp_path / f"{name}.png", title="Curves", paper_lines={"8 experts": {"MoE": 12.7}})
+        learning_curves(panels(), tmp_path / f"{name}.png", title="Curves")
     for suffix in ("png", "csv"):
         assert (tmp_path / f"first.{suffix}").read_bytes() == (tmp_path / f"second.{suffix}").read_bytes()
     with Image.open(tmp_path / "first.png") as image:
@@ -202,7 +202,7 @@ def test_every_panel_of_a_trend_has_its_lines_and_no_other_place_is_drawn(count:
 
 def test_a_trend_writes_its_points_and_draws_without_an_interval_where_there_is_none(tmp_path):
     series = {"MoE": [Point(96, 5.9, 4.0, 8.0, 3), Point(24, 11.6, float("nan"), float("nan"), 1)]}
-    panels = [Panel("y", series, log_y=True), Panel("z", {"Dense": []}, reference={"paper": 3.0})]
+    panels = [Panel("y", series), Panel("z", {"Dense": []}, reference={"paper": 3.0})]
     trend_figure(panels, tmp_path / "t.png", title="T", x_label="x", log_x=True)
     assert cells((tmp_path / "t.csv").read_text())[0] == {
         "panel": "y", "label": "MoE", "x": "24", "mean": "11.6", "low": "nan", "high": "nan", "n": "1",
