@@ -14,7 +14,6 @@ from experiments.system import System
 from experiments.testbed import TUNED
 from experiments.tuning import tuned
 
-SLUG = "compare_combinations"
 MHMOE = tuned("mhmoe_{}_compute")
 PAIRS: dict[str, tuple[System, System]] = {
     "X-MoE": (TUNED.few, MHMOE),
@@ -26,7 +25,7 @@ PAIRS: dict[str, tuple[System, System]] = {
 }
 
 PAGE = Table(
-    slug=SLUG,
+    slug="compare_combinations",
     title="Combinations: the multi-head mechanism around other methods, at equal FLOPs",
     rows=[
         Row(system=TUNED.null),
@@ -39,7 +38,6 @@ PAGE = Table(
     reference=TUNED.few.name,
     claims=[
         Claim(
-            slug=SLUG,
             statement=f"Heads lower the perplexity of {name}, at equal FLOPs",
             source="v1 Section 1: decoupled, easy to combine",
             better=headed_one.name,

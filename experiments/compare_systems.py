@@ -15,7 +15,6 @@ from experiments.systems import OURS
 from experiments.testbed import TUNED
 from experiments.tuning import tuned
 
-SLUG = "compare_systems"
 MHMOE = tuned("mhmoe_{}_compute")
 GATED = headed(XMOE_SWIGLU)  # MH-MoE with SwiGLU
 WITHOUT = (TUNED.dense, *(system(family) for family in FAMILIES if family not in WITH_SWIGLU), multi_head_latent())
@@ -23,7 +22,7 @@ WITH = [system(family) for family in WITH_SWIGLU]
 SHOWN = (TUNED.null, TUNED.few, tuned("fine_{}"), *WITHOUT, MHMOE, system(XMOE_SWIGLU), *WITH, GATED)
 
 PAGE = Comparison(
-    slug=SLUG,
+    slug="compare_systems",
     title="Systems of the field at equal FLOPs: test perplexity and what they cost",
     rows=[Row(system=each) for each in SHOWN],
     reference=TUNED.few.name,
@@ -32,7 +31,6 @@ PAGE = Comparison(
     stressed=(TUNED.few.name, MHMOE.name, GATED.name),
     claims=[
         Claim(
-            slug=SLUG,
             statement=f"{name} has lower perplexity than {other.label.partition(',')[0]}, at equal FLOPs",
             source=OURS,
             better=ours.name,

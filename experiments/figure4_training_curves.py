@@ -11,8 +11,6 @@ from experiments.kinds.curves import Curves
 from experiments.layers import HEADS
 from experiments.systems import dense, mhmoe, xmoe
 
-SLUG = "figure4_training_curves"
-
 
 def _faster(experts: int, matching: str, cost: str, worse: str = "") -> Claim:
     worse = worse or f"xmoe_{experts}"
@@ -20,7 +18,6 @@ def _faster(experts: int, matching: str, cost: str, worse: str = "") -> Claim:
     favourite = f"MH-MoE, {experts} experts, `{matching}`"
     other = f"X-MoE, {experts} experts" + (f", k = {HEADS}" if worse.endswith(f"_k{HEADS}") else "")
     return Claim(
-        slug=SLUG,
         statement=f"{favourite}, reaches the final loss of {other} with fewer {spent}",
         source="v1 Figure 4" if cost == "tokens" and not worse.endswith(f"_k{HEADS}") else "ours",
         better=f"mhmoe_{experts}_{matching}",
@@ -31,7 +28,7 @@ def _faster(experts: int, matching: str, cost: str, worse: str = "") -> Claim:
 
 
 PAGE = Curves(
-    slug=SLUG,
+    slug="figure4_training_curves",
     title="Figure 4 (English): validation perplexity along training",
     panels={
         "8 experts": {

@@ -25,7 +25,6 @@ from experiments.systems import mhmoe, xmoe
 from experiments.tuning import tuned
 from mhmoe.layers.matching import Matching
 
-SLUG = "figure6_scaling_experts"
 SEEDS = {8: 3, 16: 1, 32: 3, 64: 3, 128: 1, 256: 3}
 TUNED_AS = {16: 8, 64: 32, 128: 32, 256: 32}
 LATE = "declared after the first seed's perplexities"
@@ -62,7 +61,6 @@ def _claims(label: str, of: dict[int, System]) -> list[Claim | MeasuredClaim]:
     names = {n: sized.format(label, n) for n in of}
     lower = [
         Claim(
-            slug=SLUG,
             statement=f"{names[more]} has lower perplexity than with {fewer}",
             source=source,
             matching=matching,
@@ -74,7 +72,6 @@ def _claims(label: str, of: dict[int, System]) -> list[Claim | MeasuredClaim]:
         for fewer, more in ((32, 64), (64, 256))
     ]
     saturates = MeasuredClaim(
-        slug=SLUG,
         statement=f"{names[256]} gives HellaSwag's right endings a greater advantage than with 64",
         source=source if matching else f"the contrary of {source}: X-MoE saturates",
         matching=matching,
@@ -110,7 +107,7 @@ def _claims(label: str, of: dict[int, System]) -> list[Claim | MeasuredClaim]:
 
 
 PAGE = Table(
-    slug=SLUG,
+    slug="figure6_scaling_experts",
     title="Figure 6: from 8 to 256 experts",
     rows=[
         Row(system=system, reference=SERIES["X-MoE, tuned"][8].name if system.arm == "tuned" else None)

@@ -8,16 +8,14 @@ from analysis.claims.rules import Claim
 from experiments.figure6_scaling_experts import SEEDS, SERIES
 from experiments.kinds.curves import Curves
 
-SLUG = "figure9_scaling_curves"
 SOURCES = {"parameters": "v1 Figure 9", "compute": "v1 Figure 9, at v2's sizes"}
 
 PAGE = Curves(
-    slug=SLUG,
+    slug="figure9_scaling_curves",
     title="Figure 9: validation perplexity along training, from 8 to 256 experts",
     panels={f"size of X-MoE with {n} experts": {label: SERIES[label][n] for label in SERIES} for n in SEEDS},
     claims=[
         Claim(
-            slug=SLUG,
             statement=f"{label}, of the size of X-MoE with {n} experts, ends below it",
             source=SOURCES[SERIES[label][n].matching],
             matching=SERIES[label][n].matching,

@@ -36,14 +36,12 @@ def table1(task: str, *, slug: str, title: str, where: str = "", notes: Sequence
         """`better` has lower perplexity than `worse`; the paper's two values stand beside it if it prints both."""
         pair = row_of[better], row_of[worse]
         return Claim(
-            slug=slug,
             statement=f"{pair[0].system.label} has lower perplexity than {pair[1].system.label}{where}",
             source=source,
             better=better,
             worse=worse,
             matching=matching,
             paper=(paper_number(pair[0].paper), paper_number(pair[1].paper)) if all(r.paper for r in pair) else None,
-            task=task,
             arm=pair[0].system.arm,
             control=control,
         )

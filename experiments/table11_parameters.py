@@ -9,7 +9,6 @@ from experiments.kinds.printed_sizes import PrintedModel, PrintedSizes
 from experiments.paper import paper_numbers
 from experiments.systems import dense, mhmoe, xmoe
 
-SLUG = "table11_parameters"
 PRINTED = "v1_table11_parameters_millions"
 TASKS = ("english", "multilingual", "multimodal")
 
@@ -34,7 +33,7 @@ def _models(task: str) -> list[PrintedModel]:
 
 
 PAGE = PrintedSizes(
-    slug=SLUG,
+    slug="table11_parameters",
     title="Table 11: parameters and cost, ours beside the printed ones",
     models=[model for task in TASKS for model in _models(task)],
     experts=(8, 16, 32, 64, 128, 256),

@@ -21,7 +21,6 @@ from experiments.testbed import TUNED
 from experiments.tuning import tuned
 from mhmoe.layers.matching import Matching
 
-SLUG = "table5_head_number"
 PRINTED = "v1_table5_head_number"
 EXPERTS = 8
 HEADS = (2, 4, 6, 8, 12)
@@ -60,7 +59,6 @@ def _claim(
 ) -> Claim:
     printed = source == "v1 Table 5" and arm == "published"
     return Claim(
-        slug=SLUG,
         statement=f"{statement} (`{matching}`)",
         source=source,
         better=better,
@@ -110,7 +108,7 @@ def for_heads(heads: Sequence[int]) -> Table:
 
 
 PAGE = Table(
-    slug=SLUG,
+    slug="table5_head_number",
     title="Table 5: test perplexity against the number of heads",
     rows=rows(HEADS),
     reference=f"xmoe_{EXPERTS}",

@@ -16,7 +16,6 @@ from experiments.systems import dense, mhmoe, xmoe
 from experiments.testbed import TUNED
 from experiments.tuning import at_best, mhmoe_at, tuned
 
-SLUG = "table6_components"
 PRINTED = ("v1_table6_components", "rows")
 SIZED = "mhmoe_{}_compute"  # at whose best settings the tuned rows are
 WHOLE, UNSPLIT, BARE = "mhmoe_8_{}", "mhmoe_8_{}_h1", "mhmoe_8_{}_n0"
@@ -31,7 +30,6 @@ def _claim(better: str, worse: str, statement: str, matching: str = "") -> Claim
         printed = (values[PRINTED_ROWS.index(better)], values[PRINTED_ROWS.index(worse)])
     return Claim(
         arm="tuned" if better in {system.name for system in _TUNED} else "published",
-        slug=SLUG,
         statement=statement + (f" (`{matching}`)" if matching else ""),
         source="v1 Table 6" if printed else "v2 Table 4, for v1's Table 6",
         better=better,
@@ -75,7 +73,7 @@ _TUNED = (
 )
 
 PAGE = Table(
-    slug=SLUG,
+    slug="table6_components",
     title="Table 6: test perplexity with and without MLP layers, with and without splitting",
     rows=(
         *(Row(system=system, paper=(*PRINTED, i, "perplexity")) for i, system in enumerate(_SYSTEMS)),

@@ -19,7 +19,6 @@ from experiments.system import System
 from experiments.systems import mhmoe
 from experiments.tuning import at_best, mhmoe_at, tuned
 
-SLUG = "table7_mlp_layers"
 PRINTED = "v1_table7_mlp_layers"
 DEPTHS = (0, 1, 2, 3)
 SIZED = "mhmoe_{}_parameters"  # at whose best settings the tuned rows are
@@ -42,7 +41,6 @@ def _claim(better: int, worse: int, of: Mapping[int, System] = _SYSTEMS) -> Clai
     values = {n: paper_numbers()[PRINTED][str(n)][0] for n in (better, worse)}
     tuned = "tuned " if of is _TUNED else ""
     return Claim(
-        slug=SLUG,
         statement=f"MH-MoE {tuned}with n = {better} MLP layers has lower perplexity than with n = {worse}",
         source="v1 Table 7",
         better=of[better].name,
@@ -57,7 +55,6 @@ def _accuracy(better: int, worse: int) -> MeasuredClaim:
     quantity = mean_accuracy(SCORES)
     means = {n: sum(paper_numbers()[PRINTED][str(n)][1:]) / len(SCORES) for n in (better, worse)}
     return MeasuredClaim(
-        slug=SLUG,
         statement=f"MH-MoE with n = {better} MLP layers has higher mean accuracy than with n = {worse}",
         source="v1 Table 7",
         matching="parameters",
@@ -69,7 +66,7 @@ def _accuracy(better: int, worse: int) -> MeasuredClaim:
 
 
 PAGE = Table(
-    slug=SLUG,
+    slug="table7_mlp_layers",
     title="Table 7: test perplexity against the depth of the head and merge MLPs",
     rows=(
         *(

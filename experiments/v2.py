@@ -217,22 +217,21 @@ def table_of_models(
         claims=[
             claim
             for of, arm in zip((rows, printed_rows), arms, strict=False)
-            for claim in chain(slug, of, arm=arm, table=source)
+            for claim in chain(of, arm=arm, table=source)
         ],
         notes=notes,
     )
 
 
-def chain(slug: str, rows: Sequence[TextRow], *, arm: str, table: str) -> list[Claim | MeasuredClaim]:
+def chain(rows: Sequence[TextRow], *, arm: str, table: str) -> list[Claim | MeasuredClaim]:
     """That every row has higher perplexity than the next one, on the training text's `test` and on every text."""
-    return [claim for pair in pairwise(rows) for claim in higher(slug, *pair, arm=arm, table=table)]
+    return [claim for pair in pairwise(rows) for claim in higher(*pair, arm=arm, table=table)]
 
 
-def higher(slug: str, worse: TextRow, better: TextRow, *, arm: str, table: str) -> list[Claim | MeasuredClaim]:
+def higher(worse: TextRow, better: TextRow, *, arm: str, table: str) -> list[Claim | MeasuredClaim]:
     """That the first row has higher perplexity than the second, on the training text's `test` and on every text."""
     source = table + ("" if arm == "published" else f", {arm}")
     on_test = Claim(
-        slug=slug,
         statement=f"test: {better.system.label} has lower perplexity than {worse.system.label}",
         source=source,
         matching=better.system.matching,
@@ -242,7 +241,6 @@ def higher(slug: str, worse: TextRow, better: TextRow, *, arm: str, table: str) 
     )
     on_texts = [
         MeasuredClaim(
-            slug=slug,
             statement=f"{text}: {worse.system.label} has higher perplexity than {better.system.label}",
             source=source,
             paper=(paper_number(worse.paper[i]), paper_number(better.paper[i]))

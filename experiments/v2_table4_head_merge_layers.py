@@ -11,7 +11,6 @@ from dataclasses import replace
 from experiments.kinds.texts import TEXT_LOSSES, TextRow, TextsTable
 from experiments.v2 import FINE, MHMOE, SMOE, TEXTS, at_point_of_mhmoe, higher, mhmoe, where, with_layers
 
-SLUG = "v2_table4_head_merge_layers"
 PAPER = "v2_table4_head_merge_layers"
 BARE = replace(
     MHMOE[2],
@@ -36,7 +35,7 @@ def _rows(name: str, *, tuned: bool) -> list[TextRow]:
 ROWS, PRINTED = ([row for name in PAIRS for row in _rows(name, tuned=tuned)] for tuned in (True, False))
 
 PAGE = TextsTable(
-    slug=SLUG,
+    slug="v2_table4_head_merge_layers",
     title="v2, Table 4: perplexity on three texts with and without head and merge layers",
     texts=TEXTS,
     rows=ROWS,
@@ -47,7 +46,7 @@ PAGE = TextsTable(
     claims=[
         claim
         for arm, tuned in (("tuned", True), ("published", False))
-        for claim in higher(SLUG, *_rows("mhmoe_h2", tuned=tuned), arm=arm, table="v2 Table 4")
+        for claim in higher(*_rows("mhmoe_h2", tuned=tuned), arm=arm, table="v2 Table 4")
     ],
     notes=(
         "That the layers do next to nothing for SMoE and fine-grained SMoE, as v2 says, is no claim that a test of "

@@ -10,7 +10,6 @@ from dataclasses import replace
 from experiments.kinds.texts import TEXT_LOSSES, TextRow, TextsTable
 from experiments.v2 import MHMOE, TEXTS, Model, higher, mhmoe, where
 
-SLUG = "v2_table5_head_or_merge"
 PRINTED_AT = ("v2_table5_head_or_merge", "rows")
 
 
@@ -33,7 +32,7 @@ ROWS = [TextRow(system=m.tuned, paper=where(*PRINTED_AT, i, offset=2)) for i, m 
 PRINTED = [TextRow(system=m.published, paper=where(*PRINTED_AT, i, offset=2)) for i, m in enumerate(MODELS)]
 
 PAGE = TextsTable(
-    slug=SLUG,
+    slug="v2_table5_head_or_merge",
     title="v2, Table 5: perplexity on three texts with head layer, merge layer, both or none",
     texts=TEXTS,
     rows=ROWS,
@@ -45,6 +44,6 @@ PAGE = TextsTable(
         claim
         for arm, (neither, head, merge, both) in (("tuned", ROWS), ("published", PRINTED))
         for worse, better in ((neither, head), (neither, merge), (merge, head), (head, both))
-        for claim in higher(SLUG, worse, better, arm=arm, table="v2 Table 5")
+        for claim in higher(worse, better, arm=arm, table="v2 Table 5")
     ],
 )

@@ -66,7 +66,7 @@ def zero_shot_table(
         paper = None
         if ours.paper_scores and others.paper_scores:
             paper = ours.paper_scores[-1], others.paper_scores[-1]
-        common: dict[str, Any] = {"slug": slug, "matching": matching, "task": task, "measurement": measurement.name}
+        common: dict[str, Any] = {"matching": matching, "measurement": measurement.name}
         common["arm"] = ours.system.arm
         return (
             MeasuredClaim(

@@ -44,12 +44,13 @@ _UNKNOWN = Interval(math.nan, math.nan, math.nan, 0, math.nan)
 class Statement:
     """What every claim says, whatever is compared.
 
-    slug: the table or figure it belongs to, which is also its family for Holm's correction. source: who says
-    it. matching: under which matching of equal size. paper: the two printed values, if any. arm: how its systems are
-    trained, as published or tuned. control: the known effect without which it is not judged (controls.py); "" for none.
+    slug, task: of the page that declares it, which gives them; a page is a family for Holm's correction. source: who
+    says it. matching: under which matching of equal size. paper: the two printed values, if any. arm: how its systems
+    are trained, as published or tuned. control: the known effect without which it is not judged (controls.py); "" for
+    none.
     """
 
-    slug: str
+    slug: str = ""
     statement: str
     source: str
     matching: str = ""

@@ -199,11 +199,9 @@ def routing_figure(
         statement: str, source: str, higher: tuple[str, Quantity[Any]], lower: tuple[str, Quantity[Any]]
     ) -> MeasuredClaim:
         return MeasuredClaim(
-            slug=slug,
             statement=statement,
             source=source,
             matching=systems[higher[0]].matching or systems[lower[0]].matching,
-            task=task,
             measurement=measurement.name,
             arm=systems[higher[0]].arm,
             higher=Side(system=systems[higher[0]].name, quantity=higher[1]),

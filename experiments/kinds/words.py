@@ -157,11 +157,9 @@ def words_figure(
         else:
             higher, lower = (_mean(said.comparison, said.view, said.unit, side) for side in (0, 1))
         return MeasuredClaim(
-            slug=slug,
             statement=f"{label}: {said.statement}",
             source=said.source,
             matching=system.matching,
-            task=task,
             measurement=measurement.name,
             arm=system.arm,
             higher=Side(system=system.name, quantity=higher),

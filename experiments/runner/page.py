@@ -3,6 +3,7 @@
 A kind of page is a subclass (kinds/), a table or figure one instance of a kind, in a file of its own.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,11 @@ class Page:
     def systems_at(self, scale: Scale) -> list[System]:
         """Those that it has at a scale: all, but for pages that have others at some scales."""
         return self.all_systems()
+
+    def __post_init__(self) -> None:
+        """Claims are of their page and its task."""
+        own = tuple(dataclasses.replace(claim, slug=self.slug, task=self.task) for claim in self.claims)
+        object.__setattr__(self, "claims", own)
 
     def claims_at(self, scale: Scale) -> Sequence[Claim | MeasuredClaim]:
         """The claims about systems that it has at a scale."""
