@@ -75,6 +75,14 @@ PAGE = Search(
         "dense": "Dense, FLOPs of X-MoE with k = 2",
         **{sized.format(EXPERTS): label.format(EXPERTS) for sized, (label, _) in SIZED.items()},
     },
+    names={
+        "null": "no layer",
+        "dense": "Dense",
+        "xmoe_8": "X-MoE",
+        "fine_8": "fine-grained X-MoE",
+        "mhmoe_8_compute": "MH-MoE, equal FLOPs",
+        "mhmoe_8_parameters": "MH-MoE, equal parameters",
+    },
     rounds=(
         Round(space=SPACE, trials=32, share=1 / 4, also=(PUBLISHED,)),
         Round(space=NARROWED, trials=16, share=1 / 2, kept=2, also=(STEPPED,), seed=1),

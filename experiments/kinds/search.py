@@ -6,7 +6,7 @@ How much a system owes to the number of trials is the expected best of n of them
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,10 @@ COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Search(Rounds):
+    """names: labels for the figure, of which several stand beside each other."""
+
+    names: Mapping[str, str] = field(hash=False)
+
     def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
         short = [run for runs in self.gathered(scale).values() for run in runs]
         done = [records.by_name[run.name] for run in short if records.state(run) == "done"]
@@ -59,7 +63,7 @@ class Search(Rounds):
             picture = f"{self.slug}_{scale.name}.png"
             trend_figure(
                 [
-                    Panel(f"round {n}: perplexity on valid", {self.labels[b]: _expected_best(of[b]) for b in of})
+                    Panel(f"round {n}: perplexity on valid", {self.names[b]: _expected_best(of[b]) for b in of})
                     for n, of in whole.items()
                     if of
                 ],
@@ -68,7 +72,7 @@ class Search(Rounds):
                 x_label="trials n",
                 note=f"{setting_of(done)}. Short runs. Expected best of n points drawn, with replacement.",
                 log_x=True,
-                looks=looks({self.labels[base]: self.bases[base](self.point(0)) for base in self.bases}),
+                looks=looks({self.names[base]: self.bases[base](self.point(0)) for base in self.bases}),
             )
             page += f"\n![The expected best of n trials]({picture})\n"
         for n, round_ in enumerate(self.rounds, 1):

@@ -322,8 +322,8 @@ def test_the_only_zero_shot_difference_in_the_results_is_that_of_the_ledger():
     rows = [row for row in ledger.splitlines() if claim in row and not row.startswith("| not run")]
     verdict, _, ours, n, *_, documents, _, _, _ = (cell.strip() for cell in rows[-1].strip("|").split(" | "))
     low, high = (float(bound) for bound in documents.strip("[]").split(", "))
-    assert verdict == "**holds**" and n == "3" and low < 0 < high
-    assert f"{float(ours.split()[0]):.2f} points above Dense's over three seeds" in PROSE
+    assert verdict == "cannot tell" and n == "3" and low < 0 < high
+    assert f"{float(ours.split()[0]):.2f} points above Dense's over three seeds, which is not significant" in PROSE
 
 
 def test_where_the_systems_of_the_field_end_in_the_results_is_where_their_page_has_them():
@@ -341,15 +341,6 @@ def test_where_the_systems_of_the_field_end_in_the_results_is_where_their_page_h
     )
     names = ("GShard", "LatentMoE, width", "Switch", "Multi-Head LatentMoE")
     assert sentence.format(-of("Jamba"), *map(of, names)) in PROSE
-
-
-def test_how_far_the_search_was_from_a_declared_step_in_the_results_is_what_the_records_give():
-    systems = ("why_h2_k4", "mhmoe_8_compute_tuned", "xmoe_8_tuned", "fine_8_tuned")
-    sentence = "reaches {:.1f} with the first seed, where the best point of the search has {:.1f}, X-MoE {:.1f} and "
-    sentence += "fine-grained X-MoE {:.1f}"
-    step, *others = (math.exp(nll(system)[1]) for system in systems)
-    assert sentence.format(step, *others) in PROSE
-    assert f"one seed ends {100 * (step / others[1] - 1):.0f}% above X-MoE" in " ".join(read(README).split())
 
 
 def test_what_many_jobs_trained_on_one_card_in_the_documents_is_what_their_records_say():
@@ -404,9 +395,33 @@ def test_the_differences_over_fewer_seeds_in_the_results_are_those_of_the_record
             "xmoe_swiglu_tuned",
             "with heads ends {:.1f}% [{:.1f}, {:.1f}] above X-MoE without",
         ),
+        ("v2_mhmoe_h2_tuned", "v2_smoe_tuned", "by {:.1f}% [{:.1f}, {:.1f}] with v2's two"),
+        ("v2_mhmoe_h2_tuned", "v2_smoe_tuned", "ends {:.1f}% [{:.1f}, {:.1f}] above v2's SMoE with two heads"),
+        ("v2_mhmoe_h3_tuned", "v2_smoe_tuned", "and {:.1f}% [{:.1f}, {:.1f}] above it with three"),
+        ("why_h2_k4", "why_xmoe", "it ends {:.1f}% [{:.1f}, {:.1f}] above X-MoE with the same norm"),
+        ("why_h2_k4", "why_xmoe", "ends {:.1f}% [{:.1f}, {:.1f}] above X-MoE with k = 2 and the norm"),
     ):
-        found = paired_difference(nll(ours), nll(theirs))
-        assert sentence.format(*(100 * math.expm1(x) for x in (found.mean, found.low, found.high))) in PROSE
+        assert sentence.format(*difference(ours, theirs)) in PROSE
+    for ours, theirs, sentence in (
+        ("v2_mhmoe_h2_tuned", "v2_dense_tuned", "it is {:.1f}% [{:.1f}, {:.1f}] below v2's Dense"),
+        ("why_h2_k4", "why_k4", "twice as wide, bring {:.1f}% [{:.1f}, {:.1f}]."),
+        ("why_h2_k4", "mhmoe_8_compute_tuned", "{:.1f}% [{:.1f}, {:.1f}] below MH-MoE at the best point"),
+    ):
+        mean, low, high = difference(ours, theirs)
+        assert sentence.format(-mean, -high, -low) in PROSE
+
+
+def test_what_the_readme_says_of_two_heads_is_what_the_records_give():
+    text = " ".join(read(README).split())
+    found = "{:.1f}% [{:.1f}, {:.1f}]"
+    assert f"by {found.format(*difference('v2_mhmoe_h2_tuned', 'v2_smoe_tuned'))} with two" in text
+    assert f"ends {found.format(*difference('why_h2_k4', 'why_xmoe'))} above X-MoE" in text
+
+
+def difference(ours: str, theirs: str) -> tuple[float, ...]:
+    """In percent of perplexity, paired by seed, with its interval."""
+    found = paired_difference(nll(ours), nll(theirs))
+    return tuple(100 * math.expm1(x) for x in (found.mean, found.low, found.high))
 
 
 def nll(system: str) -> dict[int, float]:
