@@ -33,8 +33,8 @@ Losses = Mapping[str, Sequence[float | None]]
 
 
 COLUMNS = (
-    Column("round", "round"),
     Column("label", "system"),
+    Column("round", "round"),
     Column("trials", "trials"),
     Column("median", "median of the short runs", ".2f"),
     Column("best_short", "best of them", ".2f"),
@@ -56,7 +56,7 @@ class Search(Rounds):
         if not done:
             return None
         losses = {n: {b: self.losses(scale, b, r, records) for b in self.bases} for n, r in enumerate(self.rounds, 1)}
-        rows = [self._row(scale, base, n, of[base], records) for n, of in losses.items() for base in self.bases]
+        rows = [self._row(scale, base, n, of[base], records) for base in self.bases for n, of in losses.items()]
         page = table_markdown(COLUMNS, rows, caption=[*caption_of(done)[:1], self._caption(scale)])
         whole = {n: {base: found for base, found in of.items() if None not in found} for n, of in losses.items()}
         if any(whole.values()):
@@ -89,9 +89,9 @@ class Search(Rounds):
         )
         settling = "the best of all rounds"
         if self.settling < len(self.rounds):
-            settling = f"the best of the first {self.settling}, until their tables are run again"
+            settling = f"the best up to round {self.settling}, until their tables are run again"
         return (
-            f"Perplexity on `valid`. The same points for every system, seed {scale.tuning_seed}. {rounds}; full length "
+            f"Perplexity on `valid`. The same points for every system, seed {scale.tuning_seed}: {rounds}. Full length "
             f"is the mean of seeds {scale.tuning_seed} and {scale.tuning_seed + 1}. Tuned systems of other pages are "
             f"{settling}. Settings that are not named are as published."
         )

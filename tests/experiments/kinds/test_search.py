@@ -241,7 +241,7 @@ def test_on_other_text_the_committed_search_settles_what_no_search_there_has(
 def test_the_page_says_what_was_tried_and_chosen(tmp_path: Path) -> None:
     fill(tmp_path / "results", SMALL, {"dense": [3.0, 5.0, 2.0, 4.0]})
     page = render(SMALL, (SCALE,), tmp_path, tmp_path / "results")[tmp_path / "tuning.md"]
-    line = next(line for line in page.splitlines() if "| Dense" in line)
+    line = next(line for line in page.splitlines() if line.startswith("| Dense"))
     assert f"learning rate {points(4)[2].learning_rate}" in line and "|      4 |" in line
     assert "tuning_mini.png" in page and (tmp_path / "tuning_mini.png").stat().st_size > 10_000
     assert "What the factors are worth in round 1" in page
