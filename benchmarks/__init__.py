@@ -14,6 +14,7 @@ READING_ORDER = (
     "timing",
     "roofline",
     "layer_speed",
+    "card_table",
     "card_speed",
     "training_speed",
     "measured_page",

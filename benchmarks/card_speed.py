@@ -3,7 +3,8 @@
     dense, dense compiled     the FFN that MH-MoE stands in for, 4 dim wide, by torch and by torch.compile
     X-MoE, MH-MoE             v1's layers, GELU, h = 4, k = 1, by each path: torch's products alone; our kernels with
                               the inner width computed again in backward; the same with it kept; torch.compile over
-                              torch's products. "recorded" is the step as a CUDA graph, as training takes it
+                              torch's products; and these in three slices of the inner width, each computed again
+                              in backward. "recorded" is the step as a CUDA graph, as training takes it
                               (mhmoe/training/replay.py): so no kernel waits for Python
     sub-tokens                SwiGLU, k = 2: our SparseMoE by each path beside transformers' Mixtral block by grouped_mm
 
@@ -16,61 +17,35 @@ Memory is what a step takes at most on top of weights and input, the weights' gr
 import argparse
 import functools
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.card_table import DIM, TOKENS, Peaks, Row, table
 from benchmarks.contenders import BALANCE_WEIGHT, Sizes
 from benchmarks.peers import mixtral
-from benchmarks.roofline import weight_traffic
 from mhmoe.io import write_atomically
 from mhmoe.layers import card, fused
 from mhmoe.layers.config import LayerConfig
-from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig, FFNOutput, use_kernels
+from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig, FFNOutput, use_kernels, use_slices
 from mhmoe.layers.matching import match
 from mhmoe.layers.routers import XMoERouterConfig
 from mhmoe.layers.sparse_moe import SparseMoE, SparseMoEConfig
 from mhmoe.training.record import git_state
 
-HEADS, TOKENS, DIM = 4, 32_768, 768
-EXPERTS = (8, 64, 256)
+HEADS, EXPERTS = 4, (8, 64, 256)
 PATHS: dict[str, fused.Kernels | None] = {
     "torch": None,
     "kernels, recomputed": fused.Kernels(),
     "kernels, kept": fused.Kernels(recompute=False),
 }
-RECORDED, COMPILED = ", recorded", "torch.compile"
-GOALS = {"MH-MoE at equal FLOPs, 8": 4.0, "MH-MoE at equal FLOPs, 64": 6.0, "X-MoE, 8": 3.5}
-"""Milliseconds on an H100, by the best path."""
-GOAL_BYTES = 10**9
-
-
-@dataclass(frozen=True)
-class Peaks:
-    """FLOP/s of a product of large matrices, bytes/s of a copy, read and write counted."""
-
-    flops: float
-    bandwidth: float
-
-
-@dataclass
-class Row:
-    """One layer by one path. `seconds` is empty, and `note` says why, where it did not run."""
-
-    layer: str
-    path: str
-    flops: int
-    parameters: int
-    seconds: list[float] = field(default_factory=list)
-    memory: int | None = None
-    note: str = ""
+RECORDED, COMPILED, SLICED = ", recorded", "torch.compile", "torch, in three slices"
 
 
 @dataclass(frozen=True)
@@ -115,7 +90,7 @@ def _ours(name: str, config: LayerConfig) -> Iterator[Subject]:
     """A layer of ours by every path of this machine."""
 
     def made(path: str) -> nn.Module:
-        module = use_kernels(config.build(), PATHS.get(path))
+        module = use_slices(use_kernels(config.build(), PATHS.get(path)), 3 if path == SLICED else 1)
         return _compiled(module) if path == COMPILED else module
 
     for path in _paths():
@@ -125,7 +100,8 @@ def _ours(name: str, config: LayerConfig) -> Iterator[Subject]:
 def _paths() -> list[str]:
     found = list(PATHS) if card.TRITON_IS_THERE else ["torch"]
     if torch.cuda.is_available():
-        found += [COMPILED, *(f"{path}{RECORDED}" for path in (*found, COMPILED))]
+        found += [SLICED, COMPILED]
+        found += [f"{path}{RECORDED}" for path in found]
     return found
 
 
@@ -223,54 +199,6 @@ def peaks(device: torch.device, size: int, block: int) -> Peaks:
     product = min(seconds_of(lambda: a @ b.t(), device) for _ in range(10))
     copy = min(seconds_of(lambda: target.copy_(source), device) for _ in range(10))
     return Peaks(2 * size**3 / product, 2 * block / copy)
-
-
-def share_of_peak(row: Row, best: Peaks) -> float:
-    least = max(row.flops / best.flops, weight_traffic(row.parameters, 2) / best.bandwidth)
-    return least / statistics.median(row.seconds)
-
-
-def table(rows: list[Row], best: Peaks, source: str, of: int = 0) -> str:
-    """The measurements, and whether the goals are met, as Markdown. source: which card, with which software. of: how
-    many rows there would be, if they were not all measured."""
-    lines = [
-        "# The layer on a graphics card",
-        "",
-        f"{source}; `make bench-gpu`. Measured peaks: {best.flops / 1e12:,.0f} TFLOP/s, "
-        f"copy {best.bandwidth / 1e9:,.0f} GB/s.",
-        "",
-        f"Forward and backward of {TOKENS:,} tokens of width {DIM}, in bfloat16; medians. What `kernels` are, "
-        "docs/how/layer.md says; memory is what a step takes at most on top of weights and input."
-        + (f" Measured are {len(rows)} of {of} rows." if of > len(rows) else ""),
-        "",
-        "| layer | path | ms | lowest | TFLOP/s | of the peak | memory on top GB |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        if not row.seconds:
-            lines.append(f"| {row.layer} | {row.path} | {row.note} | - | - | - | - |")
-            continue
-        median, memory = statistics.median(row.seconds), "-" if row.memory is None else f"{row.memory / 1e9:.2f}"
-        numbers = f"{median * 1e3:.2f} | {min(row.seconds) * 1e3:.2f} | {row.flops / median / 1e12:.0f}"
-        lines.append(f"| {row.layer} | {row.path} | {numbers} | {share_of_peak(row, best):.0%} | {memory} |")
-    return "\n".join([*lines, "", *verdicts(rows)]) + "\n"
-
-
-def verdicts(rows: list[Row]) -> list[str]:
-    """A line a goal: the best path's time and memory."""
-    lines: list[str] = []
-    for name, goal in GOALS.items():
-        found = [row for row in rows if row.layer == name and row.seconds]
-        if not found:
-            lines.append(f"- {name}: not run")
-            continue
-        quickest = min(found, key=lambda row: statistics.median(row.seconds))
-        ms = statistics.median(quickest.seconds) * 1e3
-        enough = quickest.memory is not None and quickest.memory <= GOAL_BYTES
-        met = "met" if ms <= goal else "not met"
-        memory = "met" if enough else "not met"
-        lines.append(f"- {name}: {ms:.2f} ms, goal {goal} {met}; at most 1 GB on top {memory} ({quickest.path})")
-    return lines
 
 
 def measure_card(

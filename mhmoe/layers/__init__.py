@@ -1,8 +1,9 @@
 """The layers and their configs: routers, experts, the sparse mixture, and heads around it.
 
 card: what a graphics card wants otherwise. grouped: one matrix product a group. dispatch: rows to their experts and
-back; few_rows: the same in generation. triton_kernels, fused: both and the activation in few passes, on a card.
-matching: sizes equal to X-MoE's. exchange, expert_parallel, head_parallel: one layer on several processes.
+back; few_rows: the same in generation. slices: experts in parts. triton_kernels, fused: both and the activation in few
+passes, on a card. matching: sizes equal to X-MoE's. exchange, expert_parallel, head_parallel: one layer on several
+processes.
 """
 
 READING_ORDER = (
@@ -24,6 +25,8 @@ READING_ORDER = (
     "few_rows",
     "fused",
     "bitnet",
+    "slices",
+    "stacked_norms",
     "experts",
     "losses",
     "balance",

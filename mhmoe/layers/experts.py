@@ -14,12 +14,11 @@ norm, full precision) goes by fused.py where Triton is there, and a handful of i
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mhmoe.fields import Range, Size
 from mhmoe.layers import fused
@@ -30,6 +29,8 @@ from mhmoe.layers.dispatch import Order, combine, gather, sort_by_expert
 from mhmoe.layers.few_rows import few_experts, takes
 from mhmoe.layers.grouped import grouped_linear
 from mhmoe.layers.routing import Routing, autocast_type
+from mhmoe.layers.slices import in_slices
+from mhmoe.layers.stacked_norms import NoNorm, StackedLayerNorm, StackedLayerNormOfRows
 
 
 class FFNOutput(NamedTuple):
@@ -157,7 +158,7 @@ class Experts(nn.Module):
         norm = {"full": StackedLayerNorm, "bitnet": StackedLayerNormOfRows}[config.precision]
         self.inner_norm = norm(count, inner) if config.inner_norm else NoNorm()
         self.plain = not (config.bias or config.inner_norm) and config.precision == "full"
-        self.activation_name, self.kernels = config.activation, DEFAULT_KERNELS
+        self.activation_name, self.kernels, self.slices = config.activation, DEFAULT_KERNELS, 1
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -185,9 +186,14 @@ class Experts(nn.Module):
             gates = weight.reshape(-1, top_k)
             return fused.experts(rows, up, down, gates, order, self.activation_name, self.kernels).view(x.shape)
 
-        inner = _add(self.up_bias, grouped_linear(gather(rows, order), up, order.offsets), order)
-        inner = self.precision.rows(self.inner_norm(self.activation(inner), order.expert))
-        out = _add(down_bias, grouped_linear(inner.to(rows.dtype), down, order.offsets), order)
+        gathered = gather(rows, order)
+        if self.slices > 1:
+            out = in_slices(self.slices, gathered, up, self.up_bias, down, self.activation, order.offsets, order.expert)
+        else:
+            inner = _add(self.up_bias, grouped_linear(gathered, up, order.offsets), order)
+            inner = self.precision.rows(self.inner_norm(self.activation(inner), order.expert))
+            out = grouped_linear(inner.to(rows.dtype), down, order.offsets)
+        out = _add(down_bias, out, order)
         return combine(out, weight.reshape(-1, top_k), order).view(x.shape)
 
     def each(self, x: Float[Tensor, "experts taken dim"]) -> Float[Tensor, "experts taken dim"]:
@@ -219,59 +225,18 @@ def use_kernels(module: nn.Module, kernels: fused.Kernels | None) -> nn.Module:
     return module
 
 
-class StackedLayerNorm(nn.Module):
-    """LayerNorm over the inner width, each expert with its own scale and shift.
+def use_slices(module: nn.Module, slices: int) -> nn.Module:
+    """All experts in `module` compute so many slices of their inner width one after the other, and again in backward:
+    memory falls about as much, for a third more arithmetic. 1: all at once.
 
-    W (s * n + t) + b = (W diag(s)) n + (W t + b): scale and shift go into the expert's down matrix and bias, which
-    are few, so that the rows, which are many, are only normalised.
+    Raises ValueError where the whole width belongs together: with an inner norm, or ternary weights.
     """
-
-    def __init__(self, num_experts: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_experts, width))
-        self.bias = nn.Parameter(torch.empty(num_experts, width))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        nn.init.ones_(self.weight)
-        nn.init.zeros_(self.bias)
-
-    def fold(
-        self, down: Float[Tensor, "experts dim inner"], bias: Float[Tensor, "experts dim"] | None
-    ) -> tuple[Float[Tensor, "experts dim inner"], Float[Tensor, "experts dim"] | None]:
-        """The down matrices and biases with scale and shift in them."""
-        shift = (down * self.bias.unsqueeze(1)).sum(dim=-1)
-        return down * self.weight.unsqueeze(1), shift if bias is None else shift + bias
-
-    def forward(self, x: Float[Tensor, "*rows inner"], expert: Any = None) -> Float[Tensor, "*rows inner"]:
-        """n, without scale and shift."""
-        return F.layer_norm(x, x.shape[-1:])
-
-
-class StackedLayerNormOfRows(StackedLayerNorm):
-    """The same with scale and shift in the rows: what comes out is rounded, and so are the down matrices."""
-
-    def fold(
-        self, down: Float[Tensor, "experts dim inner"], bias: Float[Tensor, "experts dim"] | None
-    ) -> tuple[Float[Tensor, "experts dim inner"], Float[Tensor, "experts dim"] | None]:
-        return down, bias
-
-    def forward(self, x: Float[Tensor, "*rows inner"], expert: Any = None) -> Float[Tensor, "*rows inner"]:
-        """expert: of each row; None where rows are [experts, rows, inner]."""
-        scale, shift = (p.unsqueeze(1) if expert is None else p[expert] for p in (self.weight, self.bias))
-        return super().forward(x) * scale + shift
-
-
-class NoNorm(nn.Module):
-    """The identity, with the methods of `StackedLayerNorm`."""
-
-    def fold(
-        self, down: Float[Tensor, "experts dim inner"], bias: Float[Tensor, "experts dim"] | None
-    ) -> tuple[Float[Tensor, "experts dim inner"], Float[Tensor, "experts dim"] | None]:
-        return down, bias
-
-    def forward(self, x: Float[Tensor, "*rows inner"], expert: Any = None) -> Float[Tensor, "*rows inner"]:
-        return x
+    for part in module.modules():
+        if isinstance(part, Experts):
+            if slices > 1 and (part.config.inner_norm or part.config.precision != "full"):
+                raise ValueError("experts with an inner norm or ternary weights cannot be computed in slices; leave 1")
+            part.slices = slices
+    return module
 
 
 def _add(bias: Tensor | None, rows: Tensor, order: Order) -> Tensor:

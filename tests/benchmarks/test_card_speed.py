@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from benchmarks import card_speed
-from benchmarks.card_speed import Peaks, Row, Subject, measure, measure_card, share_of_peak, subjects, table, verdicts
+from benchmarks.card_speed import Subject, measure, measure_card, subjects
+from benchmarks.card_table import Peaks, Row, share_of_peak, table, verdicts
 from mhmoe.layers.experts import Experts
 from mhmoe.layers.fused import Kernels
 
@@ -49,9 +50,12 @@ def test_on_a_card_a_layer_is_also_compiled_and_its_steps_recorded(monkeypatch: 
     monkeypatch.setattr(card_speed.card, "TRITON_IS_THERE", False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     found = {s.path: s for s in subjects(quick=True) if s.layer == "X-MoE, 2"}
-    assert set(found) == {"torch", "torch.compile", "torch, recorded", "torch.compile, recorded"}
+    plain = {"torch", "torch.compile", "torch, in three slices"}
+    assert set(found) == plain | {f"{path}, recorded" for path in plain}
     for path, subject in found.items():
-        assert (subject.make()._compiled_call_impl is not None) == path.startswith("torch.compile")
+        module = subject.make()
+        assert (module._compiled_call_impl is not None) == path.startswith("torch.compile")
+        assert (module.get_submodule("experts").slices == 3) == ("slices" in path)
 
 
 def test_a_recorded_step_is_timed_by_its_replays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from mhmoe.layers import dispatch, few_rows, grouped
 from mhmoe.layers.activations import ACTIVATIONS, ActivationName, ClampedSwiGLU
 from mhmoe.layers.config import config_from_dict
 from mhmoe.layers.dispatch import combine, gather, sort_by_expert
-from mhmoe.layers.experts import Experts, ExpertsConfig, FeedForwardConfig
+from mhmoe.layers.experts import Experts, ExpertsConfig, FeedForwardConfig, use_slices
 from mhmoe.layers.grouped import grouped_linear, loop_linear
 from tests import reference
 
@@ -67,6 +67,37 @@ def test_stacked_experts_are_the_weighted_sum_of_their_networks(style: dict[str,
             one = {name: w[index[row, j]] for name, w in weights.items()}
             exact += weight[row, j].double() * reference.expert_network(style, one, x[row].double())
         assert reference.error(out[row], exact) < 2e-6
+
+
+@pytest.mark.parametrize("style", [style for style in STYLES if not style["inner_norm"]], ids=str)
+def test_slices_of_the_inner_width_give_the_same_and_keep_none_of_it(style: dict[str, Any]) -> None:
+    experts = make(expert_dim=40, **style)
+    x, (index, weight) = torch.randn(9, 8), choice(9)
+    found: list[list[Tensor]] = []
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.ndim == 2 and tensor.shape[0] >= 18 and tensor.shape[1] > 8:  # of every selection, wider than a row
+            kept[experts.slices] = kept.get(experts.slices, 0) + 1
+        return tensor
+
+    for slices in (1, 2, 5, 7):  # of 40 numbers: 24 and 16, 8 each, and again 8 each
+        use_slices(experts, slices)
+        given = x.clone().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = experts(given, index, weight)
+        found.append([out.detach(), *torch.autograd.grad(out.square().sum(), [given, *experts.parameters()])])
+    assert kept.keys() == {1}
+    for other in found[1:]:
+        for sliced, whole in zip(other, found[0], strict=True):
+            torch.testing.assert_close(sliced, whole, rtol=2e-5, atol=2e-6)
+
+
+def test_experts_whose_inner_width_belongs_together_are_not_sliced() -> None:
+    for style in ({"inner_norm": True}, {"precision": "bitnet"}):
+        with pytest.raises(ValueError, match="cannot be computed in slices; leave 1"):
+            use_slices(make(**style), 2)
+        assert use_slices(make(**style), 1)
 
 
 @every_style

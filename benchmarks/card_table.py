@@ -1,0 +1,80 @@
+"""The measurements of a card as a page: every layer by every path, and whether the goals are met."""
+
+import statistics
+from dataclasses import dataclass, field
+
+from benchmarks.roofline import weight_traffic
+
+TOKENS, DIM = 32_768, 768
+GOALS = {"MH-MoE at equal FLOPs, 8": 4.0, "MH-MoE at equal FLOPs, 64": 6.0, "X-MoE, 8": 3.5}
+"""Milliseconds on an H100, by the best path."""
+GOAL_BYTES = 10**9
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """FLOP/s of a product of large matrices, bytes/s of a copy, read and write counted."""
+
+    flops: float
+    bandwidth: float
+
+
+@dataclass
+class Row:
+    """One layer by one path. `seconds` is empty, and `note` says why, where it did not run."""
+
+    layer: str
+    path: str
+    flops: int
+    parameters: int
+    seconds: list[float] = field(default_factory=list)
+    memory: int | None = None
+    note: str = ""
+
+
+def share_of_peak(row: Row, best: Peaks) -> float:
+    least = max(row.flops / best.flops, weight_traffic(row.parameters, 2) / best.bandwidth)
+    return least / statistics.median(row.seconds)
+
+
+def table(rows: list[Row], best: Peaks, source: str, of: int = 0) -> str:
+    """The measurements, and whether the goals are met, as Markdown. source: which card, with which software. of: how
+    many rows there would be, if they were not all measured."""
+    lines = [
+        "# The layer on a graphics card",
+        "",
+        f"{source}; `make bench-gpu`. Measured peaks: {best.flops / 1e12:,.0f} TFLOP/s, "
+        f"copy {best.bandwidth / 1e9:,.0f} GB/s.",
+        "",
+        f"Forward and backward of {TOKENS:,} tokens of width {DIM}, in bfloat16; medians. What `kernels` are, "
+        "docs/how/layer.md says; memory is what a step takes at most on top of weights and input."
+        + (f" Measured are {len(rows)} of {of} rows." if of > len(rows) else ""),
+        "",
+        "| layer | path | ms | lowest | TFLOP/s | of the peak | memory on top GB |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        if not row.seconds:
+            lines.append(f"| {row.layer} | {row.path} | {row.note} | - | - | - | - |")
+            continue
+        median, memory = statistics.median(row.seconds), "-" if row.memory is None else f"{row.memory / 1e9:.2f}"
+        numbers = f"{median * 1e3:.2f} | {min(row.seconds) * 1e3:.2f} | {row.flops / median / 1e12:.0f}"
+        lines.append(f"| {row.layer} | {row.path} | {numbers} | {share_of_peak(row, best):.0%} | {memory} |")
+    return "\n".join([*lines, "", *verdicts(rows)]) + "\n"
+
+
+def verdicts(rows: list[Row]) -> list[str]:
+    """A line a goal: the best path's time and memory."""
+    lines: list[str] = []
+    for name, goal in GOALS.items():
+        found = [row for row in rows if row.layer == name and row.seconds]
+        if not found:
+            lines.append(f"- {name}: not run")
+            continue
+        quickest = min(found, key=lambda row: statistics.median(row.seconds))
+        ms = statistics.median(quickest.seconds) * 1e3
+        enough = quickest.memory is not None and quickest.memory <= GOAL_BYTES
+        met = "met" if ms <= goal else "not met"
+        memory = "met" if enough else "not met"
+        lines.append(f"- {name}: {ms:.2f} ms, goal {goal} {met}; at most 1 GB on top {memory} ({quickest.path})")
+    return lines

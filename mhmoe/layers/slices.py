@@ -1,0 +1,48 @@
+"""Experts a slice of their inner width at a time, where all of it would not fit into memory.
+
+    f(x) = sum over slices s of  W_down[:, s] act(W_up[s] x + b_up[s])
+
+Each slice is computed again in backward, so that no more than one is in memory at any time: for n slices about 1/n of
+the activations, and a third more arithmetic. Sums are in float32.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from mhmoe.layers.grouped import grouped_linear
+
+_STEP = 8  # numbers, of which a slice has a multiple: what grouped products in bfloat16 take
+
+
+def in_slices(
+    slices: int,
+    rows: Float[Tensor, "selections dim"],
+    up: Float[Tensor, "experts up_width dim"],
+    up_bias: Float[Tensor, "experts up_width"] | None,
+    down: Float[Tensor, "experts dim inner"],
+    activation: Callable[[Tensor], Tensor],
+    offsets: Int[Tensor, " experts"],
+    expert: Int[Tensor, " selections"],
+) -> Float[Tensor, "selections dim"]:
+    """f of sorted rows, without the down bias. A gated activation's up matrices are two halves, one above the other."""
+    inner = down.shape[2]
+    halves = up.unflatten(1, (-1, inner))
+    biases = None if up_bias is None else up_bias.unflatten(1, (-1, inner))
+
+    def part(rows: Tensor, up: Tensor, bias: Tensor | None, down: Tensor) -> Tensor:
+        z = grouped_linear(rows, up.contiguous(), offsets)
+        z = z if bias is None else z + bias.to(z.dtype)[expert]
+        return grouped_linear(activation(z).to(rows.dtype), down.contiguous(), offsets)
+
+    total = torch.zeros_like(rows, dtype=torch.float32)
+    width = -(-inner // (slices * _STEP)) * _STEP
+    for begin in range(0, inner, width):
+        own = slice(begin, begin + width)
+        bias = None if biases is None else biases[:, :, own].flatten(1, 2)
+        given = rows, halves[:, :, own].flatten(1, 2), bias, down[:, :, own]
+        total = total + checkpoint(part, *given, use_reentrant=False, preserve_rng_state=False)
+    return total.to(rows.dtype)
