@@ -94,7 +94,8 @@ def test_slices_of_the_inner_width_give_the_same_and_keep_none_of_it(style: dict
 
 
 def test_experts_whose_inner_width_belongs_together_are_not_sliced() -> None:
-    for style in ({"inner_norm": True}, {"precision": "bitnet"}):
+    styles: tuple[dict[str, Any], ...] = ({"inner_norm": True}, {"precision": "bitnet"})
+    for style in styles:
         with pytest.raises(ValueError, match="cannot be computed in slices; leave 1"):
             use_slices(make(**style), 2)
         assert use_slices(make(**style), 1)
