@@ -233,8 +233,11 @@ def the_hub() -> Generator[None]:
     """A hub that has the data sets of the tasks that pages name; in commands, `$HUB` is how it is found."""
     words = sorted({word for document in ZipfText(15).documents("train") for word in document.text.split()})
     made = documents(np.random.RandomState(0), words)
-    arc, piqa = (dict.fromkeys(("train", "validation", "test"), made[task]) for task in ("arc_easy", "piqa"))
-    data: dict[str, dict[str, Splits]] = {"allenai/ai2_arc": {"ARC-Easy": arc}, "baber/piqa": {"default": piqa}}
+
+    def splits(task: str) -> Splits:
+        return {split: made[task] for split in ("train", "validation", "test")}
+
+    data = {"allenai/ai2_arc": {"ARC-Easy": splits("arc_easy")}, "baber/piqa": {"default": splits("piqa")}}
     with pytest.MonkeyPatch.context() as patch, hub(data) as found:
         patch.setenv("HUB", " ".join(f"{name}={value}" for name, value in found.items()))
         yield
