@@ -235,7 +235,8 @@ def the_hub() -> Generator[None]:
     made = documents(np.random.RandomState(0), words)
 
     def splits(task: str) -> Splits:
-        return {split: made[task] for split in ("train", "validation", "test")}
+        names: tuple[str, ...] = ("train", "validation", "test")
+        return dict.fromkeys(names, made[task])
 
     data = {"allenai/ai2_arc": {"ARC-Easy": splits("arc_easy")}, "baber/piqa": {"default": splits("piqa")}}
     with pytest.MonkeyPatch.context() as patch, hub(data) as found:
