@@ -49,6 +49,8 @@ PAGE = TextsTable(
         for claim in higher(*_rows("mhmoe_h2", tuned=tuned), arm=arm, table="v2 Table 4")
     ],
     notes=(
+        "SMoE and fine-grained SMoE have MH-MoE's settings here, so that the layers alone differ; in Table 1 they have "
+        "their own.",
         "That the layers do next to nothing for SMoE and fine-grained SMoE, as v2 says, is no claim that a test of "
         "differences could support; the rows show it, or not.",
         "v2 prints other numbers for the whole MH-MoE in its Tables 1, 4 and 5 (11.60, 11.46 and 11.60 on RedPajama "

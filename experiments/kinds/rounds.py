@@ -1,8 +1,8 @@
 """A search in rounds: every system the same points, tokens and seeds, and the best by `valid` is the tuned one.
 
 A round tries its points in short runs with the tuning seed; the best of each system, and the points named beforehand,
-go on to full length with two seeds. The best of all rounds that settle is the tuned system. The test split is never
-seen.
+go on to full length with two seeds. The best of all rounds that settle is the tuned system. None of its runs sees the
+test split.
 """
 
 import dataclasses

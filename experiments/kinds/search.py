@@ -83,13 +83,13 @@ class Search(Rounds):
 
     def _caption(self, scale: Scale) -> str:
         rounds = "; ".join(
-            f"round {n}: {len(self.numbers(scale, round_))} points, {round_.share:.0%} of a final run's steps, of "
-            f"which the best {round_.kept} and {len(round_.also)} named beforehand go on"
+            f"round {n}: {len(self.numbers(scale, round_))} points, {round_.share:.0%} of a final run's steps; the "
+            f"best {round_.kept} go on, and with them {len(round_.also)} named beforehand"
             for n, round_ in enumerate(self.rounds, 1)
         )
         settling = "the best of all rounds"
         if self.settling < len(self.rounds):
-            settling = f"the best up to round {self.settling}, until their tables are run again"
+            settling = f"still those of round {self.settling}"
         return (
             f"Perplexity on `valid`. The same points for every system, seed {scale.tuning_seed}: {rounds}. Full length "
             f"is the mean of seeds {scale.tuning_seed} and {scale.tuning_seed + 1}. Tuned systems of other pages are "

@@ -97,9 +97,10 @@ class Records:
 
     def reload(self) -> None:
         """Read them again. Raises UserError if a file is damaged or holds another run's record."""
-        while True:
+        for _ in range(100):
             with suppress(FileNotFoundError):  # gathered into another file in between
                 return self._read()
+        raise UserError(f"{self.folder} has a record that cannot be found; remove links that lead nowhere")
 
     def _read(self) -> None:
         self.by_name: dict[str, Record] = {}

@@ -66,9 +66,10 @@ def evaluate(command: Evaluate) -> str:
     model, tokenizer = load(command.model, device=str(device_named(command.device)))
     lines: list[str] = []
     if text is not None:
-        context = int(getattr(model.config, "max_position_embeddings", 2048))
-        length = check_value("length", min(context, 2048) if command.length is None else command.length, Count)
-        if length > context:
+        context = getattr(model.config, "max_position_embeddings", None)
+        usual = min(context or 2048, 2048)
+        length = check_value("length", usual if command.length is None else command.length, Count)
+        if context is not None and length > context:
             raise UserError(f"length={length} is more than {command.model} reads at once; give at most {context}")
         documents = _documents(command, text, tokenizer, model.config.vocab_size)
         found = evaluate_model(model, documents, length)

@@ -34,8 +34,8 @@ class BesideConfig(LayerConfig, kind="beside"):
         return self.shared.dim
 
     @property
-    def reads_apart(self) -> bool:
-        return self.routed.reads_apart
+    def read_width(self) -> int | None:
+        return self.routed.read_width
 
     def build(self) -> "Beside":
         return Beside(self)

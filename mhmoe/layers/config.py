@@ -81,9 +81,9 @@ class Config:
         return False
 
     @property
-    def reads_apart(self) -> bool:
-        """Whether its router can be given something else to read than its experts."""
-        return False
+    def read_width(self) -> int | None:
+        """Of what its router reads; None without a router that can be given something else than its experts."""
+        return None
 
     def parts(self) -> Iterator["Config"]:
         """This config and all configs in it."""
@@ -110,10 +110,13 @@ class LayerConfig(Config):
     """Base of whole feed-forward layers, which all have a `dim` and return an FFNOutput; routers are only parts."""
 
 
-def check_route_by(route_by: str, inner: LayerConfig) -> None:
-    """Raises ValueError if the inner layer has no router that could read the input."""
-    if route_by == "input" and not inner.reads_apart:
+def check_route_by(route_by: str, inner: LayerConfig, width: int) -> None:
+    """Raises ValueError if the inner layer's router cannot read what it is given: the input, of this width, or rows."""
+    if route_by == "input" and inner.read_width is None:
         raise ValueError(f"route_by='input' needs a mixture within, and {inner.kind} is none")
+    given: int = width if route_by == "input" else inner.dim  # pyright: ignore[reportAttributeAccessIssue]
+    if inner.read_width not in (None, given):
+        raise ValueError(f"the router within reads width {inner.read_width}; route_by={route_by!r} gives it {given}")
 
 
 def config_from_dict(raw: Mapping[str, Any]) -> Config:

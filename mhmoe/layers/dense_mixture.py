@@ -47,8 +47,8 @@ class DenseMixtureConfig(LayerConfig, kind="dense_mixture"):
         return self.experts.dim
 
     @property
-    def reads_apart(self) -> bool:
-        return True
+    def read_width(self) -> int:
+        return self.router.dim
 
     def build(self) -> "DenseMixture":
         return DenseMixture(self)

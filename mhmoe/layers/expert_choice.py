@@ -64,8 +64,8 @@ class ExpertChoiceConfig(LayerConfig, kind="expert_choice"):
         return True
 
     @property
-    def reads_apart(self) -> bool:
-        return True
+    def read_width(self) -> int:
+        return self.router.dim
 
     def build(self) -> "ExpertChoice":
         return ExpertChoice(self)

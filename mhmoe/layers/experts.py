@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mhmoe.fields import Range, Size
+from mhmoe.fields import Range, Size, check_value
 from mhmoe.layers import fused
 from mhmoe.layers.activations import ACTIVATIONS, GATED, ActivationName
 from mhmoe.layers.bitnet import PRECISIONS, Precision, linear
@@ -229,13 +229,15 @@ def use_slices(module: nn.Module, slices: int) -> nn.Module:
     """All experts in `module` compute so many slices of their inner width one after the other, and again in backward:
     memory falls about as much, for a third more arithmetic. 1: all at once.
 
-    Raises ValueError where the whole width belongs together: with an inner norm, or ternary weights.
+    Where Triton's kernels compute (`use_kernels`), they have slices of their own. Raises ValueError where the whole
+    width belongs together: with an inner norm, or ternary weights.
     """
-    for part in module.modules():
-        if isinstance(part, Experts):
-            if slices > 1 and (part.config.inner_norm or part.config.precision != "full"):
-                raise ValueError("experts with an inner norm or ternary weights cannot be computed in slices; leave 1")
-            part.slices = slices
+    check_value("slices", slices, Size)
+    found = [part for part in module.modules() if isinstance(part, Experts)]
+    if slices > 1 and any(part.config.inner_norm or part.config.precision != "full" for part in found):
+        raise ValueError("experts with an inner norm or ternary weights cannot be computed in slices; leave 1")
+    for part in found:
+        part.slices = slices
     return module
 
 

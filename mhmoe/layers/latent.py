@@ -46,10 +46,7 @@ class LatentConfig(LayerConfig, kind="latent"):
     def check(self) -> None:
         if self.shared is not None and self.shared.dim != self.dim:
             raise ValueError(f"shared.dim={self.shared.dim} is not dim={self.dim}; give both the same")
-        check_route_by(self.route_by, self.inner)
-        read = [part.scored_dim or part.dim for part in self.inner.parts() if isinstance(part, SparseMoEConfig)]
-        if self.route_by == "input" and read and read[0] != self.dim:
-            raise ValueError(f"scored_dim={read[0]} is not dim={self.dim}; give both the same, or route_by='latent'")
+        check_route_by(self.route_by, self.inner, self.dim)
 
     @property
     def latent_dim(self) -> int:

@@ -79,7 +79,7 @@ class MultiHeadConfig(LayerConfig, kind="multi_head"):
             raise ValueError(
                 f"inner works on width {width}, but a sub-token has dim / heads = {self.dim // self.heads} numbers"
             )
-        check_route_by(self.route_by, self.inner)
+        check_route_by(self.route_by, self.inner, self.dim // self.heads)
 
     def build(self) -> "MultiHead":
         return {"head_output": MultiHead, "input": MultiHeadRoutedByInput}[self.route_by](self)

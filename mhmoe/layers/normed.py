@@ -32,8 +32,8 @@ class NormedConfig(LayerConfig, kind="normed"):
         return self.inner.dim  # pyright: ignore[reportAttributeAccessIssue]  # every feed-forward config has it
 
     @property
-    def reads_apart(self) -> bool:
-        return self.inner.reads_apart
+    def read_width(self) -> int | None:
+        return self.inner.read_width
 
     def build(self) -> "Normed":
         return Normed(self)

@@ -75,8 +75,8 @@ class SparseMoEConfig(LayerConfig, kind="sparse_moe"):
         return self.capacity_factor is not None
 
     @property
-    def reads_apart(self) -> bool:
-        return True
+    def read_width(self) -> int:
+        return self.router.dim
 
     def build(self) -> "SparseMoE":
         return SparseMoE(self)
@@ -142,8 +142,8 @@ class ResidualConfig(LayerConfig, kind="residual"):
         return self.inner.dim  # pyright: ignore[reportAttributeAccessIssue]  # every feed-forward config has it
 
     @property
-    def reads_apart(self) -> bool:
-        return self.inner.reads_apart
+    def read_width(self) -> int | None:
+        return self.inner.read_width
 
     def build(self) -> "Residual":
         return Residual(self)

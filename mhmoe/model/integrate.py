@@ -99,7 +99,7 @@ def integrate(
     hidden_size = inside.config.get_text_config().hidden_size
     for block, config in layers.items():
         _check(config, hidden_size)
-        _check_call(places[block], model.get_submodule(places[block]), hidden_size, model.dtype)
+        _check_call(places[block], model.get_submodule(places[block]), hidden_size)
     ours = _subclass(type(model))
     inside.config.integrated = {
         "layers": {places[block]: config.to_dict() for block, config in layers.items()},
@@ -159,15 +159,17 @@ def _check(config: LayerConfig, hidden_size: int) -> None:
 
 
 @torch.no_grad()
-def _check_call(name: str, network: nn.Module, hidden_size: int, dtype: torch.dtype) -> None:
+def _check_call(name: str, network: nn.Module, hidden_size: int) -> None:
     """Raises ValueError unless a network maps hidden states to hidden states, as what takes its place does."""
-    device = next(network.parameters()).device
-    if device.type == "meta":
+    place = next(network.parameters())
+    if place.is_meta or not place.is_floating_point():  # there is nothing to try, or it is quantised
         return
+    was_training = network.training
     try:
-        found: Any = network(torch.zeros(1, 1, hidden_size, dtype=dtype, device=device))
+        found: Any = network.eval()(torch.zeros(1, 1, hidden_size, dtype=place.dtype, device=place.device))
     except TypeError:
         found = None
+    network.train(was_training)
     if not isinstance(found, Tensor):
         raise ValueError(
             f"{name} ({type(network).__name__}) takes or gives more than hidden states, which a layer of ours cannot"
@@ -176,6 +178,7 @@ def _check_call(name: str, network: nn.Module, hidden_size: int, dtype: torch.dt
 
 def _put_layers(model: Any) -> None:
     """What the model's config says, into the model: new layers where networks stand."""
+    model.balance_losses = list[Tensor]()
     for name, raw in model.config.integrated["layers"].items():
         place = next(model.get_submodule(name).parameters())
         config = config_from_dict(raw)
@@ -183,7 +186,7 @@ def _put_layers(model: Any) -> None:
         built = config.build().to(place.dtype)
         built = built.to_empty(device="meta") if place.is_meta else built.to(place.device)
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, HiddenOnly(built, []).train(model.training))
+        setattr(model.get_submodule(parent), child, HiddenOnly(built, model.balance_losses).train(model.training))
 
 
 @functools.cache

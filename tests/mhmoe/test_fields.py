@@ -117,7 +117,7 @@ CONFIGS = (
     BesideConfig(shared=FeedForwardConfig(dim=4, inner_dim=3), routed=MOE),
     DenseMixtureConfig(router=MOE.router.replace(top_k=4), experts=MOE.experts),
     HierarchicalMoEConfig(router=MOE.router, inner=MOE),
-    LatentConfig(dim=8, inner=MOE),
+    LatentConfig(dim=8, inner=MOE, route_by="latent"),
     AbsentConfig(dim=4),
     ExpertChoiceConfig(router=MOE.router, experts=MOE.experts),
     PerHeadRouterConfig.of(MOE.router, 2),

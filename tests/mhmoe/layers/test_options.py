@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mhmoe.layers.absent import AbsentConfig
+from mhmoe.layers.dense_mixture import DenseMixtureConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
 from mhmoe.layers.latent import LatentConfig
 from mhmoe.layers.multi_head import multi_head_moe
@@ -41,8 +42,15 @@ def test_a_router_that_should_read_the_input_must_be_there_and_read_its_width() 
     latent = LatentConfig(dim=12, inner=network, route_by="latent")
     with pytest.raises(ValueError, match="needs a mixture within"):
         latent.replace(route_by="input")
-    with pytest.raises(ValueError, match="scored_dim=4 is not dim=12; give both the same, or route_by='latent'"):
-        LatentConfig(dim=12, inner=LAYER.inner)
+    experts = ExpertsConfig(dim=4, num_experts=3, expert_dim=5)
+    dense = DenseMixtureConfig(router=XMoERouterConfig(dim=4, num_experts=3, top_k=3), experts=experts)
+    for inner in (LAYER.inner, dense):
+        with pytest.raises(ValueError, match="the router within reads width 4; route_by='input' gives it 12"):
+            LatentConfig(dim=12, inner=inner)
+    scored = LAYER.inner.replace(router=XMoERouterConfig(dim=12, num_experts=4), scored_dim=12)
+    for route_by in ("input", "head_output"):
+        with pytest.raises(ValueError, match=rf"the router within reads width 12; route_by='{route_by}' gives it 4"):
+            LAYER.replace(inner=scored, route_by=route_by)
 
 
 @pytest.mark.parametrize("start", ["identity", "zero"])
