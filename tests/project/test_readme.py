@@ -411,6 +411,19 @@ def test_the_differences_over_fewer_seeds_in_the_results_are_those_of_the_record
         assert sentence.format(-mean, -high, -low) in PROSE
 
 
+def test_what_the_second_round_of_the_search_found_in_the_results_is_what_its_page_says():
+    text = (ROOT / "results" / "tuning.csv").read_text(encoding="utf-8")
+    best = {(r["label"], r["round"]): r["best_full"] for r in csv.DictReader(text.splitlines()) if r["scale"] == "cpu"}
+    begins = ("no layer", "Dense", "X-MoE", "fine-grained", "MH-MoE, FLOPs")
+    sentence = "no layer {:.1f}, Dense {:.1f}, X-MoE {:.1f}, fine-grained X-MoE {:.1f}, MH-MoE {:.1f} at equal FLOPs"
+    for number, begin in (("2", "over two seeds: "), ("1", "the first round's were ")):
+        found = [
+            value for name in begins for (label, n), value in best.items() if label.startswith(name) and n == number
+        ]
+        assert begin + sentence.format(*map(float, found)) in PROSE
+    assert f"part of X-MoE's {-difference('xmoe_8_tuned', 'dense_tuned')[0]:.1f}% is the first round's" in PROSE
+
+
 def test_what_the_readme_says_of_two_heads_is_what_the_records_give():
     text = " ".join(read(README).split())
     found = "{:.1f}% [{:.1f}, {:.1f}]"
