@@ -428,12 +428,25 @@ def test_what_the_readme_says_of_two_heads_is_what_the_records_give():
     text = " ".join(read(README).split())
     found = "{:.1f}% [{:.1f}, {:.1f}]"
     assert f"by {found.format(*difference('v2_mhmoe_h2_tuned', 'v2_smoe_tuned'))} with two" in text
+    assert f"by {float(CPU[AT_EQUAL_FLOPS]['change']):.1f}% with four heads" in text
+    assert f"by {float(CPU[AT_EQUAL_FLOPS]['change']):.1f}% with the four heads that the search chose" in PROSE
     assert f"ends {found.format(*difference('why_h2_k4', 'why_xmoe'))} above X-MoE" in text
 
 
-def difference(ours: str, theirs: str) -> tuple[float, ...]:
-    """In percent of perplexity, paired by seed, with its interval."""
-    found = paired_difference(nll(ours), nll(theirs))
+def test_seeds_that_were_added_after_a_look_are_told_as_the_records_have_them():
+    text = " ".join(read(ROOT / "docs" / "how" / "ledger.md").split())
+    for seeds, sentence in (
+        (2, "was {:.1f}% [{:.1f}, {:+.1f}] over two seeds"),
+        (3, "{:.1f}% [{:.1f}, {:.1f}] over three"),
+        (5, "{:.1f}% [{:.1f}, {:.1f}] over five"),
+    ):
+        assert sentence.format(*difference("xmoe_32_tuned", "xmoe_8_tuned", seeds)) in text
+    assert "X-MoE with 32 experts is {:.1f}% [{:.1f}, {:.1f}] worse".format(*difference("xmoe_32", "xmoe_8")) in PROSE
+
+
+def difference(ours: str, theirs: str, seeds: int = 5) -> tuple[float, ...]:
+    """In percent of perplexity, paired by seed over the first so many, with its interval."""
+    found = paired_difference(*({s: x for s, x in nll(system).items() if s <= seeds} for system in (ours, theirs)))
     return tuple(100 * math.expm1(x) for x in (found.mean, found.low, found.high))
 
 

@@ -118,6 +118,13 @@ def test_records_that_are_gathered_while_they_are_read_are_read_again(
     assert Records(SCALE, tmp_path).by_name == before
 
 
+def test_a_link_that_leads_nowhere_is_told_of(tmp_path: Path) -> None:
+    records = fill(tmp_path, SMALL, {})
+    (records.folder / "english-gone.json").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="remove links that lead nowhere"):
+        Records(SCALE, tmp_path)
+
+
 def test_a_file_of_records_that_was_edited_is_found(tmp_path: Path) -> None:
     records = fill(tmp_path, SMALL, {})
     gather(records, SMALL.gathered(SCALE))

@@ -99,6 +99,8 @@ def test_experts_whose_inner_width_belongs_together_are_not_sliced() -> None:
         with pytest.raises(ValueError, match="cannot be computed in slices; leave 1"):
             use_slices(make(**style), 2)
         assert use_slices(make(**style), 1)
+    with pytest.raises(ValueError, match="slices=0 is not allowed"):
+        use_slices(make(), 0)
 
 
 @every_style

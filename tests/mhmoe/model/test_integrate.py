@@ -43,7 +43,7 @@ from mhmoe.io import UserError
 from mhmoe.layers.expert_choice import ExpertChoiceConfig
 from mhmoe.layers.experts import ExpertsConfig
 from mhmoe.layers.routers import DotProductRouterConfig
-from mhmoe.model.integrate import feed_forward_places
+from mhmoe.model.integrate import _check_call, feed_forward_places
 from mhmoe.training.config import TrainingConfig
 from mhmoe.training.loop import train
 from tests import tiny
@@ -233,6 +233,14 @@ def test_networks_that_take_or_give_more_than_hidden_states_are_refused() -> Non
         with pytest.raises(ValueError, match=r"0\.mlp \(\w+MLP\) takes or gives more than hidden states"):
             integrate(model, LAYER)
         assert torch.equal(logits(model), before)
+
+
+def test_trying_a_network_out_draws_nothing_and_takes_its_own_type() -> None:
+    model = make("gpt2").train()
+    model.transformer.h[1].mlp.double()
+    before = torch.random.get_rng_state()
+    _check_call("a network", model.transformer.h[1].mlp, DIM)
+    assert torch.equal(torch.random.get_rng_state(), before) and model.transformer.h[1].mlp.training
 
 
 def test_our_layers_are_in_the_models_mode() -> None:
