@@ -259,7 +259,7 @@ def test_the_commands_of_a_page_run_in_their_order_and_show_what_they_should(
     assert [each.command for each in ended] == [*before, *these]
 
 
-def test_a_command_that_fails_ends_its_page_and_one_that_shows_something_else_is_found(tmp_path: Path):
+def test_a_command_that_fails_ends_its_page_and_one_that_shows_another_is_found(tmp_path: Path):
     with shell(tmp_path, {}) as here:
         ended = here.run(["make", "python -m experiments status --no-such-option", "make"])
         (other,) = here.run(["true  # make docs"])

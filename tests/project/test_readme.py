@@ -343,7 +343,7 @@ def test_where_the_systems_of_the_field_end_in_the_results_is_where_their_page_h
     assert sentence.format(-of("Jamba"), *map(of, names)) in PROSE
 
 
-def test_what_many_jobs_trained_on_one_card_in_the_documents_is_what_their_records_say():
+def test_what_many_jobs_trained_on_one_card_is_told_as_their_records_have_it():
     paths = (ROOT / "results" / "runs" / "cpu").glob("english-*.json")
     found = [record for path in paths if '"NVIDIA H200"' in (record := path.read_text(encoding="utf-8"))]
     runs = [run for run in map(json.loads, found) if run["provenance"]["started"].startswith("2026-11-27")]
@@ -411,7 +411,7 @@ def test_the_differences_over_fewer_seeds_in_the_results_are_those_of_the_record
         assert sentence.format(-mean, -high, -low) in PROSE
 
 
-def test_what_the_second_round_of_the_search_found_in_the_results_is_what_its_page_says():
+def test_what_the_searchs_second_round_found_is_told_as_its_page_has_it():
     text = (ROOT / "results" / "tuning.csv").read_text(encoding="utf-8")
     best = {(r["label"], r["round"]): r["best_full"] for r in csv.DictReader(text.splitlines()) if r["scale"] == "cpu"}
     begins = ("no layer", "Dense", "X-MoE", "fine-grained", "MH-MoE, FLOPs")

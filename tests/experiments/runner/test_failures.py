@@ -120,7 +120,7 @@ def test_finished_models_are_measured_although_a_run_failed(tmp_path: Path, brok
     assert found == {f"english-{name}-seed1" for name in NAMES[1:]}
 
 
-def test_a_model_that_does_not_come_out_again_is_tried_once_for_all_that_is_measured_on_it(
+def test_a_model_that_does_not_come_out_again_is_tried_once_for_all_measurements(
     tmp_path: Path, broken: dict[str, Exception], capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = dataclasses.replace(options(tmp_path), train_only=False)

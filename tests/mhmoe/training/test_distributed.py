@@ -182,7 +182,7 @@ def test_two_processes_stop_together_at_the_earlier_deadline_and_go_on_as_if_the
         assert [p["task_loss"] for p in curve] == [p["task_loss"] for p in rank["trained"][1]]
 
 
-def test_within_a_compiled_module_too_only_the_last_part_of_a_batch_adds_up_over_processes() -> None:
+def test_a_compiled_module_too_adds_up_over_processes_once_a_batch() -> None:
     inner = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
     nn.Module.__init__(inner)
     compiled = nn.Module()
