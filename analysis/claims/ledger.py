@@ -101,7 +101,7 @@ def ledger_tables(verdicts: Sequence[Verdict]) -> dict[tuple[str, str], list[tup
     tables: dict[tuple[str, str], list[tuple[Verdict, list[str]]]] = {}
     for scale, stem in dict.fromkeys((verdict.scale, verdict.claim.slug) for verdict in verdicts):
         family = [v for v in verdicts if (v.scale, v.claim.slug) == (scale, stem)]
-        tested = {v.claim.difference for v in family if not math.isnan(v.tested.p_value) and not v.repeats}
+        tested = {v.claim.difference for v in family if not math.isnan(v.p_in_family)}
         tables[scale, stem] = [(verdict, _cells(verdict, len(tested))) for verdict in family]
     return tables
 

@@ -138,6 +138,14 @@ class Verdict:
         return self.difference.n
 
     @property
+    def p_in_family(self) -> float:
+        """With which it counts for Holm's correction: 1 where one common seed was seen already, and cannot be tested
+        yet; nan, which does not count, where nothing was, or on another page."""
+        if self.repeats:
+            return math.nan
+        return 1.0 if self.verdict == "not run" and self.n else self.tested.p_value
+
+    @property
     def percent(self) -> tuple[float, float, float]:
         """Mean, low, high of the difference as percent of the worse system's perplexity (of its gain's ratio)."""
         return percent_of_perplexity(self.difference)
@@ -205,14 +213,14 @@ def _tested_cost(
 
 def decide(family: Sequence[Verdict]) -> list[Verdict]:
     """The decisions on all claims of a table at a scale, by the rule of the module's docstring; none on what is not
-    testable, which counts in the family.
+    testable or has one seed so far, which count in the family.
 
     Claims about one difference count once: of them the smallest p takes their place in Holm's order.
     """
     decided: list[Verdict] = []
     smallest: dict[Hashable, float] = {}
     for verdict in family:
-        p, known = verdict.tested.p_value, smallest.get(verdict.claim.difference, math.nan)
+        p, known = verdict.p_in_family, smallest.get(verdict.claim.difference, math.nan)
         smallest[verdict.claim.difference] = p if math.isnan(known) else known if math.isnan(p) else min(p, known)
     adjusted = dict(zip(smallest, holm(list(smallest.values())), strict=True))
     for measured in family:

@@ -119,14 +119,15 @@ _FINER = (
         "Margin over the best wrong answer, bits per byte (higher is better)",
         "margin",
         "+.3f",
-        "The best of several wrong answers: below zero for a model that knows nothing.",
+        "The best of several wrong answers: below zero for a model to which all read alike.",
     ),
     (
         "Advantage over the mean wrong answer, bits per byte (higher is better)",
         "advantage",
         "+.4f",
-        f"Zero for a model that knows nothing; this one is judged. {UP} above and {DOWN} below zero in every seed "
-        f"({_SURE}).",
+        "Zero for a model to which right and wrong answers read alike; this one is judged. Answers differ in form too: "
+        "a model that never sees the question can be above zero, on TruthfulQA most of all. "
+        f"{UP} above and {DOWN} below zero in every seed ({_SURE}).",
     ),
 )
 

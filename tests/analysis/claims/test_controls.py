@@ -82,6 +82,17 @@ def test_what_is_not_testable_stays_in_the_family_and_is_not_decided() -> None:
     assert first[0].adjusted_p == pytest.approx(2 * alone.adjusted_p)
 
 
+def test_what_has_one_common_seed_so_far_counts_in_the_family_and_is_not_decided() -> None:
+    records = runs(a=4.49, b=4.5, x=4.4, d=4.6, null=4.8)
+    seen = [*records, *[record for record in runs(c=5.0) if record.seed == 1]]
+    other = dataclasses.replace(CLAIM, worse="c", statement="A lies below C")
+    alone = judge([CLAIM], records, "cpu", controls=CONTROLS)[0]
+    nothing, among = (judge([CLAIM, other], found, "cpu", controls=CONTROLS) for found in (records, seen))
+    assert nothing[0].adjusted_p == alone.adjusted_p and nothing[1].n == 0
+    assert among[0].adjusted_p == pytest.approx(2 * alone.adjusted_p)
+    assert (among[1].verdict, among[1].n) == ("not run", 1) and math.isnan(among[1].adjusted_p)
+
+
 def test_one_difference_counts_once_in_a_family_and_once_in_the_ledger() -> None:
     records = runs(a=4.49, b=4.5, x=4.4, d=4.6, null=4.8)
     twice = judge([CLAIM, dataclasses.replace(CLAIM, statement="again")], records, "cpu", controls=CONTROLS)
