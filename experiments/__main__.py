@@ -12,6 +12,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 import signal
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,10 +22,8 @@ from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
 from analysis.plotting import without_pictures
-from experiments import BEGUN
 from experiments.catalog import check_scale, check_task, find, pages, scale_of
 from experiments.report.command import compare, edited, folder_of, write
-from experiments.runner.cluster import HERE, Cluster
 from experiments.runner.queue import Queue
 from experiments.runner.run_command import Arguments, execute_command
 from experiments.runner.runs import model_config
@@ -36,7 +35,6 @@ from mhmoe.cli import exit_code
 from mhmoe.data.packing import export
 from mhmoe.io import UserError, check_writable
 from mhmoe.training.allocator import keep_freed_memory
-from mhmoe.training.config import Sharding
 
 app = SubcommandApp()
 Slug = Annotated[Positional[str], tyro.conf.arg(help="a table or figure, or the unique beginning of its name")]
@@ -54,117 +52,31 @@ def list_() -> None:
 
 
 @app.command
-def run(
-    slug: Slug,
-    scale: ScaleName = "cpu",
-    task: str = "",
-    seeds: tuple[int, ...] = (),
-    data: Path | None = None,
-    results: Path | None = None,
-    jobs: int = 1,
-    heads: tuple[int, ...] = (),
-    device: str = "",
-    time_budget: float | None = None,
-    train_only: bool = False,
-    again: bool = False,
-    shard: bool = False,
-    expert_parallel: int = 1,
-    dry_run: bool = False,
-    gpus: str = "",
-    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = HERE,
-) -> None:
-    """Train and measure what has no current record yet. Interrupted runs go on where they stopped.
-
-    Args:
-        task: of a table that exists for several, such as table1; else its own.
-        seeds: of the final runs; the scale's own if none are given.
-        data: a folder of corpora, or one made by `pack`; else MHMOE_DATA, where the scale reads local text.
-        results: the folder for the records; else results, or one in results-own for text that those are not of.
-        jobs: processes that share the runs and the cores.
-        heads: for table5, these numbers of heads instead of the paper's.
-        device: cpu, cuda, or auto for whichever there is; else the scale's own. Records say which it was.
-        time_budget: seconds after which to stop with a checkpoint.
-        train_only: measure nothing, which needs no folder of questions; the same command without it goes on.
-        again: train the runs that have current records once more, at their learning rates, in a folder of their
-            own, and compare; exit code 1 if one differs by more than is to be expected.
-        shard: under torchrun or --together, no process has a whole model (FSDP2); else each has a copy (DDP).
-        expert_parallel: likewise, so many processes share out the experts of each layer; shards all else, too.
-        dry_run: print what would be run and what it would cost.
-        gpus: for dry_run, such as 8xH100 or 32xV100: memory of each, tokens a second and days there.
-        cluster: where it is done.
-    """
-    arguments = Arguments(
-        slugs=(slug,),
-        seeds=seeds,
-        data=data,
-        results=results,
-        jobs=jobs,
-        heads=heads,
-        device=device,
-        time_budget=time_budget,
-        train_only=train_only,
-        again=again,
-        started=BEGUN,
-        sharding=Sharding(expert_parallel=expert_parallel) if shard or expert_parallel != 1 else None,
-        cluster=cluster,
-        gpus=gpus,
-    )
+def run(slug: Slug, given: Annotated[Arguments, tyro.conf.arg(name="")]) -> None:
+    """Train and measure what has no current record yet. Interrupted runs go on where they stopped."""
+    arguments = replace(given, slugs=(slug,))
     arguments.check()
-    chosen = scale_of(scale).on(device)
-    chosen.for_task(task or "english")  # an unknown task is said before an experiment is looked for
-    page = find(slug, task, heads)
-    check_task(page, task)
+    chosen = scale_of(given.scale).on(given.device)
+    chosen.for_task(given.task or "english")  # an unknown task is said before an experiment is looked for
+    page = find(slug, given.task, given.heads)
+    check_task(page, given.task)
     check_scale(page, chosen)
     for system in page.all_systems():
         model_config(chosen.for_task(page.task), system)  # what cannot be built is said before anything is trained
-    sys.exit(execute_command(page, chosen, arguments, dry_run))
+    sys.exit(execute_command(page, chosen, arguments))
 
 
 @app.command
 def run_all(
-    slugs: Positional[tuple[str, ...]],
-    scale: ScaleName = "cpu",
-    task: str = "",
-    seeds: tuple[int, ...] = (),
-    data: Path | None = None,
-    results: Path | None = None,
-    jobs: int = 1,
-    device: str = "",
-    time_budget: float | None = None,
-    train_only: bool = False,
-    dry_run: bool = False,
-    gpus: str = "",
-    out: Path | None = None,
-    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = HERE,
+    slugs: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(help="what comes first is done first")],
+    given: Annotated[Arguments, tyro.conf.arg(name="")],
 ) -> None:
-    """All that several tables and figures of one task lack, as one queue, in their order.
-
-    Args:
-        slugs: tables and figures; what comes first is done first.
-        task: of those that several tasks have, whose; English if none is named.
-        seeds, data, results, jobs, device, time_budget, train_only, dry_run, gpus: as for run.
-        out: a tar file for the new records and measurements, to be carried elsewhere and taken in by `register`.
-        cluster: where it is done.
-    """
-    arguments = Arguments(
-        slugs=slugs,
-        seeds=seeds,
-        data=data,
-        results=results,
-        jobs=jobs,
-        heads=(),
-        device=device,
-        time_budget=time_budget,
-        train_only=train_only,
-        again=False,
-        started=BEGUN,
-        cluster=cluster,
-        gpus=gpus,
-    )
+    """All that several tables and figures of one task lack, as one queue, in their order."""
+    arguments = replace(given, slugs=slugs)
     arguments.check()
-    queue = Queue.of([find(slug, task) for slug in slugs])
-    check_task(queue, task)
-    sys.exit(execute_command(queue, scale_of(scale).on(device), arguments, dry_run, out))
+    queue = Queue.of([find(slug, given.task, given.heads) for slug in slugs])
+    check_task(queue, given.task)
+    sys.exit(execute_command(queue, scale_of(given.scale).on(given.device), arguments))
 
 
 @app.command(name="render")

@@ -1,4 +1,4 @@
-"""A table of perplexity with what was measured on its models beside it, and perplexity against what a system costs.
+"""A table of perplexity with what was measured on its models beside it, and a ranking with what each system costs.
 
     largest load        the busiest expert's share of its layer's selections, in even shares: 1 where all have as much
     in use              exp of the entropy of the load, of all experts of a layer
@@ -20,11 +20,10 @@ from typing import Any, NamedTuple
 import torch
 
 from analysis.experts_alike import ExpertsAlike, measure_alike
-from analysis.plotting import Point
+from analysis.ranking import ranking_figure
 from analysis.routing.dropped import Dropped, measure_dropped
 from analysis.routing.measures import Summary, summary
 from analysis.routing.text import load_checkpoint, windows_of
-from analysis.scatter import scatter_figure
 from analysis.speed import Speed, Speeds, measure_speed
 from analysis.tables import Column, table_markdown
 from analysis.tables import Row as Cells
@@ -64,15 +63,16 @@ class Comparison(Table):
         rows = [{**row, **self._cells(row["system"], values)} for row in found.rows]
         page = found.markdown
         picture = f"{self.slug}_{scale.name}.png"
-        if panels := self._panels(current, values):
-            runs = [record for of_system in current.values() for record in of_system]
-            scatter_figure(
-                panels,
+        if runs := [record for of_system in current.values() for record in of_system]:
+            labels = {row.system.name: row.system.label for row in self.rows}
+            ranking_figure(
+                {labels[s]: [r.metrics["test"]["perplexity"] for r in of_s] for s, of_s in current.items() if of_s},
+                self._costs(current, values),
                 folder / picture,
                 title=self.title,
-                height="test perplexity",
-                note=f"{setting_of(runs)}. Bars: lowest to highest seed.",
-                stressed=[row.system.label for row in self.rows if row.system.name in self.stressed],
+                measure="test perplexity",
+                note=f"{setting_of(runs)}. A mark is a seed, a point their mean.",
+                stressed=[label for name, label in labels.items() if name in self.stressed],
             )
             page += f"\n![{self.title}]({picture})\n"
         shown = [row for row in rows if any(row.get(column.key) is not None for column in columns)]
@@ -88,11 +88,11 @@ class Comparison(Table):
             cells[column.key] = fmean(numbers) if numbers else None
         return cells
 
-    def _panels(
+    def _costs(
         self, current: Mapping[str, Sequence[Record]], values: Mapping[tuple[str, str], Mapping[int, Any]]
-    ) -> dict[str, dict[str, Point]]:
-        """Test perplexity against FLOPs, parameters and time, where a system has them. Seconds of two models on a busy
-        machine do not compare; those of a model and of the dense one beside it do."""
+    ) -> dict[str, dict[str, float]]:
+        """FLOPs, parameters and time, of the systems that have them. Seconds of two models on a busy machine do not
+        compare; those of a model and of the dense one beside it do."""
 
         def time(record: Record) -> float | None:
             speed = values.get((SPEED.name, record.system), {}).get(record.seed)
@@ -101,20 +101,18 @@ class Comparison(Table):
         costs: dict[str, Callable[[Record], float | None]] = {
             "training FLOPs (T)": lambda r: 3e-12 * r.flops_per_token * r.tokens,
             "parameters (M)": lambda r: 1e-6 * r.parameters,
-            "seconds of training, over those of Dense of its FLOPs": time,
+            "time, in that of Dense of its FLOPs": time,
         }
         labels = {row.system.name: row.system.label for row in self.rows}
-        panels: dict[str, dict[str, Point]] = {}
-        for name, cost in costs.items():
-            points: dict[str, Point] = {}
-            for system, runs in current.items():
-                known = [(x, r.metrics["test"]["perplexity"]) for r in runs if (x := cost(r)) is not None]
-                if known:
-                    x, y = (fmean(of) for of in zip(*known, strict=True))
-                    heights = [height for _, height in known]
-                    points[labels[system]] = Point(x, y, min(heights), max(heights), len(known))
-            panels[name] = points
-        return {name: points for name, points in panels.items() if points}
+        found = {
+            name: {
+                labels[system]: fmean(known)
+                for system, runs in current.items()
+                if (known := [x for r in runs if (x := cost(r)) is not None])
+            }
+            for name, cost in costs.items()
+        }
+        return {name: of_systems for name, of_systems in found.items() if of_systems}
 
 
 # ---- what is measured ------------------------------------------------------------------------

@@ -8,7 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import torch
+import tyro
+
+from experiments import BEGUN
 from experiments.runner.again import comparison
 from experiments.runner.cluster import HERE, Cluster
 from experiments.runner.dry_run import cost_table, gpu_table
@@ -20,34 +25,65 @@ from experiments.runner.launch import Options, check_data, planned_runs, run_all
 from experiments.runner.page import Page
 from experiments.runner.processes import check_device
 from experiments.runner.queue import bundle, listing
-from experiments.runner.runs import Run
+from experiments.runner.runs import Run, model_config
 from experiments.runner.store import COMMITTED, RESULTS, Records
 from experiments.runner.texts import CACHE, OWN, results_of, work_folder
 from experiments.scales import Scale
 from mhmoe.cli import stopped_at
 from mhmoe.io import UserError, check_writable
+from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.config import Sharding
 from mhmoe.training.record import git_state
+from mhmoe.training.sharding import check_layout
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Those of the command, which says what they mean; `time_budget` counts from `started` (time.monotonic)."""
+    """Of `run` and of `run-all`. slugs: the tables and figures, as they were named.
 
-    slugs: tuple[str, ...]
-    seeds: tuple[int, ...]
-    data: Path | None
-    results: Path | None
-    jobs: int
-    heads: tuple[int, ...]
-    device: str
-    time_budget: float | None
-    train_only: bool
-    again: bool
-    started: float
-    sharding: Sharding | None = None
-    cluster: Cluster = HERE
+    Attributes:
+        scale: smoke, cpu, gpu or paper.
+        task: of a table that exists for several, such as table1; else its own, or English.
+        seeds: of the final runs; the scale's own if none are given.
+        data: a folder of corpora, or one made by `pack`; else MHMOE_DATA, where the scale reads local text.
+        results: the folder for the records; else results, or one in results-own for text that those are not of.
+        jobs: processes that share the runs and the cores.
+        heads: for table5, these numbers of heads instead of the paper's.
+        device: cpu, cuda, or auto for whichever there is; else the scale's own. Records say which it was.
+        time_budget: seconds after which to stop with a checkpoint.
+        train_only: measure nothing, which needs no folder of questions; the same command without it goes on.
+        again: train the runs that have current records once more, at their learning rates, in a folder of their own,
+            and compare; exit code 1 if one differs by more than is to be expected.
+        shard: under torchrun or --together, no process has a whole model (FSDP2); else each has a copy (DDP).
+        expert_parallel: likewise, so many processes share out the experts of each layer; shards all else, too.
+        dry_run: print what would be run and what it would cost.
+        gpus: for dry_run, such as 8xH100 or 32xV100: memory of each, tokens a second and days there.
+        out: a tar file for the new records and measurements, to be carried elsewhere and taken in by `register`.
+        cluster: where it is done.
+    """
+
+    slugs: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    scale: str = "cpu"
+    task: str = ""
+    seeds: tuple[int, ...] = ()
+    data: Path | None = None
+    results: Path | None = None
+    jobs: int = 1
+    heads: tuple[int, ...] = ()
+    device: str = ""
+    time_budget: float | None = None
+    train_only: bool = False
+    again: bool = False
+    shard: bool = False
+    expert_parallel: int = 1
+    dry_run: bool = False
     gpus: str = ""
+    out: Path | None = None
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = HERE
+
+    @property
+    def sharding(self) -> Sharding | None:
+        return Sharding(expert_parallel=self.expert_parallel) if self.shard or self.expert_parallel != 1 else None
 
     def check(self) -> None:
         """Raises UserError on a value that cannot be meant."""
@@ -84,8 +120,9 @@ class Arguments:
         return line if left == math.inf else [*line, "--time-budget", str(max(left, 1e-3))]
 
 
-def execute_command(page: Page, scale: Scale, arguments: Arguments, dry_run: bool, out: Path | None = None) -> int:
-    """Returns the exit code. Raises UserError before the work where that is possible. out: takes the new records."""
+def execute_command(page: Page, scale: Scale, arguments: Arguments) -> int:
+    """Returns the exit code. Raises UserError before the work where that is possible."""
+    dry_run, out = arguments.dry_run, arguments.out
     if out is not None and arguments.cluster.launcher != "here" and not arguments.cluster.wait:
         raise UserError(f"out={out} is written when the runs are done; add --wait, or leave it out")
     if arguments.gpus and not dry_run:
@@ -104,6 +141,7 @@ def execute_command(page: Page, scale: Scale, arguments: Arguments, dry_run: boo
         if arguments.gpus:
             print(gpu_table(runs, [GPUs.parse(arguments.gpus)]))
     elif todo or to_measure:
+        _check_layouts(todo, arguments)
         check_data(page, scale, to_measure, options)
         for folder in (options.results, options.cache, CACHE):
             check_writable(folder)
@@ -147,7 +185,7 @@ def _options(page: Page, scale: Scale, arguments: Arguments) -> Options:
     return Options(
         seeds=arguments.seeds or tuple(scale.for_task(page.task).seeds),
         data=arguments.data,
-        deadline=math.inf if budget is None else arguments.started + budget,
+        deadline=math.inf if budget is None else BEGUN + budget,
         results=results,
         cache=work_folder(results),
         packed=CACHE,
@@ -156,6 +194,21 @@ def _options(page: Page, scale: Scale, arguments: Arguments) -> Options:
         train_only=arguments.train_only,
         sharding=arguments.sharding,
     )
+
+
+def _check_layouts(todo: Sequence[Run], arguments: Arguments) -> None:
+    """Raises UserError where the processes cannot share out one of the models, before another is trained."""
+    sharding, cluster = arguments.sharding, arguments.cluster
+    if sharding is None:
+        return
+    processes = cluster.nodes * cluster.tasks if cluster.together else int(os.environ["WORLD_SIZE"])
+    for run in {run.system.name: run for run in todo if not run.waits_for}.values():
+        with torch.device("meta"):  # takes no memory
+            model = MHMoEForCausalLM(model_config(run.scale, run.system))
+        try:
+            check_layout(model, sharding, processes)
+        except UserError as error:
+            raise UserError(f"{run.system.name}: {error}") from None
 
 
 def _work(page: Page, scale: Scale, options: Options, arguments: Arguments, jobs: int) -> int:

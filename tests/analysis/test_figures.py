@@ -11,16 +11,16 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis import figures, scatter, waterfall
+from analysis import figures, ranking, waterfall
 from analysis.figures import Panel, category_figure, learning_curves, trend_figure
 from analysis.plotting import LOOKS, Point, counts, looks_of, save, without_pictures
+from analysis.ranking import ranking_figure
 from analysis.routing import activation_figure, heatmaps
 from analysis.routing.heatmaps import activation_heatmaps, group_heatmaps
 from analysis.routing.measures import Counts
 from analysis.routing.words import figure as word_figure
 from analysis.routing.words.comparison import Comparison
 from analysis.routing.words.figure import TwoGroups, two_group_figure
-from analysis.scatter import scatter_figure
 from analysis.waterfall import waterfall_figure
 from experiments.kinds.curves import Curves
 from experiments.kinds.routing import RoutingFigure
@@ -46,7 +46,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         FigureCanvasAgg(figure).draw()
         found.append(figure)
 
-    for module in (figures, heatmaps, activation_figure, word_figure, scatter, waterfall):
+    for module in (figures, heatmaps, activation_figure, word_figure, ranking, waterfall):
         monkeypatch.setattr(module, "save", keep)
     return found
 
@@ -193,52 +193,39 @@ def test_experts_by_group_stand_behind_the_group_that_has_most_of_them(drawn, tm
     assert [label.get_text() for label in drawn[0].axes[0].get_yticklabels()] == ["bg", "de"]
 
 
-# ---- many systems in one plane --------------------------------------------------------------
+# ---- many systems, ranked -------------------------------------------------------------------
 
 
-def test_every_system_of_a_plane_has_one_number_and_a_line_in_the_legend(drawn: list[Figure], tmp_path: Path) -> None:
-    def points(factor: float) -> dict[str, Point]:
-        return {f"system {i}": Point(factor * i, 90.0 + i, 89.0 + i, 91.0 + i, 3) for i in range(1, 18)}
-
-    scatter_figure({"FLOPs": points(1.0), "seconds": points(0.1)}, tmp_path / "a.png", title="Title", height="height")
-    (figure,) = drawn
-    (legend,) = figure.legends
-    listed = [text.get_text() for text in legend.get_texts()]
-    assert listed == [f"{i}  system {i} (n = 3)" for i in range(1, 18)]  # by height, the lowest first
-    for axes in figure.axes:
-        assert [text.get_text() for text in axes.texts] == [str(i) for i in range(1, 18)]
-        low, high = axes.get_xlim()
-        assert all(low < text.get_position()[0] < high for text in axes.texts)
-    lines = (tmp_path / "a.csv").read_text().splitlines()
-    assert len(lines) == 1 + 2 * 17 and lines[1] == "FLOPs,1,system 1,1,91,90,92,3"
-
-
-def test_numbers_of_places_that_coincide_stand_beside_each_other_within_the_plane() -> None:
-    places = [np.array([95.0, 50.0 + i]) for i in range(4)]
-    moved = [place[0] + aside for place, aside in zip(places, scatter.asides(places, 0.0, 100.0), strict=True)]
-    assert moved[0] == 95.0 and all(0 < x < 100 for x in moved)
-    assert min(abs(a - b) for i, a in enumerate(moved) for b in moved[:i]) >= scatter.APART - 1
-    assert scatter.asides([np.array([0.0, 0.0]), np.array([0.0, 40.0])], -9.0, 9.0) == [0.0, 0.0]
+def test_a_ranking_shows_the_best_first_with_every_seed_and_what_it_costs(drawn: list[Figure], tmp_path: Path) -> None:
+    seeds = {"theirs": [93.0, 91.0], "ours": [90.0, 91.0, 89.0]}
+    costs = {"FLOPs": {"ours": 2.0, "theirs": 4.0}, "seconds": {"theirs": 3.0}}  # ours was not timed
+    ranking_figure(seeds, costs, tmp_path / "a.png", title="Title", measure="perplexity", stressed=["ours"])
+    ranked, flops, seconds = drawn[0].axes
+    labels = ranked.get_yticklabels()
+    assert [label.get_text() for label in labels] == ["ours (n = 3)", "theirs (n = 2)"]
+    assert [to_rgb(label.get_color()) for label in labels] == [to_rgb(ranking.STRESSED), to_rgb("#000000")]
+    assert labels[0].get_window_extent().y0 > labels[1].get_window_extent().y1  # the best on top
+    points = [sorted(np.atleast_1d(line.get_xdata())) for line in ranked.get_lines()]
+    assert points == [[89, 91], [89, 90, 91], [90], [91, 93], [91, 93], [92]]  # range, seeds, mean
+    assert [bar.get_width() for bar in flops.patches] == [2.0, 4.0]
+    assert [(bar.get_width(), bar.get_y() + bar.get_height() / 2) for bar in seconds.patches] == [(3.0, 1.0)]
+    assert (tmp_path / "a.csv").read_text().splitlines() == [
+        "place,label,mean,low,high,n,FLOPs,seconds",
+        "1,ours,90,89,91,3,2,",
+        "2,theirs,92,91,93,2,4,3",
+    ]
 
 
-def test_stressed_systems_stand_out(drawn: list[Figure], tmp_path: Path) -> None:
-    points = {name: Point(1.0, y, y, y, 1) for name, y in (("ours", 2.0), ("theirs", 3.0))}
-    scatter_figure({"x": points}, tmp_path / "a.png", title="Title", height="height", stressed=["ours"])
-    colours = {text.get_text(): to_rgb(text.get_color()) for text in drawn[0].axes[0].texts}
-    assert colours == {"1": to_rgb(scatter.STRESSED), "2": to_rgb("#000000")}
-
-
-@pytest.mark.parametrize("systems", [2, 5, 20])
-def test_the_title_of_a_plane_does_not_run_into_its_legend(drawn: list[Figure], tmp_path: Path, systems: int) -> None:
-    points = {
-        f"MH-MoE, FLOPs and parameters of X-MoE with {8 + i} experts and k = 2, tuned": Point(i, i, i, i, 1)
-        for i in range(systems)
-    }
+@pytest.mark.parametrize("systems", [1, 2, 20])
+def test_the_title_of_a_ranking_does_not_run_into_its_labels(drawn: list[Figure], tmp_path: Path, systems: int) -> None:
+    seeds = {f"MH-MoE, FLOPs and parameters of X-MoE with {8 + i} experts, tuned": [1.0 + i] for i in range(systems)}
     title = "Systems of the field at equal FLOPs: test perplexity and what they cost"
-    scatter_figure({"x": points, "z": points}, tmp_path / "a.png", title=title, height="height")
+    ranking_figure(seeds, {"x": dict.fromkeys(seeds, 1.0)}, tmp_path / "a.png", title=title, measure="perplexity")
     (figure,) = drawn
     above = next(text for text in figure.findobj(Text) if isinstance(text, Text) and title in text.get_text())
-    assert not figure.legends[0].get_window_extent().overlaps(above.get_window_extent())
+    for label in figure.axes[0].get_yticklabels():
+        assert not label.get_window_extent().overlaps(above.get_window_extent())
+        assert label.get_window_extent().x0 >= 0
 
 
 # ---- a waterfall, and none drawn ------------------------------------------------------------

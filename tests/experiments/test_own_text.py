@@ -118,8 +118,9 @@ def test_again_trains_the_final_runs_anew_and_sets_them_beside_the_committed_one
     assert list(found) == finals and "2 of 2 runs are the same as their records" in again.out
     for theirs, ours, difference, where, verdict in found.values():
         assert theirs == ours and difference == "+0.00%" and where == "the same (cpu)" and verdict == "same"
-    once_more = project.run(*RUN, "--again", "--jobs", "2", MHMOE_COMMIT="0123456789")
-    assert once_more.code == 0 and not lines_of_runs(once_more) and table_of(once_more) == found
+    for command in (RUN, ("run-all", *RUN[1:])):
+        once_more = project.run(*command, "--again", "--jobs", "2", MHMOE_COMMIT="0123456789")
+        assert once_more.code == 0 and not lines_of_runs(once_more) and table_of(once_more) == found
 
 
 def test_again_says_by_how_much_a_run_differs_where_it_ran_and_fails(committed: Project, tmp_path: Path):

@@ -83,6 +83,13 @@ def logs(project: Project) -> str:
     return "".join(path.read_text() for path in sorted(project.root.glob(".cache/jobs/*/*_log.out")))
 
 
+def test_models_that_the_processes_cannot_share_out_are_refused_before_another_is_trained(project: Project) -> None:
+    ended = project.run(*COMMAND, "--expert-parallel", "3", WORLD_SIZE="3")
+    assert ended.code == 2 and not lines_of_runs(ended)
+    said = "error: mhmoe_8_compute: expert_parallel=3 does not divide num_experts="
+    assert ended.err.startswith(said) and ended.err.count("\n") == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--together",), ("--together", "--expert-parallel", "2")], ids=" ".join)
 def test_jobs_of_a_launcher_share_the_queue_or_each_run_and_leave_the_same_numbers(

@@ -281,6 +281,15 @@ def test_sorting_gathering_and_combining_puts_every_row_back(
     assert torch.allclose(weight_grad, (grad * x).sum(-1, keepdim=True).expand(rows, top_k), atol=1e-6)
 
 
+@pytest.mark.parametrize("share", [64, 100, 128, 256, 1000])
+def test_filling_up_adds_less_than_an_eighth_from_64_rows_an_expert_on(share: int) -> None:
+    torch.manual_seed(0)
+    index = torch.randint(64, (64 * share, 1))
+    order = sort_by_expert(index, 64)
+    assert len(index) <= len(order.row) < len(index) * 9 / 8
+    assert order.offsets.diff().remainder(8).count_nonzero() == 0  # shapes recur
+
+
 @every_style
 def test_networks_have_the_parameters_and_flops_their_configs_count(style: dict[str, Any]) -> None:
     dense = FeedForwardConfig(dim=8, inner_dim=20, **style)
