@@ -50,7 +50,8 @@ PAGE = Table(
     ],
     notes=(
         "Changes of systems with heads are relative to the same method without, all others to X-MoE. Methods alone "
-        "have the best settings that the search found for X-MoE, with heads those for MH-MoE; gates and k are their "
-        "own.",
+        "have the best settings that the search found for X-MoE, with heads those for MH-MoE, so that a change is "
+        "that of the heads and of the settings together; gates and k are their own. Sizes are solved for heads "
+        "that share router and experts; where the settings give each its own, they come out as the columns show.",
     ),
 )

@@ -26,7 +26,9 @@ from docs import assemble, notebook
 from experiments.__main__ import app
 from experiments.runner.page import Page
 from experiments.runner.store import Records
-from experiments.scales import SMOKE
+from experiments.scales import SCALES, SMOKE
+from experiments.systems import mhmoe as mhmoe_system
+from experiments.systems import xmoe
 from mhmoe.__main__ import app as library_app
 from mhmoe.layers import config as layer_configs
 
@@ -398,6 +400,7 @@ def test_the_differences_over_fewer_seeds_in_the_results_are_those_of_the_record
         ("v2_mhmoe_h2_tuned", "v2_smoe_tuned", "by {:.1f}% [{:.1f}, {:.1f}] with v2's two"),
         ("v2_mhmoe_h2_tuned", "v2_smoe_tuned", "ends {:.1f}% [{:.1f}, {:.1f}] above v2's SMoE with two heads"),
         ("v2_mhmoe_h3_tuned", "v2_smoe_tuned", "and {:.1f}% [{:.1f}, {:.1f}] above it with three"),
+        ("v2_smoe_there_tuned", "v2_smoe_tuned", "alone cost v2's SMoE {:.1f}% [{:.1f}, {:.1f}]."),
         ("why_h2_k4", "why_xmoe", "it ends {:.1f}% [{:.1f}, {:.1f}] above X-MoE with the same norm"),
         ("why_h2_k4", "why_xmoe", "ends {:.1f}% [{:.1f}, {:.1f}] above X-MoE with k = 2 and the norm"),
     ):
@@ -405,6 +408,7 @@ def test_the_differences_over_fewer_seeds_in_the_results_are_those_of_the_record
     for ours, theirs, sentence in (
         ("v2_mhmoe_h2_tuned", "v2_dense_tuned", "it is {:.1f}% [{:.1f}, {:.1f}] below v2's Dense"),
         ("why_h2_k4", "why_k4", "twice as wide, bring {:.1f}% [{:.1f}, {:.1f}]."),
+        ("xmoe_8_k2", "dense_tuned", "Dense's blocks and rate ends {:.1f}% [{:.1f}, {:.1f}] below it."),
         ("why_h2_k4", "mhmoe_8_compute_tuned", "{:.1f}% [{:.1f}, {:.1f}] below MH-MoE at the best point"),
     ):
         mean, low, high = difference(ours, theirs)
@@ -421,6 +425,8 @@ def test_what_the_searchs_second_round_found_is_told_as_its_page_has_it():
             value for name in begins for (label, n), value in best.items() if label.startswith(name) and n == number
         ]
         assert begin + sentence.format(*map(float, found)) in PROSE
+    drawn = [math.exp(statistics.fmean(nll(f"mhmoe_8_compute_t{n}", "valid").values())) for n in (42, 45)]
+    assert f"the best of the points that were drawn ends at {min(drawn):.1f}." in PROSE
     assert f"part of X-MoE's {-difference('xmoe_8_tuned', 'dense_tuned')[0]:.1f}% is the first round's" in PROSE
 
 
@@ -450,11 +456,11 @@ def difference(ours: str, theirs: str, seeds: int = 5) -> tuple[float, ...]:
     return tuple(100 * math.expm1(x) for x in (found.mean, found.low, found.high))
 
 
-def nll(system: str) -> dict[int, float]:
-    """Test nll per token of the English models at the cpu scale, by seed."""
-    records = (ROOT / "results" / "runs" / "cpu").glob(f"english-{system}-seed?.json")
+def nll(system: str, split: str = "test") -> dict[int, float]:
+    """Nll per token of the English models at the cpu scale, by seed."""
+    records = (ROOT / "results" / "runs" / "cpu").glob(f"english-{system}-seed*.json")
     found = [json.loads(path.read_bytes()) for path in records]
-    return {record["seed"]: record["metrics"]["test"]["nll_per_token"] for record in found}
+    return {record["seed"]: record["metrics"][split]["nll_per_token"] for record in found}
 
 
 def test_what_more_experts_bring_in_the_results_is_what_the_records_give():
@@ -463,3 +469,14 @@ def test_what_more_experts_bring_in_the_results_is_what_the_records_give():
     pairs = (("xmoe_256", "xmoe_8"), ("mhmoe_256_compute", "xmoe_256"))
     percent = [100 * math.expm1(paired_difference(nll(a), nll(b)).mean) for a, b in pairs]
     assert [f"{value:.1f}" for value in percent] == list(found.groups())
+    ours, theirs = (system.layer(SCALES["cpu"]) for system in (mhmoe_system(256, "compute"), xmoe(256)))
+    assert ours is not None and theirs is not None
+    assert f"{ours.flops_per_token() / theirs.flops_per_token():.1f} times the FLOPs of X-MoE's layer" in PROSE
+
+
+def test_what_a_choice_tells_of_the_language_in_the_results_is_what_its_figure_has():
+    rows = csv.DictReader((ROOT / "results" / "figure1_expert_activation.csv").read_text(encoding="utf-8").splitlines())
+    bits = {row["label"]: float(row["bits"]) for row in rows if (row["scale"], row["router"]) == ("cpu", "trained")}
+    found = [bits[label] for label in ("X-MoE, k = 1", "X-MoE, k = 4", "MH-MoE, h = 4", "MH-MoE, h = 4, equal FLOPs")]
+    sentence = "tells {:.1f} bits of the language that is read ({:.1f} with k = h), one of MH-MoE with as many experts "
+    assert (sentence + "{:.1f}, at equal FLOPs {:.1f};").format(*found) in PROSE
