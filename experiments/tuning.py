@@ -2,7 +2,7 @@
 
 The best three, then two, go on to full length, and with them what was named beforehand: the published settings, and
 the step of `why` that was best with one seed. Sizes are those of X-MoE with k = 2, which a mixture needs at these
-numbers of tokens: as many FLOPs, or as many parameters. Cost: cpu about six hours of two cores.
+numbers of tokens: as many FLOPs, or as many parameters. Cost: cpu about nine hours of two cores.
 Run: python -m experiments run tuning
 """
 
@@ -91,7 +91,8 @@ PAGE = Search(
     settling=2,
     notes=(
         "Round 1 saw nothing of `test`. The space of round 2 and the point named with it were chosen after test "
-        "perplexities of `why`, of one seed, had been seen; they are the same for all systems.",
+        "perplexities of `why`, of one seed, had been seen; they are the same for all systems, but the point is a step "
+        "of MH-MoE's there, and the best of MH-MoE alone.",
         "parts: heads of MH-MoE, and into how many an expert of fine-grained X-MoE is cut. choices: which of three k. "
         "norm: none, behind the layer, or behind the experts; inner norm: one in each network. gate: the softmax "
         "value, renormalised over the chosen, or a sigmoid. per head: a router and experts for each head. route by: "
