@@ -2,7 +2,7 @@
 
 The best three, then two, go on to full length, and with them what was named beforehand: the published settings, and
 the step of `why` that was best with one seed. Sizes are those of X-MoE with k = 2, which a mixture needs at these
-numbers of tokens: as many FLOPs, or as many parameters. Cost: cpu about nine hours of two cores.
+numbers of tokens: as many FLOPs, or as many parameters. Cost: cpu about six hours of two cores.
 Run: python -m experiments run tuning
 """
 
