@@ -75,7 +75,8 @@ def shard(model: MHMoEForCausalLM, sharding: Sharding, seed: int, device: torch.
         seed_modules(model, seed, rest)
         model.tie_weights()
     if sharding.recompute:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        enable = "activation_checkpointing_enable"  # since transformers 5.23; before, as its fallback
+        getattr(model, enable, model.gradient_checkpointing_enable)({"use_reentrant": False})
     fully_shard(model, mesh=meshes.everyone)
 
 
