@@ -36,7 +36,7 @@ QUICK_ITEMS = 4
 def benchmark(
     only: Literal["layer", "training", "zero_shot"] | None = None,
     quick: bool = False,
-    repetitions: int = 5,
+    repetitions: int = 9,
     time_budget: float = 840.0,
     output: Path = RESULTS,
     render: bool = False,
