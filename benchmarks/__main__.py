@@ -65,7 +65,7 @@ def benchmark(
     if device == "cuda":
         if not torch.cuda.is_available():
             raise UserError("device=cuda needs a CUDA card, and torch sees none")
-        print(run_card("cuda", quick, 2 * repetitions, output))
+        print(run_card("cuda", quick, repetitions, output))
         return
     asked = ["training", "layer"]
     if checkpoint is not None or (render and (output / "zero_shot.json").exists()):

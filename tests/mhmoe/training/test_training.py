@@ -302,7 +302,7 @@ def test_an_unscaled_training_config_is_written_as_before_the_field_came() -> No
 def test_a_base_width_scales_the_rate_of_the_matrices_whose_input_grows(router: str) -> None:
     own = DotProductRouterConfig(dim=tiny.DIM // 2, num_experts=4)
     moe = multi_head_moe(dim=tiny.DIM, num_experts=4, moe_heads=2, expert_dim=8, router=own).to_dict()
-    model = tiny.model("mhmoe_parameters", **({"moe": moe} if router == "dot product" else {}))
+    model = tiny.model("mhmoe_parameters", moe=moe if router == "dot product" else tiny.config("mhmoe_parameters").moe)
     groups = make_optimizer(model, with_(base_width=4)).param_groups
     factors = {id(p): group["lr_multiplier"] for group in groups for p in group["params"]}
     narrower = 4 / model.config.hidden_size
