@@ -36,7 +36,7 @@ QUICK_ITEMS = 4
 def benchmark(
     only: Literal["layer", "training", "zero_shot"] | None = None,
     quick: bool = False,
-    repetitions: int = 5,
+    repetitions: int = 9,
     time_budget: float = 840.0,
     output: Path = RESULTS,
     render: bool = False,
@@ -65,7 +65,7 @@ def benchmark(
     if device == "cuda":
         if not torch.cuda.is_available():
             raise UserError("device=cuda needs a CUDA card, and torch sees none")
-        print(run_card("cuda", quick, 2 * repetitions, output))
+        print(run_card("cuda", quick, repetitions, output))
         return
     asked = ["training", "layer"]
     if checkpoint is not None or (render and (output / "zero_shot.json").exists()):

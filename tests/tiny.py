@@ -53,6 +53,11 @@ FULL = match(
 FULL_OPTIONS = {"norm": "layer", "attention_bias": True, "tie_word_embeddings": False}
 
 
+def checkpoint_blocks(model: Any, *, reentrant: bool) -> None:
+    name = "activation_checkpointing_enable"  # since transformers 5.23; before, as its fallback
+    getattr(model, name, model.gradient_checkpointing_enable)({"use_reentrant": reentrant})
+
+
 def config(system: str, **options: Any) -> MHMoEConfig:
     moe = FULL if system == "full" else MOE[system]
     return MHMoEConfig(

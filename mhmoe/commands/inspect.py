@@ -18,6 +18,7 @@ from mhmoe.commands.options import Whole
 from mhmoe.commands.routed import check_unicode, routed_tokens, terminal
 from mhmoe.data.tokenizer import bare
 from mhmoe.io import UserError
+from mhmoe.layers.balance import mixtures
 from mhmoe.model.checkpoints import load
 from mhmoe.model.language_model import MHMoEForCausalLM
 
@@ -44,9 +45,9 @@ def inspect(command: Inspect) -> str:
     if not isinstance(model, MHMoEForCausalLM):
         raise UserError(f"{command.model} holds a model of type {model.config.model_type!r}, not 'mhmoe'")
     inner = getattr(tokenizer, "backend_tokenizer", None)
-    assert isinstance(inner, Tokenizer)
-    config = model.config
-    blocks = [block + 1 for block in range(config.num_hidden_layers) if config.is_moe_block(block)]
+    if not isinstance(inner, Tokenizer):
+        raise UserError(f"{command.model} has a {type(tokenizer).__name__}, which does not say where a token stands")
+    blocks = [number for number, block in enumerate(model.model.layers, 1) if mixtures(block)]
     if command.layer is not None and not 1 <= command.layer <= len(blocks):
         raise UserError(f"--layer {command.layer} does not exist; the model has MoE layers 1 to {len(blocks)}")
     tokens = routed_tokens(model, bare(inner), command.text)

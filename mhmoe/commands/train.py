@@ -55,6 +55,8 @@ def train(command: Train) -> Path | None:
     deadline = math.inf if command.time_budget is None else time.monotonic() + command.time_budget
     device = device_named(command.device)
     folder = command.out or Path(f"{_name_of(command.data)}-{'own' if command.layer else command.system}")
+    if Path(command.data).is_dir() and folder.resolve().is_relative_to(Path(command.data).resolve()):
+        raise UserError(f"{folder} lies in --data {command.data}, and would be read as text; give another --out")
     earlier = _earlier(folder)
     text = text_named(command.data)
     given = given_tokenizer(command.tokenizer) if command.tokenizer else None

@@ -43,6 +43,7 @@ class OwnExperts(nn.Module):
         self.num_own = whole.num_experts // mesh.size()
         with torch.device("meta"):
             own = whole.config.replace(num_experts=self.num_own).build()
+        own.slices, own.kernels = whole.slices, whole.kernels
         self.own = (own,)  # without numbers of its own, and in a tuple, so as not to be a part
         for path, module in whole.named_modules():
             holder = _holder(self, path)

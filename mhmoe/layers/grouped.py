@@ -48,6 +48,15 @@ def grouped_linear(
     return _Linear.apply(x, weight, offsets)  # pyright: ignore[reportReturnType]
 
 
+def linear(x: Float[Tensor, "*rows dim"], weight: Float[Tensor, "out dim"]) -> Float[Tensor, "*rows out"]:
+    """x W^T. On CPU, where both are wide and float32, as one group, by the product that experts take."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or min(x.numel(), weight.numel()) < _WIDE:
+        return F.linear(x, weight)
+    flat = x.reshape(-1, x.shape[-1])
+    ends = torch.full((1,), flat.shape[0], dtype=torch.int32)
+    return grouped_linear(flat, weight.unsqueeze(0), ends).view(*x.shape[:-1], weight.shape[0])
+
+
 @torch.library.custom_op("mhmoe::grouped_linear", mutates_args=())
 def _linear(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     if card.on_card(x) and stays_on_card(x, weight):

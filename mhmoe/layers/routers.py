@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mhmoe.fields import Range, Size
+from mhmoe.layers.grouped import linear
 from mhmoe.layers.routing import Router, RouterConfig, to_float32
 from mhmoe.layers.routing import Routing as Routing  # where earlier code looks for it
 
@@ -57,7 +58,7 @@ class DotProductRouter(Router):
         nn.init.normal_(self.expert_embeddings, std=self.config.dim**-0.5)
 
     def scores(self, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows experts"]:
-        return F.linear(x, to_float32(self.expert_embeddings))
+        return linear(x, to_float32(self.expert_embeddings))
 
 
 @dataclass(frozen=True, kw_only=True)

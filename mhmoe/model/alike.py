@@ -10,6 +10,7 @@ their inner units in another order. With u_p(x) = f_p(x) / |f_p(x)| the mean ove
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -50,7 +51,10 @@ def entering(block: Block, x: Float[Tensor, "batch length dim"]) -> Iterator[tup
     cos, sin = rotation(
         torch.arange(x.shape[1], device=x.device).unsqueeze(0), width, block.attention.config.rope_theta
     )
-    attended, _ = block.attention(block.attention_norm(x), (cos.unsqueeze(1), sin.unsqueeze(1)))
+    config: Any = block.attention.config
+    eager = config._attn_implementation == "eager"  # which sees the future unless it is hidden
+    hidden = x.new_full((x.shape[1], x.shape[1]), float("-inf")).triu(1)[None, None] if eager else None
+    attended, _ = block.attention(block.attention_norm(x), (cos.unsqueeze(1), sin.unsqueeze(1)), hidden)
     yield from _of_layer(block.feed_forward, block.feed_forward_norm(x + attended))
 
 

@@ -30,7 +30,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from mhmoe.io import UserError
 from mhmoe.layers.config import LayerConfig, config_from_dict
 from mhmoe.layers.experts import FFNOutput
-from mhmoe.model.outputs import share_of_labels
+from mhmoe.model.outputs import LOST_BALANCE, is_reentrant, share_of_labels
 
 PREFIX = "mhmoe_"
 _PLACE = re.compile(r"\.(\d+)\.(?:mlp|feed_forward)$")
@@ -41,7 +41,7 @@ class HiddenOnly(nn.Module):
 
     A forward adds one to `losses`; the caller empties it before each step. Without gradients nothing is added,
     so that evaluation and generation leave nothing behind. Gradient checkpointing wants `use_reentrant=False`:
-    the other kind makes its forward without gradients.
+    the other kind makes its forward without gradients. A copy begins with no losses, which belong to a graph.
     """
 
     def __init__(self, layer: nn.Module, losses: list[Tensor]) -> None:
@@ -53,6 +53,9 @@ class HiddenOnly(nn.Module):
         if output.balance_loss is not None and is_grad_enabled():
             self.losses.append(output.balance_loss)
         return output.hidden
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "losses": []}
 
 
 def feed_forward_places(model: nn.Module) -> dict[int, str]:
@@ -212,11 +215,21 @@ def _subclass(base: Any) -> Any:
                     part.losses = losses
             output: Any = super().forward(*arguments, **kwargs)
             labels = signature.bind(self, *arguments, **kwargs).arguments.get("labels")
-            if labels is None or not self.training or not losses:
+            weight = self.config.integrated["balance_weight"]
+            if not self.training or not weight or not is_grad_enabled():
                 return output
             counted = {name: kwargs[name] for name in ("num_items_in_batch", "shift_labels") if name in kwargs}
-            weight = self.config.integrated["balance_weight"] * share_of_labels(labels, **counted)
-            loss = output[0] + weight * torch.stack(losses).mean()
+            if labels is None and losses and counted.get("num_items_in_batch") is not None:
+                raise ValueError(LOST_BALANCE)
+            if is_reentrant(self):
+                raise ValueError(
+                    "with reentrant checkpointing the balance loss would be lost; "
+                    'call gradient_checkpointing_enable({"use_reentrant": False}), or set balance_weight=0'
+                )
+            if labels is None or not losses:
+                return output
+            loss = output[0] + weight * share_of_labels(labels, **counted) * torch.stack(losses).mean()
+            self.balance_losses = [balance.detach() for balance in losses]  # else the model could not be copied
             if isinstance(output, tuple):
                 return (loss, *output[1:])
             output.loss = loss

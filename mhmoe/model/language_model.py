@@ -19,7 +19,7 @@ from mhmoe.layers.routers import Routing
 from mhmoe.model import earlier_folders
 from mhmoe.model.base_model import MHMoEModel, MHMoEPreTrainedModel
 from mhmoe.model.config import MHMoEConfig
-from mhmoe.model.outputs import CACHE, MHMoEModelOutput, MHMoEOutput, share_of_labels
+from mhmoe.model.outputs import CACHE, LOST_BALANCE, MHMoEModelOutput, MHMoEOutput, share_of_labels
 
 _FOR_LOSS = ("num_items_in_batch", "shift_labels")
 
@@ -79,10 +79,7 @@ class MHMoEForCausalLM(MHMoEPreTrainedModel, GenerationMixin):
         )
         balance, weight = output.balance_loss, self.config.balance_weight if self.training else 0.0
         if labels is None and counted.get("num_items_in_batch") is not None and balance is not None and weight:
-            raise ValueError(
-                "num_items_in_batch without labels: Trainer computes the loss itself, and the balance loss would be "
-                "lost; set label_smoothing_factor=0, or balance_weight=0 and add output.balance_loss to your own loss"
-            )
+            raise ValueError(LOST_BALANCE)
         hidden = output.last_hidden_state
         assert hidden is not None
         if not isinstance(logits_to_keep, int):

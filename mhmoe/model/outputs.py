@@ -7,7 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from mhmoe.layers.routers import Routing
@@ -56,3 +56,18 @@ def share_of_labels(
         return 1.0
     scored = labels[..., 1:] if shift_labels is None else shift_labels
     return (scored != IGNORED_LABEL).sum() / num_items_in_batch
+
+
+LOST_BALANCE = (
+    "num_items_in_batch without labels: Trainer computes the loss itself, and the balance loss would be lost; set "
+    "label_smoothing_factor=0, or balance_weight=0 and add the balance loss to your own loss"
+)
+
+
+def is_reentrant(model: nn.Module) -> bool:
+    """Whether it recomputes by the older checkpointing, in which a block's hidden states alone have gradients."""
+    return any(
+        getattr(getattr(part, "_gradient_checkpointing_func", None), "keywords", {}).get("use_reentrant", False)
+        for part in model.modules()
+        if getattr(part, "gradient_checkpointing", False)
+    )

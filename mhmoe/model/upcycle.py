@@ -14,12 +14,14 @@ Departures from the paper: gates always sum to 1, which it found best for langua
 as their own configs say. With top_k=1 such gates are 1 and the router learns from the balance loss alone: take 2.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
@@ -150,6 +152,12 @@ def dense_network(module: nn.Module) -> DenseNetwork:
         name = next(name for name, made in ACTIVATIONS.items() if type(module.activation) is made)
         up, down = module.up_proj, module.down_proj
         return _network(name, up.weight, down.weight, up.bias, down.bias)
+    network = _theirs(module)
+    _check_same(module, network)
+    return network
+
+
+def _theirs(module: nn.Module) -> DenseNetwork:
     parts: Any = module
     activation = _activation(module)
     if all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj")):
@@ -169,6 +177,23 @@ def dense_network(module: nn.Module) -> DenseNetwork:
         f"{type(module).__name__} is no dense network that is known: those of Llama and its like have gate_proj, "
         "up_proj and down_proj, GPT-2's c_fc and c_proj; a mixture can be replaced by `integrate`, not upcycled"
     )
+
+
+@torch.no_grad()
+def _check_same(module: nn.Module, network: DenseNetwork) -> None:
+    """Raises ValueError where a module does more than its matrices and activation say."""
+    if network.up.is_meta:
+        return
+    was_training, x = module.training, torch.randn(8, network.config.dim, dtype=torch.float64).to(network.up)
+    theirs: Tensor = module.eval()(x)
+    module.train(was_training)
+    inner = ACTIVATIONS[network.config.activation]()(F.linear(x, network.up, network.up_bias))
+    ours = F.linear(inner, network.down, network.down_bias)
+    if not torch.allclose(theirs, ours, rtol=0.05, atol=0.05 * ours.abs().max().item()):
+        raise ValueError(
+            f"{type(module).__name__} does more than its matrices and its activation say: multipliers, adapters or "
+            "limits would be lost; merge or remove them"
+        )
 
 
 def _network(name: str, up: Tensor, down: Tensor, up_bias: Tensor | None, down_bias: Tensor | None) -> DenseNetwork:
@@ -206,8 +231,15 @@ def _ours(dense: MHMoEForCausalLM, layer: LayerConfig, every: int, balance_weigh
     if dense.config.moe is not None:
         raise ValueError("the model has MoE layers already; give a dense one")
     changes: dict[str, Any] = {"moe": layer.to_dict(), "moe_every": every, "balance_weight": balance_weight}
+    changes["moe_offset"] = None  # the last of so many again
     mixture: Any = MHMoEForCausalLM(MHMoEConfig(**(dense.config.identity() | changes)))
-    mixture.to(dense.device, dense.dtype)
+    used: Any = dense.config
+    mixture.set_attn_implementation(used._attn_implementation)
+    mixture.to(dense.device, dense.dtype).train(dense.training)
+    mixture.generation_config = copy.deepcopy(dense.generation_config)
     kept = mixture.load_state_dict(dense.state_dict(), strict=False)
     assert all(".feed_forward." in name for name in (*kept.missing_keys, *kept.unexpected_keys)), kept
+    trained = {name: parameter.requires_grad for name, parameter in dense.named_parameters()}
+    for name, parameter in mixture.named_parameters():
+        parameter.requires_grad_(trained.get(name, True))
     return mixture

@@ -27,8 +27,9 @@ class TrainingConfig:
     `mup_scaled` names matrices of feed-forward networks ("up_proj", "down_proj") whose rate is multiplied
     by the input width that they have in v1's network (dim, 4 dim) over their own, as muP asks of Adam
     (Yang et al. 2022, arXiv 2203.03466, Table 3): experts of unequal width then learn alike. `lr_multipliers` are
-    of the learning rate of all parameters of a part of the feed-forward layers. With `base_width` the matrices of all
-    blocks learn at the rate times that width over the model's own: a rate found at that width then fits, also by muP.
+    of the learning rate of all parameters of a part of the feed-forward layers. With `base_width` all matrices
+    whose input grows with the model's width learn at the rate times that width over the model's own: a rate found at
+    that width then fits, also by muP. Token embeddings do not, nor expert embeddings in X-MoE's space of 16 numbers.
     """
 
     steps: Count
@@ -93,10 +94,10 @@ class Sharding:
     parameters: "sharded" among all processes, gathered block by block when they are needed (FSDP2), or "replicated" in
     all. expert_parallel: so many processes that follow each other share out the experts of every sparse layer; it
     divides the number of processes. by_heads: layers whose heads have routers of their own share out heads instead
-    (Head Parallel). gather_in: what blocks' parameters are cast to before they are gathered; routers and norms stay in
-    float32, gradients are added up in it, and evaluation computes as training does. offload_experts: experts and their
-    optimiser states rest in the CPU's memory. recompute: blocks keep their inputs alone for the backward pass
-    (activation checkpointing).
+    (Head Parallel). gather_in: what blocks' parameters are cast to before they are gathered; routers and blocks' two
+    norms stay in float32, gradients are added up in it, and evaluation computes as training does. offload_experts:
+    experts and their optimiser states rest in the CPU's memory. recompute: blocks keep their inputs alone for the
+    backward pass (activation checkpointing).
     """
 
     parameters: Literal["sharded", "replicated"] = "sharded"

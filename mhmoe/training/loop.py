@@ -54,9 +54,10 @@ def train(
 ) -> TrainState | None:
     """Train `model` from its current parameters; returns None when `deadline` (time.monotonic) came first.
 
-    With `checkpoint`, state is written there at least every `checkpoint_seconds` and at the deadline; if
-    the file exists, training goes on from it. The deadline is looked at after every step and evaluation, of which
-    one is always done; within `cli.stopped_at`, a long one is stopped too, and repeated the next time.
+    With `checkpoint`, state is written there at least every `checkpoint_seconds` and at the deadline; if the file
+    exists, training goes on from it, wherever the parameters of that run started. The deadline is looked at after every
+    step and evaluation, of which one is always done; within `cli.stopped_at`, a long one is stopped too, and repeated
+    the next time.
     With `sharding` the model is laid out among the processes that have met (torch.distributed), and stays so; on the
     meta device it is made there from `seed`. The checkpoint is then a folder, which runs of any other number of
     processes go on from, with or without sharding. Without it several processes have a copy each (DDP).

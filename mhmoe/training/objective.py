@@ -36,6 +36,7 @@ from mhmoe.layers.losses import selections
 from mhmoe.layers.routing import Router, Routing, wanted_by
 from mhmoe.layers.sparse_moe import SparseMoE
 from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.model.outputs import is_reentrant
 from mhmoe.training.config import TrainingConfig
 from mhmoe.training.evaluation import token_nll
 
@@ -72,11 +73,17 @@ class Objective(nn.Module):
 
     t as counts of selections [experts]; the means over rows that the layer's balance loss needs, G [experts] for
     Eq. 10; none without routing. Without `targets` these two alone. A module of its own so that compilation and data
-    parallelism wrap it and not the model.
+    parallelism wrap it and not the model. Raises ValueError for a model with reentrant checkpointing, whose routing has
+    no gradients.
     """
 
     def __init__(self, model: MHMoEForCausalLM, precision: str) -> None:
         super().__init__()
+        if is_reentrant(model):
+            raise ValueError(
+                "with reentrant checkpointing the balance loss would have no gradient; "
+                'call gradient_checkpointing_enable({"use_reentrant": False})'
+            )
         self.model, self.low_precision = model, precision == "bfloat16"
         self.own_losses = tuple(_own_losses(model))  # a tuple, so as not to be its parts
 

@@ -28,6 +28,7 @@ from mhmoe.io import UserError
 from mhmoe.layers.expert_parallel import ExpertParallel, OwnExperts
 from mhmoe.layers.experts import Experts
 from mhmoe.layers.head_parallel import HeadParallel, OwnHeads
+from mhmoe.layers.hierarchical import HierarchicalMoE
 from mhmoe.layers.per_head import PerHeadRouter
 from mhmoe.layers.routing import Router
 from mhmoe.layers.sparse_moe import SparseMoE
@@ -75,7 +76,8 @@ def shard(model: MHMoEForCausalLM, sharding: Sharding, seed: int, device: torch.
         seed_modules(model, seed, rest)
         model.tie_weights()
     if sharding.recompute:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        enable = "activation_checkpointing_enable"  # since transformers 5.23; before, as its fallback
+        getattr(model, enable, model.gradient_checkpointing_enable)({"use_reentrant": False})
     fully_shard(model, mesh=meshes.everyone)
 
 
@@ -98,6 +100,11 @@ def check_layout(model: MHMoEForCausalLM, sharding: Sharding, world: int) -> Non
     count = sharding.expert_parallel
     if world % count:
         raise UserError(f"expert_parallel={count} does not divide the {world} processes; choose one that does")
+    if count > 1 and sharding.by_heads and any(_routes_to_heads(part) for part in model.modules()):
+        raise UserError(
+            "heads within a hierarchical mixture get as many tokens as each process routes to them, and Head Parallel "
+            "needs as many everywhere; choose by_heads=False"
+        )
     for mixture in _mixtures(model) if count > 1 else ():
         name, number = "num_experts", mixture.experts.num_experts
         if sharding.by_heads and isinstance(mixture.router, PerHeadRouter):
@@ -112,6 +119,10 @@ def check_layout(model: MHMoEForCausalLM, sharding: Sharding, world: int) -> Non
                     f"{parameter.shape[1]} long, in {copies} parts that are not even; choose numbers that divide, "
                     "or parameters='replicated'"
                 )
+
+
+def _routes_to_heads(part: nn.Module) -> bool:
+    return isinstance(part, HierarchicalMoE) and any(isinstance(inside, PerHeadRouter) for inside in part.modules())
 
 
 def evaluating(sharding: Sharding | None, device: torch.device) -> torch.autocast:

@@ -63,6 +63,9 @@ def test_rows_are_taken_some_at_a_time_and_a_network_beside_the_experts_hides_no
     model = MHMoEForCausalLM(tiny.config("xmoe", moe=beside.to_dict()))
     tokens = torch.randint(50, (3, LENGTH), generator=torch.Generator().manual_seed(0))
     whole = alike.alike(model, tokens)
+    model.set_attn_implementation("eager")
+    assert alike.alike(model, tokens) == pytest.approx(whole, abs=1e-6)
+    model.set_attn_implementation("sdpa")
     monkeypatch.setattr(alike, "_ROWS", 7)
     assert len(whole) > 0 and alike.alike(model, tokens) == pytest.approx(whole, abs=1e-7)
 

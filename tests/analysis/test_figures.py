@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -207,8 +208,9 @@ def test_a_ranking_shows_the_best_first_with_every_seed_and_what_it_costs(drawn:
     assert labels[0].get_window_extent().y0 > labels[1].get_window_extent().y1  # the best on top
     points = [sorted(np.atleast_1d(line.get_xdata())) for line in ranked.get_lines()]
     assert points == [[89, 91], [89, 90, 91], [90], [91, 93], [91, 93], [92]]  # range, seeds, mean
-    assert [bar.get_width() for bar in flops.patches] == [2.0, 4.0]
-    assert [(bar.get_width(), bar.get_y() + bar.get_height() / 2) for bar in seconds.patches] == [(3.0, 1.0)]
+    bars: list[list[Any]] = [[*axes.patches] for axes in (flops, seconds)]
+    assert [bar.get_width() for bar in bars[0]] == [2.0, 4.0]
+    assert [(bar.get_width(), bar.get_y() + bar.get_height() / 2) for bar in bars[1]] == [(3.0, 1.0)]
     assert (tmp_path / "a.csv").read_text().splitlines() == [
         "place,label,mean,low,high,n,FLOPs,seconds",
         "1,ours,90,89,91,3,2,",

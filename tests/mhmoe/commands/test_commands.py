@@ -281,6 +281,16 @@ MISTAKES: dict[str, Case] = {
         lambda p, b, f: ["train", "--data", str(Path(written(p / "d" / "x.png", b"x")).parent)],
         "/d has no text; put files into it whose names end in .txt,",
     ),
+    "an output among the text": (
+        lambda p, b, f: [
+            "train",
+            "--data",
+            str(Path(written(p / "t" / "a.txt", b"a")).parent),
+            "--out",
+            str(p / "t/m"),
+        ],
+        "/t, and would be read as text; give another --out",
+    ),
     "fewer tokens than a batch": (
         lambda p, b, f: ["train", "--data", str(b), "--preset", "smoke", "--batch-sequences", "4096"],
         "batch_sequences=4096 of length=64 need 262145 tokens, the train split has",

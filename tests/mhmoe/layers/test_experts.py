@@ -17,7 +17,7 @@ from mhmoe.layers.activations import ACTIVATIONS, ActivationName, ClampedSwiGLU
 from mhmoe.layers.config import config_from_dict
 from mhmoe.layers.dispatch import combine, gather, sort_by_expert
 from mhmoe.layers.experts import Experts, ExpertsConfig, FeedForwardConfig, use_slices
-from mhmoe.layers.grouped import grouped_linear, loop_linear
+from mhmoe.layers.grouped import grouped_linear, linear, loop_linear
 from tests import reference
 
 STYLES = [
@@ -251,6 +251,20 @@ def test_the_fast_products_are_well_formed_operators(width: int) -> None:
     for operator, inputs in ((grouped._linear, (x, weight, ends)), (grouped._outer, (torch.randn(6, 8), x, ends))):
         result = torch.library.opcheck(operator, inputs, test_utils=("test_schema", "test_faketensor"))
         assert set(result.values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("shape", [(3, 300, 128), (200, 128), (2, 4)], ids=str)  # the last is torch's own product
+def test_a_wide_product_is_torchs_linear_with_its_gradients_of_both_orders(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(shape, requires_grad=True), torch.randn(160, shape[-1], requires_grad=True)
+    grad = torch.randn(*shape[:-1], 160)
+    found = []
+    for product in (linear, F.linear):
+        y = product(x, weight)
+        first = torch.autograd.grad((y.square() * grad).sum(), (x, weight), create_graph=True)
+        found.append((y, *first, *torch.autograd.grad(first[0].square().sum() + first[1].square().sum(), (x, weight))))
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4 * theirs.detach().abs().max().item())
 
 
 @settings(max_examples=30)

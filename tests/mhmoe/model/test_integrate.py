@@ -1,5 +1,6 @@
 """Layers of ours in other libraries' models: trained, saved, loaded; and dense models that become mixtures."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,27 @@ def test_in_training_the_loss_has_the_balance_losses_and_in_evaluation_not() -> 
     assert model(IDS).loss is None
 
 
+def test_a_balance_loss_that_would_be_lost_is_refused() -> None:
+    model: Any = integrate(make("llama"), LAYER, blocks=[1], balance_weight=0.5).train()
+    with pytest.raises(ValueError, match="num_items_in_batch without labels"):  # as Trainer calls it to smooth labels
+        model(IDS, num_items_in_batch=torch.tensor(24))
+    tiny.checkpoint_blocks(model, reentrant=True)
+    with pytest.raises(ValueError, match="with reentrant checkpointing the balance loss would be lost"):
+        model(IDS, labels=IDS)
+    tiny.checkpoint_blocks(model, reentrant=False)
+    model(IDS, labels=IDS).loss.backward()
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_a_model_can_be_copied_after_a_step(recomputed: bool) -> None:
+    model: Any = integrate(make("llama"), LAYER, blocks=[1], balance_weight=0.5).train()
+    if recomputed:
+        tiny.checkpoint_blocks(model, reentrant=False)
+    model(IDS, labels=IDS).loss.backward()
+    copied = copy.deepcopy(model)
+    torch.testing.assert_close(copied(IDS, labels=IDS).loss, model(IDS, labels=IDS).loss)
+
+
 class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return 64
@@ -220,6 +242,10 @@ def test_what_does_not_fit_is_named() -> None:
         upcycle(make("llama"), num_experts=4, every=9)
     with pytest.raises(ValueError, match="heads=3 does not divide dim=16"):
         upcycle(make("llama"), num_experts=4, heads=3)
+    limited: Any = make("llama")
+    limited.model.layers[1].mlp.forward = lambda x, plain=limited.model.layers[1].mlp.forward: 0.5 * plain(x)
+    with pytest.raises(ValueError, match="LlamaMLP does more than its matrices and its activation say"):
+        upcycle(limited, num_experts=4, every=2)
     with pytest.raises(ValueError, match="leave projections=True"):
         upcycle(make("llama"), num_experts=4, keep="shared", projections=False)
 
@@ -314,6 +340,19 @@ def test_an_upcycled_model_of_ours_goes_on_in_our_loop(tmp_path: Path) -> None:
     assert isinstance(mixture, MHMoEForCausalLM) and mixture.config.is_moe_block(1)
     state = train(mixture, text, config, seed=1)
     assert state is not None and state.curve[-1]["task_loss"] < 10 and state.curve[-1]["balance_loss"] > 0
+
+
+def test_an_upcycled_model_of_ours_keeps_how_the_dense_one_is_used() -> None:
+    dense: Any = MHMoEForCausalLM(tiny.config("dense", moe_offset=0)).eval()
+    dense.set_attn_implementation("eager")
+    dense.generation_config.max_new_tokens = 7
+    dense.model.embed_tokens.weight.requires_grad_(False)
+    mixture: Any = upcycle(dense, num_experts=4, every=2)
+    assert not mixture.training and mixture.config._attn_implementation == "eager"
+    assert mixture.generation_config.max_new_tokens == 7
+    assert not mixture.model.embed_tokens.weight.requires_grad
+    assert all(parameter.requires_grad for name, parameter in mixture.named_parameters() if "layers" in name)
+    assert mixture.config.is_moe_block(1) and not mixture.config.is_moe_block(0)
 
 
 def test_lora_trains_the_experts_alone_and_merges_into_them() -> None:

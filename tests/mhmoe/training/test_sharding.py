@@ -18,8 +18,10 @@ from mhmoe.io import UserError
 from mhmoe.layers.balanced_router import BalancedRouterConfig
 from mhmoe.layers.config import config_from_dict
 from mhmoe.layers.experts import ExpertsConfig
+from mhmoe.layers.hierarchical import HierarchicalMoEConfig
 from mhmoe.layers.multi_head import MultiHeadConfig
-from mhmoe.layers.routers import XMoERouterConfig
+from mhmoe.layers.per_head import PerHeadRouterConfig
+from mhmoe.layers.routers import DotProductRouterConfig, XMoERouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
@@ -28,7 +30,7 @@ from mhmoe.training.evaluation import evaluate
 from mhmoe.training.loop import train
 from mhmoe.training.objective import Objective, accumulate_gradients
 from mhmoe.training.sharded_checkpoint import whole_model
-from mhmoe.training.sharding import check_trainable, shard
+from mhmoe.training.sharding import check_layout, check_trainable, shard
 from tests import tiny
 from tests.processes import start, together
 
@@ -226,6 +228,18 @@ def test_numbers_that_do_not_divide_are_refused_by_name(two: tuple[Path, list[di
     for rank in two[1]:
         assert rank["refused 2"] == "expert_parallel=2 does not divide num_experts=3; choose one that does"
         assert rank["refused 4"] == "expert_parallel=4 does not divide the 2 processes; choose one that does"
+
+
+def test_heads_within_a_hierarchical_mixture_are_not_shared_out_by_heads() -> None:
+    width = tiny.DIM // 2
+    own = PerHeadRouterConfig.of(DotProductRouterConfig(dim=width, num_experts=4), 2)
+    experts = ExpertsConfig(dim=width, num_experts=8, expert_dim=8)
+    heads = MultiHeadConfig(dim=tiny.DIM, heads=2, inner=SparseMoEConfig(router=own, experts=experts))
+    router = DotProductRouterConfig(dim=tiny.DIM, num_experts=2)
+    model = tiny.model("xmoe", moe=HierarchicalMoEConfig(router=router, inner=heads).to_dict())
+    with pytest.raises(UserError, match="choose by_heads=False"):
+        check_layout(model, Sharding(expert_parallel=2), 2)
+    check_layout(model, Sharding(expert_parallel=2, by_heads=False), 2)
 
 
 @pytest.mark.parametrize(("changes", "match"), [({"compile": True}, "compile=True"), ({}, "gather_in='bfloat16'")])

@@ -17,6 +17,8 @@ from torch import nn
 from mhmoe.data.batches import TrainingBatches
 from mhmoe.data.packing import PackedDataset
 from mhmoe.io import UserError
+from mhmoe.layers.multi_head import multi_head_moe
+from mhmoe.layers.routers import DotProductRouterConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.allocator import peak_memory, reset_peak_memory
 from mhmoe.training.checkpoint import TrainState
@@ -296,16 +298,28 @@ def test_an_unscaled_training_config_is_written_as_before_the_field_came() -> No
     assert TrainingConfig.from_dict(config.to_dict()) == config
 
 
-def test_a_base_width_scales_the_rate_of_the_matrices_of_blocks_alone() -> None:
-    model = tiny.model("mhmoe_parameters")
+@pytest.mark.parametrize("router", ["xmoe", "dot product"])
+def test_a_base_width_scales_the_rate_of_the_matrices_whose_input_grows(router: str) -> None:
+    own = DotProductRouterConfig(dim=tiny.DIM // 2, num_experts=4)
+    moe = multi_head_moe(dim=tiny.DIM, num_experts=4, moe_heads=2, expert_dim=8, router=own).to_dict()
+    model = tiny.model("mhmoe_parameters", moe=moe if router == "dot product" else tiny.config("mhmoe_parameters").moe)
     groups = make_optimizer(model, with_(base_width=4)).param_groups
     factors = {id(p): group["lr_multiplier"] for group in groups for p in group["params"]}
     narrower = 4 / model.config.hidden_size
     for name, parameter in model.named_parameters():
         matrix = parameter.ndim >= 2 and "norm" not in name and not name.endswith("bias")
-        scaled = matrix and "embed" not in name
+        scaled = matrix and "embed_tokens" not in name and not (router == "xmoe" and "expert_embeddings" in name)
         assert factors[id(parameter)] == (narrower if scaled else 1.0), name
     assert {narrower, 1.0} == set(factors.values())
+
+
+def test_a_model_whose_routing_would_have_no_gradient_is_refused() -> None:
+    model: Any = tiny.model("xmoe")
+    tiny.checkpoint_blocks(model, reentrant=True)
+    with pytest.raises(ValueError, match="the balance loss would have no gradient"):
+        Objective(model, "float32")
+    tiny.checkpoint_blocks(model, reentrant=False)
+    Objective(model, "float32")
 
 
 def test_matrices_decay_and_biases_norms_and_scalars_do_not() -> None:
