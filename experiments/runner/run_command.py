@@ -13,7 +13,6 @@ from typing import Annotated
 import torch
 import tyro
 
-from experiments import BEGUN
 from experiments.runner.again import comparison
 from experiments.runner.cluster import HERE, Cluster
 from experiments.runner.dry_run import cost_table, gpu_table
@@ -39,7 +38,8 @@ from mhmoe.training.sharding import check_layout
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Of `run` and of `run-all`. slugs: the tables and figures, as they were named.
+    """Of `run` and of `run-all`. slugs: the tables and figures, as they were named. started: from when
+    `time_budget` counts (time.monotonic).
 
     Attributes:
         scale: smoke, cpu, gpu or paper.
@@ -63,6 +63,7 @@ class Arguments:
     """
 
     slugs: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    started: Annotated[float, tyro.conf.Suppress] = 0.0
     scale: str = "cpu"
     task: str = ""
     seeds: tuple[int, ...] = ()
@@ -185,7 +186,7 @@ def _options(page: Page, scale: Scale, arguments: Arguments) -> Options:
     return Options(
         seeds=arguments.seeds or tuple(scale.for_task(page.task).seeds),
         data=arguments.data,
-        deadline=math.inf if budget is None else BEGUN + budget,
+        deadline=math.inf if budget is None else arguments.started + budget,
         results=results,
         cache=work_folder(results),
         packed=CACHE,
