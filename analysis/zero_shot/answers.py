@@ -10,8 +10,8 @@ averaged over items. Bytes are the UTF-8 bytes of what is scored: the answer wit
 XNLI is the whole text. Bits per byte follow how well a model knows the language, whatever it knows of the answer; a
 margin is below zero for a model that knows nothing, the lower the more its answers differ. The advantage of such a
 model is zero but for what right and wrong answers have in their form (length, words): so it is the one to judge of two
-models. It is no measure of knowledge by itself: letters alone tell right answers of TruthfulQA from wrong ones. Where
-several answers are right (mc2 there), the best of them counts for the first two.
+models, and no measure of knowledge by itself. Where several answers are right (TruthfulQA mc2), the best of them counts
+for the first two.
 
 Where the choices are the same words in every item (RTE, BoolQ), answers are classes: each class then has the same
 weight in the advantage, so that liking one of the words is worth nothing.

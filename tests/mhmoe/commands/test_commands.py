@@ -27,6 +27,7 @@ from mhmoe.io import sha256_of
 from mhmoe.layers.matching import match
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.integrate import load_integrated
+from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.config import TrainingConfig
 from mhmoe.training.watchers import read_log
 from tests import tiny
@@ -158,6 +159,25 @@ def test_inspect_shows_every_token_with_as_many_experts_as_sub_tokens(
     tokens = AutoTokenizer.from_pretrained(folder).tokenize("ba moli")
     assert "layer 1 (block 2)" in head and len(lines) == len(tokens)
     assert all(len(line.split()) == 1 + 4 for line in lines)
+
+
+def test_inspect_names_the_blocks_that_route_whichever_layer_does(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer, layer = AutoTokenizer.from_pretrained(folder), xmoe(16, 4).to_dict()
+    config = MHMoEConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        moe=layer,
+        feed_forward=layer,
+    )
+    for saved in (MHMoEForCausalLM(config), tokenizer):
+        saved.save_pretrained(tmp_path / "both")
+    assert main(["inspect", str(tmp_path / "both"), "--text", "ba moli"]) == 0
+    out = capsys.readouterr().out
+    assert "layer 1 (block 1)" in out and "layer 2 (block 2)" in out
 
 
 def test_match_prints_the_sizes_that_match_solves(capsys: pytest.CaptureFixture[str]) -> None:
