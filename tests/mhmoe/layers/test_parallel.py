@@ -88,7 +88,8 @@ def work(folder: Path) -> dict[str, Any]:
         made.add_module("experts", ExpertParallel(made.experts, mesh))
         found[case] = run(made, tokens(24).split(sizes)[rank])
     plain: Any = layer(experts=layer().experts.config.replace(inner_norm=False))
-    plain.add_module("experts", ExpertParallel(use_slices(plain, 2).experts, mesh))
+    use_slices(plain, 2)
+    plain.add_module("experts", ExpertParallel(plain.experts, mesh))
     found["slices"] = [own.slices for own in plain.experts.own]
     for masked in (False, True):
         x, mask = tokens(12, HEADS).chunk(PROCESSES)[rank], some(12).chunk(PROCESSES)[rank] if masked else None
