@@ -9,13 +9,14 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from analysis.plotting import GREY, LOOKS, STYLE, few_ticks, finish, save
+from analysis.statistics import over_common_seeds
 from analysis.tables import write_csv
 
 STRESSED = LOOKS[3].colour
 
 
 def ranking_figure(
-    seeds: Mapping[str, Sequence[float]],
+    seeds: Mapping[str, Mapping[int, float]],
     costs: Mapping[str, Mapping[str, float]],
     path: Path,
     *,
@@ -26,10 +27,12 @@ def ranking_figure(
 ) -> None:
     """Write `path` (.png) and its .csv.
 
-    seeds: label -> what each seed has; the lowest mean stands first. costs: axis -> label -> a number, drawn as a bar
+    seeds: label -> what each seed has; the lowest mean over the seeds that all have stands first, and the file is of
+    these. costs: axis -> label -> a number, drawn as a bar
     from zero. measure: what the seeds' axis is. stressed: labels in colour.
     """
-    means = {label: fmean(values) for label, values in seeds.items()}
+    common = over_common_seeds(seeds)
+    means = {label: fmean(values.values()) for label, values in common.items()}
     ranked = sorted(means, key=lambda label: means[label])
     colours = {label: STRESSED if label in stressed else "#000000" for label in ranked}
     with style.context(STYLE):
@@ -37,7 +40,7 @@ def ranking_figure(
         widths = [2.6] + [1.0] * len(costs)
         ranks, *bars = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths)[0]
         for place, label in enumerate(ranked):
-            look, values = {"color": colours[label], "linestyle": "none"}, seeds[label]
+            look, values = {"color": colours[label], "linestyle": "none"}, [*seeds[label].values()]
             ranks.plot([min(values), max(values)], [place, place], color=GREY, linewidth=1.2, zorder=1)
             ranks.plot(values, [place] * len(values), marker="|", markersize=9, **look)
             ranks.plot([means[label]], [place], marker="o", markersize=7, **look)
@@ -59,7 +62,7 @@ def ranking_figure(
         finish(figure, title, note)
         save(figure, path)
     rows = [
-        [place, label, means[label], min(seeds[label]), max(seeds[label]), len(seeds[label])]
+        [place, label, means[label], min(common[label].values()), max(common[label].values()), len(common[label])]
         + [cost.get(label, "") for cost in costs.values()]
         for place, label in enumerate(ranked, 1)
     ]

@@ -13,13 +13,14 @@ Many comparisons at once are corrected after Holm 1979.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
 CONFIDENCE = 0.95
+Value = TypeVar("Value")
 _CHUNK = 2_000_000  # resampled document indices held at once
 
 
@@ -61,6 +62,16 @@ def summarise(values: Iterable[float]) -> Summary:
     array = np.asarray(list(values), dtype=np.float64)
     mean = float(array.mean()) if array.size else math.nan
     return Summary(array.size, mean, float(array.std(ddof=1)) if array.size > 1 else math.nan)
+
+
+def over_common_seeds(found: Mapping[str, Mapping[int, Value]]) -> dict[str, dict[int, Value]]:
+    """Each over the seeds of all that have any: a seed may be a hard one, and means over others then do not compare.
+    As they are where fewer than two seeds are common."""
+    of_seeds = [set(values) for values in found.values() if values]
+    common = set.intersection(*of_seeds) if of_seeds else set[int]()
+    if len(common) < 2:
+        return {name: dict(values) for name, values in found.items()}
+    return {name: {seed: v for seed, v in values.items() if seed in common} for name, values in found.items()}
 
 
 def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> Interval:

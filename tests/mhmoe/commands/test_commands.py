@@ -19,7 +19,7 @@ from baselines.switch import switch
 from baselines.xmoe import xmoe
 from mhmoe.__main__ import main
 from mhmoe.commands.options import ModelOptions, Train, TrainingOptions
-from mhmoe.commands.plan import settings_of, training_of
+from mhmoe.commands.plan import settings_of, tokens_read, training_of
 from mhmoe.commands.presets import PRESETS
 from mhmoe.commands.systems import SYSTEMS, Sizes, layer_of
 from mhmoe.data.tokenizer import as_transformers, train_tokenizer
@@ -249,6 +249,16 @@ def test_a_layer_of_ones_own_is_read_from_a_file(tmp_path: Path) -> None:
     assert settings_of(Train(data="", layer=tmp_path / "layer.json"), 512, 0).moe == layer.to_dict()
 
 
+def test_less_than_an_epoch_is_of_the_whole_text() -> None:
+    command = Train(data="", epochs=0.5, max_tokens=100_000)
+    longest = training_of(command, CPU)
+    read = tokens_read(command, longest)
+    assert read == 2 * longest.steps * longest.tokens_per_step
+    assert training_of(command, CPU, read).steps == longest.steps  # of a text as long or longer, which is cut there
+    more = dataclasses.replace(command, epochs=3.0)
+    assert tokens_read(more, training_of(more, CPU)) == longest.steps * longest.tokens_per_step
+
+
 # ---- mistakes ---------------------------------------------------------------------------------
 
 
@@ -339,6 +349,18 @@ MISTAKES: dict[str, Case] = {
         "are for several processes; start them by torchrun --standalone --nproc-per-node N -m mhmoe",
     ),
     "no steps": (lambda p, b, f: ["train", "--data", str(b), "--steps", "0"], "steps=0 is not allowed"),
+    "heads of a system without": (
+        lambda p, b, f: ["train", "--data", str(b), "--system", "switch", "--heads", "2"],
+        "heads=2 changes nothing in system switch; leave it out",
+    ),
+    "experts of one network": (
+        lambda p, b, f: ["train", "--data", str(b), "--system", "dense", "--experts", "4"],
+        "experts=4 changes nothing in system dense; leave it out",
+    ),
+    "sizes beside a layer": (
+        lambda p, b, f: ["train", "--data", str(b), "--layer", str(b), "--top-k", "4"],
+        "top_k=4 changes nothing in a layer of your own; leave it out",
+    ),
     "no epochs": (lambda p, b, f: ["train", "--data", str(b), "--epochs", "0"], "epochs=0.0 is not allowed"),
     "a place that cannot be written": (
         lambda p, b, f: ["train", "--data", str(b), "--out", str(b / "out")],
