@@ -65,13 +65,16 @@ def summarise(values: Iterable[float]) -> Summary:
 
 
 def over_common_seeds(found: Mapping[str, Mapping[int, Value]]) -> dict[str, dict[int, Value]]:
-    """Each over the seeds of all that have any: a seed may be a hard one, and means over others then do not compare.
-    As they are where fewer than two seeds are common."""
-    of_seeds = [set(values) for values in found.values() if values]
-    common = set.intersection(*of_seeds) if of_seeds else set[int]()
+    """Each over the seeds of all: a seed may be a hard one, and means over others then do not compare. What has one
+    seed stays as it is, and so does all where fewer than two are common."""
+    several = {name: set(values) for name, values in found.items() if len(values) > 1}
+    common = set.intersection(*several.values()) if several else set[int]()
     if len(common) < 2:
-        return {name: dict(values) for name, values in found.items()}
-    return {name: {seed: v for seed, v in values.items() if seed in common} for name, values in found.items()}
+        several = {}
+    return {
+        name: {seed: v for seed, v in values.items() if seed in common} if name in several else dict(values)
+        for name, values in found.items()
+    }
 
 
 def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> Interval:

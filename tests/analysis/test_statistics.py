@@ -225,5 +225,7 @@ def test_without_a_spread_no_effect_is_named():
 def test_means_of_systems_are_over_the_seeds_that_all_have() -> None:
     found = {"a": {1: 1.0, 2: 2.0, 3: 9.0}, "b": {2: 3.0, 1: 4.0}, "none": dict[int, float]()}
     assert over_common_seeds(found) == {"a": {1: 1.0, 2: 2.0}, "b": {2: 3.0, 1: 4.0}, "none": {}}
+    one = {**found, "one": {3: 5.0}}  # a point of one seed leaves the others theirs
+    assert over_common_seeds(one) == {**over_common_seeds(found), "one": {3: 5.0}}
     apart = {"a": {1: 1.0, 2: 2.0}, "b": {2: 3.0}}  # one common seed tells less than what there is
     assert over_common_seeds(apart) == apart
