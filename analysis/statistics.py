@@ -13,13 +13,14 @@ Many comparisons at once are corrected after Holm 1979.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
 CONFIDENCE = 0.95
+Value = TypeVar("Value")
 _CHUNK = 2_000_000  # resampled document indices held at once
 
 
@@ -61,6 +62,19 @@ def summarise(values: Iterable[float]) -> Summary:
     array = np.asarray(list(values), dtype=np.float64)
     mean = float(array.mean()) if array.size else math.nan
     return Summary(array.size, mean, float(array.std(ddof=1)) if array.size > 1 else math.nan)
+
+
+def over_common_seeds(found: Mapping[str, Mapping[int, Value]]) -> dict[str, dict[int, Value]]:
+    """Each over the seeds of all: a seed may be a hard one, and means over others then do not compare. What has one
+    seed stays as it is, and so does all where fewer than two are common."""
+    several = {name: set(values) for name, values in found.items() if len(values) > 1}
+    common = set.intersection(*several.values()) if several else set[int]()
+    if len(common) < 2:
+        several = {}
+    return {
+        name: {seed: v for seed, v in values.items() if seed in common} if name in several else dict(values)
+        for name, values in found.items()
+    }
 
 
 def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> Interval:

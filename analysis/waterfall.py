@@ -1,8 +1,8 @@
 """The figure of a waterfall: from one value to another, each step a bar that goes on where the last ended."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib import style
 from matplotlib.figure import Figure
@@ -11,6 +11,7 @@ from analysis.plotting import GREY, LOOKS, STYLE, Point, finish, plain_numbers, 
 from analysis.tables import write_csv
 
 DOWN, UP = LOOKS[4].colour, LOOKS[3].colour  # better, worse
+_LINES: tuple[Any, ...] = (":", "--", "-.", (0, (6, 2, 1, 2, 1, 2)))
 
 
 def waterfall_figure(
@@ -24,7 +25,7 @@ def waterfall_figure(
 ) -> None:
     """Write `path` (.png) and its .csv. steps: what was changed, and the value then with its range over runs; None
     where it is not known, and the next bar goes on from the last that is. A value of one run is a hollow point.
-    levels: values to compare with, by name.
+    levels: at most four values to compare with, by name.
     """
     with style.context(STYLE):
         names = [label if point else f"{label} (not run)" for label, point in steps]
@@ -47,10 +48,11 @@ def waterfall_figure(
             x, shift, side = beyond  # on the side of the point where the bar is not
             axes.annotate(
                 f"{point.mean:.2f}", (x, place), xytext=(shift, 0), textcoords="offset points", va="center", ha=side
-            )
+            ).set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1.0})  # over the levels' lines
             last = place, point.mean
-        for (label, level), line in zip((levels or {}).items(), itertools.cycle((":", "--", "-."))):
-            axes.axvline(level, color=GREY, linewidth=1.4, linestyle=line, label=f"{label}: {level:.2f}")
+        levels = levels or {}
+        for (label, level), line in zip(levels.items(), _LINES[: len(levels)], strict=True):
+            axes.axvline(level, color=GREY, linewidth=1.4, linestyle=line, label=f"{label}: {level:.2f}", zorder=0.5)
         if levels:
             axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0))
         axes.set_yticks(range(len(steps)), names)

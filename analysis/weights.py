@@ -14,7 +14,7 @@ from mhmoe.model.language_model import MHMoEForCausalLM
 @dataclass(frozen=True, kw_only=True)
 class Weights(Result):
     """sha256: of all parameters and buffers in the order of their names: each name, type, shape and bytes. norm: of all
-    of them together."""
+    of them together; a matrix of two names, such as embeddings that are the output layer, counts twice."""
 
     sha256: str
     norm: float

@@ -9,8 +9,8 @@ active. With experts of two matrices these sizes give 96.6B exactly; with three 
 ones too, not held here.
 
 Not published: the experts' activation, and whether gates are renormalised (GShard, which it follows, does so; so do
-we). The capacity factor is 2.0, as ST-MoE tells (arXiv 2202.08906). Departures: nothing is dropped. The vocabulary is
-256K, read as 256,000.
+we). The capacity factor is 2.0, as ST-MoE tells (arXiv 2202.08906). Departures: nothing is dropped, and the balance
+loss counts both choices, where GShard's counts the first. The vocabulary is 256K, read as 256,000.
 """
 
 from baselines.counting import Published

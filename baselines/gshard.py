@@ -11,7 +11,8 @@ Table 1 prints 36,684 experts in all, and 12,228 for 12 layers: 18 x 2,048 is 36
 are rounded so that each is four times another (12.5B, 50B, 200B; 37B, 150B, 600B); from the sizes follow 619B.
 Not published: how 36 layers divide between encoder and decoder (evenly is taken; 12 are 6 and 6, section 4.4), and
 whether output and target embeddings are one matrix (they are here).
-Departures: a decoder alone; evaluation draws and drops nothing; GELU for ReLU (section 3.1) unless told.
+Departures: a decoder alone; evaluation draws and drops nothing; GELU for ReLU (section 3.1) unless told; the balance
+loss counts both choices, where Algorithm 1 counts the first.
 """
 
 from baselines.counting import Published

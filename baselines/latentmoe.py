@@ -13,9 +13,9 @@ gates are a sigmoid, renormalised, with a bias for balance; K3 sets the bias fro
 Balancing) and not by a fixed step.
 
 Not published: how K3's norm fares against none. Departures: gates have no further scale (Nemotron's have one); the
-bias takes steps of fixed size; GELU unless told, `published` has Nemotron's squared ReLU, and SwiGLU for K3's bounded
-one (SiTU-GLU). `published` counts the mixtures alone: the rest of these models is Mamba and linear attention, which
-this package does not have.
+bias takes steps of fixed size, and the balance loss of all mixtures here stays beside it; GELU unless told, `published`
+has Nemotron's squared ReLU, and SwiGLU for K3's bounded one (SiTU-GLU). `published` counts the mixtures alone: the rest
+of these models is Mamba and linear attention, which this package does not have.
 """
 
 from baselines.counting import Published

@@ -22,6 +22,7 @@ from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
 from analysis.plotting import without_pictures
+from experiments import BEGUN
 from experiments.catalog import check_scale, check_task, find, pages, scale_of
 from experiments.report.command import compare, edited, folder_of, write
 from experiments.runner.queue import Queue
@@ -54,7 +55,7 @@ def list_() -> None:
 @app.command
 def run(slug: Slug, given: Annotated[Arguments, tyro.conf.arg(name="")]) -> None:
     """Train and measure what has no current record yet. Interrupted runs go on where they stopped."""
-    arguments = replace(given, slugs=(slug,))
+    arguments = replace(given, slugs=(slug,), started=BEGUN)
     arguments.check()
     chosen = scale_of(given.scale).on(given.device)
     chosen.for_task(given.task or "english")  # an unknown task is said before an experiment is looked for
@@ -72,7 +73,7 @@ def run_all(
     given: Annotated[Arguments, tyro.conf.arg(name="")],
 ) -> None:
     """All that several tables and figures of one task lack, as one queue, in their order."""
-    arguments = replace(given, slugs=slugs)
+    arguments = replace(given, slugs=slugs, started=BEGUN)
     arguments.check()
     queue = Queue.of([find(slug, given.task, given.heads) for slug in slugs])
     check_task(queue, given.task)

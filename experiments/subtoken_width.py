@@ -16,7 +16,7 @@ PAGE = Table(
         Row(system=xmoe(8)),
         Row(system=mhmoe(8, "compute", heads=4)),
         Row(system=mhmoe(8, "compute", heads=2, seeds=2)),
-        Row(system=xmoe(8, width=192, seeds=2)),
+        Row(system=xmoe(8, width=192, seeds=2), reference="xmoe_8_w192"),
         Row(system=mhmoe(8, "compute", heads=4, width=192, seeds=2), reference="xmoe_8_w192"),
         Row(system=mhmoe(8, "compute", heads=2, width=192, seeds=2), reference="xmoe_8_w192"),
     ),

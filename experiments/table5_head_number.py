@@ -46,7 +46,7 @@ def rows(heads: Sequence[int]) -> tuple[Row, ...]:
         ),
         *(Row(system=mhmoe(EXPERTS, "compute", h, seeds=3)) for h in heads),
         *(Row(system=xmoe(EXPERTS, top_k=h, seeds=3)) for h in heads if 1 < h <= EXPERTS),
-        Row(system=TUNED.few),
+        Row(system=TUNED.few, reference=TUNED.few.name),
         *(Row(system=_tuned(h, matching), reference=TUNED.few.name) for matching in SOURCES for h in heads),
     )
 

@@ -51,6 +51,7 @@ PAGE = Waterfall(
         "The norm stands behind the dense networks of the other blocks too, in MH-MoE as in X-MoE and in the model "
         "without the layer beside them: what it brings is not the MoE layer's alone.",
         "FLOPs stay those of X-MoE with k = 2: with more choices experts are narrower and more of them, so a step in k "
-        "is one in granularity too. All were declared before any was run; steps are not corrected for their number.",
+        "is one in granularity too. Steps are not corrected for their number. They were declared before any was run; "
+        "when all had been seen, k = 8 was moved below them, and the normed model without the layer was added.",
     ),
 )

@@ -24,7 +24,7 @@ def judge(
 
     records: the current ones, those of the controls among them. values: what was measured on the models of this scale.
     controls: without which nothing is testable; with None there are none to ask for. judged: verdicts on other pages by
-    their claims' difference, which stand, and count in no family again. Raises UserError if two that are to be compared
+    their claims' question, which stand, and count in no family again. Raises UserError if two that are to be compared
     were not trained, evaluated or measured on the same data.
     """
     here = [record for record in records if record.scale == scale]
@@ -33,7 +33,7 @@ def judge(
         measured = (
             measure(claim, here, scale) if isinstance(claim, Claim) else measure_values(claim, values or {}, scale)
         )
-        known = (judged or {}).get(claim.difference)
+        known = (judged or {}).get(claim.question)
         if known is not None and measured.n >= 2:
             measured = dataclasses.replace(measured, verdict=known.verdict, adjusted_p=known.adjusted_p, repeats=True)
         elif controls is not None and measured.n >= 2 and (why := controls.objection(claim, here, scale)):

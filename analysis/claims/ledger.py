@@ -98,16 +98,24 @@ def _table(rows: Sequence[tuple[Verdict, list[str]]], titles: Mapping[str, str] 
 
 def ledger_tables(verdicts: Sequence[Verdict]) -> dict[tuple[str, str], list[tuple[Verdict, list[str]]]]:
     """(scale, stem) -> its verdicts, each with its cells under HEADINGS, in Markdown."""
-    tables: dict[tuple[str, str], list[tuple[Verdict, list[str]]]] = {}
-    for scale, stem in dict.fromkeys((verdict.scale, verdict.claim.slug) for verdict in verdicts):
-        family = [v for v in verdicts if (v.scale, v.claim.slug) == (scale, stem)]
-        tested = {v.claim.difference for v in family if not math.isnan(v.p_in_family)}
-        tables[scale, stem] = [(verdict, _cells(verdict, len(tested))) for verdict in family]
-    return tables
+    families: dict[tuple[str, str], list[Verdict]] = {}
+    for verdict in verdicts:
+        families.setdefault((verdict.scale, verdict.claim.slug), []).append(verdict)
+    tested = {
+        place: len({v.claim.difference for v in family if not math.isnan(v.p_in_family)})
+        for place, family in families.items()
+    }
+    judged_in = {(v.scale, v.claim.question): (v.scale, v.claim.slug) for v in verdicts if not v.repeats}
+
+    def size(verdict: Verdict) -> int:
+        """Of the family in which it was judged."""
+        return tested[judged_in.get((verdict.scale, verdict.claim.question), (verdict.scale, verdict.claim.slug))]
+
+    return {place: [(verdict, _cells(verdict, size(verdict))) for verdict in f] for place, f in families.items()}
 
 
 def _cells(verdict: Verdict, tested: int) -> list[str]:
-    """tested: differences of its family."""
+    """tested: differences of the family in which it was judged."""
     claim = verdict.claim
     return [
         _said(verdict),

@@ -69,6 +69,11 @@ class Statement:
         """What it tests: equal for two claims about one difference, such as its cost in tokens and in FLOPs."""
         raise NotImplementedError
 
+    @property
+    def question(self) -> Hashable:
+        """Equal for two claims that have one answer."""
+        return self.difference
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim(Statement):
@@ -98,6 +103,10 @@ class Claim(Statement):
     @property
     def difference(self) -> Hashable:
         return self.task, self.better, self.worse, self.over, self.split, self.metric == "perplexity"
+
+    @property
+    def question(self) -> Hashable:
+        return self.difference, self.metric
 
     @property
     def sides(self) -> tuple[tuple[str, ...], tuple[str, ...]]:

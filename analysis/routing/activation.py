@@ -173,14 +173,32 @@ def _sum_by(label: Integers, flat: Floats, shape: tuple[int, ...]) -> Floats:
     return (member @ flat).reshape(-1, *shape[1:])
 
 
-def uniform_null(counts: Counts, seed: int) -> Counts:
+def _null_of_heads_apart(counts: Counts, seed: int) -> Counts:
+    heads, layers = counts.rows_per_token, len(counts.selections)
+    own = [each[: counts.num_experts // heads] for each in counts.selections]
+    one = dataclasses.replace(counts, rows_per_token=1, selections=own)
+    nulls = [uniform_null(one, heads * seed + head) for head in range(heads)]
+    return dataclasses.replace(
+        counts,
+        selections=[[n for null in nulls for n in null.selections[layer]] for layer in range(layers)],
+        probability=[[p for null in nulls for p in null.probability[layer]] for layer in range(layers)],
+        distinct=[[0] * (heads * counts.top_k) + [counts.tokens]] * layers,
+    )
+
+
+def uniform_null(counts: Counts, seed: int, *, heads_apart: bool = False) -> Counts:
     """Counts of the same tokens and choices if the experts' labels were shuffled anew for every row.
+
+    heads_apart: every head has a router and as many experts of its own; a token then reaches as many experts as its
+    heads choose, whatever the routers say.
 
     Every row then chooses a random set of top_k experts, whatever the router says. The selections are drawn
     without drawing the rows: expert by expert, a row with j choices left takes the next of the m experts
     left with probability j/m (selection sampling, Knuth, Algorithm S). `distinct` is multinomial with the
     exact probabilities, which follow from adding one random set after the other.
     """
+    if heads_apart:
+        return _null_of_heads_apart(counts, seed)
     generator = np.random.default_rng(seed)
     tokens, rows, top_k = counts.tokens, counts.rows_per_token, counts.top_k
     layers, num_experts = len(counts.selections), counts.num_experts

@@ -10,11 +10,15 @@ averaged over items. Bytes are the UTF-8 bytes of what is scored: the answer wit
 XNLI is the whole text. Bits per byte follow how well a model knows the language, whatever it knows of the answer; a
 margin is below zero for a model that knows nothing, the lower the more its answers differ. The advantage of such a
 model is zero but for what right and wrong answers have in their form (length, words): so it is the one to judge of two
-models. It is no measure of knowledge by itself: letters alone tell right answers of TruthfulQA from wrong ones. Where
-several answers are right (mc2 there), the best of them counts for the first two.
+models, and no measure of knowledge by itself. Where several answers are right (TruthfulQA mc2), the best of them counts
+for the first two.
 
 Where the choices are the same words in every item (RTE, BoolQ), answers are classes: each class then has the same
-weight in the advantage, so that liking one of the words is worth nothing.
+weight in the advantage, so that liking one of the words is worth nothing, in the mean and in its error:
+
+    a_i' = w_c (a_i - m_c) + mean of all m_c        w_c = n / (classes * n_c), m_c the mean advantage of class c
+
+has the mean of the m_c, and the variance of the items within their classes (stratified sampling).
 
 A model that guesses has accuracy 1 / choices, and where answers are classes it can also always say the more frequent
 one. Both are tested, two-sided: exactly (binomial) where an item is right or wrong, by the normal interval of the
@@ -146,7 +150,7 @@ def summarise(items: Sequence[Item]) -> Scores:
         name: np.array([item.scores[name] for item in items]) for name in ACCURACIES if name in items[0].scores
     }
     accuracies = {name: _accuracy(values, chance, majority) for name, values in columns.items()}
-    columns["advantage"] = _class_weights(items) * np.array([item.advantage() for item in items])
+    columns["advantage"] = _of_classes(items, np.array([item.advantage() for item in items]))
     finer = {
         "bits_per_byte": _mean(np.array([item.of_right() for item in items])),
         "margin": _mean(np.array([item.margin() for item in items])),
@@ -177,11 +181,18 @@ def _majority(items: Sequence[Item]) -> float | None:
     return max(classes.values()) / len(items) if classes else None
 
 
-def _class_weights(items: Sequence[Item]) -> Values:
-    """Of mean 1, and of equal sum for each class."""
-    classes = _classes(items)
-    weights = {right: len(items) / (len(classes) * count) for right, count in classes.items()}
-    return np.array([weights.get(item.right, 1.0) for item in items])
+def _of_classes(items: Sequence[Item], values: Values) -> Values:
+    """The items' values, or where answers are classes those whose mean gives each class the same weight."""
+    known = np.isfinite(values)
+    of_class = [known & np.array([item.right == right for item in items]) for right in _classes(items)]
+    means = {place: values[here].mean() for place, here in enumerate(of_class) if here.any()}
+    if not means:
+        return values
+    found = np.where(known, np.mean([*means.values()]), values)
+    for place, mean in means.items():
+        here = of_class[place]
+        found[here] += (values[here] - mean) * known.sum() / (len(means) * here.sum())
+    return found
 
 
 def _mean(values: Values) -> Mean:

@@ -125,8 +125,8 @@ _FINER = (
         "Advantage over the mean wrong answer, bits per byte (higher is better)",
         "advantage",
         "+.4f",
-        "Zero for a model to which right and wrong answers read alike; this one is judged. Answers differ in form too: "
-        "a model that never sees the question can be above zero, on TruthfulQA most of all. "
+        "Zero for a model to which right and wrong answers read alike; this one is judged. Answers differ in form too, "
+        "so that a model which never sees the question need not be at zero. "
         f"{UP} above and {DOWN} below zero in every seed ({_SURE}).",
     ),
 )

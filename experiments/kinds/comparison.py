@@ -59,19 +59,23 @@ class Comparison(Table):
             return None
         current = current_runs(self.all_systems(), scale, records, self.task)
         values = measured_values(self.measurements, current, records.results)
-        columns = [measure.column for measure in self.measures]
+        columns = [MEASURED, *(measure.column for measure in self.measures)]
         rows = [{**row, **self._cells(row["system"], values)} for row in found.rows]
         page = found.markdown
         picture = f"{self.slug}_{scale.name}.png"
         if runs := [record for of_system in current.values() for record in of_system]:
             labels = {row.system.name: row.system.label for row in self.rows}
             ranking_figure(
-                {labels[s]: [r.metrics["test"]["perplexity"] for r in of_s] for s, of_s in current.items() if of_s},
+                {
+                    labels[system]: {r.seed: r.metrics["test"]["perplexity"] for r in of_system}
+                    for system, of_system in current.items()
+                    if of_system
+                },
                 self._costs(current, values),
                 folder / picture,
                 title=self.title,
                 measure="test perplexity",
-                note=f"{setting_of(runs)}. A mark is a seed, a point their mean.",
+                note=f"{setting_of(runs)}. A mark is a seed, a point the mean over the seeds that all have.",
                 stressed=[label for name, label in labels.items() if name in self.stressed],
             )
             page += f"\n![{self.title}]({picture})\n"
@@ -83,10 +87,12 @@ class Comparison(Table):
 
     def _cells(self, system: str, values: Mapping[tuple[str, str], Mapping[int, Any]]) -> Cells:
         cells: Cells = {}
+        seeds: set[int] = set()
         for column, measurement, of in self.measures:
             numbers = [n for v in values.get((measurement.name, system), {}).values() if (n := of(v)) is not None]
             cells[column.key] = fmean(numbers) if numbers else None
-        return cells
+            seeds |= {len(numbers)} - {0}
+        return cells | {MEASURED.key: " or ".join(map(str, sorted(seeds))) or None}
 
     def _costs(
         self, current: Mapping[str, Sequence[Record]], values: Mapping[tuple[str, str], Mapping[int, Any]]
@@ -177,6 +183,8 @@ SPEED = Measurement(
 )
 
 # ---- columns ---------------------------------------------------------------------------------
+
+MEASURED = Column("measured_seeds", "seeds measured")
 
 
 def _of_load(measure: Callable[[Summary, int], float]) -> Callable[[Any], float]:

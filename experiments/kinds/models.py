@@ -56,7 +56,8 @@ class Models(Page):
         lines = caption_of([record for _, record in shown])[:1]
         lines.append(
             "Equal hashes are equal to the bit; processors and versions of torch that round otherwise give other "
-            "hashes and nearly the same perplexity and norm."
+            "hashes and nearly the same perplexity and norm. In the norm embeddings count twice, as "
+            "they are the output layer too."
         )
         return Section(table_markdown(COLUMNS, rows, caption=lines), COLUMNS, rows)
 

@@ -42,6 +42,7 @@ from experiments.runner.page import Page, Section, unique
 from experiments.runner.store import Records
 from experiments.scales import Scale
 from experiments.system import System
+from mhmoe.layers.per_head import PerHeadRouterConfig
 
 COLUMNS = (
     Column("label", "system"),
@@ -64,7 +65,8 @@ _EXPLAINED = (
     "possible: log2 of the number of groups or experts, which choices of several experts cannot reach; groups dealt "
     "out anew: bits when the texts' groups are permuted, mean and 95% quantile. Of an expert, its busiest group: the "
     "largest share that a {group} has of it, mean over experts, all {group}s counting equally; {even:.1%} if it takes "
-    "no sides. Untrained: the same seed before training. Random: every sub-token or token takes experts at random."
+    "no sides. Untrained: the same seed before training. Random: every sub-token or token takes experts at random, of "
+    "those that it may choose."
 )
 
 
@@ -103,9 +105,13 @@ class RoutingFigure(Page):
             title=self.title,
             note=f"{one} A layer makes h k selections a token, which is most of how systems differ in colour.",
         )
+        random = {
+            label: [uniform_null(c, seed, heads_apart=self._apart(label, scale)) for seed, c in seeds.items()]
+            for label, seeds in counts.items()
+        }
         nulls = {
             "untrained": {label: [total(v.untrained.groups) for v in seeds.values()] for label, seeds in found.items()},
-            "random": {label: [uniform_null(c, seed) for seed, c in seeds.items()] for label, seeds in counts.items()},
+            "random": random,
         }
         activation_curves(
             {label: list(seeds.values()) for label, seeds in counts.items()},
@@ -124,7 +130,7 @@ class RoutingFigure(Page):
             "see the table.",
             group=self.group,
         )
-        rows = [row for label, seeds in found.items() for row in _rows(label, seeds)]
+        rows = [row for label, seeds in found.items() for row in _rows(label, seeds, random[label])]
         groups = len(of_all(found)[0].trained.groups)
         lines.append(_EXPLAINED.format(group=self.group, even=1 / groups))
         pictures = "".join(
@@ -133,8 +139,12 @@ class RoutingFigure(Page):
         )
         return Section(pictures + table_markdown(COLUMNS, rows, caption=lines), COLUMNS, rows)
 
+    def _apart(self, label: str, scale: Scale) -> bool:
+        layer = self.systems[label].layer(scale)
+        return layer is not None and any(isinstance(part, PerHeadRouterConfig) for part in layer.parts())
 
-def _rows(label: str, seeds: Mapping[int, QuestionRouting]) -> list[Row]:
+
+def _rows(label: str, seeds: Mapping[int, QuestionRouting], random: Sequence[Counts]) -> list[Row]:
     """Trained, untrained and random."""
     rows: list[Row] = []
     routers = {"trained": [v.trained for v in seeds.values()], "untrained": [v.untrained for v in seeds.values()]}
@@ -148,7 +158,6 @@ def _rows(label: str, seeds: Mapping[int, QuestionRouting]) -> list[Row]:
         }
         means = {name: float(np.mean(values)) for name, values in told.items()}
         rows.append({"label": label, "router": router, **_means([total(of.groups) for of in found]), **means})
-    random = [uniform_null(total(v.trained.groups), seed) for seed, v in seeds.items()]
     return [*rows, {"label": label, "router": "random", **_means(random)}]
 
 

@@ -135,6 +135,7 @@ def _covered(arm: Arm, current: Mapping[str, Sequence[Record]]) -> list[Row]:
     for system in arm.systems:
         found = nll[system.name]
         seeds = sorted(null.keys() & few.keys() & found.keys())
+        found = {seed: found[seed] for seed in seeds} or found
         row: Row = {"arm": arm.name, "label": system.label, "n": len(found), "perplexity": NOT_RUN}
         if found:
             row["perplexity"] = sum(math.exp(x) for x in found.values()) / len(found)

@@ -143,6 +143,7 @@ def _of_test(system: System, runs: Sequence[Record], reference: Sequence[Record]
     """Sizes, and perplexity on the `test` split."""
     sizes = {column.key: getattr(runs[0], column.key) for column in SIZES[1:4]}
     ours, theirs = ({r.seed: r.metrics["test"]["nll_per_token"] for r in each} for each in (runs, reference))
+    ours = {seed: ours[seed] for seed in ours.keys() & theirs.keys()} or ours
     perplexity = summarise([math.exp(nll) for nll in ours.values()])
     cells: Cells = {"label": system.label, **sizes, "perplexity": perplexity.mean, "std": perplexity.std}
     cells["seeds"] = len(ours)

@@ -10,6 +10,7 @@ from typing import Any
 from analysis.figures import Panel, trend_figure
 from analysis.plotting import Point
 from analysis.routing.measures import Summary, summary
+from analysis.statistics import over_common_seeds
 from analysis.tables import seeds_text
 from experiments.kinds.routing import EXPERT_ACTIVATION
 from experiments.kinds.score_table import ZERO_SHOT_HELLASWAG
@@ -83,8 +84,9 @@ def draw(page: Page, trend: Trend, scale: Scale, records: Records, path: Path, s
                 x: {r.seed: v for r in current[system.name] if (v := of(r, records.results)) is not None}
                 for x, system in series
             }
-            seeds.extend([*of_seeds] for of_seeds in of_place.values())
-            values = {x: [*of_seeds.values()] for x, of_seeds in of_place.items() if of_seeds}
+            common = over_common_seeds({str(x): of_seeds for x, of_seeds in of_place.items()})
+            seeds.extend([*of_seeds] for of_seeds in common.values())
+            values = {x: [*common[str(x)].values()] for x in of_place if common[str(x)]}
             found[label] = [Point(x, sum(v) / len(v), min(v), max(v), len(v)) for x, v in values.items()]
         return found
 

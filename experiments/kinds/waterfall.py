@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from analysis.plotting import Point
-from analysis.statistics import Interval, paired_difference
+from analysis.statistics import Interval, over_common_seeds, paired_difference
 from analysis.tables import NOT_RUN, Column, Row, table_markdown
 from analysis.waterfall import waterfall_figure
 from experiments.report.captions import caption_of, current_runs, setting_of
@@ -50,6 +50,7 @@ class Waterfall(Page):
         nll = {
             name: {r.seed: r.metrics["test"]["nll_per_token"] for r in of_system} for name, of_system in current.items()
         }
+        nll = over_common_seeds(nll)
         first, goal = next(iter(self.steps.values())), nll[self.goal.name]
         others = {**self.beside, self.goal.label: self.goal}
         beside = {f"for comparison: {label}": system for label, system in others.items()}

@@ -175,8 +175,8 @@ def words_figure(
         groups=groups,
         text=text,
         explained=(
-            f"For words, the values are numbers of different experts that a word's {HEADS} sub-tokens go to, mean over "
-            f"MoE layers: at most {HEADS}. {explained}"
+            "For words, the values are numbers of different experts that a word's h sub-tokens go to, mean over MoE "
+            f"layers: at most h k. {explained}"
         ),
         measurements=(measurement,),
         claims=[claim(label, system, said) for label, system in systems.items() for said in claimed],

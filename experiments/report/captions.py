@@ -18,9 +18,7 @@ MATCHINGS = (
     "with `parameters`, as many as X-MoE has, by the inner width (v1 Table 11; h times the expert FLOPs); with "
     "`compute`, as many parameters and FLOPs but for the router's, by inner width and number of experts (v2)"
 )
-CONTROL = (
-    f"The control is X-MoE with k = h = {HEADS}: the FLOPs and selections of MH-MoE with `parameters`, without heads"
-)
+CONTROL = "X-MoE with k = h is a control: the FLOPs and selections of MH-MoE with `parameters`, without heads"
 
 
 def matchings(records: Sequence[Record]) -> str:

@@ -60,7 +60,7 @@ def verdicts(pages: Sequence[Page], scales: Sequence[Scale], results: Path = RES
                 labels = {system.name: in_words(system.label) for system in systems}
                 controls = together([has for p in testbeds if (has := p.controls())], labels)
                 new = judge(claims, runs, scale.name, values, controls=controls, judged=judged)
-                judged |= {verdict.claim.difference: verdict for verdict in new if verdict.n >= 2}
+                judged |= {verdict.claim.question: verdict for verdict in new if verdict.n >= 2}
                 found[page.slug] += new
     return [verdict for of_page in found.values() for verdict in of_page]
 

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
+
 from analysis.tables import Column, Row, table_markdown
 from experiments.runner.runs import Run
-from experiments.runner.store import Records
+from experiments.runner.store import RESULTS, Records
+from mhmoe.io import sha256_of
 from mhmoe.training.record import Record
 
 SAME = 0.01  # relatively; other machines and kernels round otherwise, and training amplifies that
@@ -20,6 +23,13 @@ CAPTION = (
     f"Perplexity on `test` (`valid` where a run only chooses a learning rate). Within {SAME:.0%} counts as the same: "
     "the arithmetic of another processor, or of other versions, rounds otherwise, and training amplifies that."
 )
+
+
+def code_here() -> str:
+    """Stands for the code and its torch, so that after a change nothing that was done before it is compared."""
+    folders = ("mhmoe", "baselines", "experiments")
+    files = sorted(path for folder in folders for path in (RESULTS.parent / folder).rglob("*.py"))
+    return sha256_of(torch.__version__.encode() + b"".join(path.read_bytes() for path in files))[:8]
 
 
 def deviation(ours: Record, theirs: Record) -> float:

@@ -168,10 +168,11 @@ def command() -> str:
 
 def without_place(argument: str) -> str:
     """An absolute path as it is from the repository, or its name alone where it lies elsewhere."""
-    path, here = Path(argument), RESULTS.parent
+    option, equals, value = argument.rpartition("=")
+    path, here = Path(value), RESULTS.parent
     if not path.is_absolute():
         return argument
-    return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
+    return option + equals + (str(path.relative_to(here)) if path.is_relative_to(here) else path.name)
 
 
 def device_name(device: torch.device) -> str:

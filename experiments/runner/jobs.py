@@ -29,6 +29,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def gpus() -> list[str]:
+    """Those that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    count = torch.cuda.device_count()
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return named[:count] if any(named) else [str(number) for number in range(count)]
+
+
 def useful_jobs(jobs: int, runs: int) -> int:
     """At most one job a core and a run, which is said."""
     if (useful := max(min(jobs, cores(), runs), 1)) < jobs:
@@ -45,7 +52,7 @@ def run_in_jobs(jobs: int, arguments: Sequence[str]) -> int:
     threads = max(cores() // jobs, 1)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), JOB: str(jobs), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "experiments", *arguments]
-    devices = torch.cuda.device_count()
+    devices = gpus()
     said: queue.SimpleQueue[tuple[int, IO[str], str]] = queue.SimpleQueue()
     children: list[subprocess.Popen[str]] = []
     readers: list[threading.Thread] = []
@@ -53,7 +60,9 @@ def run_in_jobs(jobs: int, arguments: Sequence[str]) -> int:
     killed: set[int] = set()
     try:
         for job in range(jobs):
-            mine = environment if devices < 2 else {**environment, "CUDA_VISIBLE_DEVICES": str(job % devices)}
+            mine = environment
+            if len(devices) > 1:
+                mine = {**environment, "CUDA_VISIBLE_DEVICES": devices[job % len(devices)]}
             child = subprocess.Popen(
                 command, env=mine, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
             )

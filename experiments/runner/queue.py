@@ -1,5 +1,6 @@
 """Several pages as one: their runs in one queue, in the order of the pages; and the new records in one file."""
 
+import io
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from experiments.runner.runs import Run
 from experiments.runner.store import Records
 from experiments.scales import Scale
 from experiments.system import System
-from mhmoe.io import UserError, check_writable
+from mhmoe.io import UserError, check_writable, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +52,37 @@ def listing(results: Path) -> dict[Path, float]:
 def bundle(results: Path, before: dict[Path, float], out: Path) -> int:
     """Put what is new into a tar file, to be carried elsewhere and taken in there by `register`; returns how many.
 
-    Raises UserError if the file cannot be written.
+    What an earlier call has put there stays, for the same command goes on where its time was over. Raises UserError if
+    the file cannot be written, or is no tar file.
     """
-    new = sorted(path for path, written in listing(results).items() if before.get(path) != written)
+    new = {
+        str(path.relative_to(results)): path.read_bytes()
+        for path, written in sorted(listing(results).items())
+        if before.get(path) != written
+    }
     check_writable(out.absolute().parent)
-    with tarfile.open(out, "w") as tar:
-        for path in new:
-            tar.add(path, arcname=str(path.relative_to(results)))
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, content in sorted({**_bundled(out), **new}.items()):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    write_atomically(out, packed.getvalue())
     return len(new)
+
+
+def check_bundle(out: Path) -> None:
+    """Raises UserError if a file is there that no bundle can be added to."""
+    _bundled(out)
+
+
+def _bundled(out: Path) -> dict[str, bytes]:
+    if not out.exists():
+        return {}
+    try:
+        with tarfile.open(out) as tar:
+            files = {entry.name: tar.extractfile(entry) for entry in tar}
+            return {name: file.read() for name, file in files.items() if file is not None}
+    except (OSError, tarfile.TarError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{out} is there and is no tar file ({reason}); name another --out") from None

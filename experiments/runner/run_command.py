@@ -1,11 +1,12 @@
 """What `python -m experiments run` does with its arguments: check them, find the records, work, tell."""
 
+import contextlib
 import dataclasses
 import math
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +14,7 @@ from typing import Annotated
 import torch
 import tyro
 
-from experiments import BEGUN
-from experiments.runner.again import comparison
+from experiments.runner.again import code_here, comparison
 from experiments.runner.cluster import HERE, Cluster
 from experiments.runner.dry_run import cost_table, gpu_table
 from experiments.runner.failures import Failures
@@ -24,7 +24,7 @@ from experiments.runner.jobs import is_spoken_for, run_in_jobs, useful_jobs
 from experiments.runner.launch import Options, check_data, planned_runs, run_all, unmeasured
 from experiments.runner.page import Page
 from experiments.runner.processes import check_device
-from experiments.runner.queue import bundle, listing
+from experiments.runner.queue import bundle, check_bundle, listing
 from experiments.runner.runs import Run, model_config
 from experiments.runner.store import COMMITTED, RESULTS, Records
 from experiments.runner.texts import CACHE, OWN, results_of, work_folder
@@ -33,13 +33,13 @@ from mhmoe.cli import stopped_at
 from mhmoe.io import UserError, check_writable
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.config import Sharding
-from mhmoe.training.record import git_state
 from mhmoe.training.sharding import check_layout
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Of `run` and of `run-all`. slugs: the tables and figures, as they were named.
+    """Of `run` and of `run-all`. slugs: the tables and figures, as they were named. started: from when
+    `time_budget` counts (time.monotonic).
 
     Attributes:
         scale: smoke, cpu, gpu or paper.
@@ -63,6 +63,7 @@ class Arguments:
     """
 
     slugs: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    started: Annotated[float, tyro.conf.Suppress] = 0.0
     scale: str = "cpu"
     task: str = ""
     seeds: tuple[int, ...] = ()
@@ -127,8 +128,9 @@ def execute_command(page: Page, scale: Scale, arguments: Arguments) -> int:
         raise UserError(f"out={out} is written when the runs are done; add --wait, or leave it out")
     if arguments.gpus and not dry_run:
         raise UserError(f"gpus={arguments.gpus} is of an estimate; add --dry-run, or leave it out")
+    if out is not None:
+        check_bundle(out)
     options = _options(page, scale, arguments)
-    before = {} if out is None else listing(options.results)
     records = options.records(scale)
     runs = planned_runs(page, scale, options, records)
     if arguments.again and not runs:
@@ -145,16 +147,13 @@ def execute_command(page: Page, scale: Scale, arguments: Arguments) -> int:
         check_data(page, scale, to_measure, options)
         for folder in (options.results, options.cache, CACHE):
             check_writable(folder)
-        if not is_spoken_for():
-            Failures.new(scale, options.cache)
-        if arguments.cluster.launcher == "here":
-            code = _work(page, scale, options, arguments, useful_jobs(arguments.jobs, len(todo + to_measure)))
-        else:
-            code = _submit(page, scale, options, arguments)
-    elif not arguments.again:
-        current = [run for run in runs if not run.waits_for]
-        if current or not runs:
-            print(_nothing_to_run(page, current, records))
+        with _collected(page, scale, options, out):
+            code = _work(page, scale, options, arguments, len(todo + to_measure))
+    else:
+        with _collected(page, scale, options, out):
+            current = [run for run in runs if not run.waits_for]
+            if not arguments.again and (current or not runs):
+                print(_nothing_to_run(page, current, records))
     if not is_spoken_for():
         if not dry_run:
             runs = planned_runs(page, scale, options, options.records(scale))
@@ -163,13 +162,22 @@ def execute_command(page: Page, scale: Scale, arguments: Arguments) -> int:
         tuned = next((system.settled_by for system in page.all_systems() if system.settled_by), "")
         if tuned and todo and options.results != RESULTS and not arguments.again:
             print(f"tuned systems take what `run {tuned}` found on this text, or else on the committed one")
-    if not dry_run and not is_spoken_for():
-        gather(options.records(scale), page.gathered(scale))
-        if out is not None:
-            print(f"{out}: {bundle(options.results, before, out)} new records and measurements")
     if arguments.again and not dry_run and not is_spoken_for() and code == 0:
         code = _compare(runs, options.records(scale), Records(scale))
     return code
+
+
+@contextlib.contextmanager
+def _collected(page: Page, scale: Scale, options: Options, out: Path | None) -> Iterator[None]:
+    """Afterwards, also where a run has failed or was interrupted, what is new is in files of several and in `out`."""
+    before = {} if out is None else listing(options.results)
+    try:
+        yield
+    finally:
+        if not is_spoken_for():
+            gather(options.records(scale), page.gathered(scale))
+        if not is_spoken_for() and out is not None:
+            print(f"{out}: {bundle(options.results, before, out)} new records and measurements")
 
 
 def _options(page: Page, scale: Scale, arguments: Arguments) -> Options:
@@ -179,13 +187,13 @@ def _options(page: Page, scale: Scale, arguments: Arguments) -> Options:
     if arguments.again:
         if results != RESULTS:
             raise UserError("--again repeats the committed runs, and those are of other text; leave it out")
-        results = OWN / f"again-{git_state()['commit'][:8]}"
+        results = OWN / f"again-{code_here()}-{scale.device}"
     results = (arguments.results or results).absolute()
     budget = arguments.time_budget
     return Options(
         seeds=arguments.seeds or tuple(scale.for_task(page.task).seeds),
         data=arguments.data,
-        deadline=math.inf if budget is None else BEGUN + budget,
+        deadline=math.inf if budget is None else arguments.started + budget,
         results=results,
         cache=work_folder(results),
         packed=CACHE,
@@ -211,7 +219,13 @@ def _check_layouts(todo: Sequence[Run], arguments: Arguments) -> None:
             raise UserError(f"{run.system.name}: {error}") from None
 
 
-def _work(page: Page, scale: Scale, options: Options, arguments: Arguments, jobs: int) -> int:
+def _work(page: Page, scale: Scale, options: Options, arguments: Arguments, tasks: int) -> int:
+    """Returns the exit code. tasks: how many runs and measurements there are."""
+    if not is_spoken_for():
+        Failures.new(scale, options.cache)
+    if arguments.cluster.launcher != "here":
+        return _submit(page, scale, options, arguments)
+    jobs = useful_jobs(arguments.jobs, tasks)
     if options.results != RESULTS and not is_spoken_for():
         named = arguments.results or arguments.again or options.results == OWN / page.slug
         why = "" if named else "; the committed ones are of other text"

@@ -17,6 +17,7 @@ from experiments.system import System
 from mhmoe.data.corpora import LocalCorpus
 from mhmoe.data.synthetic import GeneratedCorpus
 from mhmoe.io import UserError
+from mhmoe.training.config import Sharding
 from mhmoe.training.record import Record, fingerprint
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -76,8 +77,10 @@ def _declared(run: Run, record: Record, data: Mapping[str, Any]) -> str:
     # Two systems are equal whatever their functions. What a record's fingerprint is made of has its text.
     key = run, run.system.layer, run.system.feed_forward, record.fingerprint
     if key not in _DECLARED:
-        same, processes = is_text_of(run.scale, data), record.config.get("processes", 1)
-        _DECLARED[key] = fingerprint(run_config(run, data, processes), run.seed) if same else ""
+        processes = record.config.get("processes", 1)
+        sharding = Sharding(expert_parallel=record.config.get("head_parallel", 1))
+        same = is_text_of(run.scale, data)
+        _DECLARED[key] = fingerprint(run_config(run, data, processes, sharding), run.seed) if same else ""
     return _DECLARED[key]
 
 
@@ -143,7 +146,7 @@ class Records:
         return [run for run in runs if self.state(run) != "done" and not run.waits_for]
 
     def declared(self, run: Run) -> str:
-        """The fingerprint the run should have on the text, and by the number of processes where it matters, that its
+        """The fingerprint the run should have on the text, and by the number of processes where they matter, that its
         record names; "" if that is other text."""
         record = self.by_name.get(run.name)
         if record is None or run.learning_rate is None:

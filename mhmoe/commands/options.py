@@ -124,9 +124,9 @@ class Train:
         tokenizer: folder or hub name of any Hugging Face tokenizer; else a BPE is trained on the text.
         system: mhmoe, xmoe, switch, mixtral, deepseekmoe or dense.
         heads: of MH-MoE.
-        experts: of the mixture, or of the one whose size MH-MoE has.
+        experts: of the mixture, or of the one whose size MH-MoE has; of deepseekmoe before they are cut in four.
         expert_dim: inner width of an expert of that mixture; 4 times the model's.
-        top_k: experts that a token or sub-token chooses; the system's.
+        top_k: experts that a token or sub-token chooses, of deepseekmoe before they are cut; the system's.
         matching: MH-MoE's size to X-MoE: as-printed, equal-parameters, equal-flops; none takes the numbers as they are.
         layer: a JSON file with the config of the MoE layer (its to_dict()), instead of a system.
         epochs: how often the text is read; the preset's.

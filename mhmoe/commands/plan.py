@@ -2,6 +2,7 @@
 ValueError in one line, and none of it takes time."""
 
 import dataclasses
+import math
 from typing import Annotated, Any
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from mhmoe.commands.options import Train, given
 from mhmoe.commands.place import best_precision
 from mhmoe.commands.presets import preset_named
-from mhmoe.commands.systems import Sizes, layer_of
+from mhmoe.commands.systems import UNREAD, Sizes, layer_of
 from mhmoe.data.corpora import Corpus
 from mhmoe.data.packing import PackedDataset
 from mhmoe.data.tokenizer import END_OF_TEXT_ID, GivenTokenizer
@@ -56,11 +57,23 @@ def settings_of(command: Train, vocab_size: int, end_of_text: int) -> MHMoEConfi
         network=dict(preset.network),
         multiple_of=preset.multiple_of,
     )
+    _check_read(command)
     layer = layer_of(command.system, sizes) if command.layer is None else _layer_in(command)
     width = command.expert_dim if layer is None else None
     plain = FeedForwardConfig(dim=dim, inner_dim=width or 4 * dim, bias=preset.network.get("bias", False))
     ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end_of_text)
     return MHMoEConfig(**options, **ends, feed_forward=plain, moe=layer)
+
+
+def _check_read(command: Train) -> None:
+    """Raises UserError for an option that would change nothing."""
+    unread, whose = UNREAD.get(command.system, ()), f"system {command.system}"
+    if command.layer is not None:
+        unread, whose = ("system", "heads", "experts", "expert_dim", "top_k", "matching"), "a layer of your own"
+    usual = {field.name: field.default for field in dataclasses.fields(Train)}
+    for name in unread:
+        if (value := getattr(command, name)) != usual[name]:
+            raise UserError(f"{name}={value} changes nothing in {whose}; leave it out")
 
 
 def _layer_in(command: Train) -> LayerConfig:
@@ -77,8 +90,7 @@ def training_of(command: Train, device: torch.device, available: int | None = No
 
     Without --steps there are as many as the epochs of the text take, and at most as many as max_tokens.
     """
-    preset = preset_named(command.preset)
-    epochs = check_value("epochs", preset.epochs if command.epochs is None else command.epochs, Epochs)
+    preset, epochs = preset_named(command.preset), _epochs(command)
     most = check_value("max_tokens", preset.max_tokens if command.max_tokens is None else command.max_tokens, Count)
     options: dict[str, Any] = {**preset.training, **given(command.training)}
     assumed: dict[str, Any] = {"precision": best_precision(device), "steps": 1}
@@ -87,6 +99,17 @@ def training_of(command: Train, device: torch.device, available: int | None = No
         tokens = most if available is None else min(most, round(epochs * available))
         config = dataclasses.replace(config, steps=max(tokens // config.tokens_per_step, 1))
     return config
+
+
+def tokens_read(command: Train, training: TrainingConfig) -> int:
+    """How much of the text decides how long training is: of less than one epoch, more than is trained on."""
+    tokens = training.steps * training.tokens_per_step
+    return tokens if command.training.steps is not None else math.ceil(tokens / min(_epochs(command), 1.0))
+
+
+def _epochs(command: Train) -> float:
+    chosen = preset_named(command.preset).epochs if command.epochs is None else command.epochs
+    return check_value("epochs", chosen, Epochs)
 
 
 def sharding_of(command: Train, settings: MHMoEConfig, training: TrainingConfig, processes: int) -> Sharding | None:

@@ -19,7 +19,7 @@ from mhmoe.data.batches import EvaluationSet
 from mhmoe.data.corpora import SPLITS, Document, check_split
 from mhmoe.data.named import text_named
 from mhmoe.data.packing import PackedDataset
-from mhmoe.data.tokenizer import bare, vocabulary_size
+from mhmoe.data.tokenizer import bare, losses, vocabulary_size
 from mhmoe.fields import Count, check_value
 from mhmoe.io import UserError
 from mhmoe.model.checkpoints import load
@@ -62,7 +62,7 @@ def evaluate(command: Evaluate) -> str:
     if command.split != ALL:
         check_split(command.split)
     check_value("max_tokens", command.max_tokens, Count)
-    text = text_named(command.data) if command.data else None
+    text = text_named(command.data, whole=command.split == ALL) if command.data else None
     model, tokenizer = load(command.model, device=str(device_named(command.device)))
     lines: list[str] = []
     if text is not None:
@@ -71,19 +71,21 @@ def evaluate(command: Evaluate) -> str:
         length = check_value("length", usual if command.length is None else command.length, Count)
         if context is not None and length > context:
             raise UserError(f"length={length} is more than {command.model} reads at once; give at most {context}")
-        documents = _documents(command, text, tokenizer, model.config.vocab_size)
+        documents, lost = _documents(command, text, tokenizer, model.config.vocab_size)
         found = evaluate_model(model, documents, length)
         lines.append(
             f"{command.model} on {command.data}, {command.split}: perplexity {found['perplexity']:.2f}, "
             f"{found['bits_per_byte']:.4f} bits per byte, {found['tokens']:,} tokens in {len(documents):,} documents"
         )
+        lines += [lost] if lost else []
     if command.tasks:
         lines.append(_zero_shot(command, model, tokenizer))
     return "\n".join(lines)
 
 
-def _documents(command: Evaluate, text: Any, tokenizer: Any, vocab_size: int) -> EvaluationSet:
-    """The text in the model's tokens. Raises UserError if they are not the model's, or there are none."""
+def _documents(command: Evaluate, text: Any, tokenizer: Any, vocab_size: int) -> tuple[EvaluationSet, str]:
+    """The text in the model's tokens, and what these lose. Raises UserError if they are not the model's, or there are
+    none."""
     inner = getattr(tokenizer, "backend_tokenizer", None)
     end = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if not isinstance(inner, Tokenizer) or end is None:
@@ -95,12 +97,12 @@ def _documents(command: Evaluate, text: Any, tokenizer: Any, vocab_size: int) ->
             raise UserError(f"{command.data} is packed; it has --split valid or test")
         if text.tokenizer.get_vocab() != inner.get_vocab():
             raise UserError(f"{command.data} is packed in other symbols than {command.model} has; name the text itself")
-        return getattr(text, command.split).first(command.max_tokens)
+        return getattr(text, command.split).first(command.max_tokens), ""
     splits = SPLITS if command.split == ALL else (command.split,)
     found = _encoded((d for split in splits for d in text.documents(split)), bare(inner), command.max_tokens)
     if not found:
         raise UserError(f"{command.data} has no text in {command.split}; name another --split")
-    return EvaluationSet(
+    documents = EvaluationSet(
         tokens=np.array([token for _, ids in found for token in ids], dtype=np.uint32),
         offsets=np.cumsum([0, *(len(ids) for _, ids in found)]),
         num_bytes=np.array([len(document.text.encode()) for document, _ in found]),
@@ -108,6 +110,7 @@ def _documents(command: Evaluate, text: Any, tokenizer: Any, vocab_size: int) ->
         sources=tuple(document.source for document, _ in found),
         end_of_text=end,
     )
+    return documents, losses(bare(inner), (document.text for document, _ in found))
 
 
 def _encoded(documents: Iterable[Document], tokenizer: Tokenizer, most: int) -> list[tuple[Document, list[int]]]:

@@ -106,6 +106,13 @@ SYSTEMS: dict[str, Callable[[Sizes], LayerConfig | None]] = {
 }
 
 
+UNREAD = {
+    **dict.fromkeys(("xmoe", "switch", "mixtral", "deepseekmoe"), ("heads", "matching")),
+    "dense": ("heads", "experts", "top_k", "matching"),
+}
+"""Sizes that change nothing in a system."""
+
+
 def layer_of(system: str, sizes: Sizes) -> LayerConfig | None:
     """Raises UserError if there is no such system, ValueError for sizes that do not fit together."""
     if system not in SYSTEMS:

@@ -22,11 +22,11 @@ import torch
 from mhmoe.commands.card import Trained, write_card
 from mhmoe.commands.options import Train
 from mhmoe.commands.place import device_named, meet, processes
-from mhmoe.commands.plan import check_vocabulary, settings_of, sharding_of, training_of
+from mhmoe.commands.plan import check_vocabulary, settings_of, sharding_of, tokens_read, training_of
 from mhmoe.data.batches import TrainingBatches
 from mhmoe.data.named import text_named
 from mhmoe.data.packing import PackedDataset, PackingConfig, pack
-from mhmoe.data.tokenizer import as_transformers, given_tokenizer
+from mhmoe.data.tokenizer import as_transformers, given_tokenizer, losses
 from mhmoe.io import UserError, check_writable, read_json, write_atomically
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
@@ -71,9 +71,15 @@ def train(command: Train) -> Path | None:
     rank = meet(device)
 
     if not isinstance(text, PackedDataset):
+        if (
+            given is not None
+            and rank == 0
+            and (lost := losses(given.tokenizer, (d.text for d in text.documents("test"))))
+        ):
+            print(lost, flush=True)
         packing = PackingConfig(
             vocab_size=vocab_size,
-            max_train_tokens=training.steps * training.tokens_per_step + 1,
+            max_train_tokens=tokens_read(command, training) + 1,
             max_valid_tokens=_HELD_OUT_TOKENS,
             max_test_tokens=_HELD_OUT_TOKENS,
         )
@@ -86,7 +92,8 @@ def train(command: Train) -> Path | None:
     if earlier.get("finished"):
         print(f"{folder} is finished already; name another --out to train anew")
         return folder
-    told = {"run": run, "finished": False, "system": command.system, "seed": command.seed}
+    system = command.system if command.layer is None else "own layer"
+    told = {"run": run, "finished": False, "system": system, "seed": command.seed}
     told |= {"model": settings.identity(), "training": training.to_dict(), "data": text.fingerprint}
     if rank == 0:
         write_atomically(folder / LISTING, json.dumps(told, indent=1) + "\n")
@@ -134,7 +141,7 @@ def train(command: Train) -> Path | None:
     about["versions"]["mhmoe"] = _own_version()
     trained = Trained(
         name=folder.name,
-        system=command.system if command.layer is None else "own layer",
+        system=system,
         model=settings,
         training=training,
         seed=command.seed,
@@ -220,4 +227,9 @@ def _own_version() -> str:
 
 def _command() -> str:
     """As it was given, without the places of this machine."""
-    return shlex.join(["python", "-m", "mhmoe", *(Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:])])
+    return shlex.join(["python", "-m", "mhmoe", *map(_without_place, sys.argv[1:])])
+
+
+def _without_place(argument: str) -> str:
+    option, equals, value = argument.rpartition("=")
+    return option + equals + Path(value).name if Path(value).is_absolute() else argument

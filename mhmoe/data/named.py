@@ -11,9 +11,9 @@ from mhmoe.io import UserError
 _ON_HUB = re.compile(r"(?P<dataset>[\w.-]+/[\w.-]+)(?::(?P<name>[\w.-]+))?(?:@(?P<revision>\w+))?")
 
 
-def text_named(data: str) -> Corpus | PackedDataset:
-    """What `data` names: a packed folder, a folder of corpora (manifest.json), text of one's own (own_text.py), or a
-    data set of the hub, `owner/name@revision` or `owner/name:config@revision`.
+def text_named(data: str, *, whole: bool = False) -> Corpus | PackedDataset:
+    """What `data` names: a packed folder, a folder of corpora (manifest.json), text of one's own (own_text.py; not
+    divided if it is wanted `whole`), or a data set of the hub, `owner/name@revision` or `owner/name:config@revision`.
 
     Raises UserError if there is none, or a revision is not pinned.
     """
@@ -26,4 +26,4 @@ def text_named(data: str) -> Corpus | PackedDataset:
         if on_hub["revision"] is None:
             raise UserError(f"{data} is not there; if it is a data set of the hub, pin it: {data}@REVISION")
         return HubCorpus(dataset=on_hub["dataset"], name=on_hub["name"], revision=on_hub["revision"])
-    return OwnText.of(path)
+    return OwnText.of(path, whole=whole)

@@ -9,52 +9,57 @@
 
 Documents stand in the order of the hashes of their texts: the first 5% of the characters are `valid`, the next 5%
 `test`, all others `train`. So the text alone decides, and equal documents are in one split; but pieces of one book are
-in all three. A saved data set that has the splits train, validation and test keeps them.
+in all three. Where one document is so long that a split would stay empty, the splits are of 5% of the documents, and
+the longest is in `train`. A saved data set that has the splits train and test, or validation, keeps them.
 """
 
 import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mhmoe.data.corpora import SPLITS, Document, check_split, order_key
+from mhmoe.data.corpora import Document, check_split, order_key
 from mhmoe.io import UserError, sha256_of
 
 LONGEST = 4000
 HELD_OUT = 0.05  # of the characters, for valid and for test
 SUFFIXES = tuple(f".{kind}{packed}" for kind in ("txt", "text", "md", "rst", "jsonl") for packed in ("", ".gz"))
 _FORMAT = 1  # of the rules above: part of the fingerprint
-_THEIRS = {"train": "train", "valid": "validation", "test": "test"}
+_HELD_OUT = ("valid", "test")
+_OURS = {"validation": "valid", "test": "test"}  # by the names of data sets
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnText:
-    """A `Corpus`, held in memory. Make it with `OwnText.of`. files: their sha256 by name."""
+    """A `Corpus`, held in memory. Make it with `OwnText.of`. files: their sha256 by name. kept: which of two splits a
+    data set has; the third is cut from its train."""
 
     kind: ClassVar[str] = "own"
     files: Mapping[str, str]
+    kept: tuple[str, ...] = ()
     splits: Mapping[str, tuple[Document, ...]] = field(repr=False)
 
     @classmethod
-    def of(cls, path: Path | str) -> "OwnText":
-        """Read everything at `path`. Raises UserError, naming file and line, on what is missing, empty, no text, or
-        fewer than three different documents."""
+    def of(cls, path: Path | str, *, whole: bool = False) -> "OwnText":
+        """Read everything at `path`; `whole` is not divided, and all of it is `test`. Raises UserError, naming file and
+        line, on what is missing, empty, no text, or fewer than three different documents to be divided."""
         path = Path(path)
         try:
             if not path.exists():
                 raise UserError(f"{path} is not there; name a file or a folder of text")
             if path.is_dir() and any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
-                return _of_data_set(path)
+                return _of_data_set(path, whole)
             names = _files(path)
             contents = {name: (path / name if path.is_dir() else path).read_bytes() for name in names}
         except OSError as error:
             raise UserError(f"{error.filename or path} cannot be read: {error.strerror}; name another text") from None
         documents = [document for name, content in contents.items() for document in _documents(path, name, content)]
-        return cls(files={n: sha256_of(c) for n, c in contents.items()}, splits=_divided(path, documents))
+        splits = _undivided(documents) if whole else _divided(path, documents, _HELD_OUT)
+        return cls(files={n: sha256_of(c) for n, c in contents.items()}, splits=splits)
 
     def documents(self, split: str) -> Iterator[Document]:
         """Raises ValueError on an unknown split."""
@@ -62,14 +67,17 @@ class OwnText:
         yield from self.splits[split]
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"kind": self.kind, "format": _FORMAT, "files": dict(self.files)}
+        kept = {"kept": list(self.kept)} if self.kept else {}
+        return {"kind": self.kind, "format": _FORMAT, **kept, "files": dict(self.files)}
 
 
 def _files(path: Path) -> list[str]:
     """Names of the files of text, from `path`."""
     if not path.is_dir():
         return [path.name]
-    found = [file.relative_to(path) for file in path.rglob("*") if file.name.endswith(SUFFIXES) and file.is_file()]
+    found = [
+        file.relative_to(path) for file in path.rglob("*") if file.name.lower().endswith(SUFFIXES) and file.is_file()
+    ]
     names = sorted(name.as_posix() for name in found if not any(part.startswith(".") for part in name.parts))
     if not names:
         raise UserError(f"{path} has no text; put files into it whose names end in {', '.join(SUFFIXES[::2])}, or .gz")
@@ -78,7 +86,7 @@ def _files(path: Path) -> list[str]:
 
 def _documents(path: Path, name: str, content: bytes) -> Iterator[Document]:
     where = path / name if path.is_dir() else path
-    if name.endswith(".gz"):
+    if name.lower().endswith(".gz"):
         try:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
@@ -94,7 +102,7 @@ def _documents(path: Path, name: str, content: bytes) -> Iterator[Document]:
         raise UserError(f"{where} is no text: character {text.index(chr(0)) + 1:,} is a NUL; name a file of text")
     if not text.strip():
         raise UserError(f"{where} is empty; name a file that has text")
-    pieces = _texts_of_lines(text, where) if name.removesuffix(".gz").endswith(".jsonl") else _cut(text)
+    pieces = _texts_of_lines(text, where) if name.lower().removesuffix(".gz").endswith(".jsonl") else _cut(text)
     for number, piece in pieces:
         if piece.strip():
             yield Document(piece, name, f"{name}:{number}")
@@ -128,27 +136,45 @@ def _cut(text: str, longest: int = LONGEST) -> Iterator[tuple[int, str]]:
         start = end
 
 
-def _divided(path: Path, documents: Iterable[Document]) -> dict[str, tuple[Document, ...]]:
-    """Raises UserError where a split would have no document."""
-    keyed = sorted((order_key(document.text), document.id, document) for document in documents)
-    total, seen, last = sum(len(document.text) for *_, document in keyed), 0, b""
-    splits: dict[str, list[Document]] = {split: [] for split in ("valid", "test", "train")}
-    names = iter(splits)
-    name, full = next(names), 0.0
-    for key, _, document in keyed:
-        if key != last and splits[name] and seen >= full + HELD_OUT * total and name != "train":
-            name, full = next(names), seen
-        splits[name].append(document)
-        seen, last = seen + len(document.text), key
-    if not all(splits.values()):
+def _undivided(documents: Iterable[Document]) -> dict[str, tuple[Document, ...]]:
+    return {"train": (), "valid": (), "test": tuple(documents)}
+
+
+def _divided(path: Path, documents: Iterable[Document], held_out: Sequence[str]) -> dict[str, tuple[Document, ...]]:
+    """`train` and the splits that are held out of it. Raises UserError where one would have no document."""
+    alike: dict[bytes, list[Document]] = {}  # equal documents stay together
+    for document in documents:
+        alike.setdefault(order_key(document.text), []).append(document)
+    groups = [sorted(alike[key], key=lambda document: document.id) for key in sorted(alike)]
+    if len(groups) < len(held_out) + 1:
         raise UserError(
-            f"{path} has {len({key for key, *_ in keyed})} different documents, and train, valid and test need one "
-            f"each; give more text (a text is cut into documents of {LONGEST:,} characters)"
+            f"{path} has {len(groups)} different documents, and {', '.join(('train', *held_out[:-1]))} and "
+            f"{held_out[-1]} need one each; give more text (a text is cut into documents of {LONGEST:,} characters)"
         )
-    return {split: tuple(splits[split]) for split in SPLITS}
+    splits = _filled(groups, [sum(len(d.text) for d in group) for group in groups], held_out)
+    if not all(splits.values()):
+        longest = max(groups, key=lambda group: len(group[0].text))
+        others = [group for group in groups if group is not longest]
+        splits = _filled([*others, longest], [1] * len(groups), held_out)
+    return {split: tuple(splits[split]) for split in splits}
 
 
-def _of_data_set(path: Path) -> OwnText:
+def _filled(
+    groups: Sequence[Sequence[Document]], sizes: Sequence[int], held_out: Sequence[str]
+) -> dict[str, list[Document]]:
+    """Groups in their order, into each split until it has its share of all that counts, the rest into train."""
+    splits: dict[str, list[Document]] = {split: [] for split in (*held_out, "train")}
+    names = iter(splits)
+    name, seen, full = next(names), 0, 0.0
+    for group, size in zip(groups, sizes, strict=True):
+        if name != "train" and splits[name] and seen >= full + HELD_OUT * sum(sizes):
+            name, full = next(names), seen
+        splits[name].extend(group)
+        seen += size
+    return splits
+
+
+def _of_data_set(path: Path, whole: bool) -> OwnText:
     try:
         import datasets
     except ImportError:
@@ -163,8 +189,16 @@ def _of_data_set(path: Path) -> OwnText:
     for part, rows in parts.items():
         if "text" not in rows.column_names:
             raise UserError(f"{path} has no column text in {part}; it has {', '.join(rows.column_names)}: rename one")
-        found[part] = [Document(t, part, f"{part}:{i}") for i, t in enumerate(rows["text"], 1) if t and t.strip()]
+        texts = list(enumerate(rows["text"], 1))
+        if wrong := [i for i, text in texts if not isinstance(text, str | None)]:
+            raise UserError(f"{path} has no text in row {wrong[0]} of {part}: its column text has other values")
+        found[part] = [Document(text, part, f"{part}:{i}") for i, text in texts if text and text.strip()]
     files = {p.relative_to(path).as_posix(): sha256_of(p) for p in sorted(path.rglob("*")) if p.is_file()}
-    if set(_THEIRS.values()) <= found.keys():
-        return OwnText(files=files, splits={split: tuple(found[theirs]) for split, theirs in _THEIRS.items()})
-    return OwnText(files=files, splits=_divided(path, (d for rows in found.values() for d in rows)))
+    if whole:
+        return OwnText(files=files, splits=_undivided(d for rows in found.values() for d in rows))
+    kept = {ours: tuple(found[part]) for part, ours in _OURS.items() if found.get("train") and found.get(part)}
+    if len(kept) == 2:
+        return OwnText(files=files, splits={"train": tuple(found["train"]), **kept})
+    rest = [d for part, rows in found.items() if _OURS.get(part) not in kept for d in rows]
+    missing = [split for split in _HELD_OUT if split not in kept]
+    return OwnText(files=files, kept=tuple(kept), splits=_divided(path, rest, missing) | kept)

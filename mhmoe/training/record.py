@@ -168,6 +168,8 @@ def git_state() -> GitState:
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != here:
+            raise OSError("installed in another project's tree, whose commit says nothing of this code")
         commit = git("rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--", ".", ":!results"))}
     except (OSError, subprocess.CalledProcessError):

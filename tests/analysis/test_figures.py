@@ -198,7 +198,7 @@ def test_experts_by_group_stand_behind_the_group_that_has_most_of_them(drawn, tm
 
 
 def test_a_ranking_shows_the_best_first_with_every_seed_and_what_it_costs(drawn: list[Figure], tmp_path: Path) -> None:
-    seeds = {"theirs": [93.0, 91.0], "ours": [90.0, 91.0, 89.0]}
+    seeds = {"theirs": {1: 93.0, 2: 91.0}, "ours": {1: 90.0, 2: 91.0, 3: 99.0}}  # the third is hard for all
     costs = {"FLOPs": {"ours": 2.0, "theirs": 4.0}, "seconds": {"theirs": 3.0}}  # ours was not timed
     ranking_figure(seeds, costs, tmp_path / "a.png", title="Title", measure="perplexity", stressed=["ours"])
     ranked, flops, seconds = drawn[0].axes
@@ -207,20 +207,21 @@ def test_a_ranking_shows_the_best_first_with_every_seed_and_what_it_costs(drawn:
     assert [to_rgb(label.get_color()) for label in labels] == [to_rgb(ranking.STRESSED), to_rgb("#000000")]
     assert labels[0].get_window_extent().y0 > labels[1].get_window_extent().y1  # the best on top
     points = [sorted(np.atleast_1d(line.get_xdata())) for line in ranked.get_lines()]
-    assert points == [[89, 91], [89, 90, 91], [90], [91, 93], [91, 93], [92]]  # range, seeds, mean
+    assert points == [[90, 99], [90, 91, 99], [90.5], [91, 93], [91, 93], [92]]  # range, seeds, mean
     bars: list[list[Any]] = [[*axes.patches] for axes in (flops, seconds)]
     assert [bar.get_width() for bar in bars[0]] == [2.0, 4.0]
     assert [(bar.get_width(), bar.get_y() + bar.get_height() / 2) for bar in bars[1]] == [(3.0, 1.0)]
     assert (tmp_path / "a.csv").read_text().splitlines() == [
         "place,label,mean,low,high,n,FLOPs,seconds",
-        "1,ours,90,89,91,3,2,",
+        "1,ours,90.5,90,91,2,2,",
         "2,theirs,92,91,93,2,4,3",
     ]
 
 
 @pytest.mark.parametrize("systems", [1, 2, 20])
 def test_the_title_of_a_ranking_does_not_run_into_its_labels(drawn: list[Figure], tmp_path: Path, systems: int) -> None:
-    seeds = {f"MH-MoE, FLOPs and parameters of X-MoE with {8 + i} experts, tuned": [1.0 + i] for i in range(systems)}
+    label = "MH-MoE, FLOPs and parameters of X-MoE with {} experts, tuned"
+    seeds = {label.format(8 + i): {1: 1.0 + i} for i in range(systems)}
     title = "Systems of the field at equal FLOPs: test perplexity and what they cost"
     ranking_figure(seeds, {"x": dict.fromkeys(seeds, 1.0)}, tmp_path / "a.png", title=title, measure="perplexity")
     (figure,) = drawn

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.statistics import Documents, document_bootstrap, effect_found, holm, paired_difference, summarise
+from analysis.statistics import (
+    Documents,
+    document_bootstrap,
+    effect_found,
+    holm,
+    over_common_seeds,
+    paired_difference,
+    summarise,
+)
 
 VALUES = st.floats(-50, 50).map(lambda x: round(x, 3))
 PAIRS = st.dictionaries(st.integers(0, 99), st.tuples(VALUES, VALUES), min_size=3, max_size=12)
@@ -212,3 +220,12 @@ def test_without_a_spread_no_effect_is_named():
     assert np.isnan(effect_found(paired_difference({1: 2.0, 2: 2.0}, {1: 2.0, 2: 2.0}), 1, 0.05))
     with pytest.raises(ValueError, match="claims=0"):
         effect_found(paired_difference({1: 2.0, 2: 2.5}, {1: 2.0, 2: 2.0}), 0, 0.05)
+
+
+def test_means_of_systems_are_over_the_seeds_that_all_have() -> None:
+    found = {"a": {1: 1.0, 2: 2.0, 3: 9.0}, "b": {2: 3.0, 1: 4.0}, "none": dict[int, float]()}
+    assert over_common_seeds(found) == {"a": {1: 1.0, 2: 2.0}, "b": {2: 3.0, 1: 4.0}, "none": {}}
+    one = {**found, "one": {3: 5.0}}  # a point of one seed leaves the others theirs
+    assert over_common_seeds(one) == {**over_common_seeds(found), "one": {3: 5.0}}
+    apart = {"a": {1: 1.0, 2: 2.0}, "b": {2: 3.0}}  # one common seed tells less than what there is
+    assert over_common_seeds(apart) == apart

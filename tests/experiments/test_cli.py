@@ -139,7 +139,10 @@ def test_several_pages_are_one_queue_whose_new_records_can_be_carried_elsewhere(
     first = {f"english-{name}-lr{rate}-seed1000" for name in ("dense", "mhmoe_8_compute") for rate in ("0.01", "0.02")}
     assert set(names[:4]) == first
     assert f"new.tar: {len(names)} new records and measurements" in ran.out
-    shutil.unpack_archive(here.root / "new.tar", there.root / "carried")
+    once_more = here.run(*pages, "--out", "new.tar")
+    assert once_more.code == 0 and "new.tar: 0 new records and measurements" in once_more.out
+    assert "is no tar file" in refusal(here, *pages, "--out", "data/manifest.json")
+    shutil.unpack_archive(here.root / "new.tar", there.root / "carried")  # with what the first call put there
     files = sorted(str(path.relative_to(there.root)) for path in (there.root / "carried").rglob("*.json"))
     taken = there.run("register", *files)
     assert taken.code == 0, taken.err

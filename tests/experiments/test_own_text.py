@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -109,17 +110,17 @@ def table_of(ended: Finished) -> dict[str, list[str]]:
 def test_again_trains_the_final_runs_anew_and_sets_them_beside_the_committed_ones(committed: Project, tmp_path: Path):
     project = committed.copied(tmp_path / "project")
     before = results_only(project)
-    again = project.run(*RUN, "--data", "data", "--again", MHMOE_COMMIT="0123456789")
+    again = project.run(*RUN, "--data", "data", "--again")
     finals = ["english-dense-seed1", "english-mhmoe_8_compute-seed1"]
     assert again.code == 0 and lines_of_runs(again) == finals, again
     assert results_only(project) == before
-    assert own_folder(project).name == "again-01234567"
+    assert re.fullmatch("again-[0-9a-f]{8}-cpu", own_folder(project).name)
     found = table_of(again)
     assert list(found) == finals and "2 of 2 runs are the same as their records" in again.out
     for theirs, ours, difference, where, verdict in found.values():
         assert theirs == ours and difference == "+0.00%" and where == "the same (cpu)" and verdict == "same"
     for command in (RUN, ("run-all", *RUN[1:])):
-        once_more = project.run(*command, "--again", "--jobs", "2", MHMOE_COMMIT="0123456789")
+        once_more = project.run(*command, "--again", "--jobs", "2")
         assert once_more.code == 0 and not lines_of_runs(once_more) and table_of(once_more) == found
 
 

@@ -416,8 +416,9 @@ def test_the_differences_over_fewer_seeds_in_the_results_are_those_of_the_record
 def test_what_the_searchs_second_round_found_is_told_as_its_page_has_it():
     text = (ROOT / "results" / "tuning.csv").read_text(encoding="utf-8")
     best = {(r["label"], r["round"]): r["best_full"] for r in csv.DictReader(text.splitlines()) if r["scale"] == "cpu"}
-    begins = ("no layer", "Dense", "X-MoE", "fine-grained", "MH-MoE, FLOPs")
-    sentence = "no layer {:.1f}, Dense {:.1f}, X-MoE {:.1f}, fine-grained X-MoE {:.1f}, MH-MoE {:.1f} at equal FLOPs"
+    begins = ("no layer", "Dense", "X-MoE", "fine-grained", "MH-MoE, FLOPs", "MH-MoE, parameters")
+    sentence = "no layer {:.1f}, Dense {:.1f}, X-MoE {:.1f}, fine-grained X-MoE {:.1f}, MH-MoE {:.1f} at equal FLOPs "
+    sentence += "and {:.1f} at equal parameters"
     for number, begin in (("2", "over two seeds: "), ("1", "the first round's were ")):
         found = [
             value for name in begins for (label, n), value in best.items() if label.startswith(name) and n == number

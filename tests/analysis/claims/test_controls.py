@@ -8,7 +8,7 @@ import pytest
 
 from analysis.claims.controls import Controls, together
 from analysis.claims.judge import judge
-from analysis.claims.ledger import ledger_markdown
+from analysis.claims.ledger import HEADINGS, ledger_markdown, ledger_tables
 from analysis.claims.rules import Claim, Verdict
 from mhmoe.training.record import Record
 from tests.fake_records import record
@@ -98,12 +98,30 @@ def test_one_difference_counts_once_in_a_family_and_once_in_the_ledger() -> None
     twice = judge([CLAIM, dataclasses.replace(CLAIM, statement="again")], records, "cpu", controls=CONTROLS)
     alone = judge([CLAIM], records, "cpu", controls=CONTROLS)[0]
     assert twice[0].adjusted_p == twice[1].adjusted_p == alone.adjusted_p
-    judged: dict[Hashable, Verdict] = {CLAIM.difference: alone}
+    judged: dict[Hashable, Verdict] = {CLAIM.question: alone}
     other = dataclasses.replace(CLAIM, slug="table5", statement="once more")
     fresh = dataclasses.replace(CLAIM, slug="table5", better="b", worse="a")
     found = judge([other, fresh], records, "cpu", controls=CONTROLS, judged=judged)
     assert found[0].repeats and (found[0].verdict, found[0].adjusted_p) == (alone.verdict, alone.adjusted_p)
     assert found[1].adjusted_p == judge([fresh], records, "cpu", controls=CONTROLS)[0].adjusted_p
+
+
+def test_costs_of_one_difference_are_questions_of_their_own() -> None:
+    tokens, flops = (dataclasses.replace(CLAIM, metric=metric) for metric in ("tokens", "flops"))
+    assert tokens.difference == flops.difference != CLAIM.difference
+    assert len({tokens.question, flops.question, CLAIM.question}) == 3
+
+
+def test_what_is_found_at_is_told_by_the_family_in_which_a_claim_was_judged() -> None:
+    records = runs(a=4.49, b=4.5, c=4.6, x=4.4, d=4.6, null=4.8)
+    more = [dataclasses.replace(CLAIM, worse=worse, statement=worse) for worse in ("c", "x")]
+    first = judge([CLAIM, *more], records, "cpu", controls=CONTROLS)
+    other = dataclasses.replace(CLAIM, slug="table5", statement="once more")
+    judged: dict[Hashable, Verdict] = {CLAIM.question: first[0]}
+    again = judge([other], records, "cpu", controls=CONTROLS, judged=judged)
+    tables = ledger_tables([*first, *again])
+    found = [cells[HEADINGS.index("found at")] for rows in tables.values() for _, cells in rows]
+    assert found[0] == found[3] != "-"
 
 
 def test_a_claim_about_the_null_itself_asks_the_null_of_the_other_side_alone() -> None:

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.routing.activation import count_documents, measure_activation, measure_groups, uniform_null
+from analysis.routing.activation import (
+    count_documents,
+    measure_activation,
+    measure_groups,
+    uniform_null,
+)
 from analysis.routing.activation_figure import activation_curves
 from analysis.routing.heatmaps import activation_heatmaps, group_heatmaps
 from analysis.routing.measures import (
@@ -207,6 +212,14 @@ def test_no_row_of_the_uniform_null_takes_an_expert_twice() -> None:
     null = uniform_null(_nothing_chosen(50, 1, 3, (2, 3)), 0)
     assert null.selections == [[50, 50, 50]] * 2
     assert null.distinct == [[0, 0, 0, 50]] * 2
+
+
+def test_heads_with_experts_of_their_own_reach_as_many_as_they_choose() -> None:
+    null = uniform_null(_nothing_chosen(1000, 3, 2, (2, 12)), 0, heads_apart=True)
+    assert null.distinct == [[0] * 6 + [1000]] * 2
+    for layer in null.selections:
+        assert [sum(layer[at : at + 4]) for at in (0, 4, 8)] == [2000] * 3  # a token's two of each head's four
+        assert max(abs(n - 500) for n in layer) < 5 * math.sqrt(1000 * 0.25) and len(set(layer)) > 3
 
 
 def _nothing_chosen(tokens: int, rows: int, top_k: int, shape: tuple[int, int]) -> Counts:

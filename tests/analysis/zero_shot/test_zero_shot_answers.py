@@ -60,6 +60,19 @@ def test_liking_one_of_two_classes_is_no_advantage_however_unequal_they_are(bits
     assert summarise(told).finer["advantage"].value == pytest.approx(bits[1] - bits[0])
 
 
+def test_the_error_of_classes_is_that_of_samples_drawn_class_by_class() -> None:
+    rng = np.random.default_rng(0)
+    right = [int(i % 4 == 0) for i in range(400)]  # a model with a strong taste for one of the words
+    bits = [[1.0 + rng.normal(0, 0.05), 3.0 + rng.normal(0, 0.05)] for _ in right]
+    items = [item(i, b, [1, 1], [r], choices=(" no", " yes")) for i, (b, r) in enumerate(zip(bits, right, strict=True))]
+    classes = [np.array([i.advantage() for i in items if i.right[r]]) for r in (0, 1)]
+    drawn = [np.mean([rng.choice(c, len(c)).mean() for c in classes]) for _ in range(4000)]
+    found = summarise(items)
+    assert found.finer["advantage"].stderr == pytest.approx(np.std(drawn), rel=0.05)
+    values = unpack(found.items.values["advantage"])
+    assert values.mean() == pytest.approx(found.finer["advantage"].value, abs=1e-4)
+
+
 def test_items_without_a_wrong_answer_have_no_margin_and_no_advantage() -> None:
     items = [item(i, [8.0 + i, 16.0], [8, 8], [0]) for i in range(20)]
     summary = summarise([*items, item(20, [8.0, 9.0], [8, 8], [0, 1])])

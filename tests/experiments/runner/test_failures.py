@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import shutil
 import subprocess
+import tarfile
 import weakref
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import pytest
 import torch
 
 from experiments.kinds.comparison import DROPPED
-from experiments.runner import launch
+from experiments.runner import launch, run_command
 from experiments.runner.failures import Failures
 from experiments.runner.launch import Options, run_all
+from experiments.runner.run_command import Arguments, execute_command
 from experiments.runner.store import Records
 from experiments.runner.task import IN_ARRAY, Task
 from experiments.table1_perplexity import PAGE as TABLE1
@@ -65,6 +67,19 @@ def test_all_others_are_done_and_it_is_told_at_once_and_at_the_end(
     assert f"english-{NAMES[0]}-seed1 failed, the others go on: RuntimeError" in said and "Traceback" in said
     assert f"english-{NAMES[2]}-seed1 failed, the others go on: the task loss is not finite" in said
     assert done(tmp_path) == {NAMES[1]}
+
+
+def test_what_is_done_is_carried_away_although_a_run_has_failed(
+    tmp_path: Path, broken: dict[str, Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken[f"-{NAMES[0]}-"] = RuntimeError("no such kernel")
+    monkeypatch.setattr(run_command, "CACHE", tmp_path / "text")
+    out = tmp_path / "new.tar"
+    command = Arguments(slugs=("table1",), seeds=(1,), results=tmp_path / "results", out=out, train_only=True)
+    with pytest.raises(UserError, match="1 failed"):
+        execute_command(PAGE, SCALE, command)
+    with tarfile.open(out) as tar:
+        assert set(tar.getnames()) == {f"runs/mini/english-{name}-seed1.json" for name in NAMES[1:]}
 
 
 def test_final_runs_do_not_wait_for_a_rate_that_a_failed_run_was_to_help_to_choose(

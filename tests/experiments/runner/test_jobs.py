@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from experiments.runner.jobs import run_in_jobs, useful_jobs
+from experiments.runner.jobs import gpus, run_in_jobs, useful_jobs
 from experiments.runner.outlook import seconds_of, time_left, tokens_of
 from experiments.runner.store import Records
 from experiments.table1_perplexity import PAGE as TABLE1
@@ -187,3 +188,14 @@ def test_the_time_left_is_that_of_finished_runs_of_the_same_system_or_of_all(tmp
     monkeypatch.setenv(JOB, "2")
     assert time_left([dense, other], finished) == "01:15"
     assert time_left([dense], []) == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "own"), [("2,3", ["2", "3"]), ("GPU-1f, GPU-2e", ["GPU-1f", "GPU-2e"]), (None, ["0", "1"])]
+)
+def test_jobs_get_the_gpus_that_the_command_has(monkeypatch, given, own):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert gpus() == own

@@ -19,7 +19,7 @@ from baselines.switch import switch
 from baselines.xmoe import xmoe
 from mhmoe.__main__ import main
 from mhmoe.commands.options import ModelOptions, Train, TrainingOptions
-from mhmoe.commands.plan import settings_of, training_of
+from mhmoe.commands.plan import settings_of, tokens_read, training_of
 from mhmoe.commands.presets import PRESETS
 from mhmoe.commands.systems import SYSTEMS, Sizes, layer_of
 from mhmoe.data.tokenizer import as_transformers, train_tokenizer
@@ -27,6 +27,7 @@ from mhmoe.io import sha256_of
 from mhmoe.layers.matching import match
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.integrate import load_integrated
+from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.config import TrainingConfig
 from mhmoe.training.watchers import read_log
 from tests import tiny
@@ -160,6 +161,25 @@ def test_inspect_shows_every_token_with_as_many_experts_as_sub_tokens(
     assert all(len(line.split()) == 1 + 4 for line in lines)
 
 
+def test_inspect_names_the_blocks_that_route_whichever_layer_does(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer, layer = AutoTokenizer.from_pretrained(folder), xmoe(16, 4).to_dict()
+    config = MHMoEConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        moe=layer,
+        feed_forward=layer,
+    )
+    for saved in (MHMoEForCausalLM(config), tokenizer):
+        saved.save_pretrained(tmp_path / "both")
+    assert main(["inspect", str(tmp_path / "both"), "--text", "ba moli"]) == 0
+    out = capsys.readouterr().out
+    assert "layer 1 (block 1)" in out and "layer 2 (block 2)" in out
+
+
 def test_match_prints_the_sizes_that_match_solves(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["match", "--dim", "96", "--heads", "2", "--experts", "4", "--expert-dim", "200"]) == 0
     _, *lines = capsys.readouterr().out.splitlines()
@@ -227,6 +247,16 @@ def test_a_layer_of_ones_own_is_read_from_a_file(tmp_path: Path) -> None:
     layer = mixtral(96, 3)
     (tmp_path / "layer.json").write_text(json.dumps(layer.to_dict()))
     assert settings_of(Train(data="", layer=tmp_path / "layer.json"), 512, 0).moe == layer.to_dict()
+
+
+def test_less_than_an_epoch_is_of_the_whole_text() -> None:
+    command = Train(data="", epochs=0.5, max_tokens=100_000)
+    longest = training_of(command, CPU)
+    read = tokens_read(command, longest)
+    assert read == 2 * longest.steps * longest.tokens_per_step
+    assert training_of(command, CPU, read).steps == longest.steps  # of a text as long or longer, which is cut there
+    more = dataclasses.replace(command, epochs=3.0)
+    assert tokens_read(more, training_of(more, CPU)) == longest.steps * longest.tokens_per_step
 
 
 # ---- mistakes ---------------------------------------------------------------------------------
@@ -319,6 +349,18 @@ MISTAKES: dict[str, Case] = {
         "are for several processes; start them by torchrun --standalone --nproc-per-node N -m mhmoe",
     ),
     "no steps": (lambda p, b, f: ["train", "--data", str(b), "--steps", "0"], "steps=0 is not allowed"),
+    "heads of a system without": (
+        lambda p, b, f: ["train", "--data", str(b), "--system", "switch", "--heads", "2"],
+        "heads=2 changes nothing in system switch; leave it out",
+    ),
+    "experts of one network": (
+        lambda p, b, f: ["train", "--data", str(b), "--system", "dense", "--experts", "4"],
+        "experts=4 changes nothing in system dense; leave it out",
+    ),
+    "sizes beside a layer": (
+        lambda p, b, f: ["train", "--data", str(b), "--layer", str(b), "--top-k", "4"],
+        "top_k=4 changes nothing in a layer of your own; leave it out",
+    ),
     "no epochs": (lambda p, b, f: ["train", "--data", str(b), "--epochs", "0"], "epochs=0.0 is not allowed"),
     "a place that cannot be written": (
         lambda p, b, f: ["train", "--data", str(b), "--out", str(b / "out")],

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mhmoe.data.corpora import SPLITS
 from mhmoe.data.named import text_named
 from mhmoe.data.own_text import LONGEST, OwnText
 from mhmoe.data.packing import PackingConfig, load_packed, pack
-from mhmoe.data.tokenizer import as_transformers, given_tokenizer, train_tokenizer
+from mhmoe.data.tokenizer import as_transformers, given_tokenizer, losses, train_tokenizer
 from mhmoe.io import UserError
 from tests.hub import COMMIT, hub
 
@@ -83,6 +84,44 @@ def test_a_saved_data_set_keeps_its_splits_or_gets_ours(tmp_path: Path) -> None:
         OwnText.of(tmp_path / "other")
 
 
+def test_a_data_set_with_a_test_split_alone_keeps_it_and_valid_is_of_its_train(tmp_path: Path) -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"text": TEXTS})
+    for theirs, ours in (("test", "test"), ("validation", "valid")):
+        parts: Any = {"train": rows.select(range(40)), theirs: rows.select(range(40, 60))}
+        datasets.DatasetDict(parts).save_to_disk(str(tmp_path / theirs))
+        found = OwnText.of(tmp_path / theirs)
+        (cut,) = {"valid", "test"} - {ours}
+        assert documents(found)[ours] == TEXTS[40:] and found.fingerprint()["kept"] == [ours]
+        assert len(documents(found)[cut]) in (2, 3)
+        assert sorted(documents(found)["train"] + documents(found)[cut]) == sorted(TEXTS[:40])
+    datasets.Dataset.from_dict({"text": [1, 2, 3]}).save_to_disk(str(tmp_path / "numbers"))
+    with pytest.raises(UserError, match="has no text in row 1 of train: its column text has other values"):
+        OwnText.of(tmp_path / "numbers")
+
+
+def test_one_document_that_is_most_of_the_text_is_trained_on(tmp_path: Path) -> None:
+    longest = "long " * 5000
+    found = documents(OwnText.of(write_lines(tmp_path / "a.jsonl", [*TEXTS[:30], longest])))
+    assert longest in found["train"] and len(found["valid"]) == len(found["test"]) == 2
+    assert sorted(text for part in found.values() for text in part) == sorted([*TEXTS[:30], longest])
+    three = documents(OwnText.of(write_lines(tmp_path / "b.jsonl", ["a", longest, "bb"])))
+    assert three["train"] == [longest] and len(three["valid"]) == len(three["test"]) == 1
+
+
+def test_a_text_that_is_wanted_whole_is_not_divided(tmp_path: Path) -> None:
+    whole = OwnText.of(write_lines(tmp_path / "a.jsonl", ["one", "two", "one"]), whole=True)
+    assert documents(whole) == {"train": [], "valid": [], "test": ["one", "two", "one"]}
+
+
+def test_names_of_files_may_be_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    write_lines(tmp_path / "folder" / "A.JSONL", TEXTS[:40])
+    (tmp_path / "folder" / "B.TXT").write_text(TEXTS[40])
+    assert sorted(t for part in documents(OwnText.of(tmp_path / "folder")).values() for t in part) == sorted(TEXTS[:41])
+
+
 def test_two_documents_are_too_few(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has 2 different documents, and train, valid and test need one each"):
         OwnText.of(write_lines(tmp_path / "a.jsonl", ["one", "two", "one"]))
@@ -118,6 +157,14 @@ def test_a_data_set_of_the_hub_is_streamed_at_its_commit(tmp_path: Path) -> None
 
 
 # ---- a given tokenizer ------------------------------------------------------------------------
+
+
+def test_a_tokenizer_that_loses_some_of_a_text_is_told_of() -> None:
+    words = Tokenizer(models.WordLevel({"a": 0, "word": 1, "<unk>": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    assert losses(words, ["a word", "a  word"]) == ""
+    assert losses(words, ["a word", "another word", "a Word"]).startswith("the tokenizer does not give back 2 of 3 doc")
+    assert losses(train_tokenizer(TEXTS, 300), ["Ein Satz,  with \u0e2a\u0e27\u0e31 and \U0001f600\n"]) == ""
 
 
 def test_a_text_in_given_symbols_has_their_end_of_text_and_no_other_sign(tmp_path: Path) -> None:

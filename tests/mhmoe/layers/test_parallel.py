@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mhmoe.layers.balanced_router import BalancedRouterConfig
 from mhmoe.layers.expert_parallel import ExpertParallel
-from mhmoe.layers.experts import ExpertsConfig
+from mhmoe.layers.experts import ExpertsConfig, use_slices
 from mhmoe.layers.head_parallel import HeadParallel
 from mhmoe.layers.per_head import PerHeadRouterConfig
 from mhmoe.layers.routers import DotProductRouterConfig
@@ -87,6 +87,10 @@ def work(folder: Path) -> dict[str, Any]:
         made = layer()
         made.add_module("experts", ExpertParallel(made.experts, mesh))
         found[case] = run(made, tokens(24).split(sizes)[rank])
+    plain: Any = layer(experts=layer().experts.config.replace(inner_norm=False))
+    use_slices(plain, 2)
+    plain.add_module("experts", ExpertParallel(plain.experts, mesh))
+    found["slices"] = [own.slices for own in plain.experts.own]
     for masked in (False, True):
         x, mask = tokens(12, HEADS).chunk(PROCESSES)[rank], some(12).chunk(PROCESSES)[rank] if masked else None
         found[f"heads, masked {masked}"] = run(HeadParallel(per_head(), mesh), x, mask)
@@ -120,6 +124,10 @@ def some(rows: int) -> Tensor:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return together(work, tmp_path_factory.mktemp("two"), PROCESSES)
+
+
+def test_a_process_computes_its_experts_in_the_slices_that_the_whole_had(two: list[dict[str, Any]]) -> None:
+    assert [rank["slices"] for rank in two] == [[2], [2]]
 
 
 def assert_same(ours: list[dict[str, Any]], expected: dict[str, Any]) -> None:

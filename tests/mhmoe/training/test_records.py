@@ -417,3 +417,13 @@ def test_a_copied_tree_without_git_says_so(tmp_path: Path, monkeypatch: pytest.M
     assert copied.git_state() == {"commit": "unknown", "dirty": True}
     monkeypatch.setenv("MHMOE_COMMIT", "abc")
     assert copied.git_state() == {"commit": "abc", "dirty": False}
+
+
+def test_a_package_within_another_projects_tree_does_not_take_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    command = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x"]
+    subprocess.run([*command, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    monkeypatch.setenv("MHMOE_COMMIT", "abc")
+    assert _copied_records(tmp_path / "site-packages").git_state() == {"commit": "abc", "dirty": False}
