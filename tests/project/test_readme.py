@@ -373,10 +373,12 @@ def test_what_the_layers_page_says_of_the_kernels_is_what_the_card_showed():
 def test_what_heads_do_to_other_methods_in_the_results_is_what_their_page_says():
     rows = csv.DictReader((ROOT / "results" / "compare_combinations.csv").read_text(encoding="utf-8").splitlines())
     headed = [row for row in rows if row["scale"] == "cpu" and "with heads" in row["label"] and row["change"]]
-    changes = [float(row["change"]) for row in headed if not row["label"].startswith("X-MoE with SwiGLU")]
-    sentence = "Put around [{} other routers and mixtures](../results/compare_combinations.md), heads raised the "
-    sentence += "perplexity of each, by {:.1f}% to {:.1f}%"
-    assert min(changes) > 0 and sentence.format(len(changes), min(changes), max(changes)) in PROSE
+    changes = {r["label"]: float(r["change"]) for r in headed if not r["label"].startswith("X-MoE with SwiGLU")}
+    (switch,) = [changes.pop(label) for label in [*changes] if label.startswith("Switch")]
+    assert f"Put around [{len(changes) + 1} other routers and mixtures](../results/compare_combinations.md)" in PROSE
+    low, high = min(changes.values()), max(changes.values())
+    assert low > 0 and f"heads raised the perplexity of all but Switch, by {low:.1f}% to {high:.1f}%" in PROSE
+    assert f"to one expert, they lowered by {-switch:.1f}%" in PROSE
 
 
 def test_the_differences_over_fewer_seeds_in_the_results_are_those_of_the_records():
