@@ -33,7 +33,7 @@ from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.config import identity
 from mhmoe.training.evaluation import evaluate
 from mhmoe.training.loop import train as train_model
-from mhmoe.training.record import fingerprint, provenance
+from mhmoe.training.record import fingerprint, provenance, without_place
 from mhmoe.training.record_checks import Summary
 from mhmoe.training.seeding import seed_parameters
 from mhmoe.training.sharded_checkpoint import remove_checkpoint, whole_model
@@ -227,9 +227,4 @@ def _own_version() -> str:
 
 def _command() -> str:
     """As it was given, without the places of this machine."""
-    return shlex.join(["python", "-m", "mhmoe", *map(_without_place, sys.argv[1:])])
-
-
-def _without_place(argument: str) -> str:
-    option, equals, value = argument.rpartition("=")
-    return option + equals + Path(value).name if Path(value).is_absolute() else argument
+    return shlex.join(["python", "-m", "mhmoe", *map(without_place, sys.argv[1:])])
