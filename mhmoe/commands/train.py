@@ -170,14 +170,15 @@ def _name_of(data: str) -> str:
 
 
 def _earlier(folder: Path) -> dict[str, Any]:
-    """What run.json says, {} if the folder is not there or empty. Raises UserError if it is something else's."""
+    """What run.json says, {} if the folder is not there or empty, but for what another process of the run is writing.
+    Raises UserError if it is something else's."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"cannot write in {folder}: it is a file; name another --out")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return {}
-    if not (folder / LISTING).is_file():
+    if (folder / LISTING).is_file():
+        return read_json(folder / LISTING, "run", "remove the folder to train anew")
+    if folder.is_dir() and any(not path.name.startswith(f".{LISTING}.") for path in folder.iterdir()):
         raise UserError(f"{folder} holds files that are no run's; name another --out")
-    return read_json(folder / LISTING, "run", "remove the folder to train anew")
+    return {}
 
 
 def _watchers(command: Train, folder: Path, settings: MHMoEConfig) -> list[Watcher]:
