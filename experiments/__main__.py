@@ -39,7 +39,7 @@ from mhmoe.training.allocator import keep_freed_memory
 
 app = SubcommandApp()
 Slug = Annotated[Positional[str], tyro.conf.arg(help="a table or figure, or the unique beginning of its name")]
-ScaleName = Annotated[str, tyro.conf.arg(help="smoke, cpu, gpu or paper")]
+ScaleName = Annotated[str, tyro.conf.arg(help="smoke, cpu, long, gpu or paper")]
 
 
 @app.command(name="list")

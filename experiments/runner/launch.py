@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,15 @@ from mhmoe.training.record import Record, provenance
 class Options:
     """How to run, nothing of it in a fingerprint.
 
-    seeds: of the final runs. data: a corpus folder or a packed one. deadline: of time.monotonic(). results,
-    cache: where records go, and where checkpoints, locks and models are kept. packed: where packed text is, if
-    not in `cache`. corpora: of a task, the fingerprint of a current record's corpus; any if none. again: results
-    whose finished runs are done once more, at their learning rates. train_only: nothing is measured. sharding: how a
-    model lies on processes that share a run, if not whole in each.
+    seeds: of the final runs. systems: patterns of their names; all of the page if there are none. data: a corpus folder
+    or a packed one. deadline: of time.monotonic(). results, cache: where records go, and where checkpoints, locks and
+    models are kept. packed: where packed text is, if not in `cache`. corpora: of a task, the fingerprint of a current
+    record's corpus; any if none. again: results whose finished runs are done once more, at their learning rates.
+    train_only: nothing is measured. sharding: how a model lies on processes that share a run, if not whole in each.
     """
 
     seeds: tuple[int, ...]
+    systems: tuple[str, ...] = ()
     data: Path | None = None
     deadline: float = math.inf
     results: Path = RESULTS
@@ -54,6 +56,14 @@ class Options:
     again: Path | None = None
     train_only: bool = False
     sharding: Sharding | None = None
+
+    def wanted(self, runs: Sequence[Run]) -> list[Run]:
+        """Those of `systems`, and those that choose their learning rates."""
+        if not self.systems:
+            return [*runs]
+        own = [run for run in runs if any(fnmatchcase(run.system.name, pattern) for pattern in self.systems)]
+        choosing = {each.name for run in own for each in tuning_runs(run.scale, run.task, run.system)}
+        return [run for run in runs if run in own or run.name in choosing]
 
     def records(self, scale: Scale) -> Records:
         return Records(scale, self.results, self.corpora)
@@ -69,9 +79,9 @@ class Options:
 def planned_runs(page: Page, scale: Scale, options: Options, records: Records) -> list[Run]:
     """All runs of a command. Of those done again, the ones that choose a rate are left out: it is chosen."""
     if options.again is None:
-        return page.runs(scale, options.seeds, records)
+        return options.wanted(page.runs(scale, options.seeds, records))
     reference = Records(scale, options.again, options.corpora)
-    runs = page.runs(scale, options.seeds, reference)
+    runs = options.wanted(page.runs(scale, options.seeds, reference))
     tests = any(run.tests for run in runs)
     return [run for run in runs if reference.state(run) == "done" and (run.tests or not tests)]
 
@@ -174,7 +184,7 @@ def unmeasured(page: Page, scale: Scale, options: Options, records: Records) -> 
     return [
         (run, measurement)
         for part in parts
-        for run in part.runs(scale, options.seeds, records)
+        for run in options.wanted(part.runs(scale, options.seeds, records))
         if run.tests and not run.waits_for
         for measurement in part.measurements
         if records.state(run) != "done"

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import difflib
+import fnmatch
 import math
 import os
 import time
@@ -42,9 +44,10 @@ class Arguments:
     `time_budget` counts (time.monotonic).
 
     Attributes:
-        scale: smoke, cpu, gpu or paper.
+        scale: smoke, cpu, long, gpu or paper.
         task: of a table that exists for several, such as table1; else its own, or English.
         seeds: of the final runs; the scale's own if none are given.
+        systems: only these, such as xmoe_8 or 'mhmoe_*', by the names that --dry-run lists; all if none are given.
         data: a folder of corpora, or one made by `pack`; else MHMOE_DATA, where the scale reads local text.
         results: the folder for the records; else results, or one in results-own for text that those are not of.
         jobs: processes that share the runs and the cores.
@@ -67,6 +70,7 @@ class Arguments:
     scale: str = "cpu"
     task: str = ""
     seeds: tuple[int, ...] = ()
+    systems: tuple[str, ...] = ()
     data: Path | None = None
     results: Path | None = None
     jobs: int = 1
@@ -109,6 +113,7 @@ class Arguments:
         line = ["run-all" if len(page.parts) > 1 else "run", *self.slugs, "--scale", scale.name]
         line += ["--seeds", *map(str, options.seeds)]
         line += ["--task", page.task]
+        line += ["--systems", *self.systems] if self.systems else []
         line += ["--heads", *map(str, self.heads)] if self.heads else []
         line += [] if self.data is None else ["--data", str(self.data)]
         line += [] if options.results == RESULTS else ["--results", str(options.results)]
@@ -132,6 +137,7 @@ def execute_command(page: Page, scale: Scale, arguments: Arguments) -> int:
         check_bundle(out)
     options = _options(page, scale, arguments)
     records = options.records(scale)
+    _check_systems(page, scale, options, records)
     runs = planned_runs(page, scale, options, records)
     if arguments.again and not runs:
         raise UserError(f"no run of {page.slug} at scale {scale.name} has a current record to be repeated")
@@ -192,6 +198,7 @@ def _options(page: Page, scale: Scale, arguments: Arguments) -> Options:
     budget = arguments.time_budget
     return Options(
         seeds=arguments.seeds or tuple(scale.for_task(page.task).seeds),
+        systems=arguments.systems,
         data=arguments.data,
         deadline=math.inf if budget is None else arguments.started + budget,
         results=results,
@@ -202,6 +209,15 @@ def _options(page: Page, scale: Scale, arguments: Arguments) -> Options:
         train_only=arguments.train_only,
         sharding=arguments.sharding,
     )
+
+
+def _check_systems(page: Page, scale: Scale, options: Options, records: Records) -> None:
+    """Raises UserError on a pattern that no system of the page is named like."""
+    names = sorted({run.system.name for run in page.runs(scale, options.seeds, records)} if options.systems else ())
+    for pattern in options.systems:
+        if not fnmatch.filter(names, pattern):
+            like = ", ".join(difflib.get_close_matches(pattern, names, cutoff=0.0)) or "none"
+            raise UserError(f"systems={pattern} is none of {page.slug}'s {len(names)} systems; the nearest: {like}")
 
 
 def _check_layouts(todo: Sequence[Run], arguments: Arguments) -> None:

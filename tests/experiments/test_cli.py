@@ -281,10 +281,22 @@ def test_two_processes_share_the_runs_and_do_none_twice(new, finished, tmp_path)
     assert numbers(project, "mini") == numbers(finished[0], "mini")
 
 
+def test_of_a_page_only_the_systems_that_are_named_are_run(new, tmp_path):
+    project = new.copied(tmp_path / "project")
+    ended = project.run("run", "table98", "--scale=mini", "--data=data", "--systems", "den*", "mhm")
+    assert (
+        ended.code == 2 and "systems=mhm is none of table98_two's 2 systems; the nearest: mhmoe_8_compute" in ended.err
+    )
+    ended = project.run("run", "table98", "--scale=mini", "--data=data", "--systems", "den*", "*nse")
+    assert ended.code == 0, ended.err
+    rates = ["english-dense-lr0.01-seed1000", "english-dense-lr0.02-seed1000"]
+    assert lines_of_runs(ended) == [*rates, "english-dense-seed1"]
+
+
 @pytest.mark.slow  # as does the queue
 def test_the_option_jobs_starts_the_same_command_in_several_processes(new, finished, tmp_path):
     project = new.copied(tmp_path / "project")
-    options = ("--scale=mini", "--data=data", "--jobs=2", "--seeds", "1", "2")
+    options = ("--scale=mini", "--data=data", "--jobs=2", "--seeds", "1", "2", "--systems", "*")
     ended = project.run("run", "table98", *options)
     assert ended.code == 0, ended.err
     names = lines_of_runs(ended)

@@ -16,6 +16,7 @@ from experiments.kinds.search import Search
 from experiments.kinds.sizes import Sizes
 from experiments.learning_rates import PAGE as LEARNING_RATES
 from experiments.paper import paper_numbers
+from experiments.runner.launch import Options, planned_runs
 from experiments.runner.processes import try_lock
 from experiments.runner.runs import Run, model_config, training_config, tuning_runs
 from experiments.runner.store import Records
@@ -95,6 +96,13 @@ def test_figure_4_shows_systems_of_table_1_and_trains_nothing_of_its_own():
     for scale in SCALES.values():
         of_figure, of_table = (e.runs(scale, scale.seeds, Records(scale, Path("none"))) for e in (FIGURE4, TABLE1))
         assert {run.name for run in of_figure} <= {run.name for run in of_table}
+
+
+def test_with_a_system_that_is_named_go_the_runs_that_choose_its_learning_rate():
+    records = Records(TUNED, Path("none"))
+    options = Options(seeds=(1,), systems=("dense_x4",), results=records.results)
+    names = [run.name for run in planned_runs(find("regime"), TUNED, options, records)]
+    assert names == [*(f"english-dense-lr{rate:g}-seed1000" for rate in (0.01, 0.02, 0.04)), "english-dense_x4-seed1"]
 
 
 def test_every_system_of_a_table_or_figure_has_its_learning_rates_in_the_grid_of_the_sweep():

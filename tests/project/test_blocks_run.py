@@ -133,6 +133,7 @@ SHOWS: dict[str, str | Path] = {
     "TASK=multilingual": "Scale smoke; text: multilingual",
     "reproduce-table1|render table1": "| MH-MoE, 8 experts, h = 4, equal FLOPs |",
     "run table1 .*--data packed": "cpu english-xmoe_8-seed2: perplexity",
+    "run table1 .*--systems": "smoke english-xmoe_8-seed3: perplexity",
     "run table1": "cpu english-xmoe_8-seed1: perplexity",
     "ablate-heads": "| MH-MoE, 8 experts, h = 3, equal FLOPs",
     "figure7": "false cognates / true cognates",
