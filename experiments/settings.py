@@ -15,6 +15,7 @@ from scipy.stats import qmc
 from experiments.layers import dense_layer
 from experiments.scales import Scale
 from experiments.system import System
+from mhmoe.fields import check_fields
 from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.dense_mixture import DenseMixtureConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
@@ -33,7 +34,7 @@ class Settings:
     """norm: none, behind the whole layer, or behind the experts (before the merge layer). gate: the softmax value
     itself, renormalised over the chosen, or a sigmoid. inner_norm: sub-LN. output_gain: of the initial down matrices.
     per_head: a router and experts for each head. start: of head and merge layer. route_by: what routers read.
-    *_lr: multipliers of the learning rate."""
+    *_lr: multipliers of the learning rate. Raises ValueError for a value that is none of a field's."""
 
     norm: Literal["none", "layer", "experts"] = "none"
     gate: Literal["softmax", "renormalized", "sigmoid"] = "softmax"
@@ -46,6 +47,9 @@ class Settings:
     experts_lr: float = 1.0
     router_lr: float = 1.0
     eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def layer(self, layer: LayerConfig, *, gates_itself: bool = False) -> LayerConfig:
         """A feed-forward layer built so; with its own gate where that is what it is known by."""

@@ -177,6 +177,14 @@ def test_the_settings_that_are_published_change_nothing() -> None:
     assert Settings().training() == {"eps": 1e-6, "lr_multipliers": ()}
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("norm", "layers"), ("gate", "sigmoids"), ("route_by", "token"), ("per_head", 2), ("eps", "0")]
+)
+def test_a_setting_that_is_none_is_refused_by_name_and_never_taken_for_the_default(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"{field}={value!r}"):
+        Settings(**{field: value})
+
+
 @pytest.mark.parametrize("scale", ["smoke", "cpu"])
 @pytest.mark.parametrize("base", TUNING.bases)
 def test_every_point_of_every_system_is_a_model_of_the_promised_size(base: str, scale: str) -> None:
