@@ -103,6 +103,33 @@ def test_a_file_of_records_is_judged_and_taken_in_like_one_record(
         judge(sent, [SMALL], there)
 
 
+def test_what_another_file_has_otherwise_is_not_taken_in_where_it_would_make_the_records_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SCALES, SCALE.name, SCALE)
+    here, sent = tmp_path / "here", tmp_path / "sent"
+    gather(fill(here, SMALL, {}), SMALL.gathered(SCALE))
+    before, run = Records(SCALE, here).by_name, SMALL.gathered(SCALE)["tuning-null"][0]
+    same, other = before[run.name], forged(run, 4.9)
+    several = sent / "runs" / "mini" / "mine.jsonl"
+    single = save(other, sent)
+    several.write_text(other.to_json())
+    for path in (single, several):
+        judged = judge(path, [SMALL], here)
+        assert judged.verdict.startswith("of a run that has another record there")
+        with pytest.raises(UserError, match="only current ones are registered"):
+            take_in(path, judged)
+    several.write_text(same.to_json() + other.to_json())
+    with pytest.raises(UserError, match="several records of one run"):
+        judge(several, [SMALL], here)
+    assert judge(save(same, sent), [SMALL], here).verdict == "current"
+    assert Records(SCALE, here).by_name == before
+    longer = dataclasses.replace(SCALE, training={**SCALE.training, "steps": 16})
+    monkeypatch.setitem(SCALES, SCALE.name, longer)
+    again = forged(SMALL.gathered(longer)["tuning-null"][0], 4.9)  # of a declaration by which the others are stale
+    assert judge(save(again, sent), [SMALL], here).verdict == "current"
+
+
 def test_records_that_are_gathered_while_they_are_read_are_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
