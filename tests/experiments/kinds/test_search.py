@@ -103,9 +103,7 @@ def test_a_file_of_records_is_judged_and_taken_in_like_one_record(
         judge(sent, [SMALL], there)
 
 
-def test_what_another_file_has_otherwise_is_not_taken_in_where_it_would_make_the_records_unreadable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_another_file_has_otherwise_is_not_taken_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SCALES, SCALE.name, SCALE)
     here, sent = tmp_path / "here", tmp_path / "sent"
     gather(fill(here, SMALL, {}), SMALL.gathered(SCALE))
@@ -128,6 +126,20 @@ def test_what_another_file_has_otherwise_is_not_taken_in_where_it_would_make_the
     monkeypatch.setitem(SCALES, SCALE.name, longer)
     again = forged(SMALL.gathered(longer)["tuning-null"][0], 4.9)  # of a declaration by which the others are stale
     assert judge(save(again, sent), [SMALL], here).verdict == "current"
+
+
+def test_trials_whose_declaration_changed_are_done_again_beside_the_old_ones(tmp_path: Path) -> None:
+    gather(fill(tmp_path, SMALL, {}), SMALL.gathered(SCALE))
+    longer = dataclasses.replace(SCALE, training={**SCALE.training, "steps": 16})
+    groups = {"tuning-null": SMALL.gathered(longer)["tuning-null"]}
+    for left, run in enumerate(groups["tuning-null"][::-1]):
+        found = Records(longer, tmp_path)
+        assert [found.state(each) for each in groups["tuning-null"]] == ["stale"] * (4 - left) + ["done"] * left
+        gather(found, groups)
+        save(forged(run, 4.0), tmp_path)
+    gather(Records(longer, tmp_path), groups)
+    assert not list((tmp_path / "runs" / "mini").glob("english-null_t*-lr*.json"))
+    assert not Records(longer, tmp_path).pending_runs(groups["tuning-null"])
 
 
 def test_records_that_are_gathered_while_they_are_read_are_read_again(
