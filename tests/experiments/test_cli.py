@@ -353,6 +353,8 @@ def refusal(project: Project, *arguments: str, **environment: str) -> str:
         ("run table1 --scale mini --seeds -1", "seeds=-1 is not allowed; a seed is 0 or more"),
         ("run table1 --scale mini --seeds 2 1 2", "seeds=2 is given twice"),
         ("run table5 --scale mini --heads 0", "heads=0 is not allowed; it must be at least 1"),
+        ("run table5 --scale mini --heads 5", "does not divide dim=16"),
+        ("run-all table5 --scale mini --heads 5 --data data", "does not divide dim=16"),
         ("run table5 --scale mini --heads 2 -2", "heads=-2 is not allowed; it must be at least 1"),
         ("render table5 --heads -2", "heads=-2 is not allowed; it must be at least 1"),
         ("run table1 --scale mini --jobs 0", "jobs=0 is not allowed"),
