@@ -40,7 +40,7 @@ from mhmoe.training.allocator import keep_freed_memory
 
 app = SubcommandApp()
 Slug = Annotated[Positional[str], tyro.conf.arg(help="a table or figure, or the unique beginning of its name")]
-ScaleName = Annotated[str, tyro.conf.arg(help="smoke, cpu, gpu or paper")]
+ScaleName = Annotated[str, tyro.conf.arg(help=", ".join(SCALES))]
 
 
 @app.command(name="list")

@@ -42,7 +42,7 @@ class Arguments:
     `time_budget` counts (time.monotonic).
 
     Attributes:
-        scale: smoke, cpu, gpu or paper.
+        scale: smoke, cpu, long, gpu or paper.
         task: of a table that exists for several, such as table1; else its own, or English.
         seeds: of the final runs; the scale's own if none are given.
         data: a folder of corpora, or one made by `pack`; else MHMOE_DATA, where the scale reads local text.
