@@ -142,6 +142,7 @@ def test_several_pages_are_one_queue_whose_new_records_can_be_carried_elsewhere(
     once_more = here.run(*pages, "--out", "new.tar")
     assert once_more.code == 0 and "new.tar: 0 new records and measurements" in once_more.out
     assert "is no tar file" in refusal(here, *pages, "--out", "data/manifest.json")
+    assert "cannot write data/manifest.json/new.tar" in refusal(new, *pages, "--out", "data/manifest.json/new.tar")
     shutil.unpack_archive(here.root / "new.tar", there.root / "carried")  # with what the first call put there
     files = sorted(str(path.relative_to(there.root)) for path in (there.root / "carried").rglob("*.json"))
     taken = there.run("register", *files)
