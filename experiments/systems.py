@@ -8,7 +8,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-from experiments.layers import HEADS, dense_layer, reference, table11_layer
+from experiments.layers import HEADS, TABLE11_EXPERTS, dense_layer, reference, table11_layer
 from experiments.scales import PAPER, Scale
 from experiments.system import System
 from mhmoe.layers.absent import AbsentConfig
@@ -59,7 +59,7 @@ def mhmoe(
     def layer(scale: Scale) -> LayerConfig:
         base = reference(scale, num_experts, like_top_k)
         printed = matching == "parameters" and (heads, top_k, layers, width, like_top_k) == (HEADS, 1, 1, None, 1)
-        if printed and scale.name == PAPER.name:
+        if printed and scale.name == PAPER.name and num_experts in TABLE11_EXPERTS:
             return table11_layer(num_experts)
         return _match(matching, base, heads=heads, top_k=top_k, layers=layers, multiple_of=scale.multiple_of)
 
