@@ -14,6 +14,7 @@ from experiments.system import System
 from mhmoe.layers.absent import AbsentConfig
 from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.experts import FeedForwardConfig
+from mhmoe.layers.fine_grained import fine_grained as cut_up
 from mhmoe.layers.matching import Matching, match
 
 _match = functools.cache(match)  # pages ask for the same few hundred again and again
@@ -108,11 +109,7 @@ def fine_grained(num_experts: int, parts: int, top_k: int = 1, *, seeds: int | N
     """X-MoE with every expert cut into so many, of which as many times more are chosen (v2's "fine-grained")."""
 
     def layer(scale: Scale) -> LayerConfig:
-        whole = reference(scale, num_experts, top_k)
-        count = num_experts * parts
-        router = whole.router.replace(num_experts=count, top_k=top_k * parts)
-        experts = whole.experts.replace(num_experts=count, expert_dim=whole.experts.expert_dim // parts)
-        return whole.replace(router=router, experts=experts)
+        return cut_up(reference(scale, num_experts, top_k), parts)
 
     name = f"fine_{num_experts}_p{parts}" + (f"_k{top_k}" if top_k > 1 else "")
     label = f"fine-grained X-MoE, {num_experts} x {parts} experts, k = {top_k * parts}"
