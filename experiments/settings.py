@@ -27,6 +27,8 @@ from mhmoe.layers.per_head import PerHeadRouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 
 NORM_GAIN = 0.5  # where a norm's gain starts
+# What a norm stands behind as a whole: one before the way up of a latent layer would make it Kimi K3's.
+_WITH_NETWORKS = FeedForwardConfig | SparseMoEConfig | DenseMixtureConfig | HierarchicalMoEConfig | LatentConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +75,10 @@ class Settings:
                 inner = _per_head(inner, layer.heads)
             route_by = self.route_by if inner.read_width is not None else "head_output"
             return layer.replace(inner=inner, head_start=self.start, merge_start=self.start, route_by=route_by)
-        if isinstance(layer, LatentConfig):  # a norm before its way up would make it Kimi K3's
-            built = self._built(layer, gates_itself)
-            return NormedConfig(inner=built, gain=NORM_GAIN) if self.norm == "experts" else built
-        return self._normed(self._built(layer, gates_itself)) if _has_networks(layer) else layer
+        if not isinstance(layer, _WITH_NETWORKS):
+            return layer
+        built = self._built(layer, gates_itself)
+        return NormedConfig(inner=built, gain=NORM_GAIN) if self.norm == "experts" else built
 
     def _built(self, layer: Any, gates_itself: bool) -> Any:
         """The layer with its gates and networks as they are set, and no norm around it."""
@@ -90,13 +92,6 @@ class Settings:
             if getattr(layer, part, None) is not None:
                 changes[part] = self._built(getattr(layer, part), gates_itself)
         return layer.replace(**changes)
-
-    def _normed(self, layer: LayerConfig) -> LayerConfig:
-        return NormedConfig(inner=layer, gain=NORM_GAIN) if self.norm == "experts" else layer
-
-
-def _has_networks(layer: LayerConfig) -> bool:
-    return isinstance(layer, FeedForwardConfig | SparseMoEConfig | DenseMixtureConfig | HierarchicalMoEConfig)
 
 
 def _per_head(layer: LayerConfig, heads: int) -> LayerConfig:
