@@ -25,13 +25,14 @@ from analysis.plotting import without_pictures
 from experiments import BEGUN
 from experiments.catalog import check_scale, check_task, find, pages, scale_of
 from experiments.report.command import compare, edited, folder_of, write
+from experiments.runner.page import Page
 from experiments.runner.queue import Queue
 from experiments.runner.run_command import Arguments, execute_command
 from experiments.runner.runs import model_config
 from experiments.runner.store import COMMITTED, RESULTS, Records
 from experiments.runner.texts import CACHE, OWN, load_dataset
 from experiments.runner.validation import judge, order, take_in
-from experiments.scales import SCALES
+from experiments.scales import SCALES, Scale
 from mhmoe.cli import exit_code
 from mhmoe.data.packing import export
 from mhmoe.io import UserError, check_writable
@@ -39,7 +40,7 @@ from mhmoe.training.allocator import keep_freed_memory
 
 app = SubcommandApp()
 Slug = Annotated[Positional[str], tyro.conf.arg(help="a table or figure, or the unique beginning of its name")]
-ScaleName = Annotated[str, tyro.conf.arg(help="smoke, cpu, long, gpu or paper")]
+ScaleName = Annotated[str, tyro.conf.arg(help=", ".join(SCALES))]
 
 
 @app.command(name="list")
@@ -62,8 +63,7 @@ def run(slug: Slug, given: Annotated[Arguments, tyro.conf.arg(name="")]) -> None
     page = find(slug, given.task, given.heads)
     check_task(page, given.task)
     check_scale(page, chosen)
-    for system in page.all_systems():
-        model_config(chosen.for_task(page.task), system)  # what cannot be built is said before anything is trained
+    _check_models(page, chosen)
     sys.exit(execute_command(page, chosen, arguments))
 
 
@@ -75,9 +75,19 @@ def run_all(
     """All that several tables and figures of one task lack, as one queue, in their order."""
     arguments = replace(given, slugs=slugs, started=BEGUN)
     arguments.check()
+    chosen = scale_of(given.scale).on(given.device)
     queue = Queue.of([find(slug, given.task, given.heads) for slug in slugs])
     check_task(queue, given.task)
-    sys.exit(execute_command(queue, scale_of(given.scale).on(given.device), arguments))
+    for page in queue.pages:
+        if page.is_for(chosen):
+            _check_models(page, chosen)
+    sys.exit(execute_command(queue, chosen, arguments))
+
+
+def _check_models(page: Page, scale: Scale) -> None:
+    """What cannot be built is said before anything is trained."""
+    for system in page.all_systems():
+        model_config(scale.for_task(page.task), system)
 
 
 @app.command(name="render")

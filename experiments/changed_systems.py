@@ -1,4 +1,8 @@
-"""Systems with one thing changed: their layer, their steps, or whose learning rate they take."""
+"""Systems with one thing changed: their layer, their steps, or whose learning rate they take.
+
+Where the layer or the training changes, the system must be one that no search settles: what a search finds would take
+the place of the change. Change the base that it is asked for instead, by `at_best` of tuning.py.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -15,16 +19,15 @@ from mhmoe.layers.sparse_moe import SparseMoEConfig
 def with_layers(system: System) -> System:
     """The system with a head and a merge layer around its MoE, nothing split and nothing matched (v1 Table 6).
 
-    Under "Dense" they go around the feed-forward networks that MoE layers would replace.
+    Under "Dense" they go around the feed-forward networks that MoE layers would replace. Raises ValueError for a
+    system that a search settles.
     """
 
     def layer(scale: Scale) -> LayerConfig:
         inner = system.layer(scale) or dense_layer(scale)
         return MultiHeadConfig(dim=scale.model["hidden_size"], heads=1, inner=inner)
 
-    return System(
-        f"{system.name}_mlp", f"{system.label}, with MLP layers", layer, system.seeds, num_experts=system.num_experts
-    )
+    return _changed(system, "mlp", "with MLP layers", layer=layer)
 
 
 def ablate(
@@ -39,7 +42,8 @@ def ablate(
 ) -> System:
     """The system with one thing changed, at the learning rate of the unchanged one.
 
-    moe: changes the sparse MoE, inside the heads where there are some. model, training: as in System.
+    moe: changes the sparse MoE, inside the heads where there are some. model, training: as in System. Raises ValueError
+    for a system that a search settles.
     """
 
     def layer(scale: Scale) -> LayerConfig | None:
@@ -52,17 +56,26 @@ def ablate(
         assert isinstance(whole, SparseMoEConfig)
         return moe(whole)
 
-    return System(
-        f"{system.name}_{name}",
-        f"{system.label}, {label}",
-        layer,
+    return _changed(
+        system,
+        name,
+        label,
+        layer=layer,
         seeds=1,
         model={**system.model, **(model or {})},
         training={**system.training, **(training or {})},
+        learning_rate=None,
         tuned_as=system,
         lr_multiplier=lr_multiplier,
-        num_experts=system.num_experts,
     )
+
+
+def _changed(system: System, name: str, label: str, **changes: Any) -> System:
+    """It is of no matching any more, and has no look of its own in figures."""
+    if system.settled_by:
+        raise ValueError(f"{system.name} is settled by a search ({system.settled_by}), which would undo {label!r}")
+    named = {"name": f"{system.name}_{name}", "label": f"{system.label}, {label}"}
+    return dataclasses.replace(system, **named, matching="", role="", **changes)
 
 
 def for_steps(system: System, times: float) -> System:

@@ -5,7 +5,7 @@ equations solve. v1 Table 11's widths are used as printed at the paper scale (`p
 Run: python -m experiments render complexity
 """
 
-from experiments.kinds.sizes import FollowUp, Sizes
+from experiments.kinds.sizes import Sizes
 from experiments.layers import HEADS
 from experiments.systems import dense, mhmoe, xmoe
 
@@ -26,10 +26,7 @@ PAGE = Sizes(
         mhmoe(32, "compute"),
     ),
     at=("cpu", "gpu", "paper"),
-    follow_up=(
-        FollowUp(heads=2, expert_dim=768, top_k=2, num_experts=40),
-        FollowUp(heads=3, expert_dim=512, top_k=3, num_experts=96),
-    ),
+    follow_up=(2, 3),
     notes=(
         "FLOPs are of the forward pass, two per multiply-add of the matrix products, routers included. "
         "`compute` follows v2, which leaves the router out of the equation: at small widths its share is not "

@@ -11,6 +11,7 @@ Run: make figure6 SCALE=cpu
 """
 
 import dataclasses
+from collections.abc import Callable
 
 from analysis.claims.measured import MeasuredClaim, Side
 from analysis.claims.rules import Claim
@@ -23,7 +24,6 @@ from experiments.kinds.trend import Trend
 from experiments.system import System
 from experiments.systems import mhmoe, xmoe
 from experiments.tuning import tuned
-from mhmoe.layers.matching import Matching
 
 SEEDS = {8: 3, 16: 1, 32: 3, 64: 3, 128: 1, 256: 3}
 TUNED_AS = {16: 8, 64: 32, 128: 32, 256: 32}
@@ -32,22 +32,17 @@ SOURCE, FOLLOW_UP = "v1 Section 5.1", "v1 Section 5.1, at v2's sizes"
 ADVANTAGE = mean_advantage([Score("HellaSwag", "hellaswag")])
 
 
-def _xmoe(experts: int) -> System:
-    system = xmoe(experts, seeds=SEEDS[experts])
-    return with_lr_of(system, xmoe(TUNED_AS[experts]), seeds=SEEDS[experts]) if experts in TUNED_AS else system
-
-
-def _mhmoe(experts: int, matching: Matching) -> System:
-    system = mhmoe(experts, matching, seeds=SEEDS[experts])
-    if experts not in TUNED_AS:
-        return system
-    return with_lr_of(system, mhmoe(TUNED_AS[experts], matching), seeds=SEEDS[experts])
+def _published(experts: int, of: Callable[[int], System]) -> System:
+    seeds = SEEDS[experts]
+    if experts in TUNED_AS:
+        return with_lr_of(of(experts), of(TUNED_AS[experts]), seeds=seeds)
+    return dataclasses.replace(of(experts), seeds=seeds)
 
 
 SERIES: dict[str, dict[int, System]] = {
-    "X-MoE": {n: _xmoe(n) for n in SEEDS},
-    "MH-MoE, equal parameters": {n: _mhmoe(n, "parameters") for n in SEEDS},
-    "MH-MoE, equal FLOPs": {n: _mhmoe(n, "compute") for n in SEEDS},
+    "X-MoE": {n: _published(n, xmoe) for n in SEEDS},
+    "MH-MoE, equal parameters": {n: _published(n, lambda n: mhmoe(n, "parameters")) for n in SEEDS},
+    "MH-MoE, equal FLOPs": {n: _published(n, lambda n: mhmoe(n, "compute")) for n in SEEDS},
     "X-MoE, tuned": {n: tuned("xmoe_{}", n, SEEDS[n]) for n in SEEDS},
     "MH-MoE, equal parameters, tuned": {n: tuned("mhmoe_{}_parameters", n, SEEDS[n]) for n in SEEDS},
     "MH-MoE, equal FLOPs, tuned": {n: tuned("mhmoe_{}_compute", n, SEEDS[n]) for n in SEEDS},

@@ -9,6 +9,8 @@ from mhmoe.layers.matching import with_sizes
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 
 HEADS = 4
+TABLE11_EXPERTS = tuple(int(n) for n in paper_numbers()["v1_table11_parameters_millions"]["english"]["mhmoe"])
+"""How many experts the models of v1's Table 11 have."""
 
 
 def reference(scale: Scale, num_experts: int, top_k: int = 1) -> SparseMoEConfig:

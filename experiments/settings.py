@@ -15,6 +15,7 @@ from scipy.stats import qmc
 from experiments.layers import dense_layer
 from experiments.scales import Scale
 from experiments.system import System
+from mhmoe.fields import check_fields
 from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.dense_mixture import DenseMixtureConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
@@ -26,6 +27,8 @@ from mhmoe.layers.per_head import PerHeadRouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 
 NORM_GAIN = 0.5  # where a norm's gain starts
+# What a norm stands behind as a whole: one before the way up of a latent layer would make it Kimi K3's.
+_WITH_NETWORKS = FeedForwardConfig | SparseMoEConfig | DenseMixtureConfig | HierarchicalMoEConfig | LatentConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,7 @@ class Settings:
     """norm: none, behind the whole layer, or behind the experts (before the merge layer). gate: the softmax value
     itself, renormalised over the chosen, or a sigmoid. inner_norm: sub-LN. output_gain: of the initial down matrices.
     per_head: a router and experts for each head. start: of head and merge layer. route_by: what routers read.
-    *_lr: multipliers of the learning rate."""
+    *_lr: multipliers of the learning rate. Raises ValueError for a value that is none of a field's."""
 
     norm: Literal["none", "layer", "experts"] = "none"
     gate: Literal["softmax", "renormalized", "sigmoid"] = "softmax"
@@ -46,6 +49,9 @@ class Settings:
     experts_lr: float = 1.0
     router_lr: float = 1.0
     eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def layer(self, layer: LayerConfig, *, gates_itself: bool = False) -> LayerConfig:
         """A feed-forward layer built so; with its own gate where that is what it is known by."""
@@ -69,10 +75,10 @@ class Settings:
                 inner = _per_head(inner, layer.heads)
             route_by = self.route_by if inner.read_width is not None else "head_output"
             return layer.replace(inner=inner, head_start=self.start, merge_start=self.start, route_by=route_by)
-        if isinstance(layer, LatentConfig):  # a norm before its way up would make it Kimi K3's
-            built = self._built(layer, gates_itself)
-            return NormedConfig(inner=built, gain=NORM_GAIN) if self.norm == "experts" else built
-        return self._normed(self._built(layer, gates_itself)) if _has_networks(layer) else layer
+        if not isinstance(layer, _WITH_NETWORKS):
+            return layer
+        built = self._built(layer, gates_itself)
+        return NormedConfig(inner=built, gain=NORM_GAIN) if self.norm == "experts" else built
 
     def _built(self, layer: Any, gates_itself: bool) -> Any:
         """The layer with its gates and networks as they are set, and no norm around it."""
@@ -86,13 +92,6 @@ class Settings:
             if getattr(layer, part, None) is not None:
                 changes[part] = self._built(getattr(layer, part), gates_itself)
         return layer.replace(**changes)
-
-    def _normed(self, layer: LayerConfig) -> LayerConfig:
-        return NormedConfig(inner=layer, gain=NORM_GAIN) if self.norm == "experts" else layer
-
-
-def _has_networks(layer: LayerConfig) -> bool:
-    return isinstance(layer, FeedForwardConfig | SparseMoEConfig | DenseMixtureConfig | HierarchicalMoEConfig)
 
 
 def _per_head(layer: LayerConfig, heads: int) -> LayerConfig:

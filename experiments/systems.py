@@ -8,12 +8,13 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-from experiments.layers import HEADS, dense_layer, reference, table11_layer
+from experiments.layers import HEADS, TABLE11_EXPERTS, dense_layer, reference, table11_layer
 from experiments.scales import PAPER, Scale
 from experiments.system import System
 from mhmoe.layers.absent import AbsentConfig
 from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.experts import FeedForwardConfig
+from mhmoe.layers.fine_grained import fine_grained as cut_up
 from mhmoe.layers.matching import Matching, match
 
 _match = functools.cache(match)  # pages ask for the same few hundred again and again
@@ -59,7 +60,7 @@ def mhmoe(
     def layer(scale: Scale) -> LayerConfig:
         base = reference(scale, num_experts, like_top_k)
         printed = matching == "parameters" and (heads, top_k, layers, width, like_top_k) == (HEADS, 1, 1, None, 1)
-        if printed and scale.name == PAPER.name:
+        if printed and scale.name == PAPER.name and num_experts in TABLE11_EXPERTS:
             return table11_layer(num_experts)
         return _match(matching, base, heads=heads, top_k=top_k, layers=layers, multiple_of=scale.multiple_of)
 
@@ -108,11 +109,7 @@ def fine_grained(num_experts: int, parts: int, top_k: int = 1, *, seeds: int | N
     """X-MoE with every expert cut into so many, of which as many times more are chosen (v2's "fine-grained")."""
 
     def layer(scale: Scale) -> LayerConfig:
-        whole = reference(scale, num_experts, top_k)
-        count = num_experts * parts
-        router = whole.router.replace(num_experts=count, top_k=top_k * parts)
-        experts = whole.experts.replace(num_experts=count, expert_dim=whole.experts.expert_dim // parts)
-        return whole.replace(router=router, experts=experts)
+        return cut_up(reference(scale, num_experts, top_k), parts)
 
     name = f"fine_{num_experts}_p{parts}" + (f"_k{top_k}" if top_k > 1 else "")
     label = f"fine-grained X-MoE, {num_experts} x {parts} experts, k = {top_k * parts}"

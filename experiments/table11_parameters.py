@@ -6,6 +6,7 @@ Nothing is run. Run: make reproduce-table11
 """
 
 from experiments.kinds.printed_sizes import PrintedModel, PrintedSizes
+from experiments.layers import TABLE11_EXPERTS
 from experiments.paper import paper_numbers
 from experiments.systems import dense, mhmoe, xmoe
 
@@ -36,7 +37,7 @@ PAGE = PrintedSizes(
     slug="table11_parameters",
     title="Table 11: parameters and cost, ours beside the printed ones",
     models=[model for task in TASKS for model in _models(task)],
-    experts=(8, 16, 32, 64, 128, 256),
+    experts=TABLE11_EXPERTS,
     notes=(
         "MH-MoE's expert column fits by construction: the width of its experts is solved from it, as no other "
         "statement of the paper gives that column. The other two columns are free to differ.",

@@ -196,13 +196,9 @@ def table_of_models(
     as_printed = {
         name: change(AS_PRINTED[int(name[-1])]) if name.startswith("mhmoe") else model for name, model in found.items()
     }
-    rows, printed_rows = (
-        [TextRow(system=system, paper=where(paper, "100000", name)) for name, system in systems.items()]
-        for systems in (
-            {name: model.tuned for name, model in found.items()},
-            {name: model.published for name, model in as_printed.items()},
-        )
-    )
+    places = {name: where(paper, "100000", name) for name in found}
+    rows = [TextRow(system=model.tuned, paper=places[name]) for name, model in found.items()]
+    printed_rows = [TextRow(system=model.published, paper=places[name]) for name, model in as_printed.items()]
     solved = [TextRow(system=found[name].published) for name in found if name.startswith("mhmoe")]
     place = list(found).index("smoe")
     return TextsTable(

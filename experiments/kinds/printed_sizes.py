@@ -128,10 +128,8 @@ def cost_rows(experts: Sequence[int], scale: Scale) -> list[Row]:
         for label, layer in layers.items():
             heads = layer.heads if isinstance(layer, MultiHeadConfig) else 1
             moe, flops = experts_of(layer), layer.flops_per_token()
-            router, chosen = (
-                heads * moe.router.flops_per_token(),
-                heads * moe.router.top_k * moe.experts.flops_per_token(),
-            )
+            router = heads * moe.router.flops_per_token()
+            chosen = heads * moe.router.top_k * moe.experts.flops_per_token()
             rows.append(
                 {
                     "num_experts": n,

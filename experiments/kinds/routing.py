@@ -106,7 +106,7 @@ class RoutingFigure(Page):
             note=f"{one} A layer makes h k selections a token, which is most of how systems differ in colour.",
         )
         random = {
-            label: [uniform_null(c, seed, heads_apart=self._apart(label, scale)) for seed, c in seeds.items()]
+            label: [uniform_null(c, seed, heads_apart=self._apart(label, records)) for seed, c in seeds.items()]
             for label, seeds in counts.items()
         }
         nulls = {
@@ -139,8 +139,10 @@ class RoutingFigure(Page):
         )
         return Section(pictures + table_markdown(COLUMNS, rows, caption=lines), COLUMNS, rows)
 
-    def _apart(self, label: str, scale: Scale) -> bool:
-        layer = self.systems[label].layer(scale)
+    def _apart(self, label: str, records: Records) -> bool:
+        """Whether each head of what is trained as this system has experts of its own."""
+        system = self.systems[label].chosen(records) or self.systems[label]
+        layer = system.layer(records.scale)
         return layer is not None and any(isinstance(part, PerHeadRouterConfig) for part in layer.parts())
 
 
@@ -256,9 +258,8 @@ def _activation(subject: Subject, settings: Mapping[str, Any]) -> ExpertActivati
     model, _ = load_checkpoint(subject.model)
     if not routes(model):
         return None
-    split = getattr(subject.text, settings["split"])
-    windows = windows_of(split, model.config.max_position_embeddings).spaced(settings["max_windows"])
-    return ExpertActivation(counts=measure_activation(model, windows))
+    windows = windows_of(getattr(subject.text, settings["split"]), model.config.max_position_embeddings)
+    return ExpertActivation(counts=measure_activation(model, windows.spaced(settings["max_windows"])))
 
 
 def _question_routing(subject: Subject, settings: Mapping[str, Any]) -> QuestionRouting | None:

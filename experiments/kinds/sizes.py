@@ -7,6 +7,8 @@ from pathlib import Path
 from analysis.tables import Column, Row, table_markdown
 from baselines.xmoe import xmoe as xmoe_config
 from experiments.layers import reference
+from experiments.paper import paper_number
+from experiments.report.errata import experts_of
 from experiments.runner.page import Page, Section, unique
 from experiments.runner.runs import model_config
 from experiments.runner.store import Records
@@ -46,23 +48,14 @@ FOLLOW_UP_DIM, FOLLOW_UP_INNER, FOLLOW_UP_EXPERTS = 768, 2048, 8  # v2's SMoE: S
 
 
 @dataclass(frozen=True, kw_only=True)
-class FollowUp:
-    """A run of v2 as it prints it: MH-MoE's heads, inner width, top_k and number of experts."""
-
-    heads: int
-    expert_dim: int
-    top_k: int
-    num_experts: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Sizes(Page):
-    """at: names of the scales, whatever others are rendered. follow_up: v2's runs, shown at the paper scale."""
+    """at: names of the scales, whatever others are rendered. follow_up: numbers of heads of v2's runs, which are shown
+    at the paper scale."""
 
     trains = False
     systems: Sequence[System]
     at: Sequence[str]
-    follow_up: Sequence[FollowUp] = ()
+    follow_up: Sequence[int] = ()
 
     def all_systems(self) -> list[System]:
         return unique(self.systems)
@@ -98,8 +91,7 @@ def size_rows(systems: Sequence[System], scale: Scale) -> list[Row]:
 
 def _layer_row(layer: Config, base: SparseMoEConfig) -> Row:
     heads = layer.heads if isinstance(layer, MultiHeadConfig) else 1
-    inner = layer.inner if isinstance(layer, MultiHeadConfig) else layer
-    assert isinstance(inner, SparseMoEConfig)
+    inner = experts_of(layer)
     return {
         "subtoken": inner.dim,
         "expert_dim": inner.experts.expert_dim,
@@ -113,23 +105,25 @@ def _layer_row(layer: Config, base: SparseMoEConfig) -> Row:
     }
 
 
-def follow_up_rows(printed: Sequence[FollowUp]) -> list[Row]:
-    """v2's MH-MoE runs against its SMoE (top-1 of 8, SwiGLU of inner width 2048), without routers."""
+def follow_up_rows(heads: Sequence[int]) -> list[Row]:
+    """v2's MH-MoE with so many heads, as printed, against its SMoE (top-1 of 8, SwiGLU of inner width 2048), without
+    routers."""
     plain = xmoe_config(FOLLOW_UP_DIM, FOLLOW_UP_EXPERTS, activation="swiglu")
     smoe = plain.replace(experts=plain.experts.replace(expert_dim=FOLLOW_UP_INNER))
     rows: list[Row] = []
-    for run in printed:
-        sizes = {"heads": run.heads, "top_k": run.top_k}
-        layer = with_sizes(smoe, **sizes, expert_dim=run.expert_dim, num_experts=run.num_experts)
+    for h in heads:
+        printed = paper_number(("v2_mhmoe_sizes", str(h)))
+        sizes = {"heads": h, "top_k": printed["top_k"]}
+        layer = with_sizes(smoe, heads=h, **printed)
         solved = follow_up_sizes(
             dim=FOLLOW_UP_DIM, **sizes, inner_dim=FOLLOW_UP_INNER, num_experts=FOLLOW_UP_EXPERTS, matrices=3
         )
         rows.append(
             {
-                "heads": run.heads,
-                "printed_width": run.expert_dim,
+                "heads": h,
+                "printed_width": printed["expert_dim"],
                 "solved_width": solved[0],
-                "printed_experts": run.num_experts,
+                "printed_experts": printed["num_experts"],
                 "solved_experts": solved[1],
                 "parameter_ratio": layer.parameters() / smoe.parameters(),
                 "flop_ratio": layer.flops_per_token() / smoe.flops_per_token(),

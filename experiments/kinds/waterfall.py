@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from analysis.claims.rules import percent_of_perplexity
 from analysis.plotting import Point
-from analysis.statistics import Interval, over_common_seeds, paired_difference
+from analysis.statistics import over_common_seeds, paired_difference
 from analysis.tables import NOT_RUN, Column, Row, table_markdown
 from analysis.waterfall import waterfall_figure
 from experiments.report.captions import caption_of, current_runs, setting_of
@@ -67,7 +68,8 @@ class Waterfall(Page):
             else:
                 points.append((label, None))
             if before is not None and place < len(self.steps):
-                row |= _in_percent(paired_difference(found, before))
+                change = percent_of_perplexity(paired_difference(found, before))
+                row |= dict(zip(("change", "low", "high"), change, strict=True))
             row["covered"] = _covered(nll[first.name], found, goal)
             rows.append(row)
             before = found
@@ -84,11 +86,6 @@ class Waterfall(Page):
         lines.append("Each step keeps what stands above it. Differences are paired by seed, with 95% intervals.")
         page = table_markdown(COLUMNS, rows, caption=lines) + f"\n![{self.title}]({picture})\n"
         return Section(page, COLUMNS, rows)
-
-
-def _in_percent(difference: Interval) -> Row:
-    low, mean, high = (100 * math.expm1(x) for x in (difference.low, difference.mean, difference.high))
-    return {"change": mean, "low": low, "high": high}
 
 
 def _covered(first: Mapping[int, float], found: Mapping[int, float], goal: Mapping[int, float]) -> float | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from experiments.layers import HEADS, reference, table11_layer
+from experiments.layers import HEADS, TABLE11_EXPERTS, reference, table11_layer
 from experiments.paper import paper_numbers
 from experiments.runner.runs import model_config
 from experiments.scales import PAPER
@@ -20,7 +20,6 @@ from mhmoe.layers.sparse_moe import SparseMoEConfig
 
 DIM = PAPER.model["hidden_size"]
 MOE_LAYERS = PAPER.model["num_hidden_layers"] // 2
-EXPERTS = (8, 16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,10 @@ def _frequency() -> str:
 
 
 def _smallest_beta() -> str:
-    values = [beta(_heads(table11_layer(n)), reference(PAPER, n)) for n in EXPERTS]
-    below = [f"{value:.3f} at N = {n}" for n, value in zip(EXPERTS, values, strict=True) if value < 63 / 64 - 5e-4]
+    values = [beta(_heads(table11_layer(n)), reference(PAPER, n)) for n in TABLE11_EXPERTS]
+    below = [
+        f"{value:.3f} at N = {n}" for n, value in zip(TABLE11_EXPERTS, values, strict=True) if value < 63 / 64 - 5e-4
+    ]
     return f"the expert column of Table 11 implies less than {63 / 64:.3f}: {', '.join(below)}"
 
 

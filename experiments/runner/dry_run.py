@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from analysis.tables import Column, Row, table_markdown
 from experiments.runner.gpus import GPUS, GPUs, needs
-from experiments.runner.outlook import seconds_of, tokens_of
+from experiments.runner.outlook import alike, seconds_of, tokens_of
 from experiments.runner.runs import Run, model_config
 from experiments.runner.store import Records
 from mhmoe.training.record import Record
@@ -38,8 +38,8 @@ GPU_COLUMNS = (
 def cost_table(runs: Sequence[Run], records: Records, elsewhere: Sequence[Record] = ()) -> str:
     """A table of the runs.
 
-    Seconds and memory are those of a finished run of the same system, here or else `elsewhere`; without one, memory
-    is the weights with their gradients and both Adam moments, and seconds are unknown.
+    Seconds and memory are those of a finished run of the same system on such a device, here or else `elsewhere`;
+    without one, memory is the weights with their gradients and both Adam moments, and seconds are unknown.
     """
     finished = [*records.by_name.values(), *elsewhere]
     rows = [_row(run, f"waits for {run.waits_for}" if run.waits_for else records.state(run), finished) for run in runs]
@@ -57,7 +57,7 @@ def _row(run: Run, state: str, finished: Sequence[Record]) -> Row:
     model = model_config(run.scale, run.system)
     tokens = tokens_of(run)
     flops = model.flops_per_token(run.scale.training["length"])
-    alike = [record for record in finished if record.system == run.system.name]
+    known = alike(run, finished)
     return {
         "name": run.name + ("" if run.learning_rate is None else f" (rate {run.learning_rate:g})"),
         "state": state,
@@ -67,7 +67,7 @@ def _row(run: Run, state: str, finished: Sequence[Record]) -> Row:
         "tokens": tokens,
         "training_flops": 3 * flops * tokens,
         "seconds": seconds_of(run, finished),
-        "memory": alike[0].peak_memory_bytes if alike else 16 * model.parameters(),
+        "memory": 16 * model.parameters() if known is None else known.peak_memory_bytes,
     }
 
 

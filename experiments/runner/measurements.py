@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from analysis.results import Result
-from experiments.runner.earlier_measurements import SCHEMA_VERSION, converted
 from experiments.runner.manifest import write_listed
 from experiments.runner.store import RESULTS
 from experiments.scales import Scale
@@ -25,6 +24,7 @@ from mhmoe.io import UserError, parse_json
 from mhmoe.training.record import Record, fingerprint
 from mhmoe.training.record_checks import Provenance
 
+SCHEMA_VERSION = 2
 SomeResult = TypeVar("SomeResult", bound=Result)
 Given = TypeVar("Given", bound=Result, covariant=True)
 
@@ -138,7 +138,10 @@ def _read(measurement: Measurement[SomeResult], run: Record, results: Path) -> M
 def read_measured(path: Path, measurement: Measurement[SomeResult]) -> Measured[SomeResult]:
     """Raises UserError if the file is damaged."""
     try:
-        return from_json(Measured, converted(parse_json(path.read_bytes())), values=measurement.result | None)
+        raw = parse_json(path.read_bytes())
+        if (version := raw.get("schema_version")) != SCHEMA_VERSION:
+            raise ValueError(f"schema_version={version!r}, this version reads {SCHEMA_VERSION}")
+        return from_json(Measured, raw, values=measurement.result | None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"measurement {path} is damaged ({error}); remove it and measure again") from None
 

@@ -11,7 +11,7 @@ from experiments.runner.runs import Run
 from experiments.runner.store import Records
 from experiments.scales import Scale
 from experiments.system import System
-from mhmoe.io import UserError, check_writable, write_atomically
+from mhmoe.io import UserError, check_output, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,6 @@ def bundle(results: Path, before: dict[Path, float], out: Path) -> int:
         for path, written in sorted(listing(results).items())
         if before.get(path) != written
     }
-    check_writable(out.absolute().parent)
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         for name, content in sorted({**_bundled(out), **new}.items()):
@@ -72,7 +71,8 @@ def bundle(results: Path, before: dict[Path, float], out: Path) -> int:
 
 
 def check_bundle(out: Path) -> None:
-    """Raises UserError if a file is there that no bundle can be added to."""
+    """Raises UserError if no bundle can be written there, or a file is there that none can be added to."""
+    check_output(out)
     _bundled(out)
 
 

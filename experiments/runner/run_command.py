@@ -116,7 +116,7 @@ class Arguments:
         line += ["--systems", *self.systems] if self.systems else []
         line += ["--heads", *map(str, self.heads)] if self.heads else []
         line += [] if self.data is None else ["--data", str(self.data)]
-        line += [] if options.results == RESULTS else ["--results", str(options.results)]
+        line += [] if (self.results, options.results) == (None, RESULTS) else ["--results", str(options.results)]
         line += ["--device", self.device] if self.device else []
         line += ["--train-only"] if self.train_only else []
         line += ["--again"] if self.again else []
@@ -188,7 +188,11 @@ def _collected(page: Page, scale: Scale, options: Options, out: Path | None) -> 
 
 def _options(page: Page, scale: Scale, arguments: Arguments) -> Options:
     results, corpus = results_of(scale, page.task, arguments.data)
-    if len(arguments.slugs) == 1 and arguments.slugs[0].endswith(".py"):  # a page of the user's own
+    if own := [slug for slug in arguments.slugs if slug.endswith(".py")]:  # pages of the user's own
+        if len(page.parts) > 1 and arguments.results is None:
+            raise UserError(
+                f"{own[0]} is a page of your own, with its own folder; run it alone, or name one by --results"
+            )
         results = OWN / page.slug
     if arguments.again:
         if results != RESULTS:

@@ -109,12 +109,16 @@ class Records:
         self.by_name: dict[str, Record] = {}
         self.settled: dict[Hashable, Any] = {}
         """What searches found in them, and those of other scales and results, kept until they are read again."""
-        for path in sorted([*self.folder.glob("*.json"), *self.folder.glob("*.jsonl")]):
+        for path in [*sorted(self.folder.glob("*.jsonl")), *sorted(self.folder.glob("*.json"))]:
+            is_single = path.suffix == ".json"
             for record in _loaded(path):
-                if record.scale != self.scale.name or (path.suffix == ".json" and record.name != path.stem):
+                if record.scale != self.scale.name or (is_single and record.name != path.stem):
                     raise UserError(f"{path} is the record of {record.scale} {record.name}; move or remove it")
-                if record != self.by_name.setdefault(record.name, record):
+                other = self.by_name.get(record.name, record)
+                again = is_single and record.fingerprint != other.fingerprint  # as its declaration has changed since
+                if record != other and not again:
                     raise UserError(f"{path} has another record of {record.name} than a file beside it; remove one")
+                self.by_name[record.name] = record
 
     def at(self, scale: Scale) -> "Records":
         """Those of another scale, in the same results."""

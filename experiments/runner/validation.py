@@ -35,7 +35,7 @@ def judge(path: Path, pages: Iterable[Page], results: Path = RESULTS) -> Judged:
     if path.suffix == ".jsonl":
         return _judge_several(path, list(pages), results)
     record = Record.load(path)
-    verdict, folder = _judge_record(path, record, pages, results)
+    verdict, folder = _judge_record(path, record, pages, results, f"{record.name}.json")
     return Judged(f"{record.scale} {record.name}", verdict, folder / f"{record.name}.json", folder)
 
 
@@ -68,17 +68,20 @@ def _judge_several(path: Path, pages: Sequence[Page], results: Path) -> Judged:
     records = Record.load_lines(path)
     if len({record.scale for record in records}) != 1:
         raise UserError(f"{path} must have records of one scale, and has {len(records)} of several or none")
-    judged = [_judge_record(path, record, pages, results) for record in records]
+    if len({record.name for record in records}) < len(records):
+        raise UserError(f"{path} has several records of one run; leave one of each")
+    judged = [_judge_record(path, record, pages, results, path.name) for record in records]
     verdict = next((verdict for verdict, _ in judged if verdict != "current"), "current")
     folder = judged[0][1]
     return Judged(f"{len(records)} records of {records[0].scale}", verdict, folder / path.name, folder)
 
 
-def _judge_record(path: Path, record: Record, pages: Iterable[Page], results: Path) -> tuple[str, Path]:
-    """The verdict, and the folder of its scale's records."""
+def _judge_record(path: Path, record: Record, pages: Iterable[Page], results: Path, place: str) -> tuple[str, Path]:
+    """The verdict, and the folder of its scale's records. place: the name that its file would have there."""
     if record.scale not in SCALES:
         raise UserError(f"{path}: scale={record.scale!r} is not known; choose one of {', '.join(SCALES)}")
     records = Records(SCALES[record.scale], results)
+    there = records.by_name.get(record.name)
     records.by_name[record.name] = record  # it is judged as if it were there
     found = [run for page in pages for run in _planned(page, record, records)]
     run = next((run for run in found if run.name == record.name), None)
@@ -86,9 +89,13 @@ def _judge_record(path: Path, record: Record, pages: Iterable[Page], results: Pa
         return "of no declared run", records.folder
     if run.learning_rate is None:
         return "of a declared run, but the records that choose its learning rate are not here", records.folder
-    if records.state(run) == "done":
+    if records.state(run) != "done":
+        return "not current: what is declared has another config, learning rate or text", records.folder
+    beside = None if (records.folder / place).exists() else there  # what lies in its own place, `take_in` compares
+    is_stale = beside is not None and beside.fingerprint != record.fingerprint and place.endswith(".json")
+    if beside in (None, record) or is_stale:
         return "current", records.folder
-    return "not current: what is declared has another config, learning rate or text", records.folder
+    return "of a run that has another record there, in a file beside it", records.folder
 
 
 def _planned(page: Page, record: Record, records: Records) -> list[Run]:

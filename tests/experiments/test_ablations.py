@@ -17,6 +17,8 @@ from experiments.table5_head_number import PAGE as TABLE5
 from experiments.table5_head_number import rows
 from experiments.table6_components import PAGE as TABLE6
 from experiments.table7_mlp_layers import PAGE as TABLE7
+from experiments.testbed import TUNED
+from experiments.why import PAGE as WHY
 from mhmoe.layers.multi_head import MultiHeadConfig
 from mhmoe.layers.routers import ReleasedRouterConfig
 from mhmoe.layers.sparse_moe import ResidualConfig, SparseMoEConfig
@@ -97,6 +99,23 @@ def test_a_varied_system_differs_in_that_alone_and_takes_the_rate_of_the_unchang
     runs = SENSITIVITY.runs(MINI, (1, 2), tuned)
     assert len({run.name for run in runs}) == len(runs)
     assert {run.seed for run in runs if run.tests} == {1}
+
+
+def test_what_else_is_set_of_a_system_stays_where_one_thing_changes() -> None:
+    wide = xmoe(8, width=192)
+    assert model_config(CPU, with_layers(wide)).hidden_size == 192
+    assert with_layers(wide).layer(wide.at(CPU)) == MultiHeadConfig(dim=192, heads=1, inner=reference(wide.at(CPU), 8))
+    for step in ("MH-MoE as published: h = 4, k = 1", "a norm behind every feed-forward layer"):
+        system = WHY.steps[step]
+        for changed in (with_layers(system), ablate(system, "b", "b", model={"balance_weight": 0.5})):
+            assert model_config(CPU, changed).layer(0) == model_config(CPU, system).layer(0)
+            assert (changed.training, changed.role, changed.matching) == (system.training, "", "")
+
+
+def test_a_system_that_a_search_settles_cannot_be_changed_behind_it() -> None:
+    for change in (with_layers, lambda system: ablate(system, "b", "b", model={"balance_weight": 0.5})):
+        with pytest.raises(ValueError, match=r"xmoe_8_tuned is settled by a search \(tuning\)"):
+            change(TUNED.few)
 
 
 def test_the_variations_are_the_ones_they_are_called(tmp_path) -> None:

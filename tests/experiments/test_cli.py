@@ -142,6 +142,7 @@ def test_several_pages_are_one_queue_whose_new_records_can_be_carried_elsewhere(
     once_more = here.run(*pages, "--out", "new.tar")
     assert once_more.code == 0 and "new.tar: 0 new records and measurements" in once_more.out
     assert "is no tar file" in refusal(here, *pages, "--out", "data/manifest.json")
+    assert "cannot write data/manifest.json/new.tar" in refusal(new, *pages, "--out", "data/manifest.json/new.tar")
     shutil.unpack_archive(here.root / "new.tar", there.root / "carried")  # with what the first call put there
     files = sorted(str(path.relative_to(there.root)) for path in (there.root / "carried").rglob("*.json"))
     taken = there.run("register", *files)
@@ -365,6 +366,8 @@ def refusal(project: Project, *arguments: str, **environment: str) -> str:
         ("run table1 --scale mini --seeds -1", "seeds=-1 is not allowed; a seed is 0 or more"),
         ("run table1 --scale mini --seeds 2 1 2", "seeds=2 is given twice"),
         ("run table5 --scale mini --heads 0", "heads=0 is not allowed; it must be at least 1"),
+        ("run table5 --scale mini --heads 5", "does not divide dim=16"),
+        ("run-all table5 --scale mini --heads 5 --data data", "does not divide dim=16"),
         ("run table5 --scale mini --heads 2 -2", "heads=-2 is not allowed; it must be at least 1"),
         ("render table5 --heads -2", "heads=-2 is not allowed; it must be at least 1"),
         ("run table1 --scale mini --jobs 0", "jobs=0 is not allowed"),

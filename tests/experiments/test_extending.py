@@ -1,12 +1,20 @@
 """A new router, system, measurement and kind of page: a file each, nothing else edited, run at the smoke scale."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
+from experiments.runner.queue import Queue
+from experiments.runner.run_command import Arguments, _options
+from experiments.runner.store import RESULTS
+from experiments.runner.texts import OWN
+from experiments.table1_perplexity import PAGE as TABLE1
+from mhmoe.io import UserError
 from tests.commands import Project
+from tests.mini import MINI
 
 ROUTER = '''
 """Each row goes to experts by the hash of the signs of its numbers: a null that learns nothing."""
@@ -170,3 +178,18 @@ def test_a_file_without_a_page_is_refused_in_one_line(text: str | None, reason: 
         (tmp_path / "page.py").write_text(text)
     ended = new.run("run", str(tmp_path / "page.py"), "--scale", "smoke")
     assert ended.code == 2 and reason in ended.err and ended.err.count("\n") == 1
+
+
+def test_pages_of_ones_own_share_no_folder_that_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("MHMOE_DATA", raising=False)
+    one, both = TABLE1, Queue.of([dataclasses.replace(TABLE1, slug=slug) for slug in ("a", "b")])
+    several = Arguments(slugs=("a.py", "b.py"), scale="mini")
+    with pytest.raises(UserError, match=r"a\.py is a page of your own.*--results"):
+        _options(both, MINI, several)
+    assert _options(both, MINI, dataclasses.replace(several, results=tmp_path)).results == tmp_path
+    alone = Arguments(slugs=("a.py",), scale="mini")
+    assert _options(one, MINI, alone).results == OWN / one.slug
+    named = dataclasses.replace(alone, results=RESULTS)
+    options = _options(one, MINI, named)
+    line = named.for_jobs(one, MINI, options)
+    assert options.results == RESULTS and line[line.index("--results") + 1] == str(RESULTS), "and so do its jobs"

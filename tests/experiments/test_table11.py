@@ -8,7 +8,7 @@ import pytest
 
 from experiments.kinds.printed_sizes import cost_rows, printed_rows
 from experiments.kinds.sizes import size_rows
-from experiments.layers import HEADS, reference
+from experiments.layers import HEADS, reference, table11_layer
 from experiments.paper import paper_number, paper_numbers
 from experiments.report.errata import ERRATA
 from experiments.report.render import render
@@ -28,6 +28,12 @@ def test_every_cell_of_the_language_tasks_is_within_a_million_and_the_multimodal
         printed["dense"],
         *(printed[kind][n][2] for kind in ("xmoe", "mhmoe") for n in ("8", "32")),
     ]
+
+
+def test_numbers_of_experts_that_the_table_has_are_as_printed_and_others_are_solved() -> None:
+    assert mhmoe(8, "parameters").layer(PAPER) == table11_layer(8)
+    layer = mhmoe(12, "parameters").layer(PAPER)
+    assert layer is not None and layer.parameters() == pytest.approx(reference(PAPER, 12).parameters(), rel=0.01)
 
 
 def test_a_system_is_compared_with_the_x_moe_whose_size_it_has_whatever_its_name() -> None:

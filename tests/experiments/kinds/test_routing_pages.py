@@ -22,8 +22,10 @@ from experiments.report.render import render, verdicts
 from experiments.runner.launch import Options
 from experiments.runner.store import Records
 from experiments.scales import CPU
+from experiments.tuning import PAGE as TUNING
 from mhmoe import MultiHeadConfig, SparseMoEConfig
 from tests.finished import finish
+from tests.forged import forged, save
 from tests.mini import MINI, at_rate
 from tests.questions import ITEMS, write_questions
 from tests.tiny import ZipfText
@@ -138,6 +140,23 @@ def test_the_claims_are_judged_from_the_measurements(finished: Options):
     measured = of_seeds["MH-MoE, h = 4"]
     changes = [(REACHED.of(m) or 0) - (REACHED_UNTRAINED.of(m) or 0) for m in measured.values()]
     assert before.difference.mean == pytest.approx(sum(changes) / 2)
+
+
+def test_the_random_null_keeps_heads_apart_where_the_search_chose_so(tmp_path: Path):
+    search = dataclasses.replace(TUNING, rounds=(dataclasses.replace(TUNING.rounds[0], trials=4, kept=2),), settling=1)
+    scale = dataclasses.replace(MINI, training={**MINI.training, "steps": 8})
+    tuned = search.tuned("mhmoe_8_compute")
+    figure = dataclasses.replace(FIGURE, systems={"tuned": tuned, "plain": FIGURE.systems["MH-MoE, h = 4"]}, claims=())
+    for per_head in (True, False):
+        (best, *_) = (n for n in range(4) if search.point(n).settings.per_head is per_head)
+        results = tmp_path / str(per_head)
+        for _ in range(2):  # the short runs, then the full ones
+            for run in search.runs(scale, (1,), Records(scale, results)):
+                if run.system.name.startswith("mhmoe_8_compute"):
+                    save(forged(run, 2.0 if run.system.name.endswith(f"_t{best:02d}") else 5.0), results)
+        records = Records(scale, results)
+        assert search.chosen(scale, "mhmoe_8_compute", records) == best
+        assert [figure._apart(label, records) for label in ("tuned", "plain")] == [per_head, False]
 
 
 def test_what_a_choice_tells_is_claimed_of_systems_with_as_many_experts_and_choices():

@@ -103,6 +103,45 @@ def test_a_file_of_records_is_judged_and_taken_in_like_one_record(
         judge(sent, [SMALL], there)
 
 
+def test_what_another_file_has_otherwise_is_not_taken_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCALES, SCALE.name, SCALE)
+    here, sent = tmp_path / "here", tmp_path / "sent"
+    gather(fill(here, SMALL, {}), SMALL.gathered(SCALE))
+    before, run = Records(SCALE, here).by_name, SMALL.gathered(SCALE)["tuning-null"][0]
+    same, other = before[run.name], forged(run, 4.9)
+    several = sent / "runs" / "mini" / "mine.jsonl"
+    single = save(other, sent)
+    several.write_text(other.to_json())
+    for path in (single, several):
+        judged = judge(path, [SMALL], here)
+        assert judged.verdict.startswith("of a run that has another record there")
+        with pytest.raises(UserError, match="only current ones are registered"):
+            take_in(path, judged)
+    several.write_text(same.to_json() + other.to_json())
+    with pytest.raises(UserError, match="several records of one run"):
+        judge(several, [SMALL], here)
+    assert judge(save(same, sent), [SMALL], here).verdict == "current"
+    assert Records(SCALE, here).by_name == before
+    longer = dataclasses.replace(SCALE, training={**SCALE.training, "steps": 16})
+    monkeypatch.setitem(SCALES, SCALE.name, longer)
+    again = forged(SMALL.gathered(longer)["tuning-null"][0], 4.9)  # of a declaration by which the others are stale
+    assert judge(save(again, sent), [SMALL], here).verdict == "current"
+
+
+def test_trials_whose_declaration_changed_are_done_again_beside_the_old_ones(tmp_path: Path) -> None:
+    gather(fill(tmp_path, SMALL, {}), SMALL.gathered(SCALE))
+    longer = dataclasses.replace(SCALE, training={**SCALE.training, "steps": 16})
+    groups = {"tuning-null": SMALL.gathered(longer)["tuning-null"]}
+    for left, run in enumerate(groups["tuning-null"][::-1]):
+        found = Records(longer, tmp_path)
+        assert [found.state(each) for each in groups["tuning-null"]] == ["stale"] * (4 - left) + ["done"] * left
+        gather(found, groups)
+        save(forged(run, 4.0), tmp_path)
+    gather(Records(longer, tmp_path), groups)
+    assert not list((tmp_path / "runs" / "mini").glob("english-null_t*-lr*.json"))
+    assert not Records(longer, tmp_path).pending_runs(groups["tuning-null"])
+
+
 def test_records_that_are_gathered_while_they_are_read_are_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +214,14 @@ def test_the_settings_that_are_published_change_nothing() -> None:
         assert layer is not None and Settings().layer(layer) == layer
         assert Settings().layer(layer).to_dict() == layer.to_dict()
     assert Settings().training() == {"eps": 1e-6, "lr_multipliers": ()}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("norm", "layers"), ("gate", "sigmoids"), ("route_by", "token"), ("per_head", 2), ("eps", "0")]
+)
+def test_a_setting_that_is_none_is_refused_by_name_and_never_taken_for_the_default(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"{field}={value!r}"):
+        Settings(**{field: value})
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu"])

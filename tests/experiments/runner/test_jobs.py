@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.runner.dry_run import cost_table
 from experiments.runner.jobs import gpus, run_in_jobs, useful_jobs
 from experiments.runner.outlook import seconds_of, time_left, tokens_of
 from experiments.runner.store import Records
@@ -188,6 +189,19 @@ def test_the_time_left_is_that_of_finished_runs_of_the_same_system_or_of_all(tmp
     monkeypatch.setenv(JOB, "2")
     assert time_left([dense, other], finished) == "01:15"
     assert time_left([dense], []) == ""
+
+
+def test_what_a_card_took_is_not_said_of_a_cpu_nor_the_reverse(tmp_path):
+    dense = TABLE1.runs(FIXED, (1,), Records(FIXED, tmp_path))[0]
+    on_card = dataclasses.replace(dense, scale=dataclasses.replace(FIXED, device="cuda"))
+    record = dataclasses.replace(forged(dense), wall_seconds=60.0, tokens=tokens_of(dense))
+    of_card = dataclasses.replace(record, wall_seconds=2.0, provenance={**record.provenance, "device": "NVIDIA H200"})
+    assert seconds_of(dense, [of_card]) is None and time_left([dense], [of_card]) == ""
+    assert (
+        seconds_of(dense, [of_card, record]) == pytest.approx(60) and time_left([dense], [of_card, record]) == "01:00"
+    )
+    assert seconds_of(on_card, [record, of_card]) == pytest.approx(2)
+    assert "time unknown" in cost_table([dense], Records(FIXED, tmp_path), [of_card])
 
 
 @pytest.mark.parametrize(

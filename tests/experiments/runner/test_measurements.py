@@ -94,9 +94,13 @@ def test_a_damaged_measurement_is_named_in_one_line(finished: Options, tmp_path)
     results = shutil.copytree(finished.results, tmp_path / "results")
     record = Records(SCALE, results).by_name["english-xmoe_8-seed1"]
     path = path_of(ACTIVATION, record, results)
-    path.write_text(path.read_text()[:-30])
-    with pytest.raises(UserError, match=r"measurement .* is damaged .*measure again"):
-        measured(ACTIVATION, record, results)
+    whole = path.read_text()
+    earlier = whole.replace('"schema_version":2', '"schema_version":1')
+    for damaged in (whole[:-30], earlier, whole.replace('"run_fingerprint":', '"runs":'), "[]", '{"measurement": "x"}'):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match=r"measurement .* is damaged .*measure again") as refused:
+            measured(ACTIVATION, record, results)
+        assert "\n" not in str(refused.value) and damaged != whole
 
 
 def test_the_figure_has_the_perplexity_and_the_activation_of_every_number_of_heads(finished: Options, tmp_path) -> None:
