@@ -30,12 +30,13 @@ def gshard(
     capacity_factor: float | None = 1.0,
 ) -> SparseMoEConfig:
     """The layer of every other block; experts of 8 dim, as printed, unless told."""
+    expert_dim = 8 * dim if expert_dim is None else expert_dim
     return SparseMoEConfig(
         router=GShardRouterConfig(dim=dim, num_experts=num_experts),
         experts=ExpertsConfig(
             dim=dim,
             num_experts=num_experts,
-            expert_dim=expert_dim or 8 * dim,
+            expert_dim=expert_dim,
             activation=activation,  # pyright: ignore[reportArgumentType]  # the config checks it
         ),
         capacity_factor=capacity_factor,

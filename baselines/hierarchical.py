@@ -30,6 +30,7 @@ def hierarchical(
     activation: str = "gelu",
 ) -> HierarchicalMoEConfig:
     """The layer of every MoE block: `top_k` groups, and `top_k` experts in each; experts of 4 dim unless told."""
+    expert_dim = 4 * dim if expert_dim is None else expert_dim
     return HierarchicalMoEConfig(
         router=DotProductRouterConfig(dim=dim, num_experts=groups, top_k=min(top_k, groups), renormalize=True),
         inner=SparseMoEConfig(
@@ -39,7 +40,7 @@ def hierarchical(
             experts=ExpertsConfig(
                 dim=dim,
                 num_experts=experts_per_group,
-                expert_dim=expert_dim or 4 * dim,
+                expert_dim=expert_dim,
                 activation=activation,  # pyright: ignore[reportArgumentType]  # the config checks it
             ),
         ),

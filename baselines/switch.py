@@ -32,12 +32,13 @@ def switch(
     capacity_factor: float | None = CAPACITY_FACTOR,
 ) -> SparseMoEConfig:
     """The layer of a MoE block; experts of 4 dim unless told."""
+    expert_dim = 4 * dim if expert_dim is None else expert_dim
     return SparseMoEConfig(
         router=SwitchRouterConfig(dim=dim, num_experts=num_experts),
         experts=ExpertsConfig(
             dim=dim,
             num_experts=num_experts,
-            expert_dim=expert_dim or 4 * dim,
+            expert_dim=expert_dim,
             activation=activation,  # pyright: ignore[reportArgumentType]  # the config checks it
         ),
         capacity_factor=capacity_factor,
