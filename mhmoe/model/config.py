@@ -119,6 +119,10 @@ class MHMoEConfig(PreTrainedConfig):
 
     def _check_layers(self) -> None:
         even = [n for n in divisors(self.hidden_size) if self.hidden_size // n % 2 == 0]
+        if not even:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is odd, and rotary positions turn pairs of numbers; choose an even one"
+            )
         if self.num_attention_heads not in even:
             raise ValueError(
                 f"num_attention_heads={self.num_attention_heads} does not cut hidden_size={self.hidden_size} "
