@@ -38,6 +38,7 @@ _TRANSFORMERS_KEYS = {
 Layer: TypeAlias = Any
 """A layer's config, or the JSON form of one, as which it is kept; or None."""
 Token = Annotated[int, Range(least=0)]
+BalanceWeight = Annotated[float, Range(least=0, most=10**6)]
 _logger = logging.get_logger(__name__)
 
 
@@ -69,7 +70,7 @@ class MHMoEConfig(PreTrainedConfig):
     attention_bias: bool = False
     rope_theta: Annotated[float, Range(least=1, most=10**12)] = 10_000.0
     tie_word_embeddings: bool = True
-    balance_weight: Annotated[float, Range(least=0, most=10**6)] = 0.01
+    balance_weight: BalanceWeight = 0.01
     use_cache: bool = True
     moe_offset: Annotated[Token | None, LATER] = None
     attention_precision: Annotated[Precision, LATER] = "full"
