@@ -191,7 +191,7 @@ def _put_layers(model: Any) -> None:
         place = next(model.get_submodule(name).parameters())
         config = config_from_dict(raw)
         assert isinstance(config, LayerConfig)
-        built = config.build().to(place.dtype)
+        built = config.build().to(place.dtype if place.is_floating_point() else model.dtype)  # or it is quantised
         built = built.to_empty(device="meta") if place.is_meta else built.to(place.device)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, HiddenOnly(built, model.balance_losses).train(model.training))
