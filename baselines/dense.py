@@ -6,15 +6,12 @@ and so fewer parameters than any other row.
 Not published: nothing that matters here. Departures: none.
 """
 
+from mhmoe.layers.activations import ActivationName
 from mhmoe.layers.experts import FeedForwardConfig
 
 
-def dense(dim: int, activation: str = "gelu", bias: bool = False, inner_norm: bool = False) -> FeedForwardConfig:
+def dense(
+    dim: int, activation: ActivationName = "gelu", bias: bool = False, inner_norm: bool = False
+) -> FeedForwardConfig:
     """The network of every block, inner width 4 dim."""
-    return FeedForwardConfig(
-        dim=dim,
-        inner_dim=4 * dim,
-        activation=activation,  # pyright: ignore[reportArgumentType]  # the config checks it
-        bias=bias,
-        inner_norm=inner_norm,
-    )
+    return FeedForwardConfig(dim=dim, inner_dim=4 * dim, activation=activation, bias=bias, inner_norm=inner_norm)

@@ -11,23 +11,20 @@ noise on the gates (its matrix is in the published total) and no sigmoid behind 
 """
 
 from baselines.counting import Published
+from mhmoe.layers.activations import ActivationName
 from mhmoe.layers.dense_mixture import DenseMixtureConfig
 from mhmoe.layers.experts import ExpertsConfig
 from mhmoe.layers.routers import DotProductRouterConfig
 
 
 def densely_gated(
-    dim: int, num_experts: int, *, expert_dim: int | None = None, activation: str = "gelu"
+    dim: int, num_experts: int, *, expert_dim: int | None = None, activation: ActivationName = "gelu"
 ) -> DenseMixtureConfig:
     """The layer of every MoE block: N times the FLOPs of one expert, of 4 dim unless told."""
+    expert_dim = 4 * dim if expert_dim is None else expert_dim
     return DenseMixtureConfig(
         router=DotProductRouterConfig(dim=dim, num_experts=num_experts, top_k=num_experts),
-        experts=ExpertsConfig(
-            dim=dim,
-            num_experts=num_experts,
-            expert_dim=expert_dim or 4 * dim,
-            activation=activation,  # pyright: ignore[reportArgumentType]  # the config checks it
-        ),
+        experts=ExpertsConfig(dim=dim, num_experts=num_experts, expert_dim=expert_dim, activation=activation),
     )
 
 

@@ -21,9 +21,10 @@ from mhmoe.layers.sparse_moe import SparseMoEConfig
 
 def glam(dim: int, num_experts: int = 64, *, expert_dim: int | None = None, top_k: int = 2) -> SparseMoEConfig:
     """The layer of every other block; experts of 4 dim, as printed, unless told."""
+    expert_dim = 4 * dim if expert_dim is None else expert_dim
     return SparseMoEConfig(
         router=DotProductRouterConfig(dim=dim, num_experts=num_experts, top_k=top_k, renormalize=True),
-        experts=ExpertsConfig(dim=dim, num_experts=num_experts, expert_dim=expert_dim or 4 * dim),
+        experts=ExpertsConfig(dim=dim, num_experts=num_experts, expert_dim=expert_dim),
     )
 
 

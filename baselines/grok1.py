@@ -15,24 +15,25 @@ not renormalised, and the router starts at 0; the gates are so here, the start i
 """
 
 from baselines.counting import Published
+from mhmoe.layers.activations import ActivationName
 from mhmoe.layers.experts import ExpertsConfig
 from mhmoe.layers.routers import DotProductRouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 
 
 def grok1(
-    dim: int, num_experts: int = 8, *, expert_dim: int | None = None, top_k: int = 2, activation: str = "geglu"
+    dim: int,
+    num_experts: int = 8,
+    *,
+    expert_dim: int | None = None,
+    top_k: int = 2,
+    activation: ActivationName = "geglu",
 ) -> SparseMoEConfig:
     """The layer of every block; experts of 16/3 dim (two thirds of a widening of 8), as released, unless told."""
     expert_dim = 16 * dim // 3 if expert_dim is None else expert_dim
     return SparseMoEConfig(
         router=DotProductRouterConfig(dim=dim, num_experts=num_experts, top_k=top_k),
-        experts=ExpertsConfig(
-            dim=dim,
-            num_experts=num_experts,
-            expert_dim=expert_dim,
-            activation=activation,  # pyright: ignore[reportArgumentType]  # the config checks it
-        ),
+        experts=ExpertsConfig(dim=dim, num_experts=num_experts, expert_dim=expert_dim, activation=activation),
     )
 
 

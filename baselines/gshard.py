@@ -16,6 +16,7 @@ loss counts both choices, where Algorithm 1 counts the first.
 """
 
 from baselines.counting import Published
+from mhmoe.layers.activations import ActivationName
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
 from mhmoe.layers.gshard_router import GShardRouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
@@ -26,18 +27,14 @@ def gshard(
     num_experts: int,
     *,
     expert_dim: int | None = None,
-    activation: str = "gelu",
+    activation: ActivationName = "gelu",
     capacity_factor: float | None = 1.0,
 ) -> SparseMoEConfig:
     """The layer of every other block; experts of 8 dim, as printed, unless told."""
+    expert_dim = 8 * dim if expert_dim is None else expert_dim
     return SparseMoEConfig(
         router=GShardRouterConfig(dim=dim, num_experts=num_experts),
-        experts=ExpertsConfig(
-            dim=dim,
-            num_experts=num_experts,
-            expert_dim=expert_dim or 8 * dim,
-            activation=activation,  # pyright: ignore[reportArgumentType]  # the config checks it
-        ),
+        experts=ExpertsConfig(dim=dim, num_experts=num_experts, expert_dim=expert_dim, activation=activation),
         capacity_factor=capacity_factor,
     )
 

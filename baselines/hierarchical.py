@@ -14,6 +14,7 @@ told; v1's balance loss over all experts of all groups in the place of their two
 """
 
 from baselines.counting import Published
+from mhmoe.layers.activations import ActivationName
 from mhmoe.layers.experts import ExpertsConfig
 from mhmoe.layers.hierarchical import HierarchicalMoEConfig
 from mhmoe.layers.routers import DotProductRouterConfig
@@ -27,21 +28,17 @@ def hierarchical(
     *,
     expert_dim: int | None = None,
     top_k: int = 2,
-    activation: str = "gelu",
+    activation: ActivationName = "gelu",
 ) -> HierarchicalMoEConfig:
     """The layer of every MoE block: `top_k` groups, and `top_k` experts in each; experts of 4 dim unless told."""
+    expert_dim = 4 * dim if expert_dim is None else expert_dim
     return HierarchicalMoEConfig(
         router=DotProductRouterConfig(dim=dim, num_experts=groups, top_k=min(top_k, groups), renormalize=True),
         inner=SparseMoEConfig(
             router=DotProductRouterConfig(
                 dim=dim, num_experts=experts_per_group, top_k=min(top_k, experts_per_group), renormalize=True
             ),
-            experts=ExpertsConfig(
-                dim=dim,
-                num_experts=experts_per_group,
-                expert_dim=expert_dim or 4 * dim,
-                activation=activation,  # pyright: ignore[reportArgumentType]  # the config checks it
-            ),
+            experts=ExpertsConfig(dim=dim, num_experts=experts_per_group, expert_dim=expert_dim, activation=activation),
         ),
     )
 

@@ -19,6 +19,7 @@ of these models is Mamba and linear attention, which this package does not have.
 """
 
 from baselines.counting import Published
+from mhmoe.layers.activations import ActivationName
 from mhmoe.layers.balanced_router import BalancedRouterConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
 from mhmoe.layers.latent import LatentConfig, latent_moe
@@ -32,19 +33,14 @@ def latentmoe(
     *,
     expert_dim: int,
     shared_dim: int | None = None,
-    activation: str = "gelu",
+    activation: ActivationName = "gelu",
     normed: bool = False,
 ) -> LatentConfig:
     """The layer of every MoE block; `normed` as in Kimi K3."""
-    experts = ExpertsConfig(
-        dim=latent_dim,
-        num_experts=num_experts,
-        expert_dim=expert_dim,
-        activation=activation,  # pyright: ignore[reportArgumentType]  # the config checks it
-    )
+    experts = ExpertsConfig(dim=latent_dim, num_experts=num_experts, expert_dim=expert_dim, activation=activation)
     shared = None
     if shared_dim is not None:
-        shared = FeedForwardConfig(dim=dim, inner_dim=shared_dim, activation=experts.activation)
+        shared = FeedForwardConfig(dim=dim, inner_dim=shared_dim, activation=activation)
     router = BalancedRouterConfig(dim=dim, num_experts=num_experts, top_k=top_k)
     return latent_moe(router, experts, shared=shared, normed=normed)
 

@@ -16,6 +16,7 @@ merge layer start as MH-MoE's.
 """
 
 from baselines.counting import Published
+from mhmoe.layers.activations import ActivationName
 from mhmoe.layers.balanced_router import BalancedRouterConfig
 from mhmoe.layers.experts import ExpertsConfig
 from mhmoe.layers.multi_head import MultiHeadConfig, check_heads
@@ -24,7 +25,7 @@ from mhmoe.layers.sparse_moe import SparseMoEConfig
 
 
 def multi_head_latentmoe(
-    dim: int, heads: int, experts_per_head: int, top_k: int = 2, *, expert_dim: int, activation: str = "gelu"
+    dim: int, heads: int, experts_per_head: int, top_k: int = 2, *, expert_dim: int, activation: ActivationName = "gelu"
 ) -> MultiHeadConfig:
     """The layer of every MoE block, heads * experts_per_head experts; `top_k` of a head's, two or more, are chosen."""
     check_heads("heads", heads, dim)
@@ -39,10 +40,7 @@ def multi_head_latentmoe(
         inner=SparseMoEConfig(
             router=PerHeadRouterConfig.of(router, heads),
             experts=ExpertsConfig(
-                dim=width,
-                num_experts=heads * experts_per_head,
-                expert_dim=expert_dim,
-                activation=activation,  # pyright: ignore[reportArgumentType]  # the config checks it
+                dim=width, num_experts=heads * experts_per_head, expert_dim=expert_dim, activation=activation
             ),
         ),
     )

@@ -16,6 +16,7 @@ capacity.py); GELU unless told.
 """
 
 from baselines.counting import Published
+from mhmoe.layers.activations import ActivationName
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 from mhmoe.layers.switch_router import SwitchRouterConfig
@@ -28,18 +29,14 @@ def switch(
     num_experts: int,
     *,
     expert_dim: int | None = None,
-    activation: str = "gelu",
+    activation: ActivationName = "gelu",
     capacity_factor: float | None = CAPACITY_FACTOR,
 ) -> SparseMoEConfig:
     """The layer of a MoE block; experts of 4 dim unless told."""
+    expert_dim = 4 * dim if expert_dim is None else expert_dim
     return SparseMoEConfig(
         router=SwitchRouterConfig(dim=dim, num_experts=num_experts),
-        experts=ExpertsConfig(
-            dim=dim,
-            num_experts=num_experts,
-            expert_dim=expert_dim or 4 * dim,
-            activation=activation,  # pyright: ignore[reportArgumentType]  # the config checks it
-        ),
+        experts=ExpertsConfig(dim=dim, num_experts=num_experts, expert_dim=expert_dim, activation=activation),
         capacity_factor=capacity_factor,
     )
 

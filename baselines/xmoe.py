@@ -11,6 +11,7 @@ MH-MoE under the matching `parameters`, without heads.
 Departures: nothing is dropped (the released code trains with a capacity).
 """
 
+from mhmoe.layers.activations import ActivationName
 from mhmoe.layers.experts import ExpertsConfig
 from mhmoe.layers.routers import XMoERouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
@@ -21,7 +22,7 @@ def xmoe(
     num_experts: int,
     top_k: int = 1,
     *,
-    activation: str = "gelu",
+    activation: ActivationName = "gelu",
     bias: bool = False,
     inner_norm: bool = False,
 ) -> SparseMoEConfig:
@@ -32,7 +33,7 @@ def xmoe(
             dim=dim,
             num_experts=num_experts,
             expert_dim=4 * dim,
-            activation=activation,  # pyright: ignore[reportArgumentType]  # the config checks it
+            activation=activation,
             bias=bias,
             inner_norm=inner_norm,
         ),

@@ -21,6 +21,7 @@ from mhmoe.data.packing import PackingConfig
 from mhmoe.data.partly_synthetic import PartlyGeneratedCorpus
 from mhmoe.data.synthetic import GeneratedCorpus
 from mhmoe.io import UserError
+from mhmoe.layers.activations import ActivationName
 
 Corpora = Callable[
     [], EmbeddedCorpus | LocalCorpus | HubCorpus | MultilingualCorpus | GeneratedCorpus | PartlyGeneratedCorpus
@@ -31,7 +32,7 @@ Corpora = Callable[
 class FFNOptions:
     """How networks look at a scale: the same for every system."""
 
-    activation: str = "gelu"
+    activation: ActivationName = "gelu"
     bias: bool = False
     inner_norm: bool = False
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.experts import Experts, ExpertsConfig, FFNOutput
 from mhmoe.layers.routers import RouterConfig, Routing
+from mhmoe.layers.sparse_moe import SparseMoEConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +31,7 @@ class DenseMixtureConfig(LayerConfig, kind="dense_mixture"):
     experts: ExpertsConfig
 
     def check(self) -> None:
-        for name in ("dim", "num_experts"):
-            if getattr(self.router, name) != getattr(self.experts, name):
-                raise ValueError(
-                    f"router.{name}={getattr(self.router, name)} and experts.{name}="
-                    f"{getattr(self.experts, name)} differ; give both the same"
-                )
+        SparseMoEConfig(router=self.router, experts=self.experts)  # which refuses parts that do not fit together
         if self.router.top_k != self.experts.num_experts:
             raise ValueError(
                 f"router.top_k={self.router.top_k} is not num_experts={self.experts.num_experts}: every expert is "

@@ -28,7 +28,7 @@ from mhmoe.fields import Size
 from mhmoe.layers.config import divisors
 from mhmoe.layers.dispatch import gather, sort_by_expert
 from mhmoe.layers.grouped import grouped_linear
-from mhmoe.layers.routing import Router, RouterConfig, Routing, autocast_type, best, to_float32
+from mhmoe.layers.routing import Router, RouterConfig, Routing, autocast_type, best, shares, to_float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class GroupedRouter(Router):
         size = within.shape[-1]
         weight, choice = best(group_gates.gather(-1, group) * gates, self.config.top_k)
         if self.config.renormalize:
-            weight = weight / weight.sum(dim=-1, keepdim=True)
+            weight = shares(weight)
 
         even = (of_groups / size).unsqueeze(-1).expand(*of_groups.shape, size)
         own, place = of_groups.gather(-1, group) * within, group.unsqueeze(-1).expand(*group.shape, size)

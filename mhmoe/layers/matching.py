@@ -12,6 +12,7 @@ difference remains too: every complexity table prints the totals with everything
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Literal, TypeVar, get_args
 
 from mhmoe.layers.config import LayerConfig
@@ -26,6 +27,10 @@ MATCHINGS: dict[Matching, str] = {
     "compute": "equal FLOPs",
 }
 """What people are shown; in text that is for both, a matching's own name stands in backticks."""
+
+
+class NoWidthError(ValueError):
+    """All else costs as much as the reference, or more."""
 
 
 def in_words(text: str) -> str:
@@ -107,14 +112,18 @@ def of_size(
 ) -> SomeLayer:
     """The layer with the reference's FLOPs a token whose parameters are nearest to the reference's.
 
-    `build` gives it with a number of experts, of which `counts` are tried, and an inner width. Raises ValueError where
-    no number has a positive width.
+    `build` gives it with a number of experts, of which `counts` are tried, and an inner width. Numbers that leave no
+    positive width, as their router alone costs too much, are passed over. Raises ValueError where all do.
     """
-
-    def layer(count: int) -> SomeLayer:
-        return of_cost(lambda width: build(count, width), reference.flops_per_token(), multiple_of)
-
-    return min(map(layer, counts), key=lambda found: abs(found.parameters() - reference.parameters()))
+    found, refused = list[SomeLayer](), NoWidthError("there is no number of experts to try")
+    for count in counts:
+        try:
+            found.append(of_cost(partial(build, count), reference.flops_per_token(), multiple_of))
+        except NoWidthError as error:
+            refused = error
+    if not found:
+        raise refused
+    return min(found, key=lambda layer: abs(layer.parameters() - reference.parameters()))
 
 
 def beta(config: MultiHeadConfig, reference: SparseMoEConfig) -> float:
@@ -156,7 +165,7 @@ def _solve(count: Callable[[int], int], target: int, start: int = 1) -> float:
 
 def _check_positive(width: float) -> None:
     if width <= 0:
-        raise ValueError(f"no positive inner width has the reference's size (solved: {width:.1f})")
+        raise NoWidthError(f"no positive inner width has the reference's size (solved: {width:.1f})")
 
 
 def _rounded(width: float, multiple_of: int) -> int:

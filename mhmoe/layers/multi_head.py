@@ -245,5 +245,5 @@ def check_heads(name: str, heads: int, dim: int) -> None:
     check_value("dim", dim, Size)
     check_value(name, heads, int)
     if heads < 1 or dim % heads:
-        choices = ", ".join(map(str, divisors(dim)[:-1]))
+        choices = ", ".join(map(str, divisors(dim)[:-1] or [1]))
         raise ValueError(f"{name}={heads} does not divide dim={dim}; choose one of {choices}")

@@ -77,10 +77,19 @@ class SigmoidGate(nn.Module):
 
     def forward(self, scores: Float[Tensor, "*rows experts"]) -> tuple[Tensor, Tensor]:
         gates = scores.sigmoid()
-        return gates / gates.sum(dim=-1, keepdim=True), gates
+        return shares(gates), gates
 
 
 GATES = {"softmax": SoftmaxGate, "sigmoid": SigmoidGate}
+LEAST_SUM = 1e-30
+
+
+def shares(gates: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n"]:
+    """Of each gate in a row's sum; 0 where float32 has no number for any of them, which 0 / 0 would make nan.
+
+    So it is where all scores of a sigmoid are below -103, or where a bias chose experts whose softmax is 0.
+    """
+    return gates / gates.sum(dim=-1, keepdim=True).clamp(min=LEAST_SUM)
 
 
 class Router(nn.Module):
@@ -101,7 +110,7 @@ class Router(nn.Module):
             probabilities, gates = self.gate(scores)
         weight, index = self.choose(gates)
         if self.config.renormalize:
-            weight = weight / weight.sum(dim=-1, keepdim=True)
+            weight = shares(weight)
         kept = torch.ones_like(index, dtype=torch.bool)
         if mask is not None:
             kept = kept & mask.unsqueeze(-1)

@@ -26,7 +26,7 @@ def load(
     Raises UserError if there is no such checkpoint, its architecture or version is not known, or its weights are
     not those that its config asks for (transformers would go on with random ones).
     """
-    folder = Path(checkpoint).expanduser()
+    folder = Path(os.path.expanduser(checkpoint))  # Path's own raises where there is no such user
     is_folder = os.path.isdir(folder)  # False, unlike Path's, for names that no folder can have
     if is_folder and not (folder / "config.json").is_file():
         raise UserError(f"checkpoint {checkpoint} has no config.json; name a folder written by save_pretrained")

@@ -38,6 +38,7 @@ _TRANSFORMERS_KEYS = {
 Layer: TypeAlias = Any
 """A layer's config, or the JSON form of one, as which it is kept; or None."""
 Token = Annotated[int, Range(least=0)]
+BalanceWeight = Annotated[float, Range(least=0, most=10**6)]
 _logger = logging.get_logger(__name__)
 
 
@@ -69,7 +70,7 @@ class MHMoEConfig(PreTrainedConfig):
     attention_bias: bool = False
     rope_theta: Annotated[float, Range(least=1, most=10**12)] = 10_000.0
     tie_word_embeddings: bool = True
-    balance_weight: Annotated[float, Range(least=0, most=10**6)] = 0.01
+    balance_weight: BalanceWeight = 0.01
     use_cache: bool = True
     moe_offset: Annotated[Token | None, LATER] = None
     attention_precision: Annotated[Precision, LATER] = "full"
@@ -119,6 +120,10 @@ class MHMoEConfig(PreTrainedConfig):
 
     def _check_layers(self) -> None:
         even = [n for n in divisors(self.hidden_size) if self.hidden_size // n % 2 == 0]
+        if not even:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is odd, and rotary positions turn pairs of numbers; choose an even one"
+            )
         if self.num_attention_heads not in even:
             raise ValueError(
                 f"num_attention_heads={self.num_attention_heads} does not cut hidden_size={self.hidden_size} "

@@ -27,9 +27,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from mhmoe.fields import check_value
 from mhmoe.io import UserError
 from mhmoe.layers.config import LayerConfig, config_from_dict
 from mhmoe.layers.experts import FFNOutput
+from mhmoe.model.config import BalanceWeight
 from mhmoe.model.outputs import LOST_BALANCE, is_reentrant, share_of_labels
 
 PREFIX = "mhmoe_"
@@ -89,6 +91,9 @@ def integrate(
     the mean of the layers' balance losses in the loss that the model computes of `labels`, in training.
     Returns the model. Raises ValueError, naming what does not fit.
     """
+    balance_weight = check_value("balance_weight", balance_weight, BalanceWeight)
+    if isinstance(layer, Mapping) and blocks is not None:
+        raise ValueError("a layer for each block says which blocks; leave `blocks` out, or give one layer for all")
     if type(model) not in MODEL_FOR_CAUSAL_LM_MAPPING.values() or hasattr(model.config, "integrated"):
         raise ValueError(
             f"{type(model).__name__} is not one of transformers' causal models; give one that AutoModelForCausalLM "
@@ -186,7 +191,7 @@ def _put_layers(model: Any) -> None:
         place = next(model.get_submodule(name).parameters())
         config = config_from_dict(raw)
         assert isinstance(config, LayerConfig)
-        built = config.build().to(place.dtype)
+        built = config.build().to(place.dtype if place.is_floating_point() else model.dtype)  # or it is quantised
         built = built.to_empty(device="meta") if place.is_meta else built.to(place.device)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, HiddenOnly(built, model.balance_losses).train(model.training))

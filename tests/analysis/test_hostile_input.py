@@ -144,7 +144,7 @@ def test_weights_of_another_shape_are_named_and_nothing_else_is_said(checkpoint:
 def test_a_device_without_numbers_and_names_that_nothing_can_have_are_refused(checkpoint: Path) -> None:
     with pytest.raises(UserError, match="device='meta' cannot be used"):
         load(str(checkpoint), device="meta")
-    for name in ("x" * 5000, "a\0b"):
+    for name in ("x" * 5000, "a\0b", "~no-such-user/model"):
         with pytest.raises(UserError):
             load(name)
         with pytest.raises(UserError):

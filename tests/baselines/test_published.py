@@ -21,7 +21,7 @@ from baselines.mixtral import mixtral
 from mhmoe.layers.config import LayerConfig, config_from_dict
 from tests import reference
 from tests.small import make_config
-from tests.systems import SYSTEMS, module
+from tests.systems import SIZES, SYSTEMS, module, small
 
 MODELS: dict[str, Published] = {
     name: model
@@ -118,6 +118,15 @@ def test_every_system_says_what_is_not_published_and_where_ours_departs() -> Non
         text = inspect.getdoc(module(system)) or ""
         assert "Not published" in text or "Not held here" in text, system
         assert "Departures" in text, system
+
+
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if name not in ("dense", "xmoe")])  # which have none
+def test_an_inner_width_of_0_is_refused_and_not_taken_for_the_default(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SIZES, "expert_dim", 0)
+    with pytest.raises(ValueError, match=r"expert_dim=0 is not allowed|inner_dim=0 is not allowed"):
+        small(getattr(module(name), name))
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

@@ -160,6 +160,13 @@ def test_the_bias_stays_in_float32_in_half_precision() -> None:
     assert router.balancing_bias.tolist() == pytest.approx([-0.7, 0.7, 0.7, 0.7], rel=1e-3)
 
 
+def test_an_expert_chosen_by_its_bias_against_a_gate_of_0_has_a_finite_weight() -> None:
+    router = make(BalancedRouterConfig(dim=8, num_experts=4, gate="softmax"))
+    router.balancing_bias += torch.tensor([2.0, 0.0, 0.0, 0.0])
+    routing = router(1e3 * torch.randn(50, 8))
+    assert not routing.index.any() and routing.weight.isfinite().all()
+
+
 def test_every_heads_router_steps_by_its_own_part_of_the_load() -> None:
     router = PerHeadRouterConfig.of(BalancedRouterConfig(dim=4, num_experts=2), heads=2).build()
     router.rebalance(torch.tensor([0.4, 0.1, 0.2, 0.3]))

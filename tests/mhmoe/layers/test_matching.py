@@ -288,3 +288,10 @@ def test_of_several_numbers_of_experts_the_one_of_nearest_parameters_is_taken() 
     sizes = {count: of_cost(lambda w, c=count: _family(c, w), target.flops_per_token()) for count in range(2, 40)}
     nearest = min(sizes.values(), key=lambda layer: abs(layer.parameters() - target.parameters()))
     assert of_size(_family, target, range(2, 40)) == nearest == target
+
+
+def test_numbers_of_experts_whose_router_costs_too_much_are_passed_over() -> None:
+    target = _family(8, 96)
+    assert of_size(_family, target, [8, 10_000]) == target
+    with pytest.raises(ValueError, match="no positive inner width has the reference's size"):
+        of_size(_family, target, [10_000, 20_000])

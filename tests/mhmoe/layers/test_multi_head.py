@@ -415,6 +415,7 @@ def test_active_parameters_count_the_experts_of_all_heads() -> None:
             "moe_heads=5 does not divide dim=96; choose one of 1, 2, 3, 4, 6, 8, 12, 16, 24",
         ),
         ({"moe_heads": 0}, "moe_heads=0 does not divide dim=12"),
+        ({"dim": 1, "moe_heads": 2}, "moe_heads=2 does not divide dim=1; choose one of 1$"),
         ({"top_k": 5}, "top_k=5 exceeds num_experts=4; choose at most 4"),
         ({"expert_dim": 0}, "expert_dim=0 is not allowed; it must be at least 1"),
         ({"head_layers": -1}, "head_layers=-1 is not allowed; it must be at least 0"),

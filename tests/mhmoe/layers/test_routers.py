@@ -206,6 +206,15 @@ def test_a_row_of_zeros_is_routed_and_has_a_gradient_of_ordinary_size(kind: str)
     assert x.grad is not None and x.grad.isfinite().all() and x.grad.abs().max() < 1e6
 
 
+@every_router
+def test_a_row_whose_sigmoids_are_all_0_in_float32_gets_finite_weights_and_gradients(kind: str) -> None:
+    x = (1e4 * torch.randn(200, 12)).requires_grad_()
+    routing = make(kind, num_experts=2, renormalize=True, gate="sigmoid")(x)
+    (routing.weight.square().sum() + routing.probabilities.square().sum()).backward()
+    assert routing.weight.isfinite().all() and routing.probabilities.isfinite().all()
+    assert x.grad is not None and x.grad.isfinite().all()
+
+
 def test_cosine_routers_ignore_the_length_of_an_expert_embedding() -> None:
     x = torch.randn(30, 12)
     for kind in ("xmoe_router", "fixed_temperature_router", "unit_embeddings_router"):

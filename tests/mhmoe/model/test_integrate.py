@@ -250,6 +250,29 @@ def test_what_does_not_fit_is_named() -> None:
         upcycle(make("llama"), num_experts=4, keep="shared", projections=False)
 
 
+def test_blocks_beside_a_layer_for_each_block_are_refused_and_not_passed_over() -> None:
+    with pytest.raises(ValueError, match="leave `blocks` out, or give one layer for all"):
+        integrate(make("llama"), {1: LAYER, 3: LAYER}, blocks=[1])
+
+
+@pytest.mark.parametrize("weight", [-0.01, float("nan"), float("inf")])
+def test_a_weight_that_would_reward_or_poison_the_balance_loss_is_refused(weight: float) -> None:
+    model = make("llama")
+    with pytest.raises(ValueError, match=r"balance_weight=\S+ is not allowed"):
+        integrate(model, LAYER, balance_weight=weight)
+    assert not hasattr(model.config, "integrated")
+
+
+def test_in_the_place_of_a_quantised_network_a_layer_has_the_models_own_type() -> None:
+    model = make("llama").bfloat16()
+    for part in model.model.layers[1].mlp.children():
+        if isinstance(part, nn.Linear):
+            part.weight = nn.Parameter(part.weight.to(torch.int8), requires_grad=False)
+    integrate(model, LAYER, blocks=[1])
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert logits(model).isfinite().all()
+
+
 def test_networks_that_take_or_give_more_than_hidden_states_are_refused() -> None:
     """GPT-OSS's mixtures give scores too, and a batch of two would be taken for the two; Bloom's take the residual."""
     mixture = GptOssConfig(**SIZES, head_dim=8, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2)

@@ -42,6 +42,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     *((name, 61, "below vocab_size=61, or None") for name in TOKENS),
     ("eos_token_id", [3, 99], "below vocab_size=61"),
     ("norm", "batch", "one of rms, layer"),
+    ("hidden_size", 25, "is odd, and rotary positions turn pairs of numbers; choose an even one"),
     *((name, value, "is no layer; give feed_forward and moe") for name in LAYERS for value in ("mhmoe", [1])),
 ]
 
