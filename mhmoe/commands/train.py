@@ -23,10 +23,11 @@ from mhmoe.commands.card import Trained, write_card
 from mhmoe.commands.options import Train
 from mhmoe.commands.place import device_named, meet, processes
 from mhmoe.commands.plan import check_vocabulary, settings_of, sharding_of, tokens_read, training_of
-from mhmoe.data.batches import TrainingBatches
+from mhmoe.data.batches import Seed, TrainingBatches
 from mhmoe.data.named import text_named
 from mhmoe.data.packing import PackedDataset, PackingConfig, pack
 from mhmoe.data.tokenizer import as_transformers, given_tokenizer, losses
+from mhmoe.fields import Count, check_value
 from mhmoe.io import UserError, check_writable, read_json, write_atomically
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
@@ -53,6 +54,8 @@ def train(command: Train) -> Path | None:
     Raises UserError and ValueError; what can be known before any work is said before.
     """
     deadline = math.inf if command.time_budget is None else time.monotonic() + command.time_budget
+    check_value("seed", command.seed, Seed)
+    check_value("log_every", command.log_every, Count)
     device = device_named(command.device)
     folder = command.out or Path(f"{_name_of(command.data)}-{'own' if command.layer else command.system}")
     if Path(command.data).is_dir() and folder.resolve().is_relative_to(Path(command.data).resolve()):

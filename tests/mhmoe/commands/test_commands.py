@@ -361,6 +361,11 @@ MISTAKES: dict[str, Case] = {
         lambda p, b, f: ["train", "--data", str(b), "--layer", str(b), "--top-k", "4"],
         "top_k=4 changes nothing in a layer of your own; leave it out",
     ),
+    "no seed": (lambda p, b, f: ["train", "--data", str(b), "--out", str(p / "m"), "--seed", "-1"], "seed=-1 is not"),
+    "no lines of the log": (
+        lambda p, b, f: ["train", "--data", str(b), "--out", str(p / "m"), "--log-every", "0"],
+        "log_every=0 is not allowed; it must be at least 1",
+    ),
     "no epochs": (lambda p, b, f: ["train", "--data", str(b), "--epochs", "0"], "epochs=0.0 is not allowed"),
     "a place that cannot be written": (
         lambda p, b, f: ["train", "--data", str(b), "--out", str(b / "out")],
