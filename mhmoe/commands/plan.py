@@ -74,6 +74,11 @@ def _check_read(command: Train) -> None:
     for name in unread:
         if (value := getattr(command, name)) != usual[name]:
             raise UserError(f"{name}={value} changes nothing in {whose}; leave it out")
+    for name in ("epochs", "max_tokens") if command.training.steps is not None else ():
+        if (value := getattr(command, name)) is not None:
+            raise UserError(
+                f"{name}={value} changes nothing beside steps={command.training.steps}; leave one of them out"
+            )
 
 
 def _layer_in(command: Train) -> LayerConfig:

@@ -361,6 +361,14 @@ MISTAKES: dict[str, Case] = {
         lambda p, b, f: ["train", "--data", str(b), "--layer", str(b), "--top-k", "4"],
         "top_k=4 changes nothing in a layer of your own; leave it out",
     ),
+    "epochs beside steps": (
+        lambda p, b, f: ["train", "--data", str(b), "--steps", "9", "--epochs", "2"],
+        "epochs=2.0 changes nothing beside steps=9; leave one of them out",
+    ),
+    "tokens beside steps": (
+        lambda p, b, f: ["train", "--data", str(b), "--steps", "9", "--max-tokens", "600"],
+        "max_tokens=600 changes nothing beside steps=9; leave one of them out",
+    ),
     "no seed": (lambda p, b, f: ["train", "--data", str(b), "--out", str(p / "m"), "--seed", "-1"], "seed=-1 is not"),
     "no lines of the log": (
         lambda p, b, f: ["train", "--data", str(b), "--out", str(p / "m"), "--log-every", "0"],
