@@ -81,6 +81,17 @@ def _check_read(command: Train) -> None:
             )
 
 
+def check_multiplied(settings: MHMoEConfig, training: TrainingConfig) -> None:
+    """Raises UserError for a multiplier of the learning rate of a part that the model has not."""
+    if not training.lr_multipliers:
+        return
+    with torch.device("meta"):  # takes no memory
+        names = [name.split(".") for name, _ in MHMoEForCausalLM(settings).named_parameters()]
+    for part, _ in training.lr_multipliers:
+        if not any(part in name for name in names):
+            raise UserError(f"lr_multipliers={part} changes nothing: the model has no part of that name; leave it out")
+
+
 def _layer_in(command: Train) -> LayerConfig:
     assert command.layer is not None
     raw = read_json(command.layer, "layer", "write there what a layer's config.to_dict() gives")

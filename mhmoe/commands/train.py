@@ -22,7 +22,7 @@ import torch
 from mhmoe.commands.card import Trained, write_card
 from mhmoe.commands.options import Train
 from mhmoe.commands.place import device_named, meet, processes
-from mhmoe.commands.plan import check_vocabulary, settings_of, sharding_of, tokens_read, training_of
+from mhmoe.commands.plan import check_multiplied, check_vocabulary, settings_of, sharding_of, tokens_read, training_of
 from mhmoe.data.batches import Seed, TrainingBatches
 from mhmoe.data.named import text_named
 from mhmoe.data.packing import PackedDataset, PackingConfig, pack
@@ -66,6 +66,7 @@ def train(command: Train) -> Path | None:
     vocab_size, end_of_text = check_vocabulary(command, text, given)
     settings = settings_of(command, vocab_size, end_of_text)
     training = training_of(command, device)
+    check_multiplied(settings, training)
     sharding = sharding_of(command, settings, training, processes())
     cache = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "mhmoe")
     for writable in (folder, cache):

@@ -369,6 +369,10 @@ MISTAKES: dict[str, Case] = {
         lambda p, b, f: ["train", "--data", str(b), "--steps", "9", "--max-tokens", "600"],
         "max_tokens=600 changes nothing beside steps=9; leave one of them out",
     ),
+    "the rate of a part that is not there": (
+        lambda p, b, f: ["train", "--data", str(b), "--system", "xmoe", "--lr-multipliers", "head", "0.1"],
+        "lr_multipliers=head changes nothing: the model has no part of that name; leave it out",
+    ),
     "no seed": (lambda p, b, f: ["train", "--data", str(b), "--out", str(p / "m"), "--seed", "-1"], "seed=-1 is not"),
     "no lines of the log": (
         lambda p, b, f: ["train", "--data", str(b), "--out", str(p / "m"), "--log-every", "0"],
