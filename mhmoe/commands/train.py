@@ -179,7 +179,10 @@ def _earlier(folder: Path) -> dict[str, Any]:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"cannot write in {folder}: it is a file; name another --out")
     if (folder / LISTING).is_file():
-        return read_json(folder / LISTING, "run", "remove the folder to train anew")
+        advice = "remove the folder to train anew"
+        if not isinstance(found := read_json(folder / LISTING, "run", advice), dict):
+            raise UserError(f"run {folder / LISTING} is no JSON object; {advice}")
+        return found
     if folder.is_dir() and any(not path.name.startswith(f".{LISTING}.") for path in folder.iterdir()):
         raise UserError(f"{folder} holds files that are no run's; name another --out")
     return {}

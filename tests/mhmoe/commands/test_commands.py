@@ -373,6 +373,10 @@ MISTAKES: dict[str, Case] = {
         lambda p, b, f: ["train", "--data", str(b), "--system", "xmoe", "--lr-multipliers", "head", "0.1"],
         "lr_multipliers=head changes nothing: the model has no part of that name; leave it out",
     ),
+    "a run.json that is a list": (
+        lambda p, b, f: ["train", "--data", str(b), "--out", str(Path(written(p / "r/s/run.json", b"[1]")).parent)],
+        "r/s/run.json is no JSON object; remove the folder to train anew",
+    ),
     "no seed": (lambda p, b, f: ["train", "--data", str(b), "--out", str(p / "m"), "--seed", "-1"], "seed=-1 is not"),
     "no lines of the log": (
         lambda p, b, f: ["train", "--data", str(b), "--out", str(p / "m"), "--log-every", "0"],
