@@ -28,7 +28,7 @@ from mhmoe.data.named import text_named
 from mhmoe.data.packing import PackedDataset, PackingConfig, pack
 from mhmoe.data.tokenizer import as_transformers, given_tokenizer, losses
 from mhmoe.fields import Count, check_value
-from mhmoe.io import UserError, check_writable, read_json, write_atomically
+from mhmoe.io import UserError, at_home, check_writable, read_json, write_atomically
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.config import identity
@@ -57,8 +57,9 @@ def train(command: Train) -> Path | None:
     check_value("seed", command.seed, Seed)
     check_value("log_every", command.log_every, Count)
     device = device_named(command.device)
-    folder = command.out or Path(f"{_name_of(command.data)}-{'own' if command.layer else command.system}")
-    if Path(command.data).is_dir() and folder.resolve().is_relative_to(Path(command.data).resolve()):
+    folder = at_home(command.out or f"{_name_of(command.data)}-{'own' if command.layer else command.system}")
+    data = at_home(command.data)
+    if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
         raise UserError(f"{folder} lies in --data {command.data}, and would be read as text; give another --out")
     earlier = _earlier(folder)
     text = text_named(command.data)
@@ -192,8 +193,8 @@ def _watchers(command: Train, folder: Path, settings: MHMoEConfig) -> list[Watch
     """Raises UserError for one that is not installed."""
     watchers: list[Watcher] = [JsonLines(folder / "training.jsonl")]
     if command.tensorboard is not None:
-        check_writable(command.tensorboard)
-        watchers.append(TensorBoard(command.tensorboard))
+        check_writable(at_home(command.tensorboard))
+        watchers.append(TensorBoard(at_home(command.tensorboard)))
     projects = {"wandb": command.wandb, "trackio": command.trackio}
     for package, project in projects.items():
         if project:

@@ -8,7 +8,7 @@ import torch
 import tyro
 from tyro.conf import Positional
 
-from mhmoe.io import UserError, check_writable
+from mhmoe.io import UserError, at_home, check_writable
 from mhmoe.model.checkpoints import load
 from mhmoe.model.upcycle import Keep
 from mhmoe.model.upcycle import upcycle as upcycle_model
@@ -41,9 +41,10 @@ class Upcycle:
 
 def upcycle(command: Upcycle) -> str:
     """What is printed. Raises UserError and ValueError, naming what does not fit."""
-    if command.out.exists():
-        raise UserError(f"{command.out} exists already; remove it or name another --out")
-    check_writable(command.out.absolute().parent)
+    out = at_home(command.out)
+    if out.exists():
+        raise UserError(f"{out} exists already; remove it or name another --out")
+    check_writable(out.absolute().parent)
     loaded: Any = load(command.model, device="cpu")
     model, tokenizer = loaded
     model.eval()
@@ -61,9 +62,9 @@ def upcycle(command: Upcycle) -> str:
     )
     with torch.no_grad():
         after = mixture.eval()(tokens).logits
-    mixture.save_pretrained(command.out)
-    tokenizer.save_pretrained(command.out)
+    mixture.save_pretrained(out)
+    tokenizer.save_pretrained(out)
     return (
-        f"{command.out}: {parameters:,} parameters became {mixture.num_parameters():,}; "
+        f"{out}: {parameters:,} parameters became {mixture.num_parameters():,}; "
         f"logits differ by at most {float((after - before).abs().max()):.1e}"
     )

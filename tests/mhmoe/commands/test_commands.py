@@ -135,6 +135,15 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(folder: Path, book: Path
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_a_tilde_is_the_home_folder_where_no_shell_says_so(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(book, tmp_path)
+    assert main(["train", "--data=~/book.txt", "--out=~/model", *FAST, "--time-budget", "0"]) == 0
+    assert (tmp_path / "model" / "run.json").is_file() and not Path("~").exists()
+
+
 def test_a_given_tokenizer_and_another_system_make_a_model_that_eval_takes(
     book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -289,6 +298,7 @@ MISTAKES: dict[str, Case] = {
         lambda p, b, f: ["train", "--data", "gone.txt"],
         "gone.txt is not there; name a file",
     ),
+    "a home that is nobody's": (lambda p, b, f: ["eval", str(f), "--data", "~nobody-here/a.txt"], "a.txt is not there"),
     "an empty text": (lambda p, b, f: ["train", "--data", written(p / "e.txt", b" \n")], "e.txt is empty"),
     "a binary": (
         lambda p, b, f: ["train", "--data", written(p / "b.txt", b"ab\xff\x00")],
