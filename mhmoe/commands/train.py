@@ -235,5 +235,5 @@ def _own_version() -> str:
 
 
 def _command() -> str:
-    """As it was given, without the places of this machine."""
-    return shlex.join(["python", "-m", "mhmoe", *map(without_place, sys.argv[1:])])
+    """As Python was started, by which module or script there was, without the places of this machine."""
+    return shlex.join(["python", *map(without_place, sys.orig_argv[1:])])

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,17 @@ def test_the_card_has_the_counts_the_scores_and_the_hash_of_the_text(folder: Pat
     assert f"| test | {told(folder)['scores']['test']['perplexity']:.2f} |" in card
     assert card.startswith("---\nlibrary_name: transformers\n") and "![Losses along training](curve.png)" in card
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_card_has_the_command_that_was_given_whoever_gave_it(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, given in {"own": ["my.py", "--big"], "ours": ["-m", "mhmoe", "train", f"--data={book}"]}.items():
+        monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3.11", *given])
+        assert main(["train", "--data", str(book), "--out", name, *FAST]) == 0
+        command = " ".join(["python", *given]).replace(str(book), book.name)
+        assert told(Path(name))["about"]["command"] == command
+        assert f"```\n{command}\n```" in Path(name, "README.md").read_text()
 
 
 def test_the_log_has_every_step_that_was_asked_for(folder: Path) -> None:
