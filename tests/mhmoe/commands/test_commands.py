@@ -471,6 +471,21 @@ def test_a_mistake_is_one_line_and_exit_code_2_before_any_work(
     assert not [path for path in tmp_path.glob("*/*") if path.name in ("run.json", "checkpoint.pt", "training.jsonl")]
 
 
+@pytest.mark.parametrize(
+    ("command", "part", "said"),
+    [("match", "xmoe", "nothing was written"), ("train", "text_named", "the same command goes on from the last")],
+)
+def test_only_what_goes_on_says_so_when_it_is_interrupted(
+    command: str, part: str, said: str, book: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"mhmoe.commands.{command}.{part}", interrupt)
+    assert main([command, *(["--data", str(book)] if command == "train" else [])]) == 130
+    assert said in capsys.readouterr().err
+
+
 # ---- several processes ----------------------------------------------------------------------
 
 
