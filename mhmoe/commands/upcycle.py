@@ -13,7 +13,7 @@ from mhmoe.model.checkpoints import load
 from mhmoe.model.upcycle import Keep
 from mhmoe.model.upcycle import upcycle as upcycle_model
 
-_READ = 64  # tokens that both models read
+_READ = 64  # tokens that both models read, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,9 @@ def upcycle(command: Upcycle) -> str:
     model, tokenizer = loaded
     model.eval()
     parameters = model.num_parameters()
-    tokens = torch.randint(model.config.vocab_size, (1, _READ), generator=torch.Generator().manual_seed(0))
+    settings = model.config.get_text_config()
+    length = min(_READ, getattr(settings, "max_position_embeddings", None) or _READ)
+    tokens = torch.randint(settings.vocab_size, (1, length), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = model(tokens).logits
     mixture: Any = upcycle_model(

@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from baselines.deepseekmoe import deepseekmoe
 from baselines.mixtral import mixtral
@@ -519,6 +527,33 @@ def test_two_processes_write_the_folder_that_one_writes(book: Path, tmp_path: Pa
 
 
 # ---- upcycle --------------------------------------------------------------------------------
+
+
+def test_a_model_of_text_and_pictures_is_scored_as_one_of_text(book: Path, tmp_path: Path, capsys) -> None:
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+    text: dict[str, Any] = {**sizes, "num_hidden_layers": 1, "num_key_value_heads": 1, "head_dim": 8}
+    text |= {"vocab_size": 320, "max_position_embeddings": 64}
+    vision = {**sizes, "num_hidden_layers": 1, "image_size": 8, "patch_size": 4}
+    whole = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=319)
+    Gemma3ForConditionalGeneration(whole).save_pretrained("both")
+    as_transformers(tiny.text(tmp_path / "packed").tokenizer).save_pretrained("both")
+    capsys.readouterr()
+    assert main(["eval", "both", "--data", str(book)]) == 0
+    assert "perplexity" in capsys.readouterr().out
+    assert main(["eval", "both", "--data", str(book), "--length", "65"]) == 2
+    assert "reads at once; give at most 64" in capsys.readouterr().err
+
+
+def test_a_model_that_reads_few_tokens_is_upcycled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ends = dict.fromkeys(("bos_token_id", "eos_token_id"), 0)
+    gpt = GPT2LMHeadModel(GPT2Config(vocab_size=320, n_embd=16, n_layer=1, n_head=2, n_positions=32, **ends))
+    gpt.save_pretrained("gpt")
+    as_transformers(tiny.text(tmp_path / "packed").tokenizer).save_pretrained("gpt")
+    capsys.readouterr()
+    assert main(["upcycle", "gpt", "--out", "mixture", "--experts", "4"]) == 0
+    assert float(capsys.readouterr().out.rsplit(maxsplit=1)[-1]) < 1e-5
 
 
 def test_upcycle_writes_the_mixture_of_a_dense_model_which_is_scored(book: Path, tmp_path: Path, capsys) -> None:
