@@ -8,7 +8,7 @@ import torch
 import tyro
 from tyro.conf import Positional
 
-from mhmoe.io import UserError, at_home, check_writable
+from mhmoe.io import UserError, at_home, check_writable, new_folder
 from mhmoe.model.checkpoints import load
 from mhmoe.model.upcycle import Keep
 from mhmoe.model.upcycle import upcycle as upcycle_model
@@ -64,8 +64,9 @@ def upcycle(command: Upcycle) -> str:
     )
     with torch.no_grad():
         after = mixture.eval()(tokens).logits
-    mixture.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    with new_folder(out) as new:
+        mixture.save_pretrained(new)
+        tokenizer.save_pretrained(new)
     return (
         f"{out}: {parameters:,} parameters became {mixture.num_parameters():,}; "
         f"logits differ by at most {float((after - before).abs().max()):.1e}"

@@ -1,6 +1,7 @@
 """`python -m mhmoe`: from a text file to a model that is scored, looked into and loaded; a mistake is one line."""
 
 import dataclasses
+import errno
 import gzip
 import json
 import shutil
@@ -19,6 +20,7 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 
@@ -554,6 +556,18 @@ def test_a_model_that_reads_few_tokens_is_upcycled(tmp_path: Path, capsys: pytes
     capsys.readouterr()
     assert main(["upcycle", "gpt", "--out", "mixture", "--experts", "4"]) == 0
     assert float(capsys.readouterr().out.rsplit(maxsplit=1)[-1]) < 1e-5
+
+
+def test_nothing_half_written_stays_of_a_mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.model("dense").save_pretrained("dense")
+    as_transformers(tiny.text(tmp_path / "packed").tokenizer).save_pretrained("dense")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", full)
+    assert main(["upcycle", "dense", "--out", "mixture", "--experts", "4"]) == 2
+    assert not [path for path in Path().iterdir() if "mixture" in path.name]
 
 
 def test_upcycle_writes_the_mixture_of_a_dense_model_which_is_scored(book: Path, tmp_path: Path, capsys) -> None:
