@@ -308,6 +308,12 @@ def larger_tokenizer(place: Path, folder: Path) -> str:
     return str(place / "larger")
 
 
+def dense_model(place: Path) -> str:
+    tiny.model("dense").save_pretrained(place / "dense")
+    as_transformers(train_tokenizer(["a b"], 260)).save_pretrained(place / "dense")
+    return str(place / "dense")
+
+
 def written(path: Path, content: bytes) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -456,6 +462,10 @@ MISTAKES: dict[str, Case] = {
     "a layer that is not there": (
         lambda p, b, f: ["inspect", str(f), "--text", "a", "--layer", "2"],
         "--layer 2 does not exist; the model has MoE layers 1 to 1",
+    ),
+    "a layer of a dense model": (
+        lambda p, b, f: ["inspect", dense_model(p), "--text", "a", "--layer", "1"],
+        "the checkpoint is a dense model: it has no experts to show",
     ),
     "an empty text to look into": (lambda p, b, f: ["inspect", str(f), "--text", ""], "the text is empty"),
 }
