@@ -73,14 +73,17 @@ def _end(*_: object) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    given = sys.argv[1:] if arguments is None else list(arguments)
+
     def command() -> None:
         transformers_logging.disable_progress_bar()  # of writing a model, which takes no time
-        given = sys.argv[1:] if arguments is None else list(arguments)
         for argument in given:
             if argument != argument.encode(errors="replace").decode():
                 raise UserError(f"the argument {argument.encode(errors='replace').decode()!r} is not UTF-8; rename it")
         app.cli(prog="python -m mhmoe", description=__doc__, args=given)
 
+    if given[:1] != ["train"]:
+        return exit_code(command)
     return exit_code(command, interrupted="interrupted; the same command goes on from the last checkpoint")
 
 

@@ -36,6 +36,11 @@ def sha256_of(source: Path | bytes | memoryview) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def at_home(path: Path | str) -> Path:
+    """With ~ as the home folder, as a shell has it in `--out ~/x` and not in `--out=~/x`; else as it is."""
+    return Path(os.path.expanduser(path))
+
+
 # ---- whole or not there ---------------------------------------------------------------------
 
 

@@ -48,7 +48,7 @@ def inspect(command: Inspect) -> str:
     if not isinstance(inner, Tokenizer):
         raise UserError(f"{command.model} has a {type(tokenizer).__name__}, which does not say where a token stands")
     blocks = [number for number, block in enumerate(model.model.layers, 1) if mixtures(block)]
-    if command.layer is not None and not 1 <= command.layer <= len(blocks):
+    if blocks and command.layer is not None and not 1 <= command.layer <= len(blocks):
         raise UserError(f"--layer {command.layer} does not exist; the model has MoE layers 1 to {len(blocks)}")
     tokens = routed_tokens(model, bare(inner), command.text)
     layers = range(len(blocks)) if command.layer is None else [command.layer - 1]

@@ -74,6 +74,22 @@ def _check_read(command: Train) -> None:
     for name in unread:
         if (value := getattr(command, name)) != usual[name]:
             raise UserError(f"{name}={value} changes nothing in {whose}; leave it out")
+    for name in ("epochs", "max_tokens") if command.training.steps is not None else ():
+        if (value := getattr(command, name)) is not None:
+            raise UserError(
+                f"{name}={value} changes nothing beside steps={command.training.steps}; leave one of them out"
+            )
+
+
+def check_multiplied(settings: MHMoEConfig, training: TrainingConfig) -> None:
+    """Raises UserError for a multiplier of the learning rate of a part that the model has not."""
+    if not training.lr_multipliers:
+        return
+    with torch.device("meta"):  # takes no memory
+        names = [name.split(".") for name, _ in MHMoEForCausalLM(settings).named_parameters()]
+    for part, _ in training.lr_multipliers:
+        if not any(part in name for name in names):
+            raise UserError(f"lr_multipliers={part} changes nothing: the model has no part of that name; leave it out")
 
 
 def _layer_in(command: Train) -> LayerConfig:

@@ -66,12 +66,13 @@ def evaluate(command: Evaluate) -> str:
     model, tokenizer = load(command.model, device=str(device_named(command.device)))
     lines: list[str] = []
     if text is not None:
-        context = getattr(model.config, "max_position_embeddings", None)
+        settings: Any = model.config.get_text_config()  # of a model that reads pictures too, its part
+        context = getattr(settings, "max_position_embeddings", None)
         usual = min(context or 2048, 2048)
         length = check_value("length", usual if command.length is None else command.length, Count)
         if context is not None and length > context:
             raise UserError(f"length={length} is more than {command.model} reads at once; give at most {context}")
-        documents, lost = _documents(command, text, tokenizer, model.config.vocab_size)
+        documents, lost = _documents(command, text, tokenizer, settings.vocab_size)
         found = evaluate_model(model, documents, length)
         lines.append(
             f"{command.model} on {command.data}, {command.split}: perplexity {found['perplexity']:.2f}, "

@@ -22,12 +22,13 @@ import torch
 from mhmoe.commands.card import Trained, write_card
 from mhmoe.commands.options import Train
 from mhmoe.commands.place import device_named, meet, processes
-from mhmoe.commands.plan import check_vocabulary, settings_of, sharding_of, tokens_read, training_of
-from mhmoe.data.batches import TrainingBatches
+from mhmoe.commands.plan import check_multiplied, check_vocabulary, settings_of, sharding_of, tokens_read, training_of
+from mhmoe.data.batches import Seed, TrainingBatches
 from mhmoe.data.named import text_named
 from mhmoe.data.packing import PackedDataset, PackingConfig, pack
 from mhmoe.data.tokenizer import as_transformers, given_tokenizer, losses
-from mhmoe.io import UserError, check_writable, read_json, write_atomically
+from mhmoe.fields import Count, check_value
+from mhmoe.io import UserError, at_home, check_writable, read_json, write_atomically
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.config import identity
@@ -53,9 +54,12 @@ def train(command: Train) -> Path | None:
     Raises UserError and ValueError; what can be known before any work is said before.
     """
     deadline = math.inf if command.time_budget is None else time.monotonic() + command.time_budget
+    check_value("seed", command.seed, Seed)
+    check_value("log_every", command.log_every, Count)
     device = device_named(command.device)
-    folder = command.out or Path(f"{_name_of(command.data)}-{'own' if command.layer else command.system}")
-    if Path(command.data).is_dir() and folder.resolve().is_relative_to(Path(command.data).resolve()):
+    folder = at_home(command.out or f"{_name_of(command.data)}-{'own' if command.layer else command.system}")
+    data = at_home(command.data)
+    if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
         raise UserError(f"{folder} lies in --data {command.data}, and would be read as text; give another --out")
     earlier = _earlier(folder)
     text = text_named(command.data)
@@ -63,6 +67,7 @@ def train(command: Train) -> Path | None:
     vocab_size, end_of_text = check_vocabulary(command, text, given)
     settings = settings_of(command, vocab_size, end_of_text)
     training = training_of(command, device)
+    check_multiplied(settings, training)
     sharding = sharding_of(command, settings, training, processes())
     cache = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "mhmoe")
     for writable in (folder, cache):
@@ -175,7 +180,10 @@ def _earlier(folder: Path) -> dict[str, Any]:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"cannot write in {folder}: it is a file; name another --out")
     if (folder / LISTING).is_file():
-        return read_json(folder / LISTING, "run", "remove the folder to train anew")
+        advice = "remove the folder to train anew"
+        if not isinstance(found := read_json(folder / LISTING, "run", advice), dict):
+            raise UserError(f"run {folder / LISTING} is no JSON object; {advice}")
+        return found
     if folder.is_dir() and any(not path.name.startswith(f".{LISTING}.") for path in folder.iterdir()):
         raise UserError(f"{folder} holds files that are no run's; name another --out")
     return {}
@@ -185,8 +193,8 @@ def _watchers(command: Train, folder: Path, settings: MHMoEConfig) -> list[Watch
     """Raises UserError for one that is not installed."""
     watchers: list[Watcher] = [JsonLines(folder / "training.jsonl")]
     if command.tensorboard is not None:
-        check_writable(command.tensorboard)
-        watchers.append(TensorBoard(command.tensorboard))
+        check_writable(at_home(command.tensorboard))
+        watchers.append(TensorBoard(at_home(command.tensorboard)))
     projects = {"wandb": command.wandb, "trackio": command.trackio}
     for package, project in projects.items():
         if project:
@@ -227,5 +235,5 @@ def _own_version() -> str:
 
 
 def _command() -> str:
-    """As it was given, without the places of this machine."""
-    return shlex.join(["python", "-m", "mhmoe", *map(without_place, sys.argv[1:])])
+    """As Python was started, by which module or script there was, without the places of this machine."""
+    return shlex.join(["python", *map(without_place, sys.orig_argv[1:])])

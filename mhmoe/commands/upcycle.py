@@ -8,12 +8,12 @@ import torch
 import tyro
 from tyro.conf import Positional
 
-from mhmoe.io import UserError, check_writable
+from mhmoe.io import UserError, at_home, check_writable, new_folder
 from mhmoe.model.checkpoints import load
 from mhmoe.model.upcycle import Keep
 from mhmoe.model.upcycle import upcycle as upcycle_model
 
-_READ = 64  # tokens that both models read
+_READ = 64  # tokens that both models read, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +41,17 @@ class Upcycle:
 
 def upcycle(command: Upcycle) -> str:
     """What is printed. Raises UserError and ValueError, naming what does not fit."""
-    if command.out.exists():
-        raise UserError(f"{command.out} exists already; remove it or name another --out")
-    check_writable(command.out.absolute().parent)
+    out = at_home(command.out)
+    if out.exists():
+        raise UserError(f"{out} exists already; remove it or name another --out")
+    check_writable(out.absolute().parent)
     loaded: Any = load(command.model, device="cpu")
     model, tokenizer = loaded
     model.eval()
     parameters = model.num_parameters()
-    tokens = torch.randint(model.config.vocab_size, (1, _READ), generator=torch.Generator().manual_seed(0))
+    settings = model.config.get_text_config()
+    length = min(_READ, getattr(settings, "max_position_embeddings", None) or _READ)
+    tokens = torch.randint(settings.vocab_size, (1, length), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = model(tokens).logits
     mixture: Any = upcycle_model(
@@ -61,9 +64,10 @@ def upcycle(command: Upcycle) -> str:
     )
     with torch.no_grad():
         after = mixture.eval()(tokens).logits
-    mixture.save_pretrained(command.out)
-    tokenizer.save_pretrained(command.out)
+    with new_folder(out) as new:
+        mixture.save_pretrained(new)
+        tokenizer.save_pretrained(new)
     return (
-        f"{command.out}: {parameters:,} parameters became {mixture.num_parameters():,}; "
+        f"{out}: {parameters:,} parameters became {mixture.num_parameters():,}; "
         f"logits differ by at most {float((after - before).abs().max()):.1e}"
     )

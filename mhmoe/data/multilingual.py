@@ -17,11 +17,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from mhmoe.data.corpora import SPLITS, Document, check_split, order_key
 from mhmoe.data.manifest import LOCAL, DataFolder
 from mhmoe.data.tokenizer import WORDS_WITH_MARKS
+from mhmoe.fields import Count, Range, check_fields
 from mhmoe.io import UserError
 
 XNLI_LANGUAGES = ("bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh")
@@ -90,12 +91,13 @@ class MultilingualCorpus:
     subfolder: str = "multilingual"
     languages: tuple[str, ...] = XNLI_LANGUAGES
     excluded_sources: tuple[str, ...] = ("ms_courses",)
-    alpha: float = 0.7
-    piece_characters: int = 2000
+    alpha: Annotated[float, Range(least=0, most=1)] = 0.7
+    piece_characters: Count = 2000
     word_pattern: str = WORDS_WITH_MARKS
     order_seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("languages", "excluded_sources"):
             value: tuple[str, ...] = getattr(self, name)
             if len(set(value)) != len(value):
@@ -103,10 +105,6 @@ class MultilingualCorpus:
             object.__setattr__(self, name, tuple(sorted(value)))  # their order means nothing
         if not self.languages:
             raise ValueError("languages=() is not allowed; name at least one")
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha={self.alpha} is not allowed; it must be from 0 to 1")
-        if self.piece_characters < 1:
-            raise ValueError(f"piece_characters={self.piece_characters} is not allowed; it must be at least 1")
 
     def documents(self, split: str) -> Iterator[Document]:
         """Raises UserError, naming file and line, on what is missing, changed or corrupt; and on a language

@@ -1,12 +1,11 @@
 """A text by its name on a command line: which kind of text stands at a path, or on the hub."""
 
 import re
-from pathlib import Path
 
 from mhmoe.data.corpora import Corpus, HubCorpus, LocalCorpus
 from mhmoe.data.own_text import OwnText
 from mhmoe.data.packing import LISTING, PackedDataset, load_packed
-from mhmoe.io import UserError
+from mhmoe.io import UserError, at_home
 
 _ON_HUB = re.compile(r"(?P<dataset>[\w.-]+/[\w.-]+)(?::(?P<name>[\w.-]+))?(?:@(?P<revision>\w+))?")
 
@@ -17,7 +16,7 @@ def text_named(data: str, *, whole: bool = False) -> Corpus | PackedDataset:
 
     Raises UserError if there is none, or a revision is not pinned.
     """
-    path = Path(data).expanduser()
+    path = at_home(data)
     if (path / LISTING).is_file():
         return load_packed(path)
     if (path / "manifest.json").is_file():

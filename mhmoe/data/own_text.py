@@ -54,7 +54,10 @@ class OwnText:
             if path.is_dir() and any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
                 return _of_data_set(path, whole)
             names = _files(path)
-            contents = {name: (path / name if path.is_dir() else path).read_bytes() for name in names}
+            contents = {
+                name.encode(errors="backslashreplace").decode(): (path / name if path.is_dir() else path).read_bytes()
+                for name in names  # of any bytes, where JSON and UTF-8 have no place for some
+            }
         except OSError as error:
             raise UserError(f"{error.filename or path} cannot be read: {error.strerror}; name another text") from None
         documents = [document for name, content in contents.items() for document in _documents(path, name, content)]

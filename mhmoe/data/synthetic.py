@@ -19,11 +19,12 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
 from mhmoe.data.corpora import Document, check_split
+from mhmoe.fields import Count, Range, check_fields
 
 Kind = Literal["local", "general", "diverse", "ambiguous", "follower"]
 _FORMAT = 2  # of the generator: part of the fingerprint, so that another rule is another corpus
@@ -65,22 +66,18 @@ class GeneratedCorpus:
     """
 
     kind: ClassVar[str] = "generated"
-    seed: int = 0
-    languages: int = 1
+    seed: Annotated[int, Range(least=0, below=2**32)] = 0
+    languages: Count = 1
     topics: int = 8
     headwords: int = 360
     most_senses: int = 4
-    documents_per_split: int = 60
-    train_factor: int = 10
-    paragraphs: int = 3
-    sentences: int = 4
+    documents_per_split: Count = 60
+    train_factor: Count = 10
+    paragraphs: Count = 3
+    sentences: Count = 4
 
     def __post_init__(self) -> None:
-        for name in ("languages", "documents_per_split", "train_factor", "paragraphs", "sentences"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not allowed; it must be at least 1")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed={self.seed} is not allowed; it must be from 0 to 4294967295")
+        check_fields(self)
         if self.topics < self.languages:
             raise ValueError(f"topics={self.topics} leave a language of {self.languages} without one; take more")
         if not 2 <= self.most_senses <= self.topics:

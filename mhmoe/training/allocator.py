@@ -48,7 +48,8 @@ def peak_memory(device: torch.device) -> int:
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
     except (OSError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, where others count KiB
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class KeptMemory:

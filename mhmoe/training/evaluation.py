@@ -8,6 +8,7 @@ nll / ln 2 / bytes of the text, does not.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,8 @@ def evaluate(
         chosen = np.linspace(0, len(inputs) - 1, max_windows).round().astype(int)
         inputs, targets, owner = inputs[chosen], targets[chosen], owner[chosen]
     device = next(model.parameters()).device
-    vocabulary: int = getattr(getattr(model, "config", None), "vocab_size", 1)
+    settings: Any = getattr(model, "config", None)
+    vocabulary: int = 1 if settings is None else settings.get_text_config().vocab_size
     batch_size = max(1, min(batch_size, LOGITS // (length * vocabulary)))
     was_training = model.training
     model.eval()

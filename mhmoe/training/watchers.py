@@ -52,11 +52,20 @@ class JsonLines(Watcher):
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; a last one that was cut off is left out. [] if there is none."""
+    """The lines of a log; a last one that was cut off is left out. [] if there is none. Raises UserError, naming file
+    and line, where one is damaged."""
     if not path.is_file():
         return []
-    lines = path.read_bytes().split(b"\n")
-    return [parse_json(line) for line in lines[:-1]]
+    lines: list[dict[str, Any]] = []
+    for number, raw in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            lines.append(parse_json(raw))
+            step_of(lines[-1])
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise UserError(
+                f"log {path}, line {number}, is damaged ({error!r}); remove it, the run goes on without"
+            ) from None
+    return lines
 
 
 def step_of(line: Mapping[str, Any]) -> int:

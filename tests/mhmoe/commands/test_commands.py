@@ -1,9 +1,11 @@
 """`python -m mhmoe`: from a text file to a model that is scored, looked into and loaded; a mistake is one line."""
 
 import dataclasses
+import errno
 import gzip
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from baselines.deepseekmoe import deepseekmoe
 from baselines.mixtral import mixtral
@@ -108,6 +119,17 @@ def test_the_card_has_the_counts_the_scores_and_the_hash_of_the_text(folder: Pat
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_card_has_the_command_that_was_given_whoever_gave_it(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, given in {"own": ["my.py", "--big"], "ours": ["-m", "mhmoe", "train", f"--data={book}"]}.items():
+        monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3.11", *given])
+        assert main(["train", "--data", str(book), "--out", name, *FAST]) == 0
+        command = " ".join(["python", *given]).replace(str(book), book.name)
+        assert told(Path(name))["about"]["command"] == command
+        assert f"```\n{command}\n```" in Path(name, "README.md").read_text()
+
+
 def test_the_log_has_every_step_that_was_asked_for(folder: Path) -> None:
     lines = read_log(folder / "training.jsonl")
     assert [line["step"] for line in lines if "evaluation" not in line] == [2, 4]
@@ -133,6 +155,15 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(folder: Path, book: Path
     assert main(command) == 0 and not (out / "checkpoint.pt").exists()
     ours, theirs = load_file(out / "model.safetensors"), load_file(folder / "model.safetensors")
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_tilde_is_the_home_folder_where_no_shell_says_so(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(book, tmp_path)
+    assert main(["train", "--data=~/book.txt", "--out=~/model", *FAST, "--time-budget", "0"]) == 0
+    assert (tmp_path / "model" / "run.json").is_file() and not Path("~").exists()
 
 
 def test_a_given_tokenizer_and_another_system_make_a_model_that_eval_takes(
@@ -277,6 +308,12 @@ def larger_tokenizer(place: Path, folder: Path) -> str:
     return str(place / "larger")
 
 
+def dense_model(place: Path) -> str:
+    tiny.model("dense").save_pretrained(place / "dense")
+    as_transformers(train_tokenizer(["a b"], 260)).save_pretrained(place / "dense")
+    return str(place / "dense")
+
+
 def written(path: Path, content: bytes) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -289,6 +326,7 @@ MISTAKES: dict[str, Case] = {
         lambda p, b, f: ["train", "--data", "gone.txt"],
         "gone.txt is not there; name a file",
     ),
+    "a home that is nobody's": (lambda p, b, f: ["eval", str(f), "--data", "~nobody-here/a.txt"], "a.txt is not there"),
     "an empty text": (lambda p, b, f: ["train", "--data", written(p / "e.txt", b" \n")], "e.txt is empty"),
     "a binary": (
         lambda p, b, f: ["train", "--data", written(p / "b.txt", b"ab\xff\x00")],
@@ -361,6 +399,27 @@ MISTAKES: dict[str, Case] = {
         lambda p, b, f: ["train", "--data", str(b), "--layer", str(b), "--top-k", "4"],
         "top_k=4 changes nothing in a layer of your own; leave it out",
     ),
+    "epochs beside steps": (
+        lambda p, b, f: ["train", "--data", str(b), "--steps", "9", "--epochs", "2"],
+        "epochs=2.0 changes nothing beside steps=9; leave one of them out",
+    ),
+    "tokens beside steps": (
+        lambda p, b, f: ["train", "--data", str(b), "--steps", "9", "--max-tokens", "600"],
+        "max_tokens=600 changes nothing beside steps=9; leave one of them out",
+    ),
+    "the rate of a part that is not there": (
+        lambda p, b, f: ["train", "--data", str(b), "--system", "xmoe", "--lr-multipliers", "head", "0.1"],
+        "lr_multipliers=head changes nothing: the model has no part of that name; leave it out",
+    ),
+    "a run.json that is a list": (
+        lambda p, b, f: ["train", "--data", str(b), "--out", str(Path(written(p / "r/s/run.json", b"[1]")).parent)],
+        "r/s/run.json is no JSON object; remove the folder to train anew",
+    ),
+    "no seed": (lambda p, b, f: ["train", "--data", str(b), "--out", str(p / "m"), "--seed", "-1"], "seed=-1 is not"),
+    "no lines of the log": (
+        lambda p, b, f: ["train", "--data", str(b), "--out", str(p / "m"), "--log-every", "0"],
+        "log_every=0 is not allowed; it must be at least 1",
+    ),
     "no epochs": (lambda p, b, f: ["train", "--data", str(b), "--epochs", "0"], "epochs=0.0 is not allowed"),
     "a place that cannot be written": (
         lambda p, b, f: ["train", "--data", str(b), "--out", str(b / "out")],
@@ -404,6 +463,10 @@ MISTAKES: dict[str, Case] = {
         lambda p, b, f: ["inspect", str(f), "--text", "a", "--layer", "2"],
         "--layer 2 does not exist; the model has MoE layers 1 to 1",
     ),
+    "a layer of a dense model": (
+        lambda p, b, f: ["inspect", dense_model(p), "--text", "a", "--layer", "1"],
+        "the checkpoint is a dense model: it has no experts to show",
+    ),
     "an empty text to look into": (lambda p, b, f: ["inspect", str(f), "--text", ""], "the text is empty"),
 }
 
@@ -426,6 +489,21 @@ def test_a_mistake_is_one_line_and_exit_code_2_before_any_work(
     assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1
     assert line in said.err
     assert not [path for path in tmp_path.glob("*/*") if path.name in ("run.json", "checkpoint.pt", "training.jsonl")]
+
+
+@pytest.mark.parametrize(
+    ("command", "part", "said"),
+    [("match", "xmoe", "nothing was written"), ("train", "text_named", "the same command goes on from the last")],
+)
+def test_only_what_goes_on_says_so_when_it_is_interrupted(
+    command: str, part: str, said: str, book: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"mhmoe.commands.{command}.{part}", interrupt)
+    assert main([command, *(["--data", str(book)] if command == "train" else [])]) == 130
+    assert said in capsys.readouterr().err
 
 
 # ---- several processes ----------------------------------------------------------------------
@@ -461,6 +539,45 @@ def test_two_processes_write_the_folder_that_one_writes(book: Path, tmp_path: Pa
 
 
 # ---- upcycle --------------------------------------------------------------------------------
+
+
+def test_a_model_of_text_and_pictures_is_scored_as_one_of_text(book: Path, tmp_path: Path, capsys) -> None:
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+    text: dict[str, Any] = {**sizes, "num_hidden_layers": 1, "num_key_value_heads": 1, "head_dim": 8}
+    text |= {"vocab_size": 320, "max_position_embeddings": 64}
+    vision = {**sizes, "num_hidden_layers": 1, "image_size": 8, "patch_size": 4}
+    whole = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=319)
+    Gemma3ForConditionalGeneration(whole).save_pretrained("both")
+    as_transformers(tiny.text(tmp_path / "packed").tokenizer).save_pretrained("both")
+    capsys.readouterr()
+    assert main(["eval", "both", "--data", str(book)]) == 0
+    assert "perplexity" in capsys.readouterr().out
+    assert main(["eval", "both", "--data", str(book), "--length", "65"]) == 2
+    assert "reads at once; give at most 64" in capsys.readouterr().err
+
+
+def test_a_model_that_reads_few_tokens_is_upcycled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ends = dict.fromkeys(("bos_token_id", "eos_token_id"), 0)
+    gpt = GPT2LMHeadModel(GPT2Config(vocab_size=320, n_embd=16, n_layer=1, n_head=2, n_positions=32, **ends))
+    gpt.save_pretrained("gpt")
+    as_transformers(tiny.text(tmp_path / "packed").tokenizer).save_pretrained("gpt")
+    capsys.readouterr()
+    assert main(["upcycle", "gpt", "--out", "mixture", "--experts", "4"]) == 0
+    assert float(capsys.readouterr().out.rsplit(maxsplit=1)[-1]) < 1e-5
+
+
+def test_nothing_half_written_stays_of_a_mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.model("dense").save_pretrained("dense")
+    as_transformers(tiny.text(tmp_path / "packed").tokenizer).save_pretrained("dense")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", full)
+    assert main(["upcycle", "dense", "--out", "mixture", "--experts", "4"]) == 2
+    assert not [path for path in Path().iterdir() if "mixture" in path.name]
 
 
 def test_upcycle_writes_the_mixture_of_a_dense_model_which_is_scored(book: Path, tmp_path: Path, capsys) -> None:

@@ -122,6 +122,16 @@ def test_names_of_files_may_be_in_capitals(tmp_path: Path) -> None:
     assert sorted(t for part in documents(OwnText.of(tmp_path / "folder")).values() for t in part) == sorted(TEXTS[:41])
 
 
+def test_a_name_of_a_file_may_be_of_any_bytes(tmp_path: Path) -> None:
+    try:
+        write_lines(tmp_path / "caf\udce9.jsonl", TEXTS)
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 alone")
+    text = OwnText.of(tmp_path)
+    assert list(text.files) == ["caf\\udce9.jsonl"]
+    json.dumps([text.fingerprint(), [d.id for d in text.documents("train")]], ensure_ascii=False).encode()
+
+
 def test_two_documents_are_too_few(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has 2 different documents, and train, valid and test need one each"):
         OwnText.of(write_lines(tmp_path / "a.jsonl", ["one", "two", "one"]))

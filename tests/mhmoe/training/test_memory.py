@@ -1,12 +1,14 @@
 """Memory that is freed stays with the process, within bounds."""
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from mhmoe.training.allocator import keep_freed_memory
+from mhmoe.training.allocator import keep_freed_memory, peak_memory
 
 PROGRAM = """
 import torch
@@ -44,3 +46,19 @@ def test_what_is_kept_is_given_back_above_the_bound_and_not_below():
     needed, grown, left = map(int, ran.stdout.split())
     assert needed > 150_000_000  # 40 million numbers are still held, though nobody uses them
     assert grown > 1.5 * needed and left < 0.2 * grown
+
+
+@pytest.mark.parametrize(("platform", "unit"), [("darwin", 1), ("freebsd14", 1024)])
+def test_where_there_is_no_proc_the_peak_is_in_bytes_all_the_same(
+    platform: str, unit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Usage:
+        ru_maxrss = 5_000_000
+
+    def unreadable(path: Path, *_: object) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(resource, "getrusage", lambda _: Usage)
+    monkeypatch.setattr(Path, "read_text", unreadable)
+    assert peak_memory(torch.device("cpu")) == 5_000_000 * unit

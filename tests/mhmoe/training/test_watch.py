@@ -120,6 +120,13 @@ def test_a_run_that_goes_on_has_the_log_of_one_that_was_not_interrupted(text: Pa
     assert numbers(log) == numbers(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("line", ["\0\0\0", "{}", '{"evaluation": {}}'])
+def test_a_damaged_line_of_the_log_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "log").write_text(f'{{"step": 1}}\n{line}\n')
+    with pytest.raises(UserError, match="log, line 2, is damaged"):
+        JsonLines(tmp_path / "log").on_begin(1)
+
+
 def test_tensorboard_has_the_numbers_and_a_picture_of_every_layer(text: PackedDataset, tmp_path: Path) -> None:
     kept = Kept()
     with Watch(kept, TensorBoard(tmp_path), every=EVERY) as watch:
