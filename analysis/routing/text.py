@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mhmoe.commands.routed import check_unicode as check_unicode  # where earlier code looks for it
 from mhmoe.data.batches import IGNORE, EvaluationSet
-from mhmoe.data.tokenizer import END_OF_TEXT_ID, as_text_only
+from mhmoe.data.tokenizer import END_OF_TEXT_ID, bare
 from mhmoe.io import UserError
 from mhmoe.layers.routing import Routing
 from mhmoe.model.checkpoints import load
@@ -199,7 +199,8 @@ def untrained(model: MHMoEForCausalLM, seed: int) -> MHMoEForCausalLM:
 
 
 def load_checkpoint(folder: Path) -> tuple[MHMoEForCausalLM, Tokenizer]:
-    """Model (in evaluation mode) and tokenizer of a folder written by save_pretrained.
+    """Model (in evaluation mode) and tokenizer of a folder written by save_pretrained; of the latter what turns text
+    into tokens alone, as it may have been set to cut and to pad.
 
     Raises UserError if the folder, or a file in it, is missing, damaged or another kind of model's.
     """
@@ -218,4 +219,4 @@ def load_checkpoint(folder: Path) -> tuple[MHMoEForCausalLM, Tokenizer]:
     inner = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(inner, Tokenizer):
         raise UserError(f"{folder} has a tokenizer without character offsets; {advice}")
-    return model.eval(), as_text_only(inner)
+    return model.eval(), bare(inner)

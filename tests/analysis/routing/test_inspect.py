@@ -207,6 +207,18 @@ def test_what_cannot_be_shown_ends_in_one_line(
     assert "it has no tokenizer.json" in _error([str(dense), "ba"], capsys)
 
 
+def test_a_tokenizer_that_was_set_to_cut_and_pad_still_reads_the_whole_text(tmp_path: Path, capsys) -> None:
+    checkpoint = _save(tmp_path, "mhmoe_parameters")
+    text = "ba moli ku " * 5
+    assert main([str(checkpoint), text]) == 0
+    whole = capsys.readouterr().out
+    tokenizer = as_transformers(load_checkpoint(checkpoint)[1])
+    tokenizer(text, truncation=True, max_length=4, padding="max_length")  # which save_pretrained keeps
+    tokenizer.save_pretrained(checkpoint)
+    assert main([str(checkpoint), text]) == 0
+    assert capsys.readouterr().out == whole and whole.count("\n") > 5
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
