@@ -142,12 +142,12 @@ def route(model: MHMoEForCausalLM, windows: Windows, *, batch_size: int = 32) ->
     length, context = windows.inputs.shape[1], model.config.max_position_embeddings
     if length > context:
         raise ValueError(f"windows of {length} tokens exceed the model's context of {context}; make shorter windows")
-    if model.config.moe is None:
-        raise ValueError("the model is dense: it has no experts to route to; give one with a MoE layer")
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     try:
+        if not routing_blocks(model):
+            raise ValueError("no layer of the model chooses experts, as in a dense one; give one with a MoE layer")
         # Like lengths need little padding; the longest first, as memory that it frees holds all that follow.
         order = (-windows.read.sum(axis=1)).argsort(kind="stable")
         for start in range(0, len(order), batch_size):
@@ -165,11 +165,18 @@ def route(model: MHMoEForCausalLM, windows: Windows, *, batch_size: int = 32) ->
         model.train(was_training)
 
 
+@torch.no_grad()
+def routing_blocks(model: MHMoEForCausalLM) -> list[int]:
+    """The blocks, from 1, of which `forward` returns a routing: a layer may also be one network, none, or a mixture of
+    all experts, and other blocks may have one that chooses."""
+    row = torch.zeros(1, 1, model.config.hidden_size, device=model.device, dtype=model.dtype)
+    blocks: Any = model.model.layers
+    return [number for number, block in enumerate(blocks, 1) if block.feed_forward(row).balance_loss is not None]
+
+
 def routes(model: MHMoEForCausalLM) -> bool:
-    """Whether any of its layers chooses: it may be one network, none, or a mixture of all experts."""
-    with torch.no_grad():
-        token = torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)
-        return bool(model(token, output_routing=True).routing)
+    """Whether any of its layers chooses."""
+    return bool(routing_blocks(model))
 
 
 def _with_rows(routing: Routing) -> Routing:

@@ -131,6 +131,13 @@ def test_tokens_routed_whole_have_one_cell_a_layer(tmp_path: Path) -> None:
     assert "routed whole, top 1 of 4 experts" in page([panel(tokens, [0, 1], [2, 4])], title="t")
 
 
+def test_a_layer_is_named_by_the_block_that_chooses_whichever_kind_it_is_of(tmp_path: Path, capsys) -> None:
+    checkpoint = _save(tmp_path, "xmoe")
+    tiny.model("xmoe", feed_forward=tiny.MOE["xmoe"].to_dict()).save_pretrained(checkpoint)  # pyright: ignore
+    assert main([str(checkpoint), "ba moli"]) == 0
+    assert "layer 1 (block 1)  layer 2 (block 2)" in capsys.readouterr().out
+
+
 # ---- the explorer ---------------------------------------------------------------------------
 
 
