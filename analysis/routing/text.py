@@ -91,12 +91,20 @@ def windows_of(text: EvaluationSet, length: int) -> Windows:
     )
 
 
+def end_of_text(model: MHMoEForCausalLM) -> int:
+    """The token that the model begins a text after; with a tokenizer that was not trained here, not the usual one."""
+    end = model.config.eos_token_id
+    return end if isinstance(end, int) else END_OF_TEXT_ID
+
+
 def encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[Encoding]:
     """Tokens with their character offsets; no special tokens. Raises UserError for text that is none in Unicode."""
     for text in texts:
         check_unicode(text, "the text")
     return tokenizer.encode_batch(list(texts), add_special_tokens=False)
 
+def split_of_ids(documents: Sequence[Sequence[int]], end: int = END_OF_TEXT_ID) -> EvaluationSet:
+    """Texts at hand as a split, one document each; their bytes are not known. end: the token before each.
 
 def split_of_ids(documents: Sequence[Sequence[int]]) -> EvaluationSet:
     """Texts at hand as a split, one document each; their bytes are not known. Raises ValueError without documents."""
@@ -108,12 +116,13 @@ def split_of_ids(documents: Sequence[Sequence[int]]) -> EvaluationSet:
         num_bytes=np.zeros(len(documents), dtype=np.int64),
         ids=tuple(map(str, range(len(documents)))),
         sources=("",) * len(documents),
+        end_of_text=end,
     )
 
 
-def windows_of_ids(documents: Sequence[Sequence[int]], length: int) -> Windows:
+def windows_of_ids(documents: Sequence[Sequence[int]], length: int, end: int = END_OF_TEXT_ID) -> Windows:
     """The same windows for texts at hand; here the last token is read too. Raises ValueError without documents."""
-    return windows_of(split_of_ids([[*ids, END_OF_TEXT_ID] for ids in documents]), length)
+    return windows_of(split_of_ids([[*ids, end] for ids in documents], end), length)
 
 
 def windows_of_texts(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> Windows:

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from analysis.routing.text import encode, route, windows_of_ids
+from analysis.routing.text import encode, end_of_text, route, windows_of_ids
 from analysis.routing.words.comparison import Comparison, adjusted_difference, compare
 from analysis.routing.words.polysemy import read_file
 from analysis.routing.words.sub_tokens import tokens_of, word_form, words_of
@@ -196,7 +196,7 @@ def _read(
     """Every different text of the items, read once."""
     texts = list(dict.fromkeys(text for item in items for text in item.texts))
     encodings = encode(texts, tokenizer)
-    windows = windows_of_ids([e.ids for e in encodings], model.config.max_position_embeddings)
+    windows = windows_of_ids([e.ids for e in encodings], model.config.max_position_embeddings, end_of_text(model))
     experts: list[npt.NDArray[np.int64]] = [np.empty(0, dtype=np.int64)] * len(encodings)
     for batch in route(model, windows, batch_size=batch_size):
         index = np.stack([layer.index.cpu().numpy() for layer in batch.routing], axis=2)

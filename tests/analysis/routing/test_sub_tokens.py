@@ -39,7 +39,8 @@ from analysis.routing.words.polysemy import (
     read_word_list,
     sense_groups,
 )
-from analysis.routing.words.sub_tokens import measure_words, texts_of, tokens_of, words_of
+from analysis.routing.words.sub_tokens import Rule, measure_words, texts_of, tokens_of, words_of
+from mhmoe.commands.routed import routed_tokens
 from mhmoe.data.packing import PackedDataset
 from mhmoe.data.synthetic import GeneratedCorpus
 from mhmoe.io import UserError
@@ -446,3 +447,12 @@ def test_an_untrained_model_is_measured_like_any_other(text: PackedDataset) -> N
     texts = [document.text for document in tiny.ZipfText().documents("test")]
     words = measure_words(model, text.tokenizer, texts, min_count=2).words
     assert words and all(1 <= measured.value <= 2 for measured in words.values())
+
+
+def test_a_text_is_read_after_the_end_of_text_of_the_model(text: PackedDataset) -> None:
+    model = tiny.model("mhmoe_parameters", bos_token_id=9, eos_token_id=9, pad_token_id=9)
+    words = sorted({word for document in texts_of(text.valid, text.tokenizer) for word, _, _ in words_of(document)})
+    measured = measure_words(model, text.tokenizer, words, min_count=1).words
+    for word in words[:40]:
+        experts = [token.index[0] for token in routed_tokens(model, text.tokenizer, word)]
+        assert measured[word].value == pytest.approx(np.mean([len(np.unique(e)) for e in experts]), abs=1e-4)
