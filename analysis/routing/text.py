@@ -25,7 +25,7 @@ from mhmoe.data.batches import IGNORE, EvaluationSet
 from mhmoe.data.tokenizer import END_OF_TEXT_ID, bare
 from mhmoe.io import UserError
 from mhmoe.layers.routing import Routing
-from mhmoe.model.checkpoints import load
+from mhmoe.model.checkpoints import first_line, load
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.loop import seed_parameters
@@ -98,10 +98,17 @@ def end_of_text(model: MHMoEForCausalLM) -> int:
 
 
 def encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[Encoding]:
-    """Tokens with their character offsets; no special tokens. Raises UserError for text that is none in Unicode."""
+    """Tokens with their character offsets; no special tokens.
+
+    Raises UserError for text that is none in Unicode, or that the tokenizer has no tokens for and says so.
+    """
     for text in texts:
         check_unicode(text, "the text")
-    return tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    try:
+        return tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    except Exception as error:  # the library has no kind of its own
+        raise UserError(f"the tokenizer does not read the text ({first_line(error)}); give text of its words") from None
+
 
 def split_of_ids(documents: Sequence[Sequence[int]], end: int = END_OF_TEXT_ID) -> EvaluationSet:
     """Texts at hand as a split, one document each; their bytes are not known. end: the token before each.

@@ -114,9 +114,9 @@ def measure_words(
     for text, first, encoding, value in zip(texts, begin or [0] * len(texts), encodings, values, strict=True):
         offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
         for word, start, end in words_of(text):
-            if start < first:
-                continue
             tokens = tokens_of(offsets, start, end)
+            if start < first or not tokens:  # some tokenizers leave out what they have no token for
+                continue
             sums = found.setdefault(word, [0, 0.0, 0.0])
             sums[0] += 1
             sums[1] += len(tokens)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from analysis.routing.text import encode, untrained
 from analysis.routing.words.comparison import (
@@ -440,6 +441,19 @@ def test_items_are_read_and_a_bad_line_is_named(tmp_path: Path) -> None:
         read_contexts(path)
     with pytest.raises(UserError, match="cannot read"):
         read_contexts(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize("rule", ["mean", "last"])
+def test_words_that_a_tokenizer_leaves_out_are_not_measured(rule: Rule) -> None:
+    tokenizer = Tokenizer(models.BPE({"b": 0, "a": 1, "ba": 2}, [("b", "a")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    found = measure_words(tiny.model("mhmoe_parameters"), tokenizer, ["ba жжж ba"], min_count=1, rule=rule)
+    assert list(found.words) == ["ba"] and np.isfinite(found.words["ba"].value)
+
+
+def test_a_text_that_a_tokenizer_refuses_is_a_mistake_and_no_accident() -> None:
+    with pytest.raises(UserError, match=r"the tokenizer does not read the text \(WordLevel error"):
+        encode(["ba ku"], Tokenizer(models.WordLevel({"ba": 0})))
 
 
 def test_an_untrained_model_is_measured_like_any_other(text: PackedDataset) -> None:
