@@ -193,6 +193,8 @@ def test_listed_words_are_compared_with_all_others_or_with_a_second_list(tmp_pat
     path = tmp_path / "list.txt"
     path.write_text("# from a model\n1. Bank, spring\nfair\n")
     assert read_word_list(path) == {"bank", "spring", "fair"}
+    path.write_text("\ufeff# from a model\n1. Bank, spring\nfair\n", encoding="utf-8")  # as some editors save it
+    assert read_word_list(path) == {"bank", "spring", "fair"}
     assert listed_groups(["bank", "tree"], read_word_list(path)) == {"bank": True, "tree": False}
     assert listed_groups(["bank", "tree", "sky"], ["bank"], ["sky"]) == {"bank": True, "sky": False}
 
