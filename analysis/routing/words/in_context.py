@@ -61,7 +61,7 @@ def read_contexts(path: Path) -> list[WordInContext]:
                 WordInContext(
                     texts=(row["sentence1"], row["sentence2"]),
                     spans=((int(row["start1"]), int(row["end1"])), (int(row["start2"]), int(row["end2"]))),
-                    same_sense=bool(row["label"]),
+                    same_sense={0: False, 1: True}[row["label"]],  # true and false are 1 and 0; a test split has -1
                 )
             )
         except (ValueError, KeyError, TypeError, RecursionError) as error:

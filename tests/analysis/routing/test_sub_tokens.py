@@ -441,6 +441,10 @@ def test_items_are_read_and_a_bad_line_is_named(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress((json.dumps(row | {"label": 1}) + "\n" + json.dumps(row) + "\n").encode()))
     with pytest.raises(UserError, match="line 2, is not a WiC item"):
         read_contexts(path)
+    for label in ("false", -1, None):  # a hidden one is -1
+        path.write_bytes(gzip.compress((json.dumps(row | {"label": label}) + "\n").encode()))
+        with pytest.raises(UserError, match="line 1, is not a WiC item"):
+            read_contexts(path)
     with pytest.raises(UserError, match="cannot read"):
         read_contexts(tmp_path / "none.jsonl")
 
