@@ -166,6 +166,7 @@ def measure(subject: Subject, device: torch.device, numbers: int, steps: int) ->
                 x.normal_()
             row.seconds.append(seconds_of(work, device))
     except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
+        row.seconds.clear()  # a path that fails at times is not measured
         row.note = "fails: " + str(error).strip().splitlines()[0][:100]
     return row
 
