@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.timing import ROOT, cpu_model
@@ -57,3 +58,9 @@ class MeasuredPage:
         write_atomically(folder / f"{self.stem}.json", json.dumps(data, indent=1) + "\n")
         write_atomically(folder / f"{self.stem}.md", page)
         return page
+
+
+def seconds_after_prompt(generating: Sequence[float], reading: Sequence[float]) -> float:
+    """What generating took without its prompt's own pass, taken off round by round: the median over the rounds of both,
+    of which a slow model has the first alone (timing.SLOW_STEP)."""
+    return median(max(whole - prompt, 1e-9) for whole, prompt in zip(generating, reading, strict=False))
