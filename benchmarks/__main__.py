@@ -63,6 +63,8 @@ def benchmark(
         if not value > 0:
             raise UserError(f"{option}={value} is not allowed; it must be above 0")
     if device == "cuda":
+        if render or only not in (None, "layer"):
+            raise UserError("device=cuda times the layer and nothing else; leave out --render and other --only")
         if not torch.cuda.is_available():
             raise UserError("device=cuda needs a CUDA card, and torch sees none")
         print(run_card("cuda", quick, repetitions, output))

@@ -238,3 +238,11 @@ def test_options_that_measure_nothing_are_refused(tmp_path: Path) -> None:
         benchmark(repetitions=0, output=tmp_path)
     with pytest.raises(UserError, match=r"layer\.json cannot be read"):
         benchmark(only="layer", render=True, output=tmp_path)
+
+
+@pytest.mark.parametrize("options", [{"render": True}, {"only": "training"}], ids=["render", "training"])
+def test_a_card_is_not_measured_where_something_else_was_asked(options: Any, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("benchmarks.__main__.run_card", lambda *_: pytest.fail("measured"))
+    with pytest.raises(UserError, match="device=cuda times the layer and nothing else"):
+        benchmark(device="cuda", output=tmp_path, **options)
