@@ -21,6 +21,7 @@ from benchmarks.report import write_layer, write_training, write_zero_shot
 from benchmarks.timing import ROOT, cpu_model
 from benchmarks.training_speed import measure_training
 from benchmarks.zero_shot_speed import measure_zero_shot
+from experiments.runner.jobs import cores
 from experiments.runner.measurements import folder_of_data
 from experiments.scales import CPU
 from mhmoe.cli import exit_code
@@ -89,7 +90,7 @@ def benchmark(
             rows = measure_layers(quick, repetitions, begun + time_budget)
             return {"repetitions": repetitions, "sizes": sizes_dict(quick), "rows": rows}
         assert checkpoint is not None and questions is not None
-        limit, threads = (QUICK_ITEMS if quick else None), len(os.sched_getaffinity(0))
+        limit, threads = (QUICK_ITEMS if quick else None), cores()
         return {"measured": measure_zero_shot(checkpoint, tasks, questions, threads, limit)}
 
     writers = {"training": write_training, "layer": write_layer, "zero_shot": write_zero_shot}
