@@ -4,7 +4,6 @@ The full run takes about a quarter of an hour on two cores, which should have no
 scores of a checkpoint are timed, beside lm-eval's command, where one is named; that takes as long again.
 """
 
-import json
 import os
 import shlex
 import sys
@@ -26,7 +25,7 @@ from experiments.runner.measurements import folder_of_data
 from experiments.scales import CPU
 from mhmoe.cli import exit_code
 from mhmoe.data.manifest import DATA_VARIABLE
-from mhmoe.io import UserError, check_output
+from mhmoe.io import UserError, check_output, read_json
 from mhmoe.training.record import provenance
 
 RESULTS = ROOT / "results" / "speed"
@@ -95,13 +94,14 @@ def benchmark(
 
     writers = {"training": write_training, "layer": write_layer, "zero_shot": write_zero_shot}
     for name in names:
-        values = load(output / f"{name}.json") if render else {**common, **measure(name)}
+        path = output / f"{name}.json"
+        values = read_json(path, "measurement", "measure, without --render") if render else {**common, **measure(name)}
         try:
             print(writers[name](values, output))
         except (KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
             if not render:
                 raise
-            raise UserError(f"{output / name}.json is no measurement of {name} ({error!r}); measure again") from None
+            raise UserError(f"{path} is no measurement of {name} ({error!r}); measure again") from None
     print(f"written to {output}")
 
 
@@ -110,13 +110,6 @@ def facts(quick: bool) -> dict[str, Any]:
     whole = provenance(shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), cpu_model(), 0)
     source = {name: value for name, value in whole.items() if name != "threads"}  # every setting has its own
     return {"schema_version": 1, "quick": quick, "cores": os.cpu_count(), "provenance": source}
-
-
-def load(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}); measure first, without --render") from None
 
 
 def main() -> int:

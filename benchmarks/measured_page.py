@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.timing import ROOT, cpu_model
-from mhmoe.io import UserError, write_atomically
+from mhmoe.io import UserError, read_json, write_atomically
 from mhmoe.training.record import provenance
 
 RESULTS = ROOT / "results" / "speed"
@@ -38,7 +38,8 @@ class MeasuredPage:
             case ["--quick", folder]:
                 quick, folder = True, Path(folder)
             case ["--render"]:
-                print(self.write(json.loads((RESULTS / f"{self.stem}.json").read_text()), RESULTS))
+                found = read_json(RESULTS / f"{self.stem}.json", "measurement", "measure, without --render")
+                print(self.write(found, RESULTS))
                 return
             case _:
                 raise UserError(f"{shlex.join(arguments)!r} is not known; give nothing, --render or --quick FOLDER")
