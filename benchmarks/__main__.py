@@ -16,7 +16,7 @@ import tyro
 
 from benchmarks.card_speed import run as run_card
 from benchmarks.layer_speed import measure_layers, sizes_dict
-from benchmarks.report import write_layer, write_training, write_zero_shot
+from benchmarks.report import write
 from benchmarks.timing import ROOT, cpu_model
 from benchmarks.training_speed import measure_training
 from benchmarks.zero_shot_speed import measure_zero_shot
@@ -92,12 +92,11 @@ def benchmark(
         limit, threads = (QUICK_ITEMS if quick else None), cores()
         return {"measured": measure_zero_shot(checkpoint, tasks, questions, threads, limit)}
 
-    writers = {"training": write_training, "layer": write_layer, "zero_shot": write_zero_shot}
     for name in names:
         path = output / f"{name}.json"
         values = read_json(path, "measurement", "measure, without --render") if render else {**common, **measure(name)}
         try:
-            print(writers[name](values, output))
+            print(write(name, values, output))
         except (KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
             if not render:
                 raise
