@@ -6,6 +6,7 @@ padding. Attention is causal, so padding behind a text changes nothing before it
 """
 
 import copy
+import dataclasses
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -67,13 +68,8 @@ class Windows:
         return self._those(np.linspace(0, len(self.inputs) - 1, max_windows).round().astype(int))
 
     def _those(self, chosen: npt.NDArray[Any]) -> "Windows":
-        return Windows(
-            inputs=self.inputs[chosen],
-            read=self.read[chosen],
-            document=self.document[chosen],
-            token=self.token[chosen],
-            num_documents=self.num_documents,
-        )
+        parts = {name: getattr(self, name)[chosen] for name in ("inputs", "read", "document", "token")}
+        return dataclasses.replace(self, **parts)
 
 
 def windows_of(text: EvaluationSet, length: int) -> Windows:
@@ -113,8 +109,8 @@ def encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[Encoding]:
 def split_of_ids(documents: Sequence[Sequence[int]], end: int = END_OF_TEXT_ID) -> EvaluationSet:
     """Texts at hand as a split, one document each; their bytes are not known. end: the token before each.
 
-def split_of_ids(documents: Sequence[Sequence[int]]) -> EvaluationSet:
-    """Texts at hand as a split, one document each; their bytes are not known. Raises ValueError without documents."""
+    Raises ValueError without documents.
+    """
     if not documents:
         raise ValueError("there is no text to read; give at least one document")
     return EvaluationSet(
