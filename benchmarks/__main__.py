@@ -4,7 +4,6 @@ The full run takes about a quarter of an hour on two cores, which should have no
 scores of a checkpoint are timed, beside lm-eval's command, where one is named; that takes as long again.
 """
 
-import json
 import os
 import shlex
 import sys
@@ -17,15 +16,16 @@ import tyro
 
 from benchmarks.card_speed import run as run_card
 from benchmarks.layer_speed import measure_layers, sizes_dict
-from benchmarks.report import write_layer, write_training, write_zero_shot
+from benchmarks.report import write
 from benchmarks.timing import ROOT, cpu_model
 from benchmarks.training_speed import measure_training
 from benchmarks.zero_shot_speed import measure_zero_shot
+from experiments.runner.jobs import cores
 from experiments.runner.measurements import folder_of_data
 from experiments.scales import CPU
 from mhmoe.cli import exit_code
 from mhmoe.data.manifest import DATA_VARIABLE
-from mhmoe.io import UserError, check_output
+from mhmoe.io import UserError, check_output, read_json
 from mhmoe.training.record import provenance
 
 RESULTS = ROOT / "results" / "speed"
@@ -63,6 +63,8 @@ def benchmark(
         if not value > 0:
             raise UserError(f"{option}={value} is not allowed; it must be above 0")
     if device == "cuda":
+        if render or only not in (None, "layer"):
+            raise UserError("device=cuda times the layer and nothing else; leave out --render and other --only")
         if not torch.cuda.is_available():
             raise UserError("device=cuda needs a CUDA card, and torch sees none")
         print(run_card("cuda", quick, repetitions, output))
@@ -87,18 +89,18 @@ def benchmark(
             rows = measure_layers(quick, repetitions, begun + time_budget)
             return {"repetitions": repetitions, "sizes": sizes_dict(quick), "rows": rows}
         assert checkpoint is not None and questions is not None
-        limit, threads = (QUICK_ITEMS if quick else None), len(os.sched_getaffinity(0))
+        limit, threads = (QUICK_ITEMS if quick else None), cores()
         return {"measured": measure_zero_shot(checkpoint, tasks, questions, threads, limit)}
 
-    writers = {"training": write_training, "layer": write_layer, "zero_shot": write_zero_shot}
     for name in names:
-        values = load(output / f"{name}.json") if render else {**common, **measure(name)}
+        path = output / f"{name}.json"
+        values = read_json(path, "measurement", "measure, without --render") if render else {**common, **measure(name)}
         try:
-            print(writers[name](values, output))
+            print(write(name, values, output))
         except (KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
             if not render:
                 raise
-            raise UserError(f"{output / name}.json is no measurement of {name} ({error!r}); measure again") from None
+            raise UserError(f"{path} is no measurement of {name} ({error!r}); measure again") from None
     print(f"written to {output}")
 
 
@@ -107,13 +109,6 @@ def facts(quick: bool) -> dict[str, Any]:
     whole = provenance(shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), cpu_model(), 0)
     source = {name: value for name, value in whole.items() if name != "threads"}  # every setting has its own
     return {"schema_version": 1, "quick": quick, "cores": os.cpu_count(), "provenance": source}
-
-
-def load(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}); measure first, without --render") from None
 
 
 def main() -> int:

@@ -25,15 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.card_table import DIM, TOKENS, Peaks, Row, table
-from benchmarks.contenders import BALANCE_WEIGHT, Sizes
+from benchmarks.contenders import Sizes, step
 from benchmarks.peers import mixtral
 from mhmoe.io import write_atomically
 from mhmoe.layers import card, fused
 from mhmoe.layers.config import LayerConfig
-from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig, FFNOutput, use_kernels, use_slices
+from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig, use_kernels, use_slices
 from mhmoe.layers.matching import match
 from mhmoe.layers.routers import XMoERouterConfig
 from mhmoe.layers.sparse_moe import SparseMoE, SparseMoEConfig
@@ -120,19 +120,6 @@ def _mixtral(config: SparseMoEConfig, top_k: int) -> nn.Module:
     return mixtral(ours, top_k, "grouped_mm")
 
 
-def step(module: nn.Module, x: Tensor, grad: Tensor) -> None:
-    """Forward, backward, gradients released."""
-    output = module(x)
-    hidden = output.hidden if isinstance(output, FFNOutput) else output
-    losses, gradients = [hidden], [grad]
-    if isinstance(output, FFNOutput) and output.balance_loss is not None:
-        losses.append(output.balance_loss)
-        gradients.append(torch.full_like(output.balance_loss, BALANCE_WEIGHT))
-    torch.autograd.backward(losses, gradients)
-    module.zero_grad(set_to_none=True)
-    x.grad = None
-
-
 def wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -166,6 +153,7 @@ def measure(subject: Subject, device: torch.device, numbers: int, steps: int) ->
                 x.normal_()
             row.seconds.append(seconds_of(work, device))
     except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
+        row.seconds.clear()  # a path that fails at times is not measured
         row.note = "fails: " + str(error).strip().splitlines()[0][:100]
     return row
 

@@ -111,23 +111,23 @@ class Contender:
     note: str = ""
 
     def step(self, batch: Batch) -> Tensor:
-        """Forward, backward, gradients released; returns the output."""
+        """As `step`."""
         assert self.module is not None
-        x = batch.subtokens if self.on_subtokens else batch.tokens
-        output = self.module(x)
-        hidden = output.hidden if isinstance(output, FFNOutput) else output
-        losses, gradients = [hidden], [batch.grad.view_as(hidden)]
-        if isinstance(output, FFNOutput) and output.balance_loss is not None:
-            losses.append(output.balance_loss)
-            gradients.append(torch.full_like(output.balance_loss, BALANCE_WEIGHT))
-        torch.autograd.backward(losses, gradients)
-        self.release(batch)
-        return hidden.detach()
+        return step(self.module, batch.subtokens if self.on_subtokens else batch.tokens, batch.grad)
 
-    def release(self, batch: Batch) -> None:
-        assert self.module is not None
-        self.module.zero_grad(set_to_none=True)
-        batch.tokens.grad = batch.subtokens.grad = None
+
+def step(module: nn.Module, x: Tensor, grad: Tensor) -> Tensor:
+    """Forward, backward, gradients released; returns the output, whose gradient has the numbers of `grad`."""
+    output = module(x)
+    hidden = output.hidden if isinstance(output, FFNOutput) else output
+    losses, gradients = [hidden], [grad.view_as(hidden)]
+    if isinstance(output, FFNOutput) and output.balance_loss is not None:
+        losses.append(output.balance_loss)
+        gradients.append(torch.full_like(output.balance_loss, BALANCE_WEIGHT))
+    torch.autograd.backward(losses, gradients)
+    module.zero_grad(set_to_none=True)
+    x.grad = None
+    return hidden.detach()
 
 
 def contenders(sizes: Sizes, num_experts: int, dtype: torch.dtype) -> list[Contender]:

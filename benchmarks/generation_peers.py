@@ -12,7 +12,6 @@ About five minutes on an idle machine, with 4 GB. `--render` writes the page aga
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from statistics import median
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from analysis.tables import Column, table_markdown
-from benchmarks.measured_page import MeasuredPage
+from benchmarks.measured_page import MeasuredPage, seconds_after_prompt
 from benchmarks.timing import in_turns
 from mhmoe.cli import exit_code
 from mhmoe.layers.experts import ExpertsConfig
@@ -153,8 +152,7 @@ def generate(model: Any, prompt: Tensor, tokens: int = GENERATED) -> Tensor:
 
 def seconds_per_token(row: Mapping[str, Any], generated: int) -> float:
     """Of the tokens after the first, which the prompt's own pass gives."""
-    pairs = zip(row["seconds"]["generate"], row["seconds"]["read"], strict=True)
-    return median(max(whole - reading, 1e-9) for whole, reading in pairs) / (generated - 1)
+    return seconds_after_prompt(row["seconds"]["generate"], row["seconds"]["read"]) / (generated - 1)
 
 
 def markdown(data: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ import torch
 from analysis.tables import Column, table_markdown
 from baselines.dense import dense
 from baselines.xmoe import xmoe
-from benchmarks.measured_page import MeasuredPage
+from benchmarks.measured_page import MeasuredPage, seconds_after_prompt
 from benchmarks.timing import in_turns
 from mhmoe.cli import exit_code
 from mhmoe.layers.config import LayerConfig
@@ -116,9 +116,9 @@ def measure(sizes: Mapping[str, Any], rounds: int = ROUNDS) -> list[dict[str, An
 
 
 def generated_per_second(row: Mapping[str, Any], batch: int, generated: int) -> float:
-    """Tokens after the first, which the prompt's own pass gives: its time is taken off, round by round."""
-    pairs = zip(row["seconds"][f"generate {batch}"], row["seconds"][f"read {batch}"], strict=True)
-    return batch * (generated - 1) / median(max(whole - reading, 1e-9) for whole, reading in pairs)
+    """Tokens after the first, which the prompt's own pass gives."""
+    seconds = seconds_after_prompt(row["seconds"][f"generate {batch}"], row["seconds"][f"read {batch}"])
+    return batch * (generated - 1) / seconds
 
 
 def markdown(data: Mapping[str, Any]) -> str:

@@ -10,10 +10,11 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.timing import ROOT, cpu_model
-from mhmoe.io import UserError, write_atomically
+from mhmoe.io import UserError, read_json, write_atomically
 from mhmoe.training.record import provenance
 
 RESULTS = ROOT / "results" / "speed"
@@ -37,7 +38,8 @@ class MeasuredPage:
             case ["--quick", folder]:
                 quick, folder = True, Path(folder)
             case ["--render"]:
-                print(self.write(json.loads((RESULTS / f"{self.stem}.json").read_text()), RESULTS))
+                found = read_json(RESULTS / f"{self.stem}.json", "measurement", "measure, without --render")
+                print(self.write(found, RESULTS))
                 return
             case _:
                 raise UserError(f"{shlex.join(arguments)!r} is not known; give nothing, --render or --quick FOLDER")
@@ -57,3 +59,9 @@ class MeasuredPage:
         write_atomically(folder / f"{self.stem}.json", json.dumps(data, indent=1) + "\n")
         write_atomically(folder / f"{self.stem}.md", page)
         return page
+
+
+def seconds_after_prompt(generating: Sequence[float], reading: Sequence[float]) -> float:
+    """What generating took without its prompt's own pass, taken off round by round: the median over the rounds of both,
+    of which a slow model has the first alone (timing.SLOW_STEP)."""
+    return median(max(whole - prompt, 1e-9) for whole, prompt in zip(generating, reading, strict=False))

@@ -66,28 +66,13 @@ ZERO_SHOT_COLUMNS = (
 )
 
 
-def write_layer(data: Data, folder: Path) -> str:
-    """layer.json, .md and .png; returns the Markdown."""
-    write_atomically(folder / "layer.json", json.dumps(data, indent=1) + "\n")
-    text = layer_markdown(data)
-    write_atomically(folder / "layer.md", text)
-    layer_figure(data, folder / "layer.png")
-    return text
-
-
-def write_training(data: Data, folder: Path) -> str:
-    """training.json and .md; returns the Markdown."""
-    write_atomically(folder / "training.json", json.dumps(data, indent=1) + "\n")
-    text = training_markdown(data)
-    write_atomically(folder / "training.md", text)
-    return text
-
-
-def write_zero_shot(data: Data, folder: Path) -> str:
-    """zero_shot.json and .md; returns the Markdown."""
-    write_atomically(folder / "zero_shot.json", json.dumps(data, indent=1) + "\n")
-    text = zero_shot_markdown(data)
-    write_atomically(folder / "zero_shot.md", text)
+def write(name: str, data: Data, folder: Path) -> str:
+    """The benchmark's .json and .md, and the layer's .png; returns the Markdown."""
+    write_atomically(folder / f"{name}.json", json.dumps(data, indent=1) + "\n")
+    text = MARKDOWN[name](data)
+    write_atomically(folder / f"{name}.md", text)
+    if name == "layer":
+        layer_figure(data, folder / "layer.png")
     return text
 
 
@@ -229,3 +214,6 @@ def zero_shot_markdown(data: Data) -> str:
 
 def _rate(found: Data, row: Data) -> float:
     return found["tokens_per_step"] / median(row["seconds"])
+
+
+MARKDOWN = {"layer": layer_markdown, "training": training_markdown, "zero_shot": zero_shot_markdown}

@@ -16,7 +16,7 @@ N experts, which balance losses need and which both routers write: that part gro
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from statistics import median
+from statistics import linear_regression, median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,10 +70,7 @@ def measure(dim: int = 768, rows: int = 1024, rounds: int = 41) -> list[dict[str
 
 def exponent(points: Sequence[tuple[float, float]]) -> float:
     """Slope of log y on log x by least squares."""
-    xs, ys = [math.log(x) for x, _ in points], [math.log(y) for _, y in points]
-    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
-    covariance = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))
-    return covariance / sum((x - mean_x) ** 2 for x in xs)
+    return linear_regression([math.log(x) for x, _ in points], [math.log(y) for _, y in points]).slope
 
 
 class Interval(NamedTuple):

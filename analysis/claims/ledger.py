@@ -53,6 +53,7 @@ VERDICTS = {
     "not run": "not run",
 }
 JUDGED = ("holds", "not reproduced", "cannot tell")
+_LARGEST = 100.0  # of the perplexity; more, as after two seeds far apart, says nothing more
 
 
 def ledger_markdown(verdicts: Sequence[Verdict], titles: Mapping[str, str] | None = None) -> str:
@@ -138,7 +139,7 @@ def _found_at(verdict: Verdict, tested: int) -> str:
     if isinstance(claim, MeasuredClaim):
         return f"{effect:.3g}"
     if verdict.tested is verdict.difference:
-        return f"{100 * math.expm1(effect):.2f}%"
+        return f"{100 * math.expm1(effect):.2f}%" if effect < math.log1p(_LARGEST) else f"> {_LARGEST:.0%}"
     return f"{math.exp(-effect):.2f} x"
 
 

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 from tokenizers import Tokenizer
 
 from analysis.routing.routing_page import Panel, page, panel
-from analysis.routing.text import load_checkpoint
+from analysis.routing.text import load_checkpoint, routing_blocks
 from mhmoe.commands.routed import check_unicode, routed_tokens
 from mhmoe.io import UserError
 from mhmoe.model.language_model import MHMoEForCausalLM
@@ -72,7 +72,7 @@ class Explorer:
             with self._lock:
                 model, tokenizer = _loaded(self.folders[name])
                 tokens = routed_tokens(model, tokenizer, text)
-            blocks = [block + 1 for block in range(model.config.num_hidden_layers) if model.config.is_moe_block(block)]
+            blocks = routing_blocks(model)
             return panel(tokens, range(len(blocks)), blocks, name=name)
         except UserError as error:
             return Panel(name=name, problem=str(error))

@@ -18,7 +18,7 @@ from tyro.conf import Positional
 from analysis.routing.explorer import checkpoints
 from analysis.routing.explorer import serve as explore
 from analysis.routing.routing_page import page, panel
-from analysis.routing.text import load_checkpoint
+from analysis.routing.text import load_checkpoint, routing_blocks
 from mhmoe.cli import exit_code
 from mhmoe.commands.routed import check_unicode, routed_tokens, terminal
 from mhmoe.io import UserError, check_output, write_atomically
@@ -50,7 +50,7 @@ def run(
     if html is not None:
         check_output(html)
     model, tokenizer = load_checkpoint(checkpoint)
-    blocks = [block + 1 for block in range(model.config.num_hidden_layers) if model.config.is_moe_block(block)]
+    blocks = routing_blocks(model)
     if layer is not None and not 1 <= layer <= len(blocks):
         raise UserError(f"--layer {layer} does not exist; the model has MoE layers 1 to {len(blocks)}")
     tokens = routed_tokens(model, tokenizer, text)

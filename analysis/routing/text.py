@@ -6,6 +6,7 @@ padding. Attention is causal, so padding behind a text changes nothing before it
 """
 
 import copy
+import dataclasses
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -22,10 +23,10 @@ from torch import Tensor
 
 from mhmoe.commands.routed import check_unicode as check_unicode  # where earlier code looks for it
 from mhmoe.data.batches import IGNORE, EvaluationSet
-from mhmoe.data.tokenizer import END_OF_TEXT_ID, as_text_only
+from mhmoe.data.tokenizer import END_OF_TEXT_ID, bare
 from mhmoe.io import UserError
 from mhmoe.layers.routing import Routing
-from mhmoe.model.checkpoints import load
+from mhmoe.model.checkpoints import first_line, load
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.loop import seed_parameters
@@ -67,13 +68,8 @@ class Windows:
         return self._those(np.linspace(0, len(self.inputs) - 1, max_windows).round().astype(int))
 
     def _those(self, chosen: npt.NDArray[Any]) -> "Windows":
-        return Windows(
-            inputs=self.inputs[chosen],
-            read=self.read[chosen],
-            document=self.document[chosen],
-            token=self.token[chosen],
-            num_documents=self.num_documents,
-        )
+        parts = {name: getattr(self, name)[chosen] for name in ("inputs", "read", "document", "token")}
+        return dataclasses.replace(self, **parts)
 
 
 def windows_of(text: EvaluationSet, length: int) -> Windows:
@@ -91,15 +87,30 @@ def windows_of(text: EvaluationSet, length: int) -> Windows:
     )
 
 
+def end_of_text(model: MHMoEForCausalLM) -> int:
+    """The token that the model begins a text after; with a tokenizer that was not trained here, not the usual one."""
+    end = model.config.eos_token_id
+    return end if isinstance(end, int) else END_OF_TEXT_ID
+
+
 def encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[Encoding]:
-    """Tokens with their character offsets; no special tokens. Raises UserError for text that is none in Unicode."""
+    """Tokens with their character offsets; no special tokens.
+
+    Raises UserError for text that is none in Unicode, or that the tokenizer has no tokens for and says so.
+    """
     for text in texts:
         check_unicode(text, "the text")
-    return tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    try:
+        return tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    except Exception as error:  # the library has no kind of its own
+        raise UserError(f"the tokenizer does not read the text ({first_line(error)}); give text of its words") from None
 
 
-def split_of_ids(documents: Sequence[Sequence[int]]) -> EvaluationSet:
-    """Texts at hand as a split, one document each; their bytes are not known. Raises ValueError without documents."""
+def split_of_ids(documents: Sequence[Sequence[int]], end: int = END_OF_TEXT_ID) -> EvaluationSet:
+    """Texts at hand as a split, one document each; their bytes are not known. end: the token before each.
+
+    Raises ValueError without documents.
+    """
     if not documents:
         raise ValueError("there is no text to read; give at least one document")
     return EvaluationSet(
@@ -108,12 +119,13 @@ def split_of_ids(documents: Sequence[Sequence[int]]) -> EvaluationSet:
         num_bytes=np.zeros(len(documents), dtype=np.int64),
         ids=tuple(map(str, range(len(documents)))),
         sources=("",) * len(documents),
+        end_of_text=end,
     )
 
 
-def windows_of_ids(documents: Sequence[Sequence[int]], length: int) -> Windows:
+def windows_of_ids(documents: Sequence[Sequence[int]], length: int, end: int = END_OF_TEXT_ID) -> Windows:
     """The same windows for texts at hand; here the last token is read too. Raises ValueError without documents."""
-    return windows_of(split_of_ids([[*ids, END_OF_TEXT_ID] for ids in documents]), length)
+    return windows_of(split_of_ids([[*ids, end] for ids in documents], end), length)
 
 
 def windows_of_texts(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> Windows:
@@ -142,12 +154,12 @@ def route(model: MHMoEForCausalLM, windows: Windows, *, batch_size: int = 32) ->
     length, context = windows.inputs.shape[1], model.config.max_position_embeddings
     if length > context:
         raise ValueError(f"windows of {length} tokens exceed the model's context of {context}; make shorter windows")
-    if model.config.moe is None:
-        raise ValueError("the model is dense: it has no experts to route to; give one with a MoE layer")
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     try:
+        if not routing_blocks(model):
+            raise ValueError("no layer of the model chooses experts, as in a dense one; give one with a MoE layer")
         # Like lengths need little padding; the longest first, as memory that it frees holds all that follow.
         order = (-windows.read.sum(axis=1)).argsort(kind="stable")
         for start in range(0, len(order), batch_size):
@@ -165,11 +177,18 @@ def route(model: MHMoEForCausalLM, windows: Windows, *, batch_size: int = 32) ->
         model.train(was_training)
 
 
+@torch.no_grad()
+def routing_blocks(model: MHMoEForCausalLM) -> list[int]:
+    """The blocks, from 1, of which `forward` returns a routing: a layer may also be one network, none, or a mixture of
+    all experts, and other blocks may have one that chooses."""
+    row = torch.zeros(1, 1, model.config.hidden_size, device=model.device, dtype=model.dtype)
+    blocks: Any = model.model.layers
+    return [number for number, block in enumerate(blocks, 1) if block.feed_forward(row).balance_loss is not None]
+
+
 def routes(model: MHMoEForCausalLM) -> bool:
-    """Whether any of its layers chooses: it may be one network, none, or a mixture of all experts."""
-    with torch.no_grad():
-        token = torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)
-        return bool(model(token, output_routing=True).routing)
+    """Whether any of its layers chooses."""
+    return bool(routing_blocks(model))
 
 
 def _with_rows(routing: Routing) -> Routing:
@@ -199,7 +218,8 @@ def untrained(model: MHMoEForCausalLM, seed: int) -> MHMoEForCausalLM:
 
 
 def load_checkpoint(folder: Path) -> tuple[MHMoEForCausalLM, Tokenizer]:
-    """Model (in evaluation mode) and tokenizer of a folder written by save_pretrained.
+    """Model (in evaluation mode) and tokenizer of a folder written by save_pretrained; of the latter what turns text
+    into tokens alone, as it may have been set to cut and to pad.
 
     Raises UserError if the folder, or a file in it, is missing, damaged or another kind of model's.
     """
@@ -218,4 +238,4 @@ def load_checkpoint(folder: Path) -> tuple[MHMoEForCausalLM, Tokenizer]:
     inner = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(inner, Tokenizer):
         raise UserError(f"{folder} has a tokenizer without character offsets; {advice}")
-    return model.eval(), as_text_only(inner)
+    return model.eval(), bare(inner)

@@ -199,16 +199,12 @@ def _mean(values: Values) -> Mean:
     known = values[np.isfinite(values)]
     if not known.size:
         return Mean(value=None, stderr=None, low=None, high=None)
-    mean, error = float(known.mean()), _standard_error(known)
-    if error is None:
+    mean = float(known.mean())
+    if known.size == 1:
         return Mean(value=mean, stderr=None, low=None, high=None)
+    error = float(known.std(ddof=1)) / math.sqrt(known.size)  # as lm-eval's
     reach = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * error
     return Mean(value=mean, stderr=error, low=mean - reach, high=mean + reach)
-
-
-def _standard_error(values: Values) -> float | None:
-    """As lm-eval's: sample standard deviation / sqrt(n)."""
-    return float(values.std(ddof=1)) / math.sqrt(values.size) if values.size > 1 else None
 
 
 def _accuracy(values: Values, chance: float, majority: float | None) -> Accuracy:

@@ -86,7 +86,7 @@ class LengthBatchedLM(HFLM):
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Per request (its log-likelihood in nats, whether greedy decoding would give it).
 
-        ValueError if an answer has no tokens of its own, or nothing to follow.
+        ValueError if an answer has no tokens of its own, or nothing to follow, or the model gives nan.
         """
         self.tok_encode = lru_cache(maxsize=1024)(self.tok_encode)  # a question comes once with every answer
         try:
@@ -114,6 +114,8 @@ class LengthBatchedLM(HFLM):
                     scores[request] += score
                     greedy[request] &= best
                 bar.update(sum(tree.size for tree in batch.trees))
+        if np.isnan(scores).any():  # lm-eval would take the first of such answers for the likeliest
+            raise ValueError("the model gives no numbers for likelihoods (nan); was it trained, and in this precision?")
         self.tokens += total
         answers = list(zip(scores, greedy, strict=True))
         for (text, _, _), answer in zip(requests, answers, strict=True):

@@ -236,5 +236,13 @@ def test_the_committed_report_is_what_the_committed_measurement_gives(name: str,
 def test_options_that_measure_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="repetitions=0"):
         benchmark(repetitions=0, output=tmp_path)
-    with pytest.raises(UserError, match=r"layer\.json cannot be read"):
+    with pytest.raises(UserError, match=r"layer\.json does not exist; measure, without"):
         benchmark(only="layer", render=True, output=tmp_path)
+
+
+@pytest.mark.parametrize("options", [{"render": True}, {"only": "training"}], ids=["render", "training"])
+def test_a_card_is_not_measured_where_something_else_was_asked(options: Any, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("benchmarks.__main__.run_card", lambda *_: pytest.fail("measured"))
+    with pytest.raises(UserError, match="device=cuda times the layer and nothing else"):
+        benchmark(device="cuda", output=tmp_path, **options)

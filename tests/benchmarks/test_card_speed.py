@@ -103,6 +103,20 @@ def test_what_fails_is_a_line_with_its_reason() -> None:
     assert "| broken | torch | fails: Can't process more than 1024 groups |" in table([row], PEAKS, "none")
 
 
+def test_a_path_that_fails_after_some_steps_is_not_shown_as_measured() -> None:
+    class RunsOut(nn.Linear):
+        left = 5
+
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            self.left -= 1
+            if not self.left:
+                raise RuntimeError("memory ran out")
+            return super().forward(input)
+
+    row = measure(Subject("broken", "torch", 8, 1, 1, lambda: RunsOut(8, 8)), CPU, 64, 4)
+    assert "| broken | torch | fails: memory ran out |" in table([row], PEAKS, "none") and not row.seconds
+
+
 @pytest.mark.parametrize(
     ("flops", "parameters", "share"), [(10**12, 1, 0.5), (1, 10**9, 0.3)], ids=["arithmetic", "traffic of weights"]
 )

@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks.generation_peers import seconds_per_token
 from benchmarks.generation_speed import NUM_EXPERTS, QUICK, SIZES, generated_per_second, markdown, models
 
 
@@ -30,3 +31,8 @@ def test_the_page_takes_the_prompts_time_off_and_compares_with_the_dense_model_a
     first, base, mixture = (line for line in markdown(data).splitlines() if line.startswith(("| dense", "| X-MoE")))
     assert [cell.strip() for cell in first.split("|")[8:10]] == ["-", "-"]
     assert "1.00" in base and "2.00" in mixture and "28.0" in mixture
+
+
+def test_a_model_that_generated_once_is_compared_with_the_prompt_of_that_round() -> None:
+    row = {"seconds": {"generate 1": [9.0], "read 1": [2.0, 5.0], "generate": [9.0], "read": [2.0, 5.0]}}
+    assert generated_per_second(row, 1, 8) == pytest.approx(1.0) == pytest.approx(seconds_per_token(row, 8))

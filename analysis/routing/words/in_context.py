@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from analysis.routing.text import encode, route, windows_of_ids
+from analysis.routing.text import encode, end_of_text, route, windows_of_ids
 from analysis.routing.words.comparison import Comparison, adjusted_difference, compare
 from analysis.routing.words.polysemy import read_file
 from analysis.routing.words.sub_tokens import tokens_of, word_form, words_of
@@ -61,7 +61,7 @@ def read_contexts(path: Path) -> list[WordInContext]:
                 WordInContext(
                     texts=(row["sentence1"], row["sentence2"]),
                     spans=((int(row["start1"]), int(row["end1"])), (int(row["start2"]), int(row["end2"]))),
-                    same_sense=bool(row["label"]),
+                    same_sense={0: False, 1: True}[row["label"]],  # true and false are 1 and 0; a test split has -1
                 )
             )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -196,7 +196,7 @@ def _read(
     """Every different text of the items, read once."""
     texts = list(dict.fromkeys(text for item in items for text in item.texts))
     encodings = encode(texts, tokenizer)
-    windows = windows_of_ids([e.ids for e in encodings], model.config.max_position_embeddings)
+    windows = windows_of_ids([e.ids for e in encodings], model.config.max_position_embeddings, end_of_text(model))
     experts: list[npt.NDArray[np.int64]] = [np.empty(0, dtype=np.int64)] * len(encodings)
     for batch in route(model, windows, batch_size=batch_size):
         index = np.stack([layer.index.cpu().numpy() for layer in batch.routing], axis=2)

@@ -24,7 +24,7 @@ import torch
 from scipy import stats
 from tokenizers import Tokenizer
 
-from analysis.routing.text import encode, split_of_ids, untrained
+from analysis.routing.text import encode, end_of_text, split_of_ids, untrained
 from analysis.routing.words.comparison import Comparison, compare, compare_words
 from analysis.routing.words.in_context import WordInContext, contexts_of_generated, in_second_half, measure_changes
 from analysis.routing.words.senses import WordRouting, group_words
@@ -214,7 +214,7 @@ def token_losses(
     model: MHMoEForCausalLM, documents: Sequence[Sequence[int]], batch_size: int = 64
 ) -> list[npt.NDArray[np.float32]]:
     """Nats of every token of every document, given those before it in its window."""
-    split = split_of_ids(documents)
+    split = split_of_ids(documents, end_of_text(model))
     inputs, targets, _ = split.windows(model.config.max_position_embeddings)
     device = next(model.parameters()).device
     found: list[npt.NDArray[np.float32]] = []

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import regex
 from tokenizers import Tokenizer
 
-from analysis.routing.text import Integers, Windows, distinct_experts, encode, route, windows_of_ids
+from analysis.routing.text import Integers, Windows, distinct_experts, encode, end_of_text, route, windows_of_ids
 from analysis.routing.words.comparison import WordValue
 from mhmoe.data.batches import EvaluationSet
 from mhmoe.model.language_model import MHMoEForCausalLM
@@ -107,15 +107,16 @@ def measure_words(
     if rule not in ("mean", "last"):
         raise ValueError(f"rule={rule!r} is not known; choose mean or last")
     encodings = encode(texts, tokenizer)
-    windows = windows_of_ids([e.ids for e in encodings], length or model.config.max_position_embeddings)
+    length = length or model.config.max_position_embeddings
+    windows = windows_of_ids([e.ids for e in encodings], length, end_of_text(model))
     values = token_divergence(model, windows, [len(e) for e in encodings], batch_size=batch_size)
     found: dict[str, list[float]] = {}
     for text, first, encoding, value in zip(texts, begin or [0] * len(texts), encodings, values, strict=True):
         offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
         for word, start, end in words_of(text):
-            if start < first:
-                continue
             tokens = tokens_of(offsets, start, end)
+            if start < first or not tokens:  # some tokenizers leave out what they have no token for
+                continue
             sums = found.setdefault(word, [0, 0.0, 0.0])
             sums[0] += 1
             sums[1] += len(tokens)

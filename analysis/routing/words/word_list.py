@@ -128,8 +128,6 @@ def run(
     senses = {} if lexicon is None else read_senses(lexicon)
     listed, texts = read_word_list(words), read_texts(text)
     model, tokenizer = load_checkpoint(checkpoint)
-    if model.config.moe is None:
-        raise UserError("the checkpoint is a dense model: it has no experts; give one with a MoE layer")
     found = compare_list(model, tokenizer, texts, listed, senses, seed=seed, rule=rule, min_count=min_count)
     rows = [_row(view, compared) for view, compared in found.items()]
     sys.stdout.write(table_markdown(COLUMNS, rows, caption=[_EXPLAINED]))

@@ -11,8 +11,8 @@ from scipy import stats
 from analysis.claims import judge as judging
 from analysis.claims.learning_speed import reaches
 from analysis.claims.ledger import ledger_markdown
-from analysis.claims.rules import LEVEL, Claim
-from analysis.statistics import effect_found
+from analysis.claims.rules import LEVEL, Claim, Verdict
+from analysis.statistics import effect_found, paired_difference
 from mhmoe.io import UserError
 from mhmoe.training.record import divide
 from tests.fake_records import TOKENS, record
@@ -258,6 +258,22 @@ def test_the_ledger_shows_every_verdict_with_its_numbers():
     assert f"{verdict.percent[0]:+.2f}% [{verdict.percent[1]:+.2f}%, {verdict.percent[2]:+.2f}%]" in line
     (line,) = (line for line in page.splitlines() if "A beats D" in line)
     assert line.startswith("| not run | A beats D | not run | 0 | - | - | - | - |")
+
+
+def test_two_seeds_far_apart_are_told_by_a_bound_and_not_by_a_number_without_end():
+    apart = paired_difference({0: 4.5, 1: 7.0}, {0: 4.5, 1: 4.5})
+    family = [
+        Verdict(
+            claim=dataclasses.replace(LOWER, worse=f"b{i}"),
+            scale="cpu",
+            verdict="cannot tell",
+            difference=apart,
+            tested=apart,
+            adjusted_p=1.0,
+        )
+        for i in range(60)
+    ]
+    assert ledger_markdown(family).count("| 2 | 1.000 | > 10000% |") == 2 * 60  # a page's table, and that of all
 
 
 def test_of_a_page_without_a_run_the_ledger_tells_how_many_claims_wait():

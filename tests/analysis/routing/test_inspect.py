@@ -131,6 +131,13 @@ def test_tokens_routed_whole_have_one_cell_a_layer(tmp_path: Path) -> None:
     assert "routed whole, top 1 of 4 experts" in page([panel(tokens, [0, 1], [2, 4])], title="t")
 
 
+def test_a_layer_is_named_by_the_block_that_chooses_whichever_kind_it_is_of(tmp_path: Path, capsys) -> None:
+    checkpoint = _save(tmp_path, "xmoe")
+    tiny.model("xmoe", feed_forward=tiny.MOE["xmoe"].to_dict()).save_pretrained(checkpoint)  # pyright: ignore
+    assert main([str(checkpoint), "ba moli"]) == 0
+    assert "layer 1 (block 1)  layer 2 (block 2)" in capsys.readouterr().out
+
+
 # ---- the explorer ---------------------------------------------------------------------------
 
 
@@ -205,6 +212,18 @@ def test_what_cannot_be_shown_ends_in_one_line(
     assert "port=99999 cannot be had" in _error([str(checkpoint), "--serve", "--port", "99999"], capsys)
     (dense / "tokenizer.json").unlink()
     assert "it has no tokenizer.json" in _error([str(dense), "ba"], capsys)
+
+
+def test_a_tokenizer_that_was_set_to_cut_and_pad_still_reads_the_whole_text(tmp_path: Path, capsys) -> None:
+    checkpoint = _save(tmp_path, "mhmoe_parameters")
+    text = "ba moli ku " * 5
+    assert main([str(checkpoint), text]) == 0
+    whole = capsys.readouterr().out
+    tokenizer = as_transformers(load_checkpoint(checkpoint)[1])
+    tokenizer(text, truncation=True, max_length=4, padding="max_length")  # which save_pretrained keeps
+    tokenizer.save_pretrained(checkpoint)
+    assert main([str(checkpoint), text]) == 0
+    assert capsys.readouterr().out == whole and whole.count("\n") > 5
 
 
 @pytest.mark.parametrize(

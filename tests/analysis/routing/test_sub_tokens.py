@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from analysis.routing.text import encode, untrained
 from analysis.routing.words.comparison import (
@@ -39,7 +40,8 @@ from analysis.routing.words.polysemy import (
     read_word_list,
     sense_groups,
 )
-from analysis.routing.words.sub_tokens import measure_words, texts_of, tokens_of, words_of
+from analysis.routing.words.sub_tokens import Rule, measure_words, texts_of, tokens_of, words_of
+from mhmoe.commands.routed import routed_tokens
 from mhmoe.data.packing import PackedDataset
 from mhmoe.data.synthetic import GeneratedCorpus
 from mhmoe.io import UserError
@@ -190,6 +192,8 @@ def test_words_are_grouped_by_the_senses_of_their_lemma(lexicon: dict[str, Sense
 def test_listed_words_are_compared_with_all_others_or_with_a_second_list(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_text("# from a model\n1. Bank, spring\nfair\n")
+    assert read_word_list(path) == {"bank", "spring", "fair"}
+    path.write_text("\ufeff# from a model\n1. Bank, spring\nfair\n", encoding="utf-8")  # as some editors save it
     assert read_word_list(path) == {"bank", "spring", "fair"}
     assert listed_groups(["bank", "tree"], read_word_list(path)) == {"bank": True, "tree": False}
     assert listed_groups(["bank", "tree", "sky"], ["bank"], ["sky"]) == {"bank": True, "sky": False}
@@ -437,8 +441,25 @@ def test_items_are_read_and_a_bad_line_is_named(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress((json.dumps(row | {"label": 1}) + "\n" + json.dumps(row) + "\n").encode()))
     with pytest.raises(UserError, match="line 2, is not a WiC item"):
         read_contexts(path)
+    for label in ("false", -1, None):  # a hidden one is -1
+        path.write_bytes(gzip.compress((json.dumps(row | {"label": label}) + "\n").encode()))
+        with pytest.raises(UserError, match="line 1, is not a WiC item"):
+            read_contexts(path)
     with pytest.raises(UserError, match="cannot read"):
         read_contexts(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize("rule", ["mean", "last"])
+def test_words_that_a_tokenizer_leaves_out_are_not_measured(rule: Rule) -> None:
+    tokenizer = Tokenizer(models.BPE({"b": 0, "a": 1, "ba": 2}, [("b", "a")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    found = measure_words(tiny.model("mhmoe_parameters"), tokenizer, ["ba жжж ba"], min_count=1, rule=rule)
+    assert list(found.words) == ["ba"] and np.isfinite(found.words["ba"].value)
+
+
+def test_a_text_that_a_tokenizer_refuses_is_a_mistake_and_no_accident() -> None:
+    with pytest.raises(UserError, match=r"the tokenizer does not read the text \(WordLevel error"):
+        encode(["ba ku"], Tokenizer(models.WordLevel({"ba": 0})))
 
 
 def test_an_untrained_model_is_measured_like_any_other(text: PackedDataset) -> None:
@@ -446,3 +467,12 @@ def test_an_untrained_model_is_measured_like_any_other(text: PackedDataset) -> N
     texts = [document.text for document in tiny.ZipfText().documents("test")]
     words = measure_words(model, text.tokenizer, texts, min_count=2).words
     assert words and all(1 <= measured.value <= 2 for measured in words.values())
+
+
+def test_a_text_is_read_after_the_end_of_text_of_the_model(text: PackedDataset) -> None:
+    model = tiny.model("mhmoe_parameters", bos_token_id=9, eos_token_id=9, pad_token_id=9)
+    words = sorted({word for document in texts_of(text.valid, text.tokenizer) for word, _, _ in words_of(document)})
+    measured = measure_words(model, text.tokenizer, words, min_count=1).words
+    for word in words[:40]:
+        experts = [token.index[0] for token in routed_tokens(model, text.tokenizer, word)]
+        assert measured[word].value == pytest.approx(np.mean([len(np.unique(e)) for e in experts]), abs=1e-4)

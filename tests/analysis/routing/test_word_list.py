@@ -11,6 +11,7 @@ from analysis.routing.text import load_checkpoint, untrained
 from analysis.routing.words.polysemy import listed_groups
 from analysis.routing.words.sub_tokens import measure_words
 from analysis.routing.words.word_list import main, read_texts
+from baselines.densely_gated import densely_gated
 from mhmoe.data.tokenizer import as_transformers
 from mhmoe.io import UserError
 from tests import tiny
@@ -21,11 +22,13 @@ WORDS = ("ba", "moli", "ku", "zure", "lin", "tepo", "sa", "rumo")
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder, draw = tmp_path_factory.mktemp("list"), random.Random(0)
-    found = {name: folder / name for name in ("mhmoe_parameters", "dense", "list.txt", "text.jsonl.gz", "text.txt")}
+    models = {name: tiny.model(name) for name in ("mhmoe_parameters", "dense")}
+    models["mixture of all"] = tiny.model("xmoe", moe=densely_gated(tiny.DIM, 4, expert_dim=8).to_dict())
+    found = {name: folder / name for name in (*models, "list.txt", "text.jsonl.gz", "text.txt")}
     packed = tiny.text(folder / "packed")
-    for system in ("mhmoe_parameters", "dense"):
-        tiny.model(system).save_pretrained(found[system])
-        as_transformers(packed.tokenizer).save_pretrained(found[system])
+    for name, model in models.items():
+        model.save_pretrained(found[name])
+        as_transformers(packed.tokenizer).save_pretrained(found[name])
     documents = [" ".join(draw.choices(WORDS, k=40)) for _ in range(4)]
     found["text.txt"].write_text(documents[0])
     found["text.jsonl.gz"].write_bytes(gzip.compress("\n".join(json.dumps({"text": d}) for d in documents).encode()))
@@ -62,10 +65,11 @@ def test_without_a_seed_there_is_no_null(files: dict[str, Path], capsys):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"model": "dense"}, "dense model: it has no experts"),
+        ({"model": "dense"}, "no layer of the model chooses experts"),
+        ({"model": "mixture of all"}, "no layer of the model chooses experts"),
         ({"more": ("--min-count", "999")}, "0 listed words and 0 others stand in the text 999 times or more"),
     ],
-    ids=["dense", "too rare"],
+    ids=["dense", "every expert is used", "too rare"],
 )
 def test_mistakes_end_in_one_line(files: dict[str, Path], capsys, more, said):
     assert call(files, *more.pop("more", ()), **more) == 2

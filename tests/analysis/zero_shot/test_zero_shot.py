@@ -212,6 +212,13 @@ def test_an_answer_without_tokens_or_context_is_refused(ours: tuple[Any, Any], t
         LengthBatchedLM(*ours, progress=False).loglikelihood([Request(*texts)])
 
 
+def test_a_model_that_gives_no_numbers_has_no_scores(checkpoint: Path) -> None:
+    model, tokenizer = load(str(checkpoint), device="cpu")
+    torch.nn.init.constant_(next(model.parameters()), float("nan"))
+    with pytest.raises(ValueError, match="no numbers for likelihoods"):
+        LengthBatchedLM(model, tokenizer, progress=False).loglikelihood(requests()[:3])
+
+
 def test_templates_are_compiled_once_and_lm_eval_is_left_as_it_was() -> None:
     compiler = env.from_string
     with templates_compiled_once():
