@@ -264,7 +264,7 @@ def _activation(subject: Subject, settings: Mapping[str, Any]) -> ExpertActivati
 
 def _question_routing(subject: Subject, settings: Mapping[str, Any]) -> QuestionRouting | None:
     model, tokenizer = load_checkpoint(subject.model)
-    if model.config.moe is None:
+    if not routes(model):
         return None
     tasks = {task.folder: task for task in find(settings["tasks"])}  # the same questions once
     texts, source = questions([*tasks.values()], subject.data.path, settings["items"])

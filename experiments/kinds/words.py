@@ -14,7 +14,7 @@ import numpy as np
 from analysis.claims.measured import MeasuredClaim, Quantity, Side
 from analysis.plotting import LOOKS
 from analysis.results import Source
-from analysis.routing.text import load_checkpoint
+from analysis.routing.text import load_checkpoint, routes
 from analysis.routing.words.comparison import WordValue, compare, matched_pairs
 from analysis.routing.words.figure import TwoGroups, two_group_figure
 from analysis.routing.words.known_senses import KnownSenses, measure_known_senses
@@ -192,7 +192,7 @@ def _of_words(settings: Mapping[str, Any]) -> list[str]:
 
 def _word_senses(subject: Subject, settings: Mapping[str, Any]) -> WordRouting | None:
     model, tokenizer = load_checkpoint(subject.model)
-    if model.config.moe is None:
+    if not routes(model):
         return None
     files = {name: settings[name] for name in ("lexicon", "false_friends", "contexts")}
     folder = subject.data
@@ -210,7 +210,7 @@ def _word_senses(subject: Subject, settings: Mapping[str, Any]) -> WordRouting |
 
 def _known_senses(subject: Subject, settings: Mapping[str, Any]) -> KnownSenses | None:
     model, tokenizer = load_checkpoint(subject.model)
-    if model.config.moe is None:
+    if not routes(model):
         return None
     corpus = GeneratedCorpus.from_fingerprint(subject.text.fingerprint["corpus"])
     return measure_known_senses(model, tokenizer, corpus, seed=subject.seed, **settings)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -219,7 +220,7 @@ def test_the_settings_that_are_published_change_nothing() -> None:
 @pytest.mark.parametrize(
     ("field", "value"), [("norm", "layers"), ("gate", "sigmoids"), ("route_by", "token"), ("per_head", 2), ("eps", "0")]
 )
-def test_a_setting_that_is_none_is_refused_by_name_and_never_taken_for_the_default(field: str, value: object) -> None:
+def test_a_setting_that_is_none_is_refused_by_name_and_never_taken_for_the_default(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"{field}={value!r}"):
         Settings(**{field: value})
 
