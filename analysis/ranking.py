@@ -28,8 +28,8 @@ def ranking_figure(
     """Write `path` (.png) and its .csv.
 
     seeds: label -> what each seed has; the lowest mean over the seeds that all have stands first, and the file is of
-    these. costs: axis -> label -> a number, drawn as a bar
-    from zero. measure: what the seeds' axis is. stressed: labels in colour.
+    these. costs: axis -> label -> a number, drawn as a bar from zero. measure: what the seeds' axis is. stressed:
+    labels in colour.
     """
     common = over_common_seeds(seeds)
     means = {label: fmean(values.values()) for label, values in common.items()}

@@ -27,9 +27,8 @@ def together(work: Callable[..., Any], folder: Path, processes: int, *arguments:
     """What each of them found, in their order."""
     commands = start(work, folder, processes, *arguments)
     try:
-        for command in commands:
-            ended = command.wait()
-            assert ended.code == 0, ended.err
+        ended = [command.wait() for command in commands]
+        assert not any(each.code for each in ended), "\n".join(each.err for each in ended)
     finally:
         for command in commands:
             command.process.kill()

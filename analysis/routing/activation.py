@@ -189,13 +189,13 @@ def _null_of_heads_apart(counts: Counts, seed: int) -> Counts:
 def uniform_null(counts: Counts, seed: int, *, heads_apart: bool = False) -> Counts:
     """Counts of the same tokens and choices if the experts' labels were shuffled anew for every row.
 
-    heads_apart: every head has a router and as many experts of its own; a token then reaches as many experts as its
-    heads choose, whatever the routers say.
-
     Every row then chooses a random set of top_k experts, whatever the router says. The selections are drawn
     without drawing the rows: expert by expert, a row with j choices left takes the next of the m experts
     left with probability j/m (selection sampling, Knuth, Algorithm S). `distinct` is multinomial with the
     exact probabilities, which follow from adding one random set after the other.
+
+    heads_apart: every head has a router and as many experts of its own, of which its rows then choose; a token reaches
+    as many experts as its heads choose, whatever the routers say.
     """
     if heads_apart:
         return _null_of_heads_apart(counts, seed)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.claims.learning_speed import final_point
-from analysis.figures import learning_curves
+from analysis.figures import Curve, learning_curves
+from analysis.statistics import over_common_seeds
 from analysis.tables import NOT_RUN, STALE, Column, Row, table_markdown
 from experiments.report.captions import all_runs, caption_of, current_runs
 from experiments.report.looks import looks
@@ -41,10 +42,10 @@ class Curves(Page):
         if not any(of_systems.values()):
             return None
         current = current_runs(systems, scale, records, self.task)
-        panels = {
-            title: {label: [record.curve for record in current[system.name]] for label, system in panel.items()}
-            for title, panel in self.panels.items()
-        }
+        panels: dict[str, dict[str, list[Curve]]] = {}
+        for title, panel in self.panels.items():
+            of_seeds = {label: {r.seed: r.curve for r in current[system.name]} for label, system in panel.items()}
+            panels[title] = {label: [*curves.values()] for label, curves in over_common_seeds(of_seeds).items()}
         name = f"{self.slug}_{scale.name}.png"
         lines = caption_of([record for several in current.values() for record in several])
         labelled = {label: system for panel in self.panels.values() for label, system in panel.items()}

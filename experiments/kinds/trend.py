@@ -78,15 +78,15 @@ def draw(page: Page, trend: Trend, scale: Scale, records: Records, path: Path, s
     seeds: list[list[int]] = []
 
     def of_runs(of: Of) -> dict[str, list[Point]]:
+        every = {system.name: current[system.name] for series in trend.series.values() for _, system in series}
+        known = {name: {r.seed: of(r, records.results) for r in runs} for name, runs in every.items()}
+        common = over_common_seeds(
+            {name: {seed: v for seed, v in values.items() if v is not None} for name, values in known.items()}
+        )
+        seeds.extend([*of_seeds] for of_seeds in common.values())
         found: dict[str, list[Point]] = {}
         for label, series in trend.series.items():
-            of_place = {
-                x: {r.seed: v for r in current[system.name] if (v := of(r, records.results)) is not None}
-                for x, system in series
-            }
-            common = over_common_seeds({str(x): of_seeds for x, of_seeds in of_place.items()})
-            seeds.extend([*of_seeds] for of_seeds in common.values())
-            values = {x: [*common[str(x)].values()] for x in of_place if common[str(x)]}
+            values = {x: [*common[system.name].values()] for x, system in series if common[system.name]}
             found[label] = [Point(x, sum(v) / len(v), min(v), max(v), len(v)) for x, v in values.items()]
         return found
 

@@ -22,7 +22,7 @@ from mhmoe.training.allocator import peak_memory, reset_peak_memory
 from mhmoe.training.config import Sharding
 from mhmoe.training.evaluation import evaluate
 from mhmoe.training.loop import train
-from mhmoe.training.record import Record, fingerprint, provenance
+from mhmoe.training.record import Record, fingerprint, provenance, without_place
 from mhmoe.training.record_checks import Evaluation
 from mhmoe.training.seeding import seed_parameters
 from mhmoe.training.sharded_checkpoint import remove_checkpoint, whole_model
@@ -163,16 +163,7 @@ def clean(records: Records, cache: Path, text_cache: Path) -> None:
 
 def command() -> str:
     """As it was given, without the places of this machine."""
-    return shlex.join(["python", "-m", "experiments", *map(without_place, sys.argv[1:])])
-
-
-def without_place(argument: str) -> str:
-    """An absolute path as it is from the repository, or its name alone where it lies elsewhere."""
-    option, equals, value = argument.rpartition("=")
-    path, here = Path(value), RESULTS.parent
-    if not path.is_absolute():
-        return argument
-    return option + equals + (str(path.relative_to(here)) if path.is_relative_to(here) else path.name)
+    return shlex.join(["python", "-m", "experiments", *(without_place(a, RESULTS.parent) for a in sys.argv[1:])])
 
 
 def device_name(device: torch.device) -> str:

@@ -33,7 +33,7 @@ from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.config import identity
 from mhmoe.training.evaluation import evaluate
 from mhmoe.training.loop import train as train_model
-from mhmoe.training.record import fingerprint, provenance
+from mhmoe.training.record import fingerprint, provenance, without_place
 from mhmoe.training.record_checks import Summary
 from mhmoe.training.seeding import seed_parameters
 from mhmoe.training.sharded_checkpoint import remove_checkpoint, whole_model
@@ -170,14 +170,15 @@ def _name_of(data: str) -> str:
 
 
 def _earlier(folder: Path) -> dict[str, Any]:
-    """What run.json says, {} if the folder is not there or empty. Raises UserError if it is something else's."""
+    """What run.json says, {} if the folder is not there or empty, but for what another process of the run is writing.
+    Raises UserError if it is something else's."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"cannot write in {folder}: it is a file; name another --out")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return {}
-    if not (folder / LISTING).is_file():
+    if (folder / LISTING).is_file():
+        return read_json(folder / LISTING, "run", "remove the folder to train anew")
+    if folder.is_dir() and any(not path.name.startswith(f".{LISTING}.") for path in folder.iterdir()):
         raise UserError(f"{folder} holds files that are no run's; name another --out")
-    return read_json(folder / LISTING, "run", "remove the folder to train anew")
+    return {}
 
 
 def _watchers(command: Train, folder: Path, settings: MHMoEConfig) -> list[Watcher]:
@@ -227,9 +228,4 @@ def _own_version() -> str:
 
 def _command() -> str:
     """As it was given, without the places of this machine."""
-    return shlex.join(["python", "-m", "mhmoe", *map(_without_place, sys.argv[1:])])
-
-
-def _without_place(argument: str) -> str:
-    option, equals, value = argument.rpartition("=")
-    return option + equals + Path(value).name if Path(value).is_absolute() else argument
+    return shlex.join(["python", "-m", "mhmoe", *map(without_place, sys.argv[1:])])

@@ -157,6 +157,15 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def without_place(argument: str, here: Path | None = None) -> str:
+    """An argument of a command as records have it: an absolute path by its name alone, or as it is from `here`."""
+    option, equals, value = argument.rpartition("=")
+    path = Path(value)
+    if not path.is_absolute():
+        return argument
+    return option + equals + (str(path.relative_to(here)) if here and path.is_relative_to(here) else path.name)
+
+
 def git_state() -> GitState:
     """Commit of the code that runs, and whether files other than results differ from it.
 

@@ -411,6 +411,7 @@ def test_the_differences_over_fewer_seeds_in_the_results_are_those_of_the_record
             "v2_smoe_shared_tuned",
             "and {:.1f}% [{:.1f}, {:.1f}] above it with three ([Table",
         ),
+        ("v2_mhmoe_h2_bitnet_tuned", "v2_null_bitnet_tuned", "and {:.1f}% [{:.1f}, {:.1f}] above the model without"),
         ("v2_mhmoe_h2_bitnet_tuned", "v2_smoe_bitnet_tuned", "it ends {:.1f}% [{:.1f}, {:.1f}] above SMoE of ternary"),
         ("why_h2_k4", "why_xmoe", "ends {:.1f}% [{:.1f}, {:.1f}] above X-MoE with k = 2 and the norm"),
     ):
@@ -419,6 +420,7 @@ def test_the_differences_over_fewer_seeds_in_the_results_are_those_of_the_record
         ("v2_mhmoe_h2_tuned", "v2_dense_tuned", "it is {:.1f}% [{:.1f}, {:.1f}] below v2's Dense"),
         ("why_h2_k4", "why_k4", "twice as wide, bring {:.1f}% [{:.1f}, {:.1f}]."),
         ("v2_mhmoe_h2_tuned", "v2_mhmoe_h2_n0_tuned", "are worth {:.1f}% [{:.1f}, {:.1f}] with two heads"),
+        ("v2_mhmoe_h2_merge_tuned", "v2_mhmoe_h2_neither_tuned", "layer is worth {:.1f}% [{:.1f}, {:.1f}], and of"),
         ("v2_fine_mlp_there_tuned", "v2_fine_there_tuned", "and {:.1f}% [{:.1f}, {:.1f}] around fine-grained experts"),
         ("mhmoe_8_compute_tuned", "dense_tuned", "and {:.1f}% [{:.1f}, {:.1f}] below Dense, which is not significant"),
         ("fine_8_tuned", "xmoe_8_tuned", "with tokens whole, ends {:.1f}% [{:.1f}, {:.1f}] below it."),

@@ -440,6 +440,12 @@ def trained_together(folder: Path, book: str) -> None:
         assert main(["train", "--data", book, "--out", str(folder / name), *SMALL, *options]) == 0
 
 
+def test_a_file_that_another_process_is_just_writing_does_not_make_the_folder_anothers(book: Path) -> None:
+    Path("model").mkdir()
+    Path("model/.run.json.writing-abc").write_text("")
+    assert main(["train", "--data", str(book), "--out", "model", *SMALL]) == 0
+
+
 def test_two_processes_write_the_folder_that_one_writes(book: Path, tmp_path: Path) -> None:
     together(trained_together, tmp_path / "two", 2, book)
     assert main(["train", "--data", str(book), "--out", "one", *SMALL]) == 0
