@@ -1,8 +1,8 @@
 """Numbers in docs/: from committed results or from the code that counts them, never by hand.
 
 A cell is `<!-- ours: LABEL -->TEXT<!-- -->`. TEXT is test perplexity, mean and standard deviation over n seeds, of the
-row of results/compare_systems.csv whose label begins so, at the scale there that is the largest of a laptop's and
-above; "not run yet" where there is none. Between `<!-- plan: 32xV100 8xH100 -->` and `<!-- -->` stands what v1's models
+row of results/compare_systems.csv whose label begins so, at the scale there that has the most of a laptop's and above;
+"not run yet" where there is none. Between `<!-- plan: 32xV100 8xH100 -->` and `<!-- -->` stands what v1's models
 need of such GPUs.
 
     python -m docs.numbers          writes the pages again; `docs.assemble` does so on its way to the site
@@ -35,12 +35,12 @@ Rows = Sequence[dict[str, str]]
 
 
 def rows_of(path: Path = RESULTS) -> Rows:
-    """Rows of the scale to show; none where nothing was run."""
+    """Rows of the scale with the most numbers, of several the largest; none where nothing was run."""
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:
         found = [row for row in csv.DictReader(file) if row.get("perplexity", "") not in ("", *NO_NUMBER)]
-    return next((own for scale in SCALES if (own := [row for row in found if row["scale"] == scale])), [])
+    return max(([row for row in found if row["scale"] == scale] for scale in SCALES), key=len)
 
 
 def number(label: str, rows: Rows) -> str:

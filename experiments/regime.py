@@ -56,7 +56,8 @@ PAGE = Table(
         for system in (NULL_AT[arm][share], *(_at(each, share) for each in SYSTEMS[arm].values()))
     ],
     trend=Trend(
-        x_label="training tokens, as a share of the scale's",
+        x_label="training tokens (million)",
+        of_tokens=True,
         series=SERIES,
         panels=("gain",),
         log_x=True,

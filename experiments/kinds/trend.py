@@ -63,13 +63,22 @@ COSTS: dict[str, tuple[str, Callable[[Mapping[str, Any], int], float | None]]] =
 @dataclass(frozen=True, kw_only=True)
 class Trend:
     """series: label -> (number, system). panels: the quantities, by their keys in PANELS and COSTS, or "gain": below
-    `nulls`, the series at the same number that a gain is counted from."""
+    `nulls`, the series at the same number that a gain is counted from. of_tokens: the numbers are shares of a scale's
+    training tokens, and are shown as so many million."""
 
     x_label: str
     series: Mapping[str, Sequence[tuple[float, System]]]
     panels: Sequence[str]
     log_x: bool = False
+    of_tokens: bool = False
     nulls: Mapping[str, Mapping[float, System]] = field(default_factory=dict[str, Mapping[float, System]])
+
+    def shown(self, x: float, scale: Scale) -> float:
+        """Where a number stands on the axis."""
+        if not self.of_tokens:
+            return x
+        training = scale.training
+        return float(f"{x * training['steps'] * training['batch_sequences'] * training['length'] / 1e6:.2g}")
 
 
 def draw(page: Page, trend: Trend, scale: Scale, records: Records, path: Path, setting: str) -> bool:
@@ -87,7 +96,9 @@ def draw(page: Page, trend: Trend, scale: Scale, records: Records, path: Path, s
         found: dict[str, list[Point]] = {}
         for label, series in trend.series.items():
             values = {x: [*common[system.name].values()] for x, system in series if common[system.name]}
-            found[label] = [Point(x, sum(v) / len(v), min(v), max(v), len(v)) for x, v in values.items()]
+            found[label] = [
+                Point(trend.shown(x, scale), sum(v) / len(v), min(v), max(v), len(v)) for x, v in values.items()
+            ]
         return found
 
     def gain() -> dict[str, list[Point]]:
@@ -100,7 +111,8 @@ def draw(page: Page, trend: Trend, scale: Scale, records: Records, path: Path, s
                 values = [100 * (1 - value / null[seed]) for seed, value in ours.items()]
                 seeds.append([*ours])
                 if values:
-                    point = Point(x, sum(values) / len(values), min(values), max(values), len(values))
+                    mean = sum(values) / len(values)
+                    point = Point(trend.shown(x, scale), mean, min(values), max(values), len(values))
                     found.setdefault(label, []).append(point)
         return found
 

@@ -15,7 +15,7 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
@@ -27,7 +27,7 @@ from mhmoe.data.batches import Seed, TrainingBatches
 from mhmoe.data.named import text_named
 from mhmoe.data.packing import PackedDataset, PackingConfig, pack
 from mhmoe.data.tokenizer import as_transformers, given_tokenizer, losses
-from mhmoe.fields import Count, check_value
+from mhmoe.fields import Count, Range, check_value
 from mhmoe.io import UserError, at_home, check_writable, read_json, write_atomically
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
@@ -54,6 +54,7 @@ def train(command: Train) -> Path | None:
     Raises UserError and ValueError; what can be known before any work is said before.
     """
     deadline = math.inf if command.time_budget is None else time.monotonic() + command.time_budget
+    check_value("time_budget", command.time_budget, Annotated[float, Range(above=0)] | None)
     check_value("seed", command.seed, Seed)
     check_value("log_every", command.log_every, Count)
     device = device_named(command.device)

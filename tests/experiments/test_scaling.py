@@ -13,10 +13,12 @@ from experiments.figure9_scaling_curves import PAGE as FIGURE9
 from experiments.kinds.routing import EXPERT_ACTIVATION
 from experiments.kinds.score_table import ZERO_SHOT_ENGLISH, ZERO_SHOT_HELLASWAG
 from experiments.kinds.trend import PANELS
+from experiments.regime import PAGE as REGIME
+from experiments.regime import SHARES
 from experiments.runner.measurements import measured, path_of, save
 from experiments.runner.runs import model_config
 from experiments.runner.store import Records
-from experiments.scales import CPU
+from experiments.scales import CPU, SCALES
 from tests.experiments.kinds.test_scores import items, scores_of
 from tests.fake_records import PROVENANCE, record
 
@@ -97,3 +99,10 @@ def test_the_panels_of_experts_are_shares_of_a_layers_experts_in_percent(tmp_pat
     save(EXPERT_ACTIVATION, run, one_of_four, PROVENANCE, tmp_path)
     assert [PANELS[name][1](run, tmp_path) for name in names] == [25.0, 25.0, 75.0]
     assert FIGURE6.trend is not None and set(names[1:]) < set(FIGURE6.trend.panels)
+
+
+def test_shares_of_a_scales_tokens_stand_on_the_axis_as_millions():
+    trend, long = REGIME.trend, SCALES["long"]
+    assert trend is not None and FIGURE6.trend is not None
+    assert [trend.shown(share, long) for share in SHARES] == [0.5, 2, 12, 48]
+    assert FIGURE6.trend.shown(256, long) == 256

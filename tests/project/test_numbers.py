@@ -42,10 +42,14 @@ def test_a_label_that_means_two_rows_is_refused_and_an_exact_one_is_not() -> Non
     assert numbers.number("MH-MoE", [*two, *rows(("MH-MoE", "79"))]).startswith("79.00")
 
 
-def test_the_largest_scale_counts_and_generated_text_does_not(tmp_path: Path) -> None:
+def test_the_scale_with_the_most_numbers_counts_and_generated_text_does_not(tmp_path: Path) -> None:
     path = tmp_path / "compare_systems.csv"
     assert numbers.rows_of(path) == []
     found = ["smoke,Switch,9,,1", "cpu,Switch,8,,1", "long,Switch,,,", "long,GShard,not run,,", "long,GLaM,stale,,"]
     path.write_text("\n".join(["scale,label,perplexity,std,seeds", *found, ""]))
     (row,) = numbers.rows_of(path)
     assert row["scale"] == "cpu" and numbers.number("Switch", [row]) == "8.00 (n = 1, cpu)"
+    for more, scale in (("long,Switch,7,,1", "long"), ("cpu,GShard,9,,1", "cpu")):
+        found.append(more)
+        path.write_text("\n".join(["scale,label,perplexity,std,seeds", *found, ""]))
+        assert {row["scale"] for row in numbers.rows_of(path)} == {scale}

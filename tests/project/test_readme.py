@@ -460,15 +460,36 @@ def test_seeds_that_were_added_after_a_look_are_told_as_the_records_have_them():
     assert "X-MoE with 32 experts is {:.1f}% [{:.1f}, {:.1f}] worse".format(*difference("xmoe_32", "xmoe_8")) in PROSE
 
 
-def difference(ours: str, theirs: str, seeds: int = 99) -> tuple[float, ...]:
+def test_what_six_times_the_tokens_bring_in_the_results_is_what_the_records_give():
+    below = [-x for x in difference("xmoe_8_tuned", "dense_tuned", scale="long")]
+    assert f"X-MoE ends {below[0]:.1f}% [{below[2]:.1f}, {below[1]:.1f}] below Dense, and" in PROSE
+    below = [-x for x in difference("mhmoe_8_compute_tuned", "dense_tuned", scale="long")]
+    above = difference("mhmoe_8_compute_tuned", "xmoe_8_tuned", scale="long")
+    figures = "equal FLOPs {:.1f}% [{:.1f}, {:.1f}] below Dense and {:.1f}% [{:.1f}, {:.1f}] above X-MoE."
+    assert figures.format(below[0], below[2], below[1], *above) in PROSE
+    assert f"tuned it ends {below[0]:.1f}% below Dense and {above[0]:.1f}% above X-MoE" in PROSE
+    of_one = {name: nll(name, scale="long")[1] for name in ("null", "dense", "mhmoe_8_compute", "mhmoe_8_parameters")}
+    pairs = [(a, b) for b in ("null", "dense") for a in ("mhmoe_8_compute", "mhmoe_8_parameters")]
+    figures = "by {:.1f}% at equal FLOPs and {:.1f}% at equal parameters, and {:.1f}% and {:.1f}% above Dense"
+    assert figures.format(*(abs(100 * math.expm1(of_one[a] - of_one[b])) for a, b in pairs)) in PROSE
+    assert of_one["null"] > of_one["mhmoe_8_compute"] > of_one["dense"] < of_one["mhmoe_8_parameters"] < of_one["null"]
+    experts = nll("xmoe_32_tuned", scale="long")[1] - nll("xmoe_8_tuned", scale="long")[1]
+    assert f"32 experts X-MoE ends {-100 * math.expm1(experts):.1f}% below the one with 8 (one seed" in PROSE
+    rows = csv.DictReader((ROOT / "results" / "regime_long.csv").read_text(encoding="utf-8").splitlines())
+    few = [float(row["mean"]) for row in rows if row["x"] == "0.5" and row["label"].endswith(", tuned")]
+    assert len(few) == 4 and max(few) < 0 and "half a million tokens** no tuned system reaches" in PROSE
+
+
+def difference(ours: str, theirs: str, seeds: int = 99, scale: str = "cpu") -> tuple[float, ...]:
     """In percent of perplexity, paired by seed over the first so many, with its interval."""
-    found = paired_difference(*({s: x for s, x in nll(system).items() if s <= seeds} for system in (ours, theirs)))
+    both = (nll(system, scale=scale) for system in (ours, theirs))
+    found = paired_difference(*({s: x for s, x in of.items() if s <= seeds} for of in both))
     return tuple(100 * math.expm1(x) for x in (found.mean, found.low, found.high))
 
 
-def nll(system: str, split: str = "test") -> dict[int, float]:
-    """Nll per token of the English models at the cpu scale, by seed."""
-    records = (ROOT / "results" / "runs" / "cpu").glob(f"english-{system}-seed*.json")
+def nll(system: str, split: str = "test", scale: str = "cpu") -> dict[int, float]:
+    """Nll per token of the English models at a scale, by seed."""
+    records = (ROOT / "results" / "runs" / scale).glob(f"english-{system}-seed*.json")
     found = [json.loads(path.read_bytes()) for path in records]
     return {record["seed"]: record["metrics"][split]["nll_per_token"] for record in found}
 

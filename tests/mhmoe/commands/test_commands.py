@@ -415,6 +415,10 @@ MISTAKES: dict[str, Case] = {
         lambda p, b, f: ["train", "--data", str(b), "--out", str(Path(written(p / "r/s/run.json", b"[1]")).parent)],
         "r/s/run.json is no JSON object; remove the folder to train anew",
     ),
+    "no time": (
+        lambda p, b, f: ["train", "--data", str(b), "--out", str(p / "m"), "--time-budget", "nan"],
+        "time_budget=nan is not allowed",
+    ),
     "no seed": (lambda p, b, f: ["train", "--data", str(b), "--out", str(p / "m"), "--seed", "-1"], "seed=-1 is not"),
     "no lines of the log": (
         lambda p, b, f: ["train", "--data", str(b), "--out", str(p / "m"), "--log-every", "0"],
