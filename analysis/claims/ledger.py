@@ -87,13 +87,15 @@ def verdict_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
 
 
 def _table(rows: Sequence[tuple[Verdict, list[str]]], titles: Mapping[str, str] | None = None) -> list[str]:
-    """The clearest verdicts first; with `titles`, of several pages, which are named."""
-    of_pages = [] if titles is None else ["page"]
+    """The clearest verdicts first; with `titles`, of several pages, which are named with their scales."""
+    of_pages = [] if titles is None else ["page", "scale"]
     headings = [*HEADINGS, *of_pages]
     lines = [f"| {' | '.join(headings)} |", "|" + "|".join("---:" if h in NUMBERS else "---" for h in headings) + "|"]
     for verdict, cells in sorted(rows, key=lambda row: list(VERDICTS).index(row[0].verdict)):
-        page = [] if titles is None else [titles.get(verdict.claim.slug, verdict.claim.slug).partition(":")[0]]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in [*cells, *page]) + " |")
+        place: list[str] = []
+        if titles is not None:
+            place = [titles.get(verdict.claim.slug, verdict.claim.slug).partition(":")[0], verdict.scale]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in [*cells, *place]) + " |")
     return lines
 
 

@@ -468,6 +468,9 @@ def test_what_six_times_the_tokens_bring_in_the_results_is_what_the_records_give
     figures = "equal FLOPs {:.1f}% [{:.1f}, {:.1f}] below Dense and {:.1f}% [{:.1f}, {:.1f}] above X-MoE."
     assert figures.format(below[0], below[2], below[1], *above) in PROSE
     assert f"tuned it ends {below[0]:.1f}% below Dense and {above[0]:.1f}% above X-MoE" in PROSE
+    judged = [line for line in read(ROOT / "results" / "claims.md").splitlines() if line.endswith(" | long |")]
+    held = [line for line in judged if line.startswith("| **holds** |")]
+    assert [" than Dense, " in line for line in held] == [True, True] and "Both distances to Dense hold" in PROSE
     of_one = {name: nll(name, scale="long")[1] for name in ("null", "dense", "mhmoe_8_compute", "mhmoe_8_parameters")}
     pairs = [(a, b) for b in ("null", "dense") for a in ("mhmoe_8_compute", "mhmoe_8_parameters")]
     figures = "by {:.1f}% at equal FLOPs and {:.1f}% at equal parameters, and {:.1f}% and {:.1f}% above Dense"

@@ -250,7 +250,7 @@ def test_the_ledger_shows_every_verdict_with_its_numbers():
     assert "**2 claims: 1 holds, 0 not reproduced at this scale, 0 cannot tell," in page
     assert " 0 not testable here, 1 not run.**" in page
     judged, line = (line for line in page.splitlines() if "A beats B" in line)
-    assert judged == f"{line} Table 1 |"
+    assert judged == f"{line} Table 1 | cpu |"
     assert "12 against 15 (-20.0%)" in line
     assert line.startswith("| **holds** | A beats B |")
     verdict = judge([LOWER], records)[0]
