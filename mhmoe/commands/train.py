@@ -55,7 +55,7 @@ def train(command: Train) -> Path | None:
     """
     deadline = math.inf if command.time_budget is None else time.monotonic() + command.time_budget
     if command.time_budget is not None:
-        check_value("time_budget", command.time_budget, Annotated[float, Range(above=0)])
+        check_value("time_budget", command.time_budget, Annotated[float, Range(least=0)])
     check_value("seed", command.seed, Seed)
     check_value("log_every", command.log_every, Count)
     device = device_named(command.device)
