@@ -476,9 +476,14 @@ def test_what_six_times_the_tokens_bring_in_the_results_is_what_the_records_give
     figures = "by {:.1f}% at equal FLOPs and {:.1f}% at equal parameters, and {:.1f}% and {:.1f}% above Dense"
     assert figures.format(*(abs(100 * math.expm1(of_one[a] - of_one[b])) for a, b in pairs)) in PROSE
     assert of_one["null"] > of_one["mhmoe_8_compute"] > of_one["dense"] < of_one["mhmoe_8_parameters"] < of_one["null"]
+    pairs = [("xmoe_8", "dense"), ("xmoe_8_x0.1667", "dense_x0.1667"), ("xmoe_8_tuned_x0.1667", "dense_tuned_x0.1667")]
+    lower = [-100 * math.expm1(nll(a, scale="long")[1] - nll(b, scale="long")[1]) for a, b in pairs]
+    assert "ends {:.1f}% below Dense, on 2M tokens {:.1f}%; tuned it was {:.1f}% there.".format(*lower) in PROSE
+    rows = [*csv.DictReader((ROOT / "results" / "regime_long.csv").read_text(encoding="utf-8").splitlines())]
+    gains = {(row["label"], row["x"]): float(row["mean"]) for row in rows}
+    assert all(gains[label, "12"] > gains[label, "2"] for label, _ in gains) and "worth more than there on 2M" in PROSE
     experts = nll("xmoe_32_tuned", scale="long")[1] - nll("xmoe_8_tuned", scale="long")[1]
     assert f"32 experts X-MoE ends {-100 * math.expm1(experts):.1f}% below the one with 8 (one seed" in PROSE
-    rows = csv.DictReader((ROOT / "results" / "regime_long.csv").read_text(encoding="utf-8").splitlines())
     few = [float(row["mean"]) for row in rows if row["x"] == "0.5" and row["label"].endswith(", tuned")]
     assert len(few) == 4 and max(few) < 0 and "half a million tokens** no tuned system reaches" in PROSE
 
