@@ -3,7 +3,7 @@
     dense, dense compiled     the FFN that MH-MoE stands in for, 4 dim wide, by torch and by torch.compile
     X-MoE, MH-MoE             v1's layers, GELU, h = 4, k = 1, by each path: torch's products alone; our kernels with
                               the inner width computed again in backward; the same with it kept; torch.compile over
-                              torch's products; and these in three slices of the inner width, each computed again
+                              torch's products; and these in six slices of the inner width, each computed again
                               in backward. "recorded" is the step as a CUDA graph, as training takes it
                               (mhmoe/training/replay.py): so no kernel waits for Python
     sub-tokens                SwiGLU, k = 2: our SparseMoE by each path beside transformers' Mixtral block by grouped_mm
@@ -45,7 +45,7 @@ PATHS: dict[str, fused.Kernels | None] = {
     "kernels, recomputed": fused.Kernels(),
     "kernels, kept": fused.Kernels(recompute=False),
 }
-RECORDED, COMPILED, SLICED = ", recorded", "torch.compile", "torch, in three slices"
+RECORDED, COMPILED, SLICED = ", recorded", "torch.compile", "torch, in six slices"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _ours(name: str, config: LayerConfig) -> Iterator[Subject]:
     """A layer of ours by every path of this machine."""
 
     def made(path: str) -> nn.Module:
-        module = use_slices(use_kernels(config.build(), PATHS.get(path)), 3 if path == SLICED else 1)
+        module = use_slices(use_kernels(config.build(), PATHS.get(path)), 6 if path == SLICED else 1)
         return _compiled(module) if path == COMPILED else module
 
     for path in _paths():

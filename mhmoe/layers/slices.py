@@ -30,19 +30,17 @@ def in_slices(
 ) -> Float[Tensor, "selections dim"]:
     """f of sorted rows, without the down bias. A gated activation's up matrices are two halves, one above the other."""
     inner = down.shape[2]
-    halves = up.unflatten(1, (-1, inner))
-    biases = None if up_bias is None else up_bias.unflatten(1, (-1, inner))
+    width = -(-inner // (slices * _STEP)) * _STEP
 
     def part(rows: Tensor, up: Tensor, bias: Tensor | None, down: Tensor) -> Tensor:
-        z = grouped_linear(rows, up.contiguous(), offsets)
-        z = z if bias is None else z + bias.to(z.dtype)[expert]
+        z = grouped_linear(rows, up.flatten(1, 2), offsets)
+        z = z if bias is None else z + bias.flatten(1).to(z.dtype)[expert]
         return grouped_linear(activation(z).to(rows.dtype), down.contiguous(), offsets)
 
+    # split, and not sliced: the gradient of all slices is then put together once
+    ups, downs = up.unflatten(1, (-1, inner)).split(width, dim=2), down.split(width, dim=2)
+    biases = [None] * len(ups) if up_bias is None else up_bias.unflatten(1, (-1, inner)).split(width, dim=2)
     total = torch.zeros_like(rows, dtype=torch.float32)
-    width = -(-inner // (slices * _STEP)) * _STEP
-    for begin in range(0, inner, width):
-        own = slice(begin, begin + width)
-        bias = None if biases is None else biases[:, :, own].flatten(1, 2)
-        given = rows, halves[:, :, own].flatten(1, 2), bias, down[:, :, own]
-        total = total + checkpoint(part, *given, use_reentrant=False, preserve_rng_state=False)
+    for given in zip(ups, biases, downs, strict=True):
+        total += checkpoint(part, rows, *given, use_reentrant=False, preserve_rng_state=False)
     return total.to(rows.dtype)
