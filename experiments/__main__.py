@@ -78,9 +78,13 @@ def run_all(
     chosen = scale_of(given.scale).on(given.device)
     queue = Queue.of([find(slug, given.task, given.heads) for slug in slugs])
     check_task(queue, given.task)
+    if not any(page.is_for(chosen) for page in queue.pages):
+        check_scale(queue.pages[0], chosen)
     for page in queue.pages:
         if page.is_for(chosen):
             _check_models(page, chosen)
+        else:
+            print(f"{page.slug} is left out: it is for {' or '.join(page.only)} alone", file=sys.stderr)
     sys.exit(execute_command(queue, chosen, arguments))
 
 
@@ -112,6 +116,7 @@ def render_(
             is not the one that its manifest lists.
     """
     chosen = scale_of(scale)
+    _check_folder(results)
     page = None if slug in ("", "claims") else find(slug, task, heads)
     if results is None and page is not None and slug.endswith(".py"):
         results = OWN / page.slug
@@ -143,12 +148,19 @@ def status(scale: ScaleName = "cpu", results: Path = RESULTS) -> None:
         results: the folder of records.
     """
     chosen = scale_of(scale)
+    _check_folder(results)
     records = Records(chosen, results)
     for slug, page in pages().items():
         runs = page.planned(chosen, records)
         states = [records.state(run) for run in runs]
         counts = ", ".join(f"{states.count(state)} {state}" for state in ("done", "stale", "missing"))
         print(f"{slug:28} {counts}")
+
+
+def _check_folder(results: Path | None) -> None:
+    """A folder that is not there would read as one without records."""
+    if results not in (None, RESULTS) and not results.is_dir():
+        raise UserError(f"results={results} is no folder; give one that has runs/, as `run` makes it")
 
 
 @app.command

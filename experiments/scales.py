@@ -51,11 +51,12 @@ class Scale:
     """A size at which every experiment can be run.
 
     model: arguments of MHMoEConfig other than the layers. training: arguments of TrainingConfig other than
-    the learning rate. learning_rates: the grid that every system gets, tried with `tuning_seed` on
+    the learning rate. learning_rates: the grid that every system gets, tried with the first of `tuning_seeds` on
     `tuning_share` of the steps; a grid of one is taken as it is, and without a grid what was chosen at `settled_at`.
-    seeds: of the final runs. multiple_of: inner widths are multiples of it. texts: what other tasks than English read.
-    stand_in: what takes the place of the data folder where none is given; None where one must be. trials: at most so
-    many points of a search. settled_at: the scale whose searches settle this one's tuned systems; "" for itself.
+    Searches take both `tuning_seeds`. seeds: of the final runs. multiple_of: inner widths are multiples of it. texts:
+    what other tasks than English read. stand_in: what takes the place of the data folder where none is given; None
+    where one must be. trials: at most so many points of a search. settled_at: the scale whose searches settle this
+    one's tuned systems; "" for itself.
     """
 
     name: str
@@ -67,7 +68,7 @@ class Scale:
     training: Mapping[str, Any]
     learning_rates: Sequence[float]
     seeds: Sequence[int]
-    tuning_seed: int = 1000
+    tuning_seeds: tuple[int, int] = (1000, 1001)
     tuning_share: float = 1 / 3
     multiple_of: int = 8
     device: str = "cpu"
@@ -86,6 +87,10 @@ class Scale:
         if device not in ("", "cpu", "cuda"):
             raise UserError(f"device={device!r} is not known; choose auto, cpu or cuda")
         return dataclasses.replace(self, device=device or self.device)
+
+    def reserves(self, seed: int) -> bool:
+        """Whether a seed chooses rates and settings, and so is none of a final run."""
+        return seed in self.tuning_seeds and len(self.learning_rates) > 1
 
     def reads(self, task: str) -> bool:
         """Whether the scale has text for a task."""

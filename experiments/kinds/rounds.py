@@ -98,10 +98,10 @@ class Rounds(Page):
         return short + [run for base, number in kept for run in self.full(scale, base, number)]
 
     def short(self, scale: Scale, base: str, number: int) -> Run:
-        return self._run(scale, base, number, scale.tuning_seed, self._round_of(number).share)
+        return self._run(scale, base, number, scale.tuning_seeds[0], self._round_of(number).share)
 
     def full(self, scale: Scale, base: str, number: int) -> list[Run]:
-        return [self._run(scale, base, number, seed) for seed in (scale.tuning_seed, scale.tuning_seed + 1)]
+        return [self._run(scale, base, number, seed) for seed in scale.tuning_seeds]
 
     def _run(self, scale: Scale, base: str, number: int, seed: int, share: float | None = None) -> Run:
         """share: of the steps, of a short run, which has the learning rate in its name."""

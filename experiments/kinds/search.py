@@ -87,12 +87,13 @@ class Search(Rounds):
             f"best {round_.kept} go on, and with them {len(round_.also)} named beforehand"
             for n, round_ in enumerate(self.rounds, 1)
         )
+        first, second = scale.tuning_seeds
         settling = "the best of all rounds"
         if self.settling < len(self.rounds):
             settling = f"still those of round {self.settling}"
         return (
-            f"Perplexity on `valid`. The same points for every system, seed {scale.tuning_seed}: {rounds}. Full length "
-            f"is the mean of seeds {scale.tuning_seed} and {scale.tuning_seed + 1}. Tuned systems of other pages are "
+            f"Perplexity on `valid`. The same points for every system, seed {first}: {rounds}. Full length "
+            f"is the mean of seeds {first} and {second}. Tuned systems of other pages are "
             f"{settling}. Settings that are not named are as published."
         )
 

@@ -67,7 +67,7 @@ class Sweep(Page):
         )
         tokens = ", ".join(f"{n:,}" for n in sorted({record.tokens for record in current})) or "no"
         above = (
-            f"Perplexity on `valid`, seed {scale.tuning_seed}, {tokens} tokens a run "
+            f"Perplexity on `valid`, seed {scale.tuning_seeds[0]}, {tokens} tokens a run "
             f"({scale.tuning_share:.0%} of a final run's); text: {', '.join(sources(current)) or 'none'}."
         )
         return Section(table_markdown(columns, rows, caption=[above]), CSV_COLUMNS, csv_rows)

@@ -39,9 +39,9 @@ def tuning_plan(systems: Iterable[System], scale: Scale, task: str) -> list[Run]
 def final_plan(systems: Iterable[System], scale: Scale, task: str, seeds: Sequence[int], records: Records) -> list[Run]:
     """The systems' final runs, seed by seed.
 
-    Raises UserError if a final seed is the one that chooses the rates.
+    Raises UserError if a final seed is one that chooses rates or settings.
     """
-    if scale.tuning_seed in seeds and len(scale.learning_rates) > 1:
-        raise UserError(f"seed {scale.tuning_seed} chooses the learning rates; take others for the final runs")
+    if chose := [seed for seed in seeds if scale.reserves(seed)]:
+        raise UserError(f"seed {chose[0]} chooses learning rates and settings; take others for the final runs")
     finals = [list(final_runs(scale, task, s, seeds[: s.seeds], records)) for s in systems]
     return [of[i] for i in range(max(map(len, finals), default=0)) for of in finals if i < len(of)]

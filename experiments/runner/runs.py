@@ -69,11 +69,11 @@ def tuning_runs(scale: Scale, task: str, system: System) -> Iterator[Run]:
         return
     for rate in scale.learning_rates:
         yield Run(
-            name=f"{task}-{system.name}-lr{rate:g}-seed{scale.tuning_seed}",
+            name=f"{task}-{system.name}-lr{rate:g}-seed{scale.tuning_seeds[0]}",
             scale=scale,
             task=task,
             system=system,
-            seed=scale.tuning_seed,
+            seed=scale.tuning_seeds[0],
             learning_rate=rate,
             steps_share=scale.tuning_share,
             tests=False,

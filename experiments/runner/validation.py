@@ -102,7 +102,7 @@ def _planned(page: Page, record: Record, records: Records) -> list[Run]:
     scale = records.scale
     if page.task != record.task or not scale.reads(record.task) or record.seed < 0:
         return []
-    seeds = [] if record.seed == scale.tuning_seed else [record.seed]
+    seeds = [] if scale.reserves(record.seed) else [record.seed]
     return page.runs(scale, seeds, records)
 
 

@@ -149,12 +149,19 @@ def _zero_shot(command: Evaluate, model: Any, tokenizer: Any) -> str:
     except Exception as error:  # whatever the network, the hub and the files of tasks raise
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"tasks={', '.join(command.tasks)} cannot be scored: {reason}") from error
+    return "\n".join(harness_lines(found["results"]))
+
+
+def harness_lines(results: dict[str, dict[str, Any]]) -> list[str]:
+    """One for each number that lm-eval gives, with its standard error where it gives one."""
     lines: list[str] = []
-    for task, measures in found["results"].items():
+    for task, measures in results.items():
         for name, value in measures.items():
-            measure = name.removesuffix(",none")
+            measure, _, answer = name.partition(",")  # exact_match,strict-match: a measure, and which answer it is of
             if isinstance(value, float) and "stderr" not in name:
-                error = measures.get(f"{measure}_stderr,none")
+                error = measures.get(f"{measure}_stderr,{answer}")
                 spread = f" ± {error:.4f}" if isinstance(error, float) else ""
-                lines.append(f"{task}: {measure} {value:.4f}{spread}, {measures.get('sample_len', '')} items")
-    return "\n".join(lines)
+                lines.append(
+                    f"{task}: {name.removesuffix(',none')} {value:.4f}{spread}, {measures.get('sample_len', '')} items"
+                )
+    return lines

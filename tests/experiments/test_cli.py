@@ -150,6 +150,10 @@ def test_several_pages_are_one_queue_whose_new_records_can_be_carried_elsewhere(
     assert numbers(there, "mini") == numbers(here, "mini")
     refused = here.run("run-all", "table98", "table3", "--scale", "mini")
     assert refused.code == 2 and "one queue is of one task, and these pages are of english, multilingual" in refused.err
+    partly = here.run("run-all", "table98", "regime", "--scale", "mini", "--dry-run")
+    assert partly.code == 0 and "regime is left out: it is for smoke or long alone" in partly.err
+    refused = here.run("run-all", "regime", "--scale", "mini")
+    assert refused.code == 2 and "scale='mini' is not one of regime; choose smoke or long" in refused.err
     refused = here.run("run-all", "table98", "--scale", "mini", "--task", "multilingual")
     assert refused.code == 2 and "task='multilingual' is not that of table98" in refused.err
 
@@ -362,7 +366,10 @@ def refusal(project: Project, *arguments: str, **environment: str) -> str:
             "run table1 --scale mini --task french",
             "scale mini has no text for task 'french'; it has english, multilingual",
         ),
-        ("run table1 --scale mini --seeds 1000", "seed 1000 chooses the learning rates"),
+        ("run table1 --scale mini --seeds 1000", "seed 1000 chooses learning rates"),
+        ("run table1 --scale mini --seeds 1 1001", "seed 1001 chooses learning rates"),
+        ("render --scale mini --results nowhere", "results=nowhere is no folder"),
+        ("status --scale mini --results nowhere", "results=nowhere is no folder"),
         ("run table1 --scale mini --seeds -1", "seeds=-1 is not allowed; a seed is 0 or more"),
         ("run table1 --scale mini --seeds 2 1 2", "seeds=2 is given twice"),
         ("run table5 --scale mini --heads 0", "heads=0 is not allowed; it must be at least 1"),

@@ -168,7 +168,7 @@ def test_every_system_can_be_configured_at_every_scale(scale):
             assert training_config(run).learning_rate == rate
     assert scale.packing.vocab_size == scale.model["vocab_size"]
     assert scale.training["length"] <= scale.model["max_position_embeddings"]
-    assert scale.tuning_seed not in scale.seeds and len(set(scale.seeds)) == len(scale.seeds)
+    assert not set(scale.tuning_seeds) & set(scale.seeds) and len(set(scale.seeds)) == len(scale.seeds)
 
 
 def test_every_system_as_the_committed_searches_settle_it_can_be_configured():
@@ -240,7 +240,7 @@ def test_learning_rates_come_before_final_runs_and_final_runs_wait_for_their_rat
     runs = TABLE1.runs(TUNED, TUNED.seeds, Records(TUNED, tmp_path))
     tuning = [run for run in runs if not run.tests]
     assert runs[: len(tuning)] == tuning and len(tuning) == 3 * len(OWN)
-    assert {run.seed for run in tuning} == {TUNED.tuning_seed}
+    assert {run.seed for run in tuning} == {TUNED.tuning_seeds[0]}
     assert {run.learning_rate for run in runs[len(tuning) :]} == {None}
     with pytest.raises(UserError, match="run learning_rates --scale mini"):
         training_config(next(run for run in runs if run.tests and not run.waits_for))
@@ -258,7 +258,7 @@ def test_final_runs_go_seed_by_seed_and_a_system_may_have_fewer(tmp_path):
     assert of["mhmoe_32_compute"] == of["mhmoe_32_parameters"] == [1, 2, 3]
     chosen = TABLE1.runs(TUNED, (7,), Records(TUNED, tmp_path))
     assert {run.seed for run in chosen if run.tests} == {7}
-    assert {run.seed for run in chosen if not run.tests} == {TUNED.tuning_seed}
+    assert {run.seed for run in chosen if not run.tests} == {TUNED.tuning_seeds[0]}
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_only_what_has_no_current_record_is_left_to_do(tmp_path):
 def test_what_cannot_be_planned_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"task='french' is not that of table1_perplexity; choose english"):
         check_task(TABLE1, "french")
-    with pytest.raises(UserError, match="seed 1000 chooses the learning rates"):
+    with pytest.raises(UserError, match="seed 1000 chooses learning rates"):
         TABLE1.runs(TUNED, (1000,), Records(TUNED, tmp_path))
 
 
@@ -350,7 +350,7 @@ DOES_NOT = {
     "device": changed(device="cuda"),
     "seeds": changed(seeds=(1, 2, 3)),
     "place of the text": changed(corpus=lambda: LocalCorpus(path=Path("elsewhere"))),
-    "tuning": changed(tuning_share=1 / 3, tuning_seed=5),
+    "tuning": changed(tuning_share=1 / 3, tuning_seeds=(5, 6)),
 }
 
 

@@ -32,6 +32,7 @@ from mhmoe.__main__ import main
 from mhmoe.commands.options import ModelOptions, Train, TrainingOptions
 from mhmoe.commands.plan import settings_of, tokens_read, training_of
 from mhmoe.commands.presets import PRESETS
+from mhmoe.commands.score import harness_lines
 from mhmoe.commands.systems import SYSTEMS, Sizes, layer_of
 from mhmoe.data.tokenizer import as_transformers, train_tokenizer
 from mhmoe.io import sha256_of
@@ -606,3 +607,13 @@ def test_upcycle_writes_the_mixture_of_a_dense_model_which_is_scored(book: Path,
     assert "mixture exists already; remove it or name another --out" in capsys.readouterr().err
     assert main(["upcycle", "mixture", "--out", "again"]) == 2
     assert "the model has layers of ours already; give a dense one" in capsys.readouterr().err
+
+
+def test_numbers_of_the_harness_have_the_standard_errors_of_their_filter() -> None:
+    strict, free = {"exact_match,strict": 0.5, "exact_match_stderr,strict": 0.1}, {"exact_match,flexible": 0.75}
+    found = harness_lines({"boolq": {"sample_len": 8, "acc,none": 0.25, "acc_stderr,none": 0.2, **strict, **free}})
+    assert found == [
+        "boolq: acc 0.2500 ± 0.2000, 8 items",
+        "boolq: exact_match,strict 0.5000 ± 0.1000, 8 items",
+        "boolq: exact_match,flexible 0.7500, 8 items",
+    ]
