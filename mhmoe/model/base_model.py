@@ -21,7 +21,7 @@ from transformers.utils.import_utils import is_jit_tracing
 from mhmoe.io import write_atomically
 from mhmoe.layers.bitnet import BitLinear
 from mhmoe.model.config import MHMoEConfig
-from mhmoe.model.outputs import CACHE, MHMoEModelOutput
+from mhmoe.model.outputs import CACHE, MHMoEModelOutput, mean_of
 from mhmoe.model.transformer import Block, BlockOutput, make_norm, rotation
 
 SHIM = "mhmoe_shim"
@@ -178,7 +178,7 @@ class MHMoEModel(MHMoEPreTrainedModel):
             last_hidden_state=x,
             hidden_states=(*states, x) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
-            balance_loss=torch.stack(losses).mean() if losses else None,
+            balance_loss=mean_of(losses, x.device) if losses else None,
             routing=tuple(routing) if output_routing else None,
             **{CACHE: cache},  # pyright: ignore[reportArgumentType]
         )

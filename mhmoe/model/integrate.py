@@ -32,7 +32,7 @@ from mhmoe.io import UserError
 from mhmoe.layers.config import LayerConfig, config_from_dict
 from mhmoe.layers.experts import FFNOutput
 from mhmoe.model.config import BalanceWeight
-from mhmoe.model.outputs import LOST_BALANCE, is_reentrant, share_of_labels
+from mhmoe.model.outputs import LOST_BALANCE, is_reentrant, mean_of, with_balance
 
 PREFIX = "mhmoe_"
 _PLACE = re.compile(r"\.(\d+)\.(?:mlp|feed_forward)$")
@@ -233,7 +233,7 @@ def _subclass(base: Any) -> Any:
                 )
             if labels is None or not losses:
                 return output
-            loss = output[0] + weight * share_of_labels(labels, **counted) * torch.stack(losses).mean()
+            loss = with_balance(output[0], weight, mean_of(losses, output[0].device), labels, **counted)
             self.balance_losses = [balance.detach() for balance in losses]  # else the model could not be copied
             if isinstance(output, tuple):
                 return (loss, *output[1:])

@@ -19,7 +19,7 @@ from mhmoe.layers.routers import Routing
 from mhmoe.model import earlier_folders
 from mhmoe.model.base_model import MHMoEModel, MHMoEPreTrainedModel
 from mhmoe.model.config import MHMoEConfig
-from mhmoe.model.outputs import CACHE, LOST_BALANCE, MHMoEModelOutput, MHMoEOutput, share_of_labels
+from mhmoe.model.outputs import CACHE, LOST_BALANCE, MHMoEModelOutput, MHMoEOutput, with_balance
 
 _FOR_LOSS = ("num_items_in_batch", "shift_labels")
 
@@ -92,7 +92,7 @@ class MHMoEForCausalLM(MHMoEPreTrainedModel, GenerationMixin):
             task_loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **counted)
             loss = task_loss
             if balance is not None and weight:
-                loss = task_loss + weight * share_of_labels(labels, **counted) * balance
+                loss = with_balance(task_loss, weight, balance, labels, **counted)
         return MHMoEOutput(
             loss=loss,
             logits=logits,

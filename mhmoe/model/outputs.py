@@ -4,8 +4,10 @@ The cache is `output.past_key_values` in every version; transformers 5.24 rename
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -48,14 +50,26 @@ class MHMoEOutput(CausalLMOutputWithPast):
     routing: tuple[Routing, ...] | None = None
 
 
-def share_of_labels(
-    labels: Tensor, num_items_in_batch: Tensor | int | None = None, shift_labels: Tensor | None = None
-) -> Tensor | float:
-    """Of the labels of all micro-batches, the part that these are."""
-    if num_items_in_batch is None:
-        return 1.0
-    scored = labels[..., 1:] if shift_labels is None else shift_labels
-    return (scored != IGNORED_LABEL).sum() / num_items_in_batch
+def mean_of(losses: Sequence[Tensor], device: torch.device) -> Float[Tensor, ""]:
+    """Of the balance losses of a model's layers, which may lie on several devices."""
+    return torch.stack([loss.to(device) for loss in losses]).mean()
+
+
+def with_balance(
+    task_loss: Float[Tensor, ""],
+    weight: float,
+    balance: Float[Tensor, ""],
+    labels: Tensor,
+    num_items_in_batch: Tensor | int | None = None,
+    shift_labels: Tensor | None = None,
+) -> Float[Tensor, ""]:
+    """What is trained on. The balance loss counts in proportion to the labels' share of `num_items_in_batch`, those of
+    all micro-batches."""
+    balance = balance.to(task_loss.device)
+    if num_items_in_batch is not None:
+        scored = labels[..., 1:] if shift_labels is None else shift_labels
+        balance = (scored != IGNORED_LABEL).sum().to(balance.device) / num_items_in_batch * balance
+    return task_loss + weight * balance
 
 
 LOST_BALANCE = (

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from torch import Tensor
 from transformers import AutoModelForCausalLM, set_seed
 
@@ -156,3 +157,13 @@ def test_an_output_layer_of_its_own_starts_from_the_seed_and_its_name() -> None:
 def test_training_on_more_tokens_than_the_model_has_positions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="length=32 exceeds the model's max_position_embeddings=16; train on shorter"):
         train(tiny.model("dense", max_position_embeddings=16), tiny.text(tmp_path), tiny.TRAINING, seed=0)
+
+
+def test_blocks_on_several_devices_have_one_loss() -> None:
+    model = tiny.model("mhmoe_compute", moe_every=1, tie_word_embeddings=False).train()
+    for part in (model.model.layers[1], model.model.norm, model.lm_head):  # as device_map has them
+        add_hook_to_module(part.to("meta"), AlignDevicesHook(execution_device="meta"))
+    ids = torch.zeros(2, 8, dtype=torch.long)
+    for counted in ({}, {"num_items_in_batch": torch.tensor(14)}):
+        output = model(ids, labels=ids, **counted)
+        assert output.loss.device.type == output.balance_loss.device.type == "meta" and output.loss.shape == ()
