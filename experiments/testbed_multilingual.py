@@ -4,11 +4,11 @@ No table of the paper. Run: python -m experiments run testbed --task multilingua
 """
 
 from experiments.kinds.testbed import Testbed
-from experiments.testbed import PUBLISHED
+from experiments.testbed import PUBLISHED, TUNED
 
 PAGE = Testbed(
     slug="testbed_multilingual",
     title="The testbed: what can be shown in fourteen languages",
     task="multilingual",
-    arms=(PUBLISHED,),
+    arms=(PUBLISHED, TUNED),
 )
