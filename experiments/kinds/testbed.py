@@ -85,10 +85,12 @@ class Testbed(Page):
             for arm in self.arms
             for claim in (*self._effects(arm).values(), self._below(arm, arm.dense, arm.null))
         ]
-        covered = [row for arm in self.arms for row in _covered(arm, current)]
+        covered = [row for arm in self.arms for row in covered_by(arm, current)]
         lines = caption_of(runs)[:1]
         lines.append("An effect is seen where the 95% interval of the paired difference over seeds is below zero.")
-        page = table_markdown(CONTROLS, shown, caption=lines) + "\n" + table_markdown(COVERED, covered)
+        left_out = "What a system covers is left out where the seeds do not tell X-MoE from no layer."
+        tables = (table_markdown(CONTROLS, shown, caption=lines), table_markdown(COVERED, covered, caption=[left_out]))
+        page = "\n".join(tables)
         columns = (
             Column("arm", "arm"),
             Column("label", "label"),
@@ -127,10 +129,15 @@ def _shown(arm: str, verdict: Verdict) -> Row:
     }
 
 
-def _covered(arm: Arm, current: Mapping[str, Sequence[Record]]) -> list[Row]:
-    """(null - system) / (null - X-MoE) in nats a token, seed by seed; X-MoE covers all of it, the null nothing."""
+def covered_by(arm: Arm, current: Mapping[str, Sequence[Record]]) -> list[Row]:
+    """(null - system) / (null - X-MoE) in nats a token, seed by seed; X-MoE covers all of it, the null nothing.
+
+    Left out where the seeds do not tell X-MoE from the null: a share of a distance that may be 0 says nothing.
+    """
     nll = {s.name: {r.seed: r.metrics["test"]["nll_per_token"] for r in current[s.name]} for s in arm.systems}
     null, few = nll[arm.null.name], nll[arm.few.name]
+    highest = paired_difference(few, null).high
+    is_a_distance = not highest >= 0  # of one seed it is nan
     rows: list[Row] = []
     for system in arm.systems:
         found = nll[system.name]
@@ -139,7 +146,9 @@ def _covered(arm: Arm, current: Mapping[str, Sequence[Record]]) -> list[Row]:
         row: Row = {"arm": arm.name, "label": system.label, "n": len(found), "perplexity": NOT_RUN}
         if found:
             row["perplexity"] = sum(math.exp(x) for x in found.values()) / len(found)
-        shares = {s: 100 * (null[s] - found[s]) / (null[s] - few[s]) for s in seeds if null[s] != few[s]}
+        shares = {
+            s: 100 * (null[s] - found[s]) / (null[s] - few[s]) for s in seeds if is_a_distance and null[s] != few[s]
+        }
         share: Interval = paired_difference(shares, dict.fromkeys(shares, 0.0))
         rows.append(row | {"change": share.mean, "low": share.low, "high": share.high})
     return rows
