@@ -429,6 +429,17 @@ def test_the_differences_over_fewer_seeds_in_the_results_are_those_of_the_record
         assert sentence.format(-mean, -high, -low) in PROSE
 
 
+def test_what_the_results_say_of_tuned_models_in_fourteen_languages_is_in_the_records():
+    for ours, theirs, sentence in (
+        ("dense_tuned", "null_tuned", "Dense ends {:.1f}% [{:.1f}, {:.1f}] above no layer"),
+        ("xmoe_8_tuned", "null_tuned", "X-MoE is not told from it ({:.1f}% [{:.1f}, {:.1f}])"),
+        ("mhmoe_8_compute_tuned", "xmoe_8_tuned", "of MH-MoE, {:.1f}% [{:.1f}, {:.1f}] above X-MoE at equal FLOPs"),
+    ):
+        assert sentence.format(*difference(ours, theirs, task="multilingual")) in PROSE
+    mean, low, high = difference("xmoe_8_tuned", "dense_tuned", task="multilingual")
+    assert f"three seeds), X-MoE ends {-mean:.1f}% [{-high:.1f}, {-low:.1f}] below Dense" in PROSE
+
+
 def test_what_the_searchs_second_round_found_is_told_as_its_page_has_it():
     text = (ROOT / "results" / "tuning.csv").read_text(encoding="utf-8")
     best = {(r["label"], r["round"]): r["best_full"] for r in csv.DictReader(text.splitlines()) if r["scale"] == "cpu"}
@@ -488,16 +499,16 @@ def test_what_six_times_the_tokens_bring_in_the_results_is_what_the_records_give
     assert len(few) == 4 and max(few) < 0 and "half a million tokens** no tuned system reaches" in PROSE
 
 
-def difference(ours: str, theirs: str, seeds: int = 99, scale: str = "cpu") -> tuple[float, ...]:
+def difference(ours: str, theirs: str, seeds: int = 99, scale: str = "cpu", task: str = "english") -> tuple[float, ...]:
     """In percent of perplexity, paired by seed over the first so many, with its interval."""
-    both = (nll(system, scale=scale) for system in (ours, theirs))
+    both = (nll(system, scale=scale, task=task) for system in (ours, theirs))
     found = paired_difference(*({s: x for s, x in of.items() if s <= seeds} for of in both))
     return tuple(100 * math.expm1(x) for x in (found.mean, found.low, found.high))
 
 
-def nll(system: str, split: str = "test", scale: str = "cpu") -> dict[int, float]:
-    """Nll per token of the English models at a scale, by seed."""
-    records = (ROOT / "results" / "runs" / scale).glob(f"english-{system}-seed*.json")
+def nll(system: str, split: str = "test", scale: str = "cpu", task: str = "english") -> dict[int, float]:
+    """Nll per token of a system's models at a scale, by seed."""
+    records = (ROOT / "results" / "runs" / scale).glob(f"{task}-{system}-seed*.json")
     found = [json.loads(path.read_bytes()) for path in records]
     return {record["seed"]: record["metrics"][split]["nll_per_token"] for record in found}
 
