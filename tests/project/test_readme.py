@@ -487,6 +487,8 @@ def test_what_six_times_the_tokens_bring_in_the_results_is_what_the_records_give
     figures = "by {:.1f}% at equal FLOPs and {:.1f}% at equal parameters, and {:.1f}% and {:.1f}% above Dense"
     assert figures.format(*(abs(100 * math.expm1(of_one[a] - of_one[b])) for a, b in pairs)) in PROSE
     assert of_one["null"] > of_one["mhmoe_8_compute"] > of_one["dense"] < of_one["mhmoe_8_parameters"] < of_one["null"]
+    mean, low, high = difference("xmoe_8", "dense", scale="long")
+    assert f"Over two seeds X-MoE ends {-mean:.1f}% [{-high:.1f}, {-low:.1f}] below Dense." in PROSE
     pairs = [("xmoe_8", "dense"), ("xmoe_8_x0.1667", "dense_x0.1667"), ("xmoe_8_tuned_x0.1667", "dense_tuned_x0.1667")]
     lower = [-100 * math.expm1(nll(a, scale="long")[1] - nll(b, scale="long")[1]) for a, b in pairs]
     assert "ends {:.1f}% below Dense, on 2M tokens {:.1f}%; tuned it was {:.1f}% there.".format(*lower) in PROSE
