@@ -394,6 +394,9 @@ def test_the_differences_over_fewer_seeds_in_the_results_are_those_of_the_record
         ("mhmoe_8_compute_tuned", "mhmoe_8_compute_h1_tuned", "on top of them costs {:.1f}% [{:.1f}, {:.1f}]."),
         ("mhmoe_8_compute_tuned", "mhmoe_8_compute_h1_tuned", "Splitting itself costs {:.1f}% [{:.1f}, {:.1f}]."),
         ("mhmoe_8_compute_tuned", "xmoe_8_tuned", "stays behind X-MoE: by {:.1f}% [{:.1f}, {:.1f}] with 8 experts"),
+        ("mhmoe_8_parameters_n0_tuned", "mhmoe_8_parameters_tuned", "ends {:.1f}% [{:.1f}, {:.1f}] from where it ends"),
+        ("mhmoe_8_parameters_n2_tuned", "mhmoe_8_parameters_tuned", "it ends {:.1f}% [{:.1f}, {:.1f}] above one and"),
+        ("mhmoe_8_parameters_n3_tuned", "mhmoe_8_parameters_tuned", "with three {:.1f}% [{:.1f}, {:.1f}], no better"),
         (
             "xmoe_swiglu_heads_tuned",
             "xmoe_swiglu_tuned",
