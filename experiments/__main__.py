@@ -90,6 +90,7 @@ def run_all(
 
 def _check_models(page: Page, scale: Scale) -> None:
     """What cannot be built is said before anything is trained."""
+    page.check_names()
     for system in page.all_systems():
         model_config(scale.for_task(page.task), system)
 
@@ -135,7 +136,7 @@ def render_(
         return
     files = write(slug, page, known, scales, target, results, report=True)
     if slug:
-        print(next(text for path, text in files.items() if path.suffix == ".md"))
+        print("\n".join(text for path, text in files.items() if path.suffix == ".md"))
     else:
         print("\n".join(os.path.relpath(path) for path in files))
 

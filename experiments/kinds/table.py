@@ -13,10 +13,11 @@ from experiments.kinds.trend import Trend, draw
 from experiments.paper import paper_number
 from experiments.report.captions import all_runs, caption_of, current_runs, declared_fingerprints, setting_of
 from experiments.report.looks import each_role_once, looks
-from experiments.runner.page import Page, Section, unique
+from experiments.runner.page import Page, Section, unique, unknown_name
 from experiments.runner.store import Records
 from experiments.scales import Scale
 from experiments.system import System
+from mhmoe.io import UserError
 from mhmoe.training.record import divide
 
 
@@ -44,6 +45,13 @@ class Table(Page):
 
     def all_systems(self) -> list[System]:
         return unique([row.system for row in self.rows])
+
+    def check_names(self) -> None:
+        super().check_names()
+        names = {system.name for system in self.all_systems()}
+        for name in (self.reference, *(row.reference for row in self.rows)):
+            if name is not None and name not in names:
+                raise UserError(unknown_name("reference", name, names))
 
     def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
         systems = self.all_systems()

@@ -46,7 +46,10 @@ def write(
     """The pages of one page, or the ledger ("claims"), or ("") everything, into a folder; with `report`, report.html
     too."""
     if page is not None:
-        return render(page, scales, folder, results)
+        files = render(page, scales, folder, results)
+        if slug.endswith(".py") and page.claims:  # one's own, which the ledger of all pages does not have
+            files |= write_ledger(verdicts([page], scales, results), [page], folder, f"{page.slug}_claims.md")
+        return files
     found = verdicts(known, scales, results)
     files = write_ledger(found, known, folder)
     if slug == "claims":

@@ -65,9 +65,11 @@ def verdicts(pages: Sequence[Page], scales: Sequence[Scale], results: Path = RES
     return [verdict for of_page in found.values() for verdict in of_page]
 
 
-def write_ledger(found: Sequence[Verdict], pages: Sequence[Page], folder: Path) -> dict[Path, str]:
-    """claims.md, of verdicts that are known."""
-    path = folder / "claims.md"
+def write_ledger(
+    found: Sequence[Verdict], pages: Sequence[Page], folder: Path, name: str = "claims.md"
+) -> dict[Path, str]:
+    """The ledger, of verdicts that are known."""
+    path = folder / name
     files = {path: ledger_markdown(found, {page.slug: page.title for page in pages})}
     write_atomically(path, files[path])
     return files

@@ -57,6 +57,11 @@ def execute(
     model_settings = model_config(run.scale, run.system)
     with torch.device("meta" if sharding else "cpu"):  # a sharded one is made in its parts, by `train`
         model = MHMoEForCausalLM(model_settings)
+    if (found := model.num_parameters()) != model_settings.parameters():
+        raise RunError(
+            f"{run.name}: the configs count {model_settings.parameters():,} parameters, the model has {found:,}; "
+            "mend `parameters` of the config that is new"
+        )
     if sharding is None:
         seed_parameters(model, run.seed)
         model.to(device)  # pyright: ignore[reportArgumentType]  # transformers wraps it in an untyped decorator

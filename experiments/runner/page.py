@@ -4,7 +4,7 @@ A kind of page is a subclass (kinds/), a table or figure one instance of a kind,
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -17,8 +17,11 @@ from experiments.runner.measurements import Measurement
 from experiments.runner.plan import final_plan, tuning_plan
 from experiments.runner.runs import Run
 from experiments.runner.store import Records
-from experiments.scales import Scale
+from experiments.scales import SCALES, Scale
 from experiments.system import System
+from mhmoe.io import UserError
+
+_PROBE = SCALES["smoke"]  # where layers of equal names are compared
 
 
 class Section(NamedTuple):
@@ -70,6 +73,13 @@ class Page:
         own = tuple(dataclasses.replace(claim, slug=self.slug, task=self.task) for claim in self.claims)
         object.__setattr__(self, "claims", own)
 
+    def check_names(self) -> None:
+        """Raises UserError if a claim is of a system that it does not have, and would never be judged."""
+        names = {system.name for system in self.all_systems()}
+        for claim in self.claims:
+            if unknown := sorted(claim.systems - names):
+                raise UserError(unknown_name(f"the claim {claim.statement!r}", unknown[0], names))
+
     def claims_at(self, scale: Scale) -> Sequence[Claim | MeasuredClaim]:
         """The claims about systems that it has at a scale."""
         return self.claims
@@ -109,5 +119,20 @@ class Page:
 
 
 def unique(systems: Sequence[System]) -> list[System]:
-    """Every system once, in the order of their first appearance."""
-    return list({system.name: system for system in systems}.values())
+    """Every system once, in the order of their first appearance. Raises UserError if two that differ have one name:
+    records are found by it, so that a table would show those of one for both."""
+    found: dict[str, System] = {}
+    for system in systems:
+        known = found.setdefault(system.name, system)
+        if known is not system and _trained(known) != _trained(system):
+            raise UserError(f"two systems that differ are named {system.name!r}; give each a name of its own")
+    return list(found.values())
+
+
+def _trained(system: System) -> tuple[Any, ...]:
+    """What tells systems apart; pages may have one with fewer seeds than others, or with another's rate."""
+    return system.label, system.layer(_PROBE), dict(system.model), dict(system.training), system.steps
+
+
+def unknown_name(what: str, name: str, names: Iterable[str]) -> str:
+    return f"{what} names {name!r}, which is no system of the page; choose among {', '.join(sorted(names))}"

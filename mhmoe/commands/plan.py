@@ -10,7 +10,7 @@ import torch
 from mhmoe.commands.options import Train, given
 from mhmoe.commands.place import best_precision
 from mhmoe.commands.presets import preset_named
-from mhmoe.commands.systems import UNREAD, Sizes, layer_of
+from mhmoe.commands.systems import OF_MIXTURES, UNREAD, Sizes, layer_of
 from mhmoe.data.corpora import Corpus
 from mhmoe.data.packing import PackedDataset
 from mhmoe.data.tokenizer import END_OF_TEXT_ID, GivenTokenizer
@@ -71,9 +71,11 @@ def _check_read(command: Train) -> None:
     if command.layer is not None:
         unread, whose = ("system", "heads", "experts", "expert_dim", "top_k", "matching"), "a layer of your own"
     usual = {field.name: field.default for field in dataclasses.fields(Train)}
-    for name in unread:
-        if (value := getattr(command, name)) != usual[name]:
-            raise UserError(f"{name}={value} changes nothing in {whose}; leave it out")
+    told = {name: value for name in unread if (value := getattr(command, name)) != usual[name]}
+    if command.system == "dense" and command.layer is None:
+        told |= {name: value for name, value in given(command.model).items() if name in OF_MIXTURES}
+    for name, value in told.items():
+        raise UserError(f"{name}={value} changes nothing in {whose}; leave it out")
     for name in ("epochs", "max_tokens") if command.training.steps is not None else ():
         if (value := getattr(command, name)) is not None:
             raise UserError(

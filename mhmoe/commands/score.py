@@ -5,7 +5,7 @@ each token is predicted once. Perplexity depends on the tokenizer, bits per byte
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from tyro.conf import Positional
 from mhmoe.commands.options import Name, Place, Whole
 from mhmoe.commands.place import device_named
 from mhmoe.data.batches import EvaluationSet
-from mhmoe.data.corpora import SPLITS, Document, check_split
+from mhmoe.data.corpora import SPLITS, Document
 from mhmoe.data.named import text_named
 from mhmoe.data.packing import PackedDataset
 from mhmoe.data.tokenizer import bare, losses, vocabulary_size
@@ -59,8 +59,9 @@ def evaluate(command: Evaluate) -> str:
     """What is printed. Raises UserError and ValueError."""
     if not command.data and not command.tasks:
         raise UserError("there is nothing to score; name a text by --data, or --tasks of lm-eval, or both")
-    if command.split != ALL:
-        check_split(command.split)
+    if command.split not in (known := (*SPLITS, ALL)):
+        raise UserError(f"split={command.split!r} is not known; choose one of {', '.join(known)}")
+    _check_read(command)
     check_value("max_tokens", command.max_tokens, Count)
     text = text_named(command.data, whole=command.split == ALL) if command.data else None
     model, tokenizer = load(command.model, device=str(device_named(command.device)))
@@ -82,6 +83,15 @@ def evaluate(command: Evaluate) -> str:
     if command.tasks:
         lines.append(_zero_shot(command, model, tokenizer))
     return "\n".join(lines)
+
+
+def _check_read(command: Evaluate) -> None:
+    """Raises UserError for an option that would change nothing."""
+    usual = {field.name: field.default for field in fields(Evaluate)}
+    for beside, names in {"data": ("split", "length", "max_tokens"), "tasks": ("include_path", "limit")}.items():
+        for name in () if getattr(command, beside) else names:
+            if (value := getattr(command, name)) != usual[name]:
+                raise UserError(f"{name}={value} changes nothing without --{beside}; leave it out")
 
 
 def _documents(command: Evaluate, text: Any, tokenizer: Any, vocab_size: int) -> tuple[EvaluationSet, str]:

@@ -111,6 +111,8 @@ UNREAD = {
     "dense": ("heads", "experts", "top_k", "matching"),
 }
 """Sizes that change nothing in a system."""
+OF_MIXTURES = ("moe_every", "moe_offset", "balance_weight")
+"""Options of the model that change nothing where no block has a mixture."""
 
 
 def layer_of(system: str, sizes: Sizes) -> LayerConfig | None:

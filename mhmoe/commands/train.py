@@ -26,13 +26,14 @@ from mhmoe.commands.plan import check_multiplied, check_vocabulary, settings_of,
 from mhmoe.data.batches import Seed, TrainingBatches
 from mhmoe.data.named import text_named
 from mhmoe.data.packing import PackedDataset, PackingConfig, pack
-from mhmoe.data.tokenizer import as_transformers, given_tokenizer, losses
+from mhmoe.data.tokenizer import as_transformers, given_tokenizer, losses, vocabulary_size
 from mhmoe.fields import Count, Range, check_value
 from mhmoe.io import UserError, at_home, check_writable, read_json, write_atomically
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.config import identity
 from mhmoe.training.evaluation import evaluate
+from mhmoe.training.loop import check_length
 from mhmoe.training.loop import train as train_model
 from mhmoe.training.record import fingerprint, provenance, without_place
 from mhmoe.training.record_checks import Summary
@@ -70,6 +71,7 @@ def train(command: Train) -> Path | None:
     settings = settings_of(command, vocab_size, end_of_text)
     training = training_of(command, device)
     check_multiplied(settings, training)
+    check_length(settings, training)
     sharding = sharding_of(command, settings, training, processes())
     cache = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "mhmoe")
     for writable in (folder, cache):
@@ -91,6 +93,8 @@ def train(command: Train) -> Path | None:
             max_test_tokens=_HELD_OUT_TOKENS,
         )
         text = pack(text, packing, cache / "packed", given)
+    if given is None and rank == 0 and (symbols := vocabulary_size(text.tokenizer)) < vocab_size:
+        print(f"the text gives {symbols:,} symbols of vocab_size={vocab_size:,}; the others are never read", flush=True)
     training = training_of(command, device, len(text.train))
     TrainingBatches(text.train, training.length, training.batch_sequences, command.seed)  # refuses too little text
     run = fingerprint(identity(settings, training, text.fingerprint, processes(), sharding), command.seed)

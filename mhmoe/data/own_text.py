@@ -77,6 +77,11 @@ class OwnText:
 def _files(path: Path) -> list[str]:
     """Names of the files of text, from `path`."""
     if not path.is_dir():
+        if path.name.lower().removesuffix(".gz").endswith((".json", ".ndjson")):
+            raise UserError(
+                f"{path} is JSON, of which names and brackets would be read as text; name it .jsonl, a document "
+                'a line, {"text": "..."}'
+            )
         return [path.name]
     found = [
         file.relative_to(path) for file in path.rglob("*") if file.name.lower().endswith(SUFFIXES) and file.is_file()
@@ -115,9 +120,12 @@ def _texts_of_lines(text: str, where: Path) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                found = json.loads(line)["text"]
+                row = json.loads(line)
+                if isinstance(row, dict) and not isinstance(row.get("text"), str):
+                    raise TypeError(f"its field text is {json.dumps(row['text'])[:40]}")
+                found = row["text"]
                 found.encode()
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
                 reason = "it has no field text" if isinstance(error, KeyError) else str(error)
                 raise UserError(
                     f'{where}, line {number}, is not a JSON object with a text ({reason}); write {{"text": "..."}}'

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig, FFNOutput
-from mhmoe.layers.routing import RouterConfig, Routing
+from mhmoe.layers.routing import RouterConfig, Routing, check_mask
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 
 
@@ -99,6 +99,7 @@ class ExpertChoice(nn.Module):
         scored: Float[Tensor, "*batch dim"] | None = None,
     ) -> FFNOutput:
         """Rows where `mask` is False get 0 (and the shared network). scored: what the router reads instead of `x`."""
+        check_mask(mask)
         routing: Routing = self.router(x if scored is None else scored)
         gates, rows = routing.probabilities.reshape(-1, self.num_experts), x.reshape(-1, x.shape[-1])
         real = None if mask is None else mask.reshape(-1, 1)

@@ -28,7 +28,7 @@ from mhmoe.fields import Size
 from mhmoe.layers.config import divisors
 from mhmoe.layers.dispatch import gather, sort_by_expert
 from mhmoe.layers.grouped import grouped_linear
-from mhmoe.layers.routing import Router, RouterConfig, Routing, autocast_type, best, shares, to_float32
+from mhmoe.layers.routing import Router, RouterConfig, Routing, autocast_type, best, check_mask, shares, to_float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,7 @@ class GroupedRouter(Router):
             nn.init.normal_(embeddings, std=self.config.dim**-0.5)
 
     def forward(self, x: Float[Tensor, "*rows dim"], mask: Bool[Tensor, "*rows"] | None = None) -> Routing:
+        check_mask(mask)
         with torch.autocast(autocast_type(x), enabled=False):
             rows = to_float32(x).reshape(-1, x.shape[-1])
             of_groups, group_gates = self.gate(F.linear(rows, to_float32(self.group_embeddings)))

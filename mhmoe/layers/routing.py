@@ -105,6 +105,7 @@ class Router(nn.Module):
 
     def forward(self, x: Float[Tensor, "*rows dim"], mask: Bool[Tensor, "*rows"] | None = None) -> Routing:
         """Route every row; rows where `mask` is False get weight 0 and are marked as not kept."""
+        check_mask(mask)
         with torch.autocast(autocast_type(x), enabled=False):
             scores = self.scores(to_float32(x))
             probabilities, gates = self.gate(scores)
@@ -136,6 +137,14 @@ def best(
     else:
         value, index = gates.topk(top_k, dim=-1)
     return value, index
+
+
+def check_mask(mask: Tensor | None) -> None:
+    """Raises ValueError unless it is Boolean: as numbers are joined bit by bit, 2 would be padding."""
+    if mask is not None and mask.dtype != torch.bool:
+        raise ValueError(
+            f"mask is of {mask.dtype}; give one of torch.bool, False where there is padding (attention_mask.bool())"
+        )
 
 
 def autocast_type(x: Tensor) -> str:

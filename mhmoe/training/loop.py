@@ -184,12 +184,17 @@ def train(
     return progress
 
 
-def _check_readable(model: MHMoEConfig, text: PackedDataset, config: TrainingConfig) -> None:
+def check_length(model: MHMoEConfig, config: TrainingConfig) -> None:
+    """Raises UserError on sequences that are longer than what the model reads at once."""
     if config.length > model.max_position_embeddings:
         raise UserError(
             f"length={config.length} exceeds the model's max_position_embeddings={model.max_position_embeddings}; "
             "train on shorter sequences, or make a model that reads longer ones"
         )
+
+
+def _check_readable(model: MHMoEConfig, text: PackedDataset, config: TrainingConfig) -> None:
+    check_length(model, config)
     largest = max(int(tokens.max()) for tokens in (text.train, text.valid.tokens, text.test.tokens))
     if largest >= model.vocab_size:
         raise UserError(

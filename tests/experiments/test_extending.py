@@ -3,14 +3,17 @@
 import csv
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
 
+from experiments.runner.page import unique
 from experiments.runner.queue import Queue
 from experiments.runner.run_command import Arguments, _options
 from experiments.runner.store import RESULTS
 from experiments.runner.texts import OWN
+from experiments.systems import xmoe
 from experiments.table1_perplexity import PAGE as TABLE1
 from mhmoe.io import UserError
 from tests.commands import Project
@@ -193,3 +196,77 @@ def test_pages_of_ones_own_share_no_folder_that_is_not_named(tmp_path: Path, mon
     options = _options(one, MINI, named)
     line = named.for_jobs(one, MINI, options)
     assert options.results == RESULTS and line[line.index("--results") + 1] == str(RESULTS), "and so do its jobs"
+
+
+COMPARED = """
+from analysis.claims.rules import Claim
+from experiments.kinds.table import Row, Table
+from experiments.systems import xmoe
+from signs import signs
+
+PAGE = Table(
+    slug="compared", title="Compared", rows=(Row(system=xmoe(8)), Row(system=signs(8))), reference="xmoe_8",
+    claims=(Claim(statement="signs lie below", source="this page", better="signs_8", worse="xmoe_8"),),
+)
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new_text", "said"),
+    [
+        ('better="signs_8"', 'better="sings_8"', "the claim 'signs lie below' names 'sings_8', which is no system of"),
+        ('reference="xmoe_8"', 'reference="xmoe"', "reference names 'xmoe', which is no system of the page; choose"),
+    ],
+)
+def test_a_page_that_names_a_system_it_has_not_is_refused_before_it_trains(
+    old: str, new_text: str, said: str, own: Path, new: Project, tmp_path: Path
+):
+    page = own / f"wrong_{tmp_path.name}.py"
+    page.write_text(COMPARED.replace(old, new_text))
+    ended = new.run("run", str(page), "--scale", "smoke")
+    assert ended.code == 2 and said in ended.err and ended.err.count("\n") == 1
+    assert not (new.root / "results-own" / "compared").exists()
+
+
+def test_two_systems_of_one_name_are_refused_whichever_of_label_and_layer_differs():
+    known, same_label = xmoe(8), dataclasses.replace(xmoe(8), layer=xmoe(16).layer)
+    assert unique([known, xmoe(8), xmoe(16)]) == [known, xmoe(16)]
+    for other in (same_label, dataclasses.replace(known, label="mine")):
+        with pytest.raises(UserError, match="two systems that differ are named 'xmoe_8'; give each a name of its own"):
+            unique([known, other])
+
+
+def test_a_claim_of_ones_own_page_is_judged_by_its_records(own: Path, new: Project, tmp_path: Path):
+    project, page = new.copied(tmp_path / "project"), own / "compared.py"
+    page.write_text(COMPARED)
+    scales = project.root / "experiments" / "scales.py"
+    scales.write_text(
+        scales.read_text().replace('"steps": 60, "batch_sequences": 32', '"steps": 4, "batch_sequences": 4')
+    )
+    ended = project.run("run", str(page), "--scale", "smoke", "--seeds", "1", "2")
+    assert ended.code == 0, ended.err
+    folder = project.root / "results-own" / "compared"
+    nll = {
+        path.stem: json.loads(path.read_bytes())["metrics"]["test"]["nll_per_token"]
+        for path in (folder / "runs" / "smoke").glob("*.json")
+    }
+    mean = sum(nll[f"english-signs_8-seed{n}"] - nll[f"english-xmoe_8-seed{n}"] for n in (1, 2)) / 2
+    rendered = project.run("render", str(page), "--scale", "smoke")
+    assert rendered.code == 0 and rendered.out.startswith("# Compared\n"), rendered.err
+    ledger = (folder / "smoke" / "compared_claims.md").read_text()
+    assert f"| signs lie below | {100 * math.expm1(mean):+.2f}% [" in ledger and ledger in rendered.out
+    checked = project.run("render", str(page), "--scale", "smoke", "--check")
+    assert checked.code == 0 and "3 files are what the records give" in checked.out, checked.err
+
+
+def test_a_config_that_miscounts_itself_gives_no_record(own: Path, new: Project, tmp_path: Path):
+    project, router = new.copied(tmp_path / "project"), tmp_path / "miscounted.py"
+    text = ROUTER.replace("sign_router", "miscounted").replace("return 0", "return 7", 1)
+    system = SYSTEM.replace("from sign_router", "from miscounted").replace("signs_", "miscounted_")
+    page = COMPARED.replace("from signs import signs\n", "").replace("signs_8", "miscounted_8")
+    router.write_text(text)
+    own_page = tmp_path / "page.py"
+    own_page.write_text(system + page)
+    ended = project.run("run", str(own_page), "--scale", "smoke", "--systems", "miscounted_8")
+    assert ended.code == 2 and "english-miscounted_8-seed1: the configs count" in ended.out + ended.err
+    assert not list((project.root / "results-own").rglob("english-*.json"))

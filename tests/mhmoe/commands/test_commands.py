@@ -346,6 +346,18 @@ MISTAKES: dict[str, Case] = {
         lambda p, b, f: ["train", "--data", written(p / "l.jsonl", b'{"text": "a"}\n{"txt": 1}\n')],
         "l.jsonl, line 2, is not a JSON object with a text (it has no field text)",
     ),
+    "a line whose text is null": (
+        lambda p, b, f: ["train", "--data", written(p / "n.jsonl", b'{"text": "a"}\n{"text": null}\n')],
+        "n.jsonl, line 2, is not a JSON object with a text (its field text is null)",
+    ),
+    "a file of JSON": (
+        lambda p, b, f: ["train", "--data", written(p / "rows.json", b'[{"text": "a"}, {"text": "b"}]')],
+        "rows.json is JSON, of which names and brackets would be read as text; name it .jsonl, a document a line",
+    ),
+    "sequences longer than the context": (
+        lambda p, b, f: ["train", "--data", str(b), "--preset", "smoke", "--length", "128"],
+        "length=128 exceeds the model's max_position_embeddings=64; train on shorter sequences",
+    ),
     "a folder without text": (
         lambda p, b, f: ["train", "--data", str(Path(written(p / "d" / "x.png", b"x")).parent)],
         "/d has no text; put files into it whose names end in .txt,",
@@ -395,6 +407,26 @@ MISTAKES: dict[str, Case] = {
     "experts of one network": (
         lambda p, b, f: ["train", "--data", str(b), "--system", "dense", "--experts", "4"],
         "experts=4 changes nothing in system dense; leave it out",
+    ),
+    "a mixture's weight where there is none": (
+        lambda p, b, f: ["train", "--data", str(b), "--system", "dense", "--balance-weight", "0.1"],
+        "balance_weight=0.1 changes nothing in system dense; leave it out",
+    ),
+    "places of no mixture": (
+        lambda p, b, f: ["train", "--data", str(b), "--system", "dense", "--moe-every", "1"],
+        "moe_every=1 changes nothing in system dense; leave it out",
+    ),
+    "a part of no text": (
+        lambda p, b, f: ["eval", str(f), "--data", str(b), "--split", "most"],
+        "split='most' is not known; choose one of train, valid, test, all",
+    ),
+    "a limit of no tasks": (
+        lambda p, b, f: ["eval", str(f), "--data", str(b), "--limit", "3"],
+        "limit=3 changes nothing without --tasks; leave it out",
+    ),
+    "a length of no text": (
+        lambda p, b, f: ["eval", str(f), "--tasks", "piqa", "--length", "8"],
+        "length=8 changes nothing without --data; leave it out",
     ),
     "sizes beside a layer": (
         lambda p, b, f: ["train", "--data", str(b), "--layer", str(b), "--top-k", "4"],
@@ -509,6 +541,16 @@ def test_only_what_goes_on_says_so_when_it_is_interrupted(
     monkeypatch.setattr(f"mhmoe.commands.{command}.{part}", interrupt)
     assert main([command, *(["--data", str(book)] if command == "train" else [])]) == 130
     assert said in capsys.readouterr().err
+
+
+def test_a_text_of_fewer_symbols_than_are_asked_for_is_told(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for size in ("9000", "300"):
+        assert main(["train", "--data", str(book), "--out", size, "--vocab-size", size, *FAST]) == 0
+        said.append(capsys.readouterr().out)
+    symbols = len(AutoTokenizer.from_pretrained("9000", trust_remote_code=True))
+    assert f"the text gives {symbols:,} symbols of vocab_size=9,000; the others are never read" in said[0]
+    assert symbols < 9000 and "never read" not in said[1]
 
 
 # ---- several processes ----------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import math
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
@@ -149,6 +150,14 @@ def test_scores_are_computed_in_float32_whatever_comes_in(kind: str) -> None:
     from_half, exact = half(x.bfloat16()), rounded(x.bfloat16().float())
     assert from_half.probabilities.dtype == torch.float32
     assert torch.equal(from_half.probabilities, exact.probabilities)
+
+
+@every_router
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
+def test_a_mask_that_is_not_boolean_is_refused(kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse it first, in tests
+    with pytest.raises(ValueError, match=f"mask is of {dtype}; give one of torch.bool, False where there is padding"):
+        make(kind)(torch.randn(4, 5, 12), torch.full((4, 5), 2, dtype=dtype))
 
 
 @every_router
