@@ -11,10 +11,11 @@ Run: make reproduce-table5 SCALE=cpu, or any list of heads: make ablate-heads HE
 from collections.abc import Sequence
 
 from analysis.claims.rules import Claim
+from experiments.claims import lower
 from experiments.kinds.routing import EXPERT_ACTIVATION
 from experiments.kinds.table import Row, Table
 from experiments.kinds.trend import Trend
-from experiments.paper import paper_number, paper_numbers
+from experiments.paper import paper_numbers, paper_pair
 from experiments.system import System
 from experiments.systems import OURS, mhmoe, xmoe
 from experiments.testbed import TUNED
@@ -54,23 +55,9 @@ def rows(heads: Sequence[int]) -> tuple[Row, ...]:
 PAPER = {row.system.name: row.paper for row in rows(HEADS)}
 
 
-def _claim(
-    better: str, worse: str, statement: str, matching: str, source: str = "v1 Table 5", arm: str = "published"
-) -> Claim:
-    printed = source == "v1 Table 5" and arm == "published"
-    return Claim(
-        statement=f"{statement} (`{matching}`)",
-        source=source,
-        better=better,
-        worse=worse,
-        matching=matching,
-        arm=arm,
-        paper=(paper_number(PAPER[better]), paper_number(PAPER[worse])) if printed else None,
-    )
-
-
-def _name(heads: int, matching: Matching) -> str:
-    return mhmoe(EXPERTS, matching, heads).name
+def _below(statement: str, better: System, worse: System, source: str = "v1 Table 5") -> Claim:
+    paper = paper_pair(PAPER[better.name], PAPER[worse.name])
+    return lower(f"{statement} (`{better.matching}`)", source, better, worse, paper=paper)
 
 
 def trend(heads: Sequence[int]) -> Trend:
@@ -116,46 +103,31 @@ PAGE = Table(
     measurements=(EXPERT_ACTIVATION,),
     claims=(
         *(
-            _claim(_name(h, "parameters"), f"xmoe_{EXPERTS}", f"MH-MoE with {h} heads lies below X-MoE", "parameters")
+            _below(f"MH-MoE with {h} heads lies below X-MoE", mhmoe(EXPERTS, "parameters", h), xmoe(EXPERTS))
             for h in HEADS
         ),
         *(
-            _claim(_name(6, matching), _name(h, matching), f"6 heads lie below {h}", matching, source)
+            _below(f"6 heads lie below {h}", mhmoe(EXPERTS, matching, 6), mhmoe(EXPERTS, matching, h), source)
             for matching, source in SOURCES.items()
             for h in (2, 12)
         ),
         *(
-            _claim(
-                _name(h, "parameters"),
-                f"xmoe_{EXPERTS}_k{h}",
+            _below(
                 f"MH-MoE with {h} heads lies below X-MoE with k = {h}",
-                "parameters",
+                mhmoe(EXPERTS, "parameters", h),
+                xmoe(EXPERTS, top_k=h),
                 OURS,
             )
             for h in HEADS
             if h <= EXPERTS
         ),
         *(
-            _claim(
-                _tuned(h, matching).name,
-                TUNED.few.name,
-                f"Tuned: MH-MoE with {h} heads lies below X-MoE",
-                matching,
-                source,
-                "tuned",
-            )
+            _below(f"Tuned: MH-MoE with {h} heads lies below X-MoE", _tuned(h, matching), TUNED.few, source)
             for matching, source in SOURCES.items()
             for h in HEADS
         ),
         *(
-            _claim(
-                _tuned(6, matching).name,
-                _tuned(h, matching).name,
-                f"Tuned: 6 heads lie below {h}",
-                matching,
-                source,
-                "tuned",
-            )
+            _below(f"Tuned: 6 heads lie below {h}", _tuned(6, matching), _tuned(h, matching), source)
             for matching, source in SOURCES.items()
             for h in (2, 12)
         ),

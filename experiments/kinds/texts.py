@@ -51,15 +51,14 @@ class TextRow:
 
 @dataclass(frozen=True, kw_only=True)
 class TextsTable(Page):
-    """texts: name in the results of the first of `measurements` -> the paper's text beside it. reference: the system
-    that changes are relative to. rows, and in their place at the paper scale as_printed with its own reference."""
+    """texts: name in the results of the first of `measurements` -> the paper's text beside it. rows, and in their place
+    at the paper scale as_printed. reference: number of the row, in both, that changes are relative to."""
 
     measurements: Sequence[Measurement[TextLosses]] = ()
     texts: Mapping[str, str]
     rows: Sequence[TextRow]
-    reference: str
     as_printed: Sequence[TextRow] = ()
-    printed_reference: str = ""
+    reference: int = 0
 
     def rows_at(self, scale: Scale) -> Sequence[TextRow]:
         return self.as_printed if self.as_printed and scale.name == PAPER.name else self.rows
@@ -85,17 +84,17 @@ class TextsTable(Page):
         found = {system.name: values[measurement.name, system.name] for system in systems}
         rows: list[Cells] = []
         parts: list[str] = []
-        reference = self.printed_reference if self.rows_at(scale) is self.as_printed else self.reference
+        reference = self.rows_at(scale)[self.reference].system.name
         for place, (text, theirs) in enumerate(self.texts.items()):
             of_text = [self._cells(row, place, text, found) for row in self.rows_at(scale)]
             for cells in of_text:
                 if "perplexity" not in cells:
                     states = (current, NOT_MEASURED), (everything, STALE)
                     cells["perplexity"] = next((said for of, said in states if of[cells["system"]]), NOT_RUN)
-            anchor = next((cells for cells in of_text if cells["system"] == reference), {})
+            anchor = of_text[self.reference]
             by_seed = {name: {seed: v.texts[text].perplexity for seed, v in of.items()} for name, of in found.items()}
             for cells in of_text:
-                changes = change_over_common_seeds(by_seed[cells["system"]], by_seed.get(reference or "", {}))
+                changes = change_over_common_seeds(by_seed[cells["system"]], by_seed[reference])
                 cells["change"] = None if cells is anchor else changes
                 cells["paper_change"] = None if cells is anchor else _percent(cells.get("paper"), anchor.get("paper"))
             parts.append(f"### {text} (the paper's: {theirs})\n\n{table_markdown(LOSS_COLUMNS, of_text)}")
@@ -106,7 +105,7 @@ class TextsTable(Page):
             "Perplexity on each text, mean and standard deviation over seeds. The paper's are of larger models on "
             "other texts: compare the changes relative to the reference, over the seeds that both have, not the values."
         )
-        sizes = [_of_test(s, current[s.name], current.get(reference, ())) for s in systems if current[s.name]]
+        sizes = [_of_test(s, current[s.name], current[reference]) for s in systems if current[s.name]]
         page = "\n\n".join(lines) + "\n\n" + "\n".join(parts) + f"\n{_TEST}\n\n{table_markdown(SIZES, sizes)}"
         return Section(page, (Column("text", "text"), *LOSS_COLUMNS), rows)
 
