@@ -18,7 +18,7 @@ from analysis.tables import NOT_RUN, STALE, Column, table_markdown
 from analysis.tables import Row as Cells
 from analysis.texts import TextLosses, measure_texts
 from experiments.paper import paper_number
-from experiments.report.captions import all_runs, caption_of, current_runs, measured_values, of_all
+from experiments.report.captions import caption_of, final_records, measured_values, of_all
 from experiments.runner.measurements import Measurement, Subject
 from experiments.runner.page import Page, Section, unique
 from experiments.runner.store import Records
@@ -75,10 +75,9 @@ class TextsTable(Page):
 
     def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
         systems = self.systems_at(scale)
-        everything = all_runs(systems, scale, records, self.task)
-        if not any(everything.values()):
+        current, stale = final_records(systems, scale, records, self.task)
+        if not any((*current.values(), *stale.values())):
             return None
-        current = current_runs(systems, scale, records, self.task)
         measurement = self.measurements[0]
         values = measured_values([measurement], current, records.results)
         found = {system.name: values[measurement.name, system.name] for system in systems}
@@ -89,7 +88,7 @@ class TextsTable(Page):
             of_text = [self._cells(row, place, text, found) for row in self.rows_at(scale)]
             for cells in of_text:
                 if "perplexity" not in cells:
-                    states = (current, NOT_MEASURED), (everything, STALE)
+                    states = (current, NOT_MEASURED), (stale, STALE)
                     cells["perplexity"] = next((said for of, said in states if of[cells["system"]]), NOT_RUN)
             anchor = of_text[self.reference]
             by_seed = {name: {seed: v.texts[text].perplexity for seed, v in of.items()} for name, of in found.items()}
