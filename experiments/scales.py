@@ -21,20 +21,10 @@ from mhmoe.data.packing import PackingConfig
 from mhmoe.data.partly_synthetic import PartlyGeneratedCorpus
 from mhmoe.data.synthetic import GeneratedCorpus
 from mhmoe.io import UserError
-from mhmoe.layers.activations import ActivationName
 
 Corpora = Callable[
     [], EmbeddedCorpus | LocalCorpus | HubCorpus | MultilingualCorpus | GeneratedCorpus | PartlyGeneratedCorpus
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FFNOptions:
-    """How networks look at a scale: the same for every system."""
-
-    activation: ActivationName = "gelu"
-    bias: bool = False
-    inner_norm: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +45,13 @@ class Scale:
     `tuning_share` of the steps; a grid of one is taken as it is, and without a grid what was chosen at `settled_at`.
     seeds: of the final runs. multiple_of: inner widths are multiples of it. texts: what other tasks than English read.
     stand_in: what takes the place of the data folder where none is given; None where one must be. trials: at most so
-    many points of a search. settled_at: the scale whose searches settle this one's tuned systems; "" for itself.
+    many points of a search. settled_at: the scale whose searches settle this one's tuned systems; "" for itself. ffn:
+    of its networks (activation, bias, inner_norm), the same for every system.
     """
 
     name: str
     purpose: str
     model: Mapping[str, Any]
-    ffn: FFNOptions
     corpus: Corpora
     packing: PackingConfig
     training: Mapping[str, Any]
@@ -75,6 +65,7 @@ class Scale:
     stand_in: GeneratedFolder | None = None
     trials: int = 32
     settled_at: str = ""
+    ffn: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __hash__(self) -> int:
         return hash(self.name)  # equal scales have one; the mappings have no hash
@@ -115,38 +106,32 @@ _ENGLISH = GeneratedCorpus(
 _LANGUAGES = GeneratedCorpus(
     languages=len(XNLI_LANGUAGES), topics=28, headwords=280, documents_per_split=280, train_factor=6, sentences=2
 )
+_SMOKE = PackingConfig(
+    vocab_size=512,
+    max_train_tokens=130_000,
+    tokenizer_characters=500_000,
+    max_valid_tokens=20_000,
+    max_test_tokens=20_000,
+)
 
 SMOKE = Scale(
     name="smoke",
     purpose="CI and first contact: minutes on two cores, the environment's own documentation and generated text",
     model=PRESETS["smoke"].model,
-    ffn=FFNOptions(),
     corpus=lambda: PartlyGeneratedCorpus(embedded=EmbeddedCorpus(max_characters=2_000_000), generated=_ENGLISH),
-    packing=PackingConfig(
-        vocab_size=512,
-        max_train_tokens=130_000,
-        tokenizer_characters=500_000,
-        max_valid_tokens=20_000,
-        max_test_tokens=20_000,
-    ),
+    packing=_SMOKE,
     training={"steps": 60, "batch_sequences": 32, "length": 64, "evaluations": 5, "evaluation_windows": 64},
     learning_rates=(8e-3,),
     seeds=(1,),
     texts={
         "multilingual": Text(
             corpus=MultilingualCorpus,  # of `stand_in`, unless a folder is given
-            packing=PackingConfig(
-                vocab_size=1024,
-                max_train_tokens=130_000,
-                tokenizer_characters=500_000,
-                max_valid_tokens=20_000,
-                max_test_tokens=20_000,
-            ),
+            packing=dataclasses.replace(_SMOKE, vocab_size=1024),
             seeds=(1,),
         ),
         "generated": Text(
             corpus=lambda: GeneratedCorpus(languages=2, headwords=180, documents_per_split=240, sentences=1),
-            packing=PackingConfig(vocab_size=512, max_train_tokens=130_000, tokenizer_characters=500_000),
+            packing=dataclasses.replace(_SMOKE, max_valid_tokens=None, max_test_tokens=None),
             seeds=(1,),
         ),
     },
@@ -161,7 +146,6 @@ CPU = Scale(
     name="cpu",
     purpose="a laptop; the default. Trends, not the paper's numbers",
     model=PRESETS["laptop"].model,
-    ffn=FFNOptions(),
     corpus=LocalCorpus,
     packing=_CPU,
     training={
@@ -205,7 +189,6 @@ GPU = Scale(
     name="gpu",
     purpose="one large GPU: three seeds of Table 1 in ten minutes, when many runs share it",
     model=PRESETS["gpu"].model,
-    ffn=FFNOptions(),
     corpus=LocalCorpus,
     packing=_GPU,
     training={
@@ -233,16 +216,8 @@ GPU = Scale(
 PAPER = Scale(
     name="paper",
     purpose="a cluster: v1's sizes, whose parameter counts equal its Table 11",
-    model={
-        "vocab_size": 100_277,  # cl100k_base
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "max_position_embeddings": 2048,
-        "norm": "layer",
-        "attention_bias": True,
-    },
-    ffn=FFNOptions(bias=True, inner_norm=True),
+    model={**PRESETS["paper"].model, "vocab_size": 100_277},  # of cl100k_base
+    ffn=PRESETS["paper"].network,
     corpus=lambda: HubCorpus(dataset=SLIMPAJAMA, revision=hub_revision()),
     packing=PackingConfig(
         vocab_size=100_277,
