@@ -199,15 +199,10 @@ def multi_head_latent(*, seeds: int = SEEDS) -> System:
 # ---- X-MoE with another activation or router -------------------------------------------------
 
 
-def _xmoe_with_swiglu(dim: int, count: int, width: int) -> LayerConfig:
-    layer = xmoe(dim, count, TOP_K, activation="swiglu")
-    return layer.replace(experts=layer.experts.replace(expert_dim=width))
-
-
 XMOE_SWIGLU = Family(
     name="xmoe_swiglu",
     label="X-MoE with SwiGLU, 8 experts, k = 2",
-    build=_xmoe_with_swiglu,
+    build=lambda dim, count, width: xmoe(dim, count, TOP_K, expert_dim=width, activation="swiglu"),
     gates_itself=False,
 )
 

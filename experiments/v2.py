@@ -44,8 +44,8 @@ def network(scale: Scale) -> FeedForwardConfig:
 
 
 def smoe(scale: Scale, top_k: int) -> SparseMoEConfig:
-    plain = xmoe(scale.model["hidden_size"], EXPERTS, top_k, activation="swiglu")
-    return plain.replace(experts=plain.experts.replace(expert_dim=network(scale).inner_dim))
+    width = network(scale).inner_dim
+    return xmoe(scale.model["hidden_size"], EXPERTS, top_k, expert_dim=width, activation="swiglu")
 
 
 def mhmoe(scale: Scale, top_k: int, heads: int, layers: int = 1) -> MultiHeadConfig:
