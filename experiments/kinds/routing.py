@@ -30,7 +30,7 @@ from analysis.routing.activation import (
 from analysis.routing.activation_figure import activation_curves
 from analysis.routing.heatmaps import activation_heatmaps, group_heatmaps
 from analysis.routing.measures import Counts, Summary, summary, total
-from analysis.routing.text import load_checkpoint, routes, untrained, windows_of, windows_of_texts
+from analysis.routing.text import load_checkpoint, routes, untrained, windows_of_texts
 from analysis.tables import Column, Row, seeds_text, table_markdown
 from analysis.zero_shot.harness import questions
 from analysis.zero_shot.tasks import find
@@ -239,10 +239,9 @@ def routing_claims(
 
 
 def _activation(subject: Subject, settings: Mapping[str, Any]) -> ExpertActivation | None:
-    model, _ = load_checkpoint(subject.model)
+    model, windows = subject.read(settings["split"])
     if not routes(model):
         return None
-    windows = windows_of(getattr(subject.text, settings["split"]), model.config.max_position_embeddings)
     return ExpertActivation(counts=measure_activation(model, windows.spaced(settings["max_windows"])))
 
 

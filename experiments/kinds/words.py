@@ -159,15 +159,14 @@ def word_claims(
 # ---- what is measured -----------------------------------------------------------------------
 
 
-def _of_words(settings: Mapping[str, Any]) -> list[str]:
-    return [settings[name] for name in ("lexicon", "false_friends", "contexts")]
+_FILES = ("lexicon", "false_friends", "contexts")
 
 
 def _word_senses(subject: Subject, settings: Mapping[str, Any]) -> WordRouting | None:
     model, tokenizer = load_checkpoint(subject.model)
     if not routes(model):
         return None
-    files = {name: settings[name] for name in ("lexicon", "false_friends", "contexts")}
+    files = {name: settings[name] for name in _FILES}
     folder = subject.data
     measured = measure_senses(
         model,
@@ -204,7 +203,7 @@ WORD_SENSES = Measurement(
     },
     result=WordRouting,
     measure=_word_senses,
-    files=_of_words,
+    files=lambda settings: [settings[name] for name in _FILES],
 )
 KNOWN_SENSES = Measurement(
     name="known_senses",  # the same on the generated text, whose truth is known

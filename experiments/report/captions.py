@@ -6,7 +6,7 @@ from pathlib import Path
 from analysis.results import Result
 from analysis.tables import caption, setting
 from experiments.layers import HEADS
-from experiments.runner.measurements import Measurement, SomeResult, measured
+from experiments.runner.measurements import Measurement, SomeResult, values_of
 from experiments.runner.plan import final_runs
 from experiments.runner.store import RESULTS, Records
 from experiments.scales import Scale
@@ -52,8 +52,8 @@ def measured_values(
     found: dict[tuple[str, str], dict[int, SomeResult]] = {}
     for measurement in measurements:
         for system, records in current.items():
-            of_seeds = {r.seed: m.values for r in records if (m := measured(measurement, r, results)) is not None}
-            found[measurement.name, system] = {seed: v for seed, v in of_seeds.items() if v is not None}
+            of_seeds = {r.seed: v for r in records if (v := values_of(measurement, r, results)) is not None}
+            found[measurement.name, system] = of_seeds
     return found
 
 
