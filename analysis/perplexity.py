@@ -68,7 +68,7 @@ def perplexity_table(
         anchor = by_system.get(named, {})
         ours, theirs = (_by_seed(records.get(name, ()), split) for name in (spec.system, named))
         row["change"] = change_over_common_seeds(ours, theirs) if anchor and row is not anchor else None
-        row["paper_change"] = _percent(row["paper"], anchor.get("paper")) if row is not anchor else None
+        row["paper_change"] = percent_change(row["paper"], anchor.get("paper")) if row is not anchor else None
     return table
 
 
@@ -91,14 +91,14 @@ def _perplexity_row(spec: RowSpec, current: Sequence[Record], stale: int, split:
         row[name] = _shared(current, name, [getattr(r, name) for r in current])
     row["learning_rate"] = _shared(current, "learning_rate", [r.config["training"]["learning_rate"] for r in current])
     row["tokens_per_second"] = summarise(r.tokens / r.wall_seconds for r in current).mean
-    row["paper_difference"] = _percent(perplexity.mean, spec.paper)
+    row["paper_difference"] = percent_change(perplexity.mean, spec.paper)
     return row
 
 
 def change_over_common_seeds(ours: Mapping[int, float], theirs: Mapping[int, float]) -> float | None:
     """By how many percent our mean is above theirs over the seeds that both have; None where there are none."""
     common = sorted(ours.keys() & theirs.keys())
-    return _percent(*(fmean(of[seed] for seed in common) for of in (ours, theirs))) if common else None
+    return percent_change(*(fmean(of[seed] for seed in common) for of in (ours, theirs))) if common else None
 
 
 def _by_seed(records: Sequence[Record], split: str) -> dict[int, float]:
@@ -112,7 +112,8 @@ def _shared(records: Sequence[Record], name: str, values: Sequence[Any]) -> Any:
     return values[0]
 
 
-def _percent(value: Any, reference: Any) -> float | None:
+def percent_change(value: Any, reference: Any) -> float | None:
+    """By how many percent a value is above a reference; None where one of them is no number."""
     if not isinstance(value, int | float) or not isinstance(reference, int | float):
         return None
     return 100 * (value / reference - 1)

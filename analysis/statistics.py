@@ -77,6 +77,12 @@ def over_common_seeds(found: Mapping[str, Mapping[int, Value]]) -> dict[str, dic
     }
 
 
+def covered(first: Mapping[int, float], found: Mapping[int, float], goal: Mapping[int, float]) -> dict[int, float]:
+    """How many percent of the way from the first to the goal are covered, by the seeds that all have."""
+    seeds = sorted(first.keys() & found.keys() & goal.keys())
+    return {s: 100 * (first[s] - found[s]) / (first[s] - goal[s]) for s in seeds if first[s] != goal[s]}
+
+
 def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> Interval:
     """Mean of a - b over the seeds that both have, with the t interval and the paired t-test's p-value.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from analysis.claims.measured import MeasuredClaim
 from analysis.claims.rules import Claim, percent_of_perplexity
-from analysis.perplexity import LOSS_COLUMNS, change_over_common_seeds
+from analysis.perplexity import LOSS_COLUMNS, change_over_common_seeds, percent_change
 from analysis.routing.text import load_checkpoint
 from analysis.statistics import paired_difference, summarise
 from analysis.tables import NOT_RUN, STALE, Column, table_markdown
@@ -95,7 +95,9 @@ class TextsTable(Page):
             for cells in of_text:
                 changes = change_over_common_seeds(by_seed[cells["system"]], by_seed[reference])
                 cells["change"] = None if cells is anchor else changes
-                cells["paper_change"] = None if cells is anchor else _percent(cells.get("paper"), anchor.get("paper"))
+                cells["paper_change"] = (
+                    None if cells is anchor else percent_change(cells.get("paper"), anchor.get("paper"))
+                )
             parts.append(f"### {text} (the paper's: {theirs})\n\n{table_markdown(LOSS_COLUMNS, of_text)}")
             rows += of_text
         runs = [record for of_system in current.values() for record in of_system]
@@ -149,11 +151,6 @@ def _of_test(system: System, runs: Sequence[Record], reference: Sequence[Record]
         mean, low, high = percent_of_perplexity(paired_difference(ours, theirs))
         cells |= {"change": mean, "low": low, "high": high}
     return cells
-
-
-def _percent(value: Any, reference: Any) -> float | None:
-    numbers = [x for x in (value, reference) if isinstance(x, int | float) and math.isfinite(x)]
-    return 100 * (numbers[0] / numbers[1] - 1) if len(numbers) == 2 else None
 
 
 # ---- what is measured ------------------------------------------------------------------------
