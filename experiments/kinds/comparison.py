@@ -22,7 +22,7 @@ import torch
 from analysis.experts_alike import ExpertsAlike, measure_alike
 from analysis.ranking import ranking_figure
 from analysis.routing.dropped import Dropped, measure_dropped
-from analysis.routing.measures import Summary, summary
+from analysis.routing.measures import summary
 from analysis.routing.text import load_checkpoint
 from analysis.speed import Speed, measure_speed
 from analysis.tables import Column, table_markdown
@@ -180,10 +180,6 @@ SPEED = Measurement(
 MEASURED = Column("measured_seeds", "seeds measured")
 
 
-def _of_load(measure: Callable[[Summary, int], float]) -> Callable[[Any], float]:
-    return lambda found: measure(summary(found.counts), found.counts.num_experts)
-
-
 def _times(kind: str, other: str) -> Callable[[Speed], float]:
     return lambda found: getattr(found, kind).times_as_fast_as(other)
 
@@ -192,22 +188,19 @@ _ACTIVATION = (
     Measure(
         Column("largest_load", "largest load", ".2f"),
         EXPERT_ACTIVATION,
-        _of_load(lambda found, experts: experts * found.largest_load),
+        lambda found: found.counts.num_experts * summary(found.counts).largest_load,
     ),
-    Measure(
-        Column("effective_share", "in use", ".1f", 100, "%"),
-        EXPERT_ACTIVATION,
-        _of_load(lambda found, _: found.effective_share),
-    ),
-    Measure(
-        Column("collapsed_share", "collapsed", ".1f", 100, "%"),
-        EXPERT_ACTIVATION,
-        _of_load(lambda found, _: found.collapsed_share),
-    ),
-    Measure(
-        Column("reached_share", "a token reaches", ".1f", 100, "%"),
-        EXPERT_ACTIVATION,
-        _of_load(lambda found, _: found.distinct_share),
+    *(
+        Measure(
+            Column(key, heading, ".1f", 100, "%"),
+            EXPERT_ACTIVATION,
+            lambda found, name=name: getattr(summary(found.counts), name),
+        )
+        for key, heading, name in (
+            ("effective_share", "in use", "effective_share"),
+            ("collapsed_share", "collapsed", "collapsed_share"),
+            ("reached_share", "a token reaches", "distinct_share"),
+        )
     ),
 )
 _QUALITY = (
