@@ -99,6 +99,11 @@ def hub_revision() -> str:
     return os.environ.get("MHMOE_HUB_REVISION", "")
 
 
+def _as_preset(name: str) -> dict[str, Any]:
+    """How a preset trains, but for its learning rate, which is chosen here."""
+    return {option: value for option, value in PRESETS[name].training.items() if option != "learning_rate"}
+
+
 # Of the smoke scale, where nothing needs a download: what questions are asked about.
 _ENGLISH = GeneratedCorpus(
     languages=2, topics=10, headwords=200, most_senses=8, documents_per_split=400, train_factor=6, sentences=1
@@ -120,7 +125,7 @@ SMOKE = Scale(
     model=PRESETS["smoke"].model,
     corpus=lambda: PartlyGeneratedCorpus(embedded=EmbeddedCorpus(max_characters=2_000_000), generated=_ENGLISH),
     packing=_SMOKE,
-    training={"steps": 60, "batch_sequences": 32, "length": 64, "evaluations": 5, "evaluation_windows": 64},
+    training={**_as_preset("smoke"), "steps": 60},
     learning_rates=(8e-3,),
     seeds=(1,),
     texts={
@@ -148,14 +153,7 @@ CPU = Scale(
     model=PRESETS["laptop"].model,
     corpus=LocalCorpus,
     packing=_CPU,
-    training={
-        "steps": 976,
-        "batch_sequences": 16,
-        "length": 128,
-        "precision": "bfloat16",
-        "evaluations": 10,
-        "evaluation_windows": 128,
-    },
+    training={**_as_preset("laptop"), "steps": 976, "precision": "bfloat16"},
     learning_rates=(2e-3, 4e-3, 8e-3, 1.6e-2),
     tuning_share=1 / 4,
     seeds=(1, 2, 3, 4, 5),
@@ -191,15 +189,7 @@ GPU = Scale(
     model=PRESETS["gpu"].model,
     corpus=LocalCorpus,
     packing=_GPU,
-    training={
-        "steps": 600,
-        "batch_sequences": 16,
-        "length": 512,
-        "precision": "bfloat16",
-        "base_width": CPU.model["hidden_size"],
-        "evaluations": 10,
-        "evaluation_windows": 64,
-    },
+    training={**_as_preset("gpu"), "steps": 600, "precision": "bfloat16"},
     learning_rates=(),
     seeds=(1, 2, 3),
     device="cuda",
@@ -225,16 +215,7 @@ PAPER = Scale(
         max_valid_tokens=4_000_000,
         max_test_tokens=4_000_000,
     ),
-    training={
-        "steps": 250_000,
-        "batch_sequences": 512,
-        "length": 2048,
-        "micro_batches": 8,
-        "warmup": 0.04,
-        "precision": "bfloat16",
-        "compile": True,
-        "evaluations": 50,
-    },
+    training={**_as_preset("paper"), "steps": 250_000, "precision": "bfloat16"},
     learning_rates=(5e-4,),
     seeds=(1,),
     multiple_of=1,

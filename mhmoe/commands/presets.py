@@ -1,8 +1,8 @@
 """Sizes by name: a model, how it is trained, and how much of a text it reads.
 
-The scales of experiments/scales.py take the sizes of smoke, laptop and gpu from here: committed records are of them.
-Batches and learning rates are those of these scales, the rates as MH-MoE's runs chose them. `paper` has v1's sizes
-(Table 11). Rates of wider models follow from that of laptop by muP (`base_width`).
+The scales of experiments/scales.py take models, networks and batches from here: committed records are of them. Learning
+rates are as MH-MoE's runs at those scales chose them. `paper` has v1's sizes (Table 11). Rates of wider models follow
+from that of laptop by muP (`base_width`).
 """
 
 from collections.abc import Mapping
