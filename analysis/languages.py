@@ -16,13 +16,13 @@ from mhmoe.training.evaluation import by_group
 from mhmoe.training.record import Record, by_seed
 
 
-def language_rows(records: Mapping[str, Sequence[Record]], *, split: str = "test") -> list[Row]:
+def language_rows(records: Mapping[str, Sequence[Record]]) -> list[Row]:
     """One row a language: tokens, bytes a token, and mean perplexity and bits per byte by system over seeds.
 
     records: by label of the system. Keys of the row: language, tokens, bytes_per_token, and for each label
     (label, "perplexity") joined by a colon, likewise "bits_per_byte".
     """
-    groups = {label: [by_group(r.metrics[split]["documents"]) for r in several] for label, several in records.items()}
+    groups = {label: [by_group(r.metrics["test"]["documents"]) for r in several] for label, several in records.items()}
     first = next((seeds[0] for seeds in groups.values() if seeds), {})
     rows: list[Row] = []
     for language, whole in first.items():
@@ -35,9 +35,9 @@ def language_rows(records: Mapping[str, Sequence[Record]], *, split: str = "test
     return rows
 
 
-def language_markdown(records: Mapping[str, Sequence[Record]], *, split: str = "test") -> str:
+def language_markdown(records: Mapping[str, Sequence[Record]]) -> str:
     """Two tables, perplexity and bits per byte; a line a language, a column a system."""
-    rows = language_rows(records, split=split)
+    rows = language_rows(records)
     parts: list[str] = []
     for name, title, spec in (("perplexity", "Perplexity", ".1f"), ("bits_per_byte", "Bits per byte", ".3f")):
         columns = (
@@ -58,7 +58,6 @@ def language_figure(
     *,
     title: str,
     note: str = "",
-    split: str = "test",
     looks: Mapping[str, Look] | None = None,
 ) -> None:
     """Write `path` (.png) and its .csv: each system's change of perplexity to the reference's, by language.
@@ -70,7 +69,7 @@ def language_figure(
     def nll(several: Sequence[Record]) -> dict[int, dict[str, float]]:
         found = by_seed(several)
         return {
-            seed: {language: g["nll_per_token"] for language, g in by_group(r.metrics[split]["documents"]).items()}
+            seed: {language: g["nll_per_token"] for language, g in by_group(r.metrics["test"]["documents"]).items()}
             for seed, r in found.items()
         }
 

@@ -6,12 +6,13 @@ Stale records (their fingerprint is not the declared one) never enter a number.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
 from analysis.statistics import summarise
 from analysis.tables import NOT_RUN, STALE, Column, Row
 from mhmoe.io import UserError
-from mhmoe.training.record import Declared, Record, by_seed, divide
+from mhmoe.training.record import Record, by_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,32 +50,30 @@ PERPLEXITY_COLUMNS = (
 def perplexity_table(
     rows: Sequence[RowSpec],
     records: Mapping[str, Sequence[Record]],
+    stale: Mapping[str, int] = MappingProxyType({}),
     *,
     reference: str | None = None,
     split: str = "test",
-    declared: Declared | None = None,
 ) -> list[Row]:
     """One dict a row, with the keys of PERPLEXITY_COLUMNS; percentages are numbers such as -3.1.
 
-    records: of one scale and task, by system. reference: the system that changes are relative to.
-    A row without records says "not run", a row with stale ones alone says "stale"; stale records
-    never enter a number. Our change is over the seeds that both have. UserError if the records of a system disagree
-    on what they are.
+    records: current ones of one scale and task, by system. stale: of each system, how many others are stale.
+    reference: the system that changes are relative to. A row without records says "not run", or "stale" if it has
+    such. Our change is over the seeds that both have. UserError if the records of a system disagree on what they are.
     """
-    table = [_perplexity_row(spec, records.get(spec.system, ()), split, declared) for spec in rows]
+    table = [_perplexity_row(spec, records.get(spec.system, ()), stale.get(spec.system, 0), split) for spec in rows]
     by_system = {row["system"]: row for row in table}
     for spec, row in zip(rows, table, strict=True):
         named = spec.reference or reference or ""
         anchor = by_system.get(named, {})
-        ours, theirs = (_by_seed(records.get(name, ()), split, declared) for name in (spec.system, named))
+        ours, theirs = (_by_seed(records.get(name, ()), split) for name in (spec.system, named))
         row["change"] = change_over_common_seeds(ours, theirs) if anchor and row is not anchor else None
-        row["paper_change"] = _percent(row["paper"], anchor.get("paper")) if row is not anchor else None
+        row["paper_change"] = percent_change(row["paper"], anchor.get("paper")) if row is not anchor else None
     return table
 
 
-def _perplexity_row(spec: RowSpec, records: Sequence[Record], split: str, declared: Declared | None) -> Row:
+def _perplexity_row(spec: RowSpec, current: Sequence[Record], stale: int, split: str) -> Row:
     row: Row = {"system": spec.system, "label": spec.label, "paper": spec.paper}
-    current, stale = divide(records, declared)
     if not current:
         return row | {"perplexity": STALE if stale else NOT_RUN}
     kinds = {
@@ -86,24 +85,24 @@ def _perplexity_row(spec: RowSpec, records: Sequence[Record], split: str, declar
     by_seed(current)  # refuses a seed that counts twice
     perplexity = summarise(r.metrics[split]["perplexity"] for r in current)
     row |= {"perplexity": perplexity.mean, "std": perplexity.std, "n": perplexity.n}
-    row["seeds"] = f"{perplexity.n} ({len(stale)} stale)" if stale else str(perplexity.n)
+    row["seeds"] = f"{perplexity.n} ({stale} stale)" if stale else str(perplexity.n)
     row["bits_per_byte"] = summarise(r.metrics[split]["bits_per_byte"] for r in current).mean
     for name in ("parameters", "active_parameters", "flops_per_token"):
         row[name] = _shared(current, name, [getattr(r, name) for r in current])
     row["learning_rate"] = _shared(current, "learning_rate", [r.config["training"]["learning_rate"] for r in current])
     row["tokens_per_second"] = summarise(r.tokens / r.wall_seconds for r in current).mean
-    row["paper_difference"] = _percent(perplexity.mean, spec.paper)
+    row["paper_difference"] = percent_change(perplexity.mean, spec.paper)
     return row
 
 
 def change_over_common_seeds(ours: Mapping[int, float], theirs: Mapping[int, float]) -> float | None:
     """By how many percent our mean is above theirs over the seeds that both have; None where there are none."""
     common = sorted(ours.keys() & theirs.keys())
-    return _percent(*(fmean(of[seed] for seed in common) for of in (ours, theirs))) if common else None
+    return percent_change(*(fmean(of[seed] for seed in common) for of in (ours, theirs))) if common else None
 
 
-def _by_seed(records: Sequence[Record], split: str, declared: Declared | None) -> dict[int, float]:
-    return {seed: r.metrics[split]["perplexity"] for seed, r in by_seed(divide(records, declared)[0]).items()}
+def _by_seed(records: Sequence[Record], split: str) -> dict[int, float]:
+    return {seed: r.metrics[split]["perplexity"] for seed, r in by_seed(records).items()}
 
 
 def _shared(records: Sequence[Record], name: str, values: Sequence[Any]) -> Any:
@@ -113,7 +112,8 @@ def _shared(records: Sequence[Record], name: str, values: Sequence[Any]) -> Any:
     return values[0]
 
 
-def _percent(value: Any, reference: Any) -> float | None:
+def percent_change(value: Any, reference: Any) -> float | None:
+    """By how many percent a value is above a reference; None where one of them is no number."""
     if not isinstance(value, int | float) or not isinstance(reference, int | float):
         return None
     return 100 * (value / reference - 1)

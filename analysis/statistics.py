@@ -104,6 +104,17 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> Interva
     return Interval(mean, mean - reach, mean + reach, n, p_value)
 
 
+def covered(first: Mapping[int, float], found: Mapping[int, float], goal: Mapping[int, float]) -> dict[int, float]:
+    """How many percent of the way down from the first to the goal are covered, by the seeds that all have.
+
+    None where the seeds do not tell the goal from the first: a share of a way that may be 0 says nothing.
+    """
+    if paired_difference(goal, first).high >= 0:  # of one seed it is nan
+        return {}
+    seeds = sorted(first.keys() & found.keys() & goal.keys())
+    return {s: 100 * (first[s] - found[s]) / (first[s] - goal[s]) for s in seeds if first[s] != goal[s]}
+
+
 def effect_found(interval: Interval, claims: int, level: float, chance: float = 0.8) -> float:
     """How far from zero a true mean difference must be, for the paired t-test to find it with this chance.
 

@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from analysis.results import Result, Source
@@ -72,10 +71,4 @@ def _read(folder: DataFolder, tokenizer: Tokenizer, name: str, files: Sequence[s
     kept = [(text, encoding.ids) for text, encoding in pairs if encoding.ids]
     if not kept:
         raise UserError(f"the text {name} has no documents in {', '.join(files)}; name other files")
-    return EvaluationSet(
-        tokens=np.array([token for _, ids in kept for token in ids], dtype=np.uint32),
-        offsets=np.cumsum([0, *(len(ids) for _, ids in kept)]),
-        num_bytes=np.array([len(text.encode()) for text, _ in kept]),
-        ids=tuple(map(str, range(len(kept)))),
-        sources=(name,) * len(kept),
-    )
+    return EvaluationSet.of([ids for _, ids in kept], num_bytes=[len(text.encode()) for text, _ in kept])

@@ -22,6 +22,7 @@ def xmoe(
     num_experts: int,
     top_k: int = 1,
     *,
+    expert_dim: int | None = None,
     activation: ActivationName = "gelu",
     bias: bool = False,
     inner_norm: bool = False,
@@ -32,7 +33,7 @@ def xmoe(
         experts=ExpertsConfig(
             dim=dim,
             num_experts=num_experts,
-            expert_dim=4 * dim,
+            expert_dim=expert_dim or 4 * dim,
             activation=activation,
             bias=bias,
             inner_norm=inner_norm,

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from analysis.tables import Column, table_markdown
-from benchmarks.measured_page import MeasuredPage, seconds_after_prompt
+from benchmarks.generation_speed import QUICK, SIZES
+from benchmarks.measured_page import MeasuredPage, origin, seconds_after_prompt
 from benchmarks.timing import in_turns
 from mhmoe.cli import exit_code
 from mhmoe.layers.experts import ExpertsConfig
@@ -31,8 +32,6 @@ from mhmoe.training.seeding import seed_parameters
 
 NUM_EXPERTS, TOP_K = (8, 64, 256), 2
 IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
-SIZES: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 4, "num_attention_heads": 6, "vocab_size": 8192}
-QUICK: dict[str, Any] = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 256}
 PROMPT, GENERATED, ROUNDS = 16, 32, 8
 OURS = "ours"
 COLUMNS = (
@@ -164,21 +163,13 @@ def markdown(data: Mapping[str, Any]) -> str:
         verdict = {} if found["label"] == OURS or data["quick"] else {"verdict": "yes" if ratio >= 1 else "no"}
         kept = {name: found[name] for name in ("num_experts", "label", "parameters")}
         table.append({**kept, "rate": 1 / each, "ratio": ratio, **verdict})
-    source, sizes = data["provenance"], data["sizes"]
-    rounds = len(data["rows"][0]["seconds"]["read"])
-    return "\n".join(
-        [
-            "# Generation at batch 1, beside Mixtral",
-            "",
-            f"{data['cpu']}, 1 thread; torch {source['versions']['torch']}; commit {source['commit'][:12]}; "
-            f"`{source['command']}`. Width {sizes['hidden_size']}, {sizes['num_hidden_layers']} blocks, in each SwiGLU "
-            f"experts of inner width {inner(sizes)}, k = {TOP_K}; both share all weights, which are random, and give "
-            f"the same tokens; float32; prompts of {PROMPT} tokens, {generated} generated; medians of {rounds} rounds.",
-            "",
-            table_markdown(COLUMNS, table),
-            "",
-        ]
+    sizes, rounds = data["sizes"], len(data["rows"][0]["seconds"]["read"])
+    caption = (
+        f"{origin(data)} Width {sizes['hidden_size']}, {sizes['num_hidden_layers']} blocks, in each SwiGLU experts of "
+        f"inner width {inner(sizes)}, k = {TOP_K}; both share all weights, which are random, and give the same tokens; "
+        f"float32; prompts of {PROMPT} tokens, {generated} generated; medians of {rounds} rounds."
     )
+    return table_markdown(COLUMNS, table, title="Generation at batch 1, beside Mixtral", caption=[caption]) + "\n"
 
 
 def _measured(quick: bool) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import torch
 from analysis.tables import Column, table_markdown
 from baselines.dense import dense
 from baselines.xmoe import xmoe
-from benchmarks.measured_page import MeasuredPage, seconds_after_prompt
+from benchmarks.measured_page import MeasuredPage, origin, seconds_after_prompt
 from benchmarks.timing import in_turns
 from mhmoe.cli import exit_code
 from mhmoe.layers.config import LayerConfig
@@ -134,25 +134,17 @@ def markdown(data: Mapping[str, Any]) -> str:
         if base:
             row |= {f"ratio_{batch}": row[f"generated_{batch}"] / base[f"generated_{batch}"] for batch in BATCHES}
         table.append(row)
-    source = data["provenance"]
-    rounds = len(data["rows"][0]["seconds"]["read 1"])
-    sizes = data["sizes"]
-    return "\n".join(
-        [
-            "# Inference at equal total parameters",
-            "",
-            f"{data['cpu']}, 1 thread; torch {source['versions']['torch']}; commit {source['commit'][:12]}; "
-            f"`{source['command']}`. Width {sizes['hidden_size']}, {sizes['num_hidden_layers']} blocks, half of them "
-            f"with the layer that is named; random weights, float32; one prompt of {BATCHES[1]} tokens or 16 of "
-            f"{BATCHES[16]}, {generated} generated; medians of {rounds} rounds.",
-            "",
-            table_markdown(COLUMNS, table),
-            "",
-            "Generated: tokens after the first, with the cache. The dense model of equal parameters stands above the "
-            "two mixtures that are compared with it. At batch 1 a token reads the weights of its own experts alone; 16 "
-            "tokens at once read those of nearly all of 8 experts, and of many of 32.",
-            "",
-        ]
+    sizes, rounds = data["sizes"], len(data["rows"][0]["seconds"]["read 1"])
+    caption = (
+        f"{origin(data)} Width {sizes['hidden_size']}, {sizes['num_hidden_layers']} blocks, half of them with the "
+        f"layer that is named; random weights, float32; one prompt of {BATCHES[1]} tokens or 16 of {BATCHES[16]}, "
+        f"{generated} generated; medians of {rounds} rounds."
+    )
+    return (
+        table_markdown(COLUMNS, table, title="Inference at equal total parameters", caption=[caption])
+        + "\n\nGenerated: tokens after the first, with the cache. The dense model of equal parameters stands above the "
+        "two mixtures that are compared with it. At batch 1 a token reads the weights of its own experts alone; 16 "
+        "tokens at once read those of nearly all of 8 experts, and of many of 32.\n"
     )
 
 

@@ -61,6 +61,15 @@ class MeasuredPage:
         return page
 
 
+def origin(data: Mapping[str, Any]) -> str:
+    """On what a page was measured, of which commit and by which command."""
+    source = data["provenance"]
+    return (
+        f"{data['cpu']}, 1 thread; torch {source['versions']['torch']}; commit {source['commit'][:12]}; "
+        f"`{source['command']}`."
+    )
+
+
 def seconds_after_prompt(generating: Sequence[float], reading: Sequence[float]) -> float:
     """What generating took without its prompt's own pass, taken off round by round: the median over the rounds of both,
     of which a slow model has the first alone (timing.SLOW_STEP)."""

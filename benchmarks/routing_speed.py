@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 
 from analysis.tables import Column, table_markdown
-from benchmarks.measured_page import MeasuredPage
+from benchmarks.measured_page import MeasuredPage, origin
 from benchmarks.timing import in_turns
 from mhmoe.cli import exit_code
 from mhmoe.layers.grouped_router import GroupedRouterConfig
@@ -134,27 +134,17 @@ def markdown(data: Mapping[str, Any]) -> str:
         Column("all", "exponent, all N"),
         Column("larger", f"exponent, N from {middle}"),
     )
-    source = data["provenance"]
-    return "\n".join(
-        [
-            "# What routing costs as experts grow in number",
-            "",
-            f"{data['cpu']}, 1 thread; torch {source['versions']['torch']}; commit {source['commit'][:12]}; "
-            f"`{source['command']}`. {data['rows_per_batch']:,} rows of width {data['dim']}, float32, top-1, forward; "
-            f"medians of {len(data['rows'][0]['seconds'])} rounds.",
-            "",
-            table_markdown(columns, table),
-            "",
-            "## Cost = a N^exponent",
-            "",
-            table_markdown(fit_columns, fits),
-            "",
-            "In brackets: the middle 95% of what resampled rounds give. The square root is 0.5.",
-            "",
-            f"{verdict(data)} Both routers also write the probabilities of all experts, which balance losses need: "
-            "that part of the time grows with N.",
-            "",
-        ]
+    caption = (
+        f"{origin(data)} {data['rows_per_batch']:,} rows of width {data['dim']}, float32, top-1, forward; medians of "
+        f"{len(data['rows'][0]['seconds'])} rounds."
+    )
+    title = "What routing costs as experts grow in number"
+    return (
+        f"{table_markdown(columns, table, title=title, caption=[caption])}\n\n"
+        f"## Cost = a N^exponent\n\n{table_markdown(fit_columns, fits)}\n\n"
+        "In brackets: the middle 95% of what resampled rounds give. The square root is 0.5.\n\n"
+        f"{verdict(data)} Both routers also write the probabilities of all experts, which balance losses need: that "
+        "part of the time grows with N.\n"
     )
 
 

@@ -2,8 +2,9 @@
 
 stand_in: generated data where none are given. scales: the five sizes. paper: printed numbers. system, layers, systems,
 changed_systems: what is compared. settings: what is searched. runner: runs and records. report: records into results/.
-kinds: the kinds of pages. catalog: pages by their names. learning_rates, tuning: what is chosen. testbed: what can be
-shown. field, v2: the systems of the field, and of v2. table1, zero_shot: systems and claims of several pages.
+claims: what is said of two systems. kinds: the kinds of pages. catalog: pages by their names. learning_rates, tuning:
+what is chosen. testbed: what can be shown. field, v2: the systems of the field, and of v2. table1, zero_shot: systems
+and claims of several pages.
 """
 
 import time
@@ -20,6 +21,7 @@ READING_ORDER = (
     "settings",
     "runner",
     "report",
+    "claims",
     "kinds",
     "catalog",
     "learning_rates",

@@ -7,7 +7,7 @@ No table of the papers. Cost: cpu about four hours of one core beyond compare_sy
 Run: make compare-combinations SCALE=cpu
 """
 
-from analysis.claims.rules import Claim
+from experiments.claims import lower
 from experiments.field import FAMILIES, JAMBA, VARIANTS, headed, system
 from experiments.kinds.table import Row, Table
 from experiments.system import System
@@ -37,13 +37,11 @@ PAGE = Table(
     ],
     reference=TUNED.few.name,
     claims=[
-        Claim(
-            statement=f"Heads lower the perplexity of {name}, at equal FLOPs",
-            source="v1 Section 1: decoupled, easy to combine",
-            better=headed_one.name,
-            worse=alone.name,
-            matching="compute",
-            arm="tuned",
+        lower(
+            f"Heads lower the perplexity of {name}, at equal FLOPs",
+            "v1 Section 1: decoupled, easy to combine",
+            headed_one,
+            alone,
         )
         for name, (alone, headed_one) in PAIRS.items()
         if alone is not TUNED.few  # which Table 1 claims

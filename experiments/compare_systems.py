@@ -7,7 +7,7 @@ settings but for the gate, which is a part of what they are, and Multi-Head Late
 No table of the papers. Cost: cpu about three hours of one core beyond Table 1. Run: make compare-systems SCALE=cpu
 """
 
-from analysis.claims.rules import Claim
+from experiments.claims import lower
 from experiments.field import FAMILIES, WITH_SWIGLU, XMOE_SWIGLU, headed, multi_head_latent, system
 from experiments.kinds.comparison import MEASURES, Comparison
 from experiments.kinds.table import Row
@@ -30,14 +30,7 @@ PAGE = Comparison(
     measurements=tuple({measure.measurement.name: measure.measurement for measure in MEASURES}.values()),
     stressed=(TUNED.few.name, MHMOE.name, GATED.name),
     claims=[
-        Claim(
-            statement=f"{name} has lower perplexity than {other.label.partition(',')[0]}, at equal FLOPs",
-            source=OURS,
-            better=ours.name,
-            worse=other.name,
-            matching="compute",
-            arm="tuned",
-        )
+        lower(f"{name} has lower perplexity than {other.label.partition(',')[0]}, at equal FLOPs", OURS, ours, other)
         for name, ours, others in (("MH-MoE", MHMOE, WITHOUT), ("MH-MoE with SwiGLU", GATED, WITH))
         for other in others
     ],

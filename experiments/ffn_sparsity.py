@@ -17,7 +17,7 @@ from mhmoe.layers.config import LayerConfig
 
 
 def _relu(scale: Scale) -> LayerConfig:
-    return dense_config(scale.model["hidden_size"], "relu", scale.ffn.bias)
+    return dense_config(scale.model["hidden_size"], "relu", scale.ffn.get("bias", False))
 
 
 DENSE = dense()

@@ -11,6 +11,7 @@ X-MoE's. Activations are the systems' own: GELU or, of Mixtral, DeepSeekMoE and 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import Any
 
 from baselines.deepseekmoe import deepseekmoe
 from baselines.densely_gated import densely_gated
@@ -107,12 +108,14 @@ def _system(family: Family, layer: Callable[[Scale], LayerConfig]) -> System:
 
 # ---- the systems -----------------------------------------------------------------------------
 
-DENSELY_GATED = Family(
-    name="densely_gated",
-    label="Densely gated, 8 experts, all of them",
-    build=lambda dim, count, width: densely_gated(dim, count, expert_dim=width),
-    step=0,  # its FLOPs and its parameters are one number
-)
+
+def _family(name: str, label: str, layer: Callable[..., LayerConfig], **more: Any) -> Family:
+    """Of a baseline of (dim, number of experts, expert_dim). more: further fields of `Family`."""
+    return Family(name=name, label=label, build=lambda dim, count, width: layer(dim, count, expert_dim=width), **more)
+
+
+# The FLOPs of the densely gated mixture and its parameters are one number; experts of Switch are twice as wide.
+DENSELY_GATED = _family("densely_gated", "Densely gated, 8 experts, all of them", densely_gated, step=0)
 HIERARCHICAL = Family(
     name="hierarchical",
     label="Hierarchical, 4 groups, 2 chosen, and 2 of 4 experts in each",
@@ -120,38 +123,13 @@ HIERARCHICAL = Family(
     experts=16,
     step=4,
 )
-SWITCH = Family(
-    name="switch",
-    label="Switch, 4 experts, k = 1, capacity 1.25",
-    build=lambda dim, count, width: switch(dim, count, expert_dim=width),
-    experts=4,  # twice as wide as those of k = 2
-)
-GSHARD = Family(
-    name="gshard",
-    label="GShard, 8 experts, k = 2, the second by chance, capacity 1",
-    build=lambda dim, count, width: gshard(dim, count, expert_dim=width),
-)
-GLAM = Family(
-    name="glam",
-    label="GLaM, 8 experts, k = 2",
-    build=lambda dim, count, width: glam(dim, count, expert_dim=width),
-)
-MIXTRAL = Family(
-    name="mixtral",
-    label="Mixtral, 8 experts, k = 2",
-    build=lambda dim, count, width: mixtral(dim, count, expert_dim=width),
-)
-GROK1 = Family(
-    name="grok1",
-    label="Grok-1, 8 experts, k = 2, not renormalised",
-    build=lambda dim, count, width: grok1(dim, count, expert_dim=width),
-)
-JAMBA = Family(
-    name="jamba",
-    label="Jamba's mixture and placement, 16 experts, k = 2",
-    build=lambda dim, count, width: jamba(dim, count, expert_dim=width),
-    experts=16,
-    model=tuple(PLACEMENT.items()),
+SWITCH = _family("switch", "Switch, 4 experts, k = 1, capacity 1.25", switch, experts=4)
+GSHARD = _family("gshard", "GShard, 8 experts, k = 2, the second by chance, capacity 1", gshard)
+GLAM = _family("glam", "GLaM, 8 experts, k = 2", glam)
+MIXTRAL = _family("mixtral", "Mixtral, 8 experts, k = 2", mixtral)
+GROK1 = _family("grok1", "Grok-1, 8 experts, k = 2, not renormalised", grok1)
+JAMBA = _family(
+    "jamba", "Jamba's mixture and placement, 16 experts, k = 2", jamba, experts=16, model=tuple(PLACEMENT.items())
 )
 DEEPSEEKMOE = Family(
     name="deepseekmoe",
@@ -199,58 +177,36 @@ def multi_head_latent(*, seeds: int = SEEDS) -> System:
 # ---- X-MoE with another activation or router -------------------------------------------------
 
 
-def _xmoe_with_swiglu(dim: int, count: int, width: int) -> LayerConfig:
-    layer = xmoe(dim, count, TOP_K, activation="swiglu")
-    return layer.replace(experts=layer.experts.replace(expert_dim=width))
-
-
 XMOE_SWIGLU = Family(
     name="xmoe_swiglu",
     label="X-MoE with SwiGLU, 8 experts, k = 2",
-    build=_xmoe_with_swiglu,
+    build=lambda dim, count, width: xmoe(dim, count, TOP_K, expert_dim=width, activation="swiglu"),
     gates_itself=False,
 )
 
 
 def _router(
-    name: str, label: str, router: Callable[[int, int], RouterConfig], *, gates_itself: bool = False, step: int = 1
+    name: str, label: str, router: Callable[..., RouterConfig], *, gates_itself: bool = False, step: int = 1
 ) -> Family:
+    """router: of dim, num_experts and top_k."""
+
     def build(dim: int, count: int, width: int) -> LayerConfig:
         experts = ExpertsConfig(dim=dim, num_experts=count, expert_dim=width)
-        return SparseMoEConfig(router=router(dim, count), experts=experts)
+        return SparseMoEConfig(router=router(dim=dim, num_experts=count, top_k=TOP_K), experts=experts)
 
     return Family(name=name, label=label, build=build, gates_itself=gates_itself, step=step)
 
 
+def _fixed(*, dim: int, num_experts: int, top_k: int) -> RouterConfig:
+    width = max(num_experts // 2, 1)
+    return FixedTemperatureRouterConfig(dim=dim, num_experts=num_experts, top_k=top_k, router_dim=width)
+
+
 VARIANTS = (
     XMOE_SWIGLU,
-    _router(
-        "dot_router",
-        "scores x . e (v1 Eq. 5)",
-        lambda dim, count: DotProductRouterConfig(dim=dim, num_experts=count, top_k=TOP_K),
-    ),
-    _router(
-        "released_router",
-        "router of the released code",
-        lambda dim, count: ReleasedRouterConfig(dim=dim, num_experts=count, top_k=TOP_K),
-    ),
-    _router(
-        "fixed_router",
-        "router with a fixed temperature",
-        lambda dim, count: FixedTemperatureRouterConfig(
-            dim=dim, num_experts=count, top_k=TOP_K, router_dim=max(count // 2, 1)
-        ),
-    ),
-    _router(
-        "balanced_router",
-        "DeepSeek-V3's router, a bias for balance",
-        lambda dim, count: BalancedRouterConfig(dim=dim, num_experts=count, top_k=TOP_K),
-        gates_itself=True,
-    ),
-    _router(
-        "grouped_router",
-        "routing in two levels",
-        lambda dim, count: GroupedRouterConfig(dim=dim, num_experts=count, top_k=TOP_K),
-        step=4,
-    ),
+    _router("dot_router", "scores x . e (v1 Eq. 5)", DotProductRouterConfig),
+    _router("released_router", "router of the released code", ReleasedRouterConfig),
+    _router("fixed_router", "router with a fixed temperature", _fixed),
+    _router("balanced_router", "DeepSeek-V3's router, a bias for balance", BalancedRouterConfig, gates_itself=True),
+    _router("grouped_router", "routing in two levels", GroupedRouterConfig, step=4),
 )

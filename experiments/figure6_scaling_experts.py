@@ -17,6 +17,7 @@ from analysis.claims.measured import MeasuredClaim, Side
 from analysis.claims.rules import Claim
 from analysis.zero_shot.scores import Score, mean_advantage
 from experiments.changed_systems import with_lr_of
+from experiments.claims import higher, lower
 from experiments.kinds.routing import EXPERT_ACTIVATION
 from experiments.kinds.score_table import ZERO_SHOT_HELLASWAG
 from experiments.kinds.table import Row, Table
@@ -50,42 +51,32 @@ SERIES: dict[str, dict[int, System]] = {
 
 
 def _claims(label: str, of: dict[int, System]) -> list[Claim | MeasuredClaim]:
-    matching, arm = of[8].matching, of[8].arm
+    matching = of[8].matching
     source = FOLLOW_UP if matching == "compute" else SOURCE
     sized = "{} of the size of X-MoE with {} experts" if matching else "{} with {} experts"
     names = {n: sized.format(label, n) for n in of}
-    lower = [
-        Claim(
-            statement=f"{names[more]} has lower perplexity than with {fewer}",
-            source=source,
-            matching=matching,
-            better=of[more].name,
-            worse=of[fewer].name,
-            control="experts",
-            arm=arm,
-        )
+    perplexity = [
+        lower(f"{names[more]} has lower perplexity than with {fewer}", source, of[more], of[fewer], control="experts")
         for fewer, more in ((32, 64), (64, 256))
     ]
-    saturates = MeasuredClaim(
-        statement=f"{names[256]} gives HellaSwag's right endings a greater advantage than with 64",
-        source=source if matching else f"the contrary of {source}: X-MoE saturates",
-        matching=matching,
-        measurement=ZERO_SHOT_HELLASWAG.name,
-        higher=Side(system=of[256].name, quantity=ADVANTAGE),
-        lower=Side(system=of[64].name, quantity=ADVANTAGE),
+    saturates = higher(
+        f"{names[256]} gives HellaSwag's right endings a greater advantage than with 64",
+        source if matching else f"the contrary of {source}: X-MoE saturates",
+        ZERO_SHOT_HELLASWAG,
+        (of[256], ADVANTAGE),
+        (of[64], ADVANTAGE),
         control="experts",
-        arm=arm,
     )
     if not matching:
-        return [*lower, saturates]
+        return [*perplexity, saturates]
     # X-MoE alone saturating implies that MH-MoE gains more on HellaSwag; the same is asked of perplexity.
-    xmoe = SERIES["X-MoE, tuned" if arm == "tuned" else "X-MoE"]
+    xmoe = SERIES["X-MoE, tuned" if of[8].arm == "tuned" else "X-MoE"]
     over = (of[64].name, xmoe[64].name)
     return [
-        *lower,
+        *perplexity,
         saturates,
         dataclasses.replace(
-            lower[-1],
+            perplexity[-1],
             statement=f"{names[256]} lowers perplexity against 64 by more than X-MoE does",
             source=f"ours, {LATE}",
             worse=xmoe[256].name,

@@ -6,7 +6,7 @@ Cost: 10 runs and their grid of rates; an hour on two cores at cpu scale. Run: m
 """
 
 from experiments.figure7 import SYSTEMS
-from experiments.kinds.words import EXPERTS, KNOWN_SENSES, SHARE, WordClaim, words_figure
+from experiments.kinds.words import EXPERTS, KNOWN_SENSES, SHARE, WordClaim, WordsFigure, word_claims
 
 _SOURCE = "ours, after v1 Section 5.2: senses known"
 CLAIMED = (
@@ -29,7 +29,7 @@ CLAIMED = (
     ),
 )
 
-PAGE = words_figure(
+PAGE = WordsFigure(
     slug="figure7_known_senses",
     title="Figure 7 on a generated text: different experts of a word's sub-tokens",
     task="generated",
@@ -51,6 +51,6 @@ PAGE = words_figure(
         "topics. In topics: the share of a word's sub-tokens that go to another expert in another paragraph; a word's "
         "mean is its value."
     ),
-    claimed=CLAIMED,
-    measurement=KNOWN_SENSES,
+    measurements=(KNOWN_SENSES,),
+    claims=word_claims(SYSTEMS, KNOWN_SENSES, CLAIMED),
 )

@@ -9,7 +9,7 @@ Cost beyond Table 5: two seeds more of two models, and a minute a model. Run: ma
 """
 
 from experiments.figure7 import SYSTEMS
-from experiments.kinds.words import EXPERTS, PAPER, SHARE, WORD_SENSES, WordClaim, words_figure
+from experiments.kinds.words import EXPERTS, PAPER, SHARE, WORD_SENSES, WordClaim, WordsFigure, word_claims
 
 _MATCHED, _CONTEXT = "ours: matched words", "ours: words in context"
 CLAIMED = (
@@ -22,7 +22,7 @@ CLAIMED = (
     WordClaim("contexts", "adjusted", "a word in two senses changes its experts more than in one", SHARE, _CONTEXT),
 )
 
-PAGE = words_figure(
+PAGE = WordsFigure(
     slug="figure7_polysemous_words",
     title="Figure 7: different experts of a word's sub-tokens",
     systems=SYSTEMS,
@@ -40,6 +40,6 @@ PAGE = words_figure(
         "share of a word's sub-tokens that go to another expert in the second sentence, its last token compared; "
         "same_form, beyond_others, adjusted: see analysis/routing/words/in_context.py."
     ),
-    claimed=CLAIMED,
-    measurement=WORD_SENSES,
+    measurements=(WORD_SENSES,),
+    claims=word_claims(SYSTEMS, WORD_SENSES, CLAIMED),
 )

@@ -4,7 +4,7 @@ Paper (v1, Figure 9): MH-MoE's curve lies below X-MoE's for every number of expe
 Run: make figure9 SCALE=cpu
 """
 
-from analysis.claims.rules import Claim
+from experiments.claims import lower
 from experiments.figure6_scaling_experts import SEEDS, SERIES
 from experiments.kinds.curves import Curves
 
@@ -15,12 +15,11 @@ PAGE = Curves(
     title="Figure 9: validation perplexity along training, from 8 to 256 experts",
     panels={f"size of X-MoE with {n} experts": {label: SERIES[label][n] for label in SERIES} for n in SEEDS},
     claims=[
-        Claim(
-            statement=f"{label}, of the size of X-MoE with {n} experts, ends below it",
-            source=SOURCES[SERIES[label][n].matching],
-            matching=SERIES[label][n].matching,
-            better=SERIES[label][n].name,
-            worse=SERIES["X-MoE"][n].name,
+        lower(
+            f"{label}, of the size of X-MoE with {n} experts, ends below it",
+            SOURCES[SERIES[label][n].matching],
+            SERIES[label][n],
+            SERIES["X-MoE"][n],
             split="valid",
         )
         for n in (64, 256)

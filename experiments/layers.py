@@ -6,6 +6,7 @@ from experiments.paper import paper_numbers
 from experiments.scales import PAPER, Scale
 from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.matching import with_sizes
+from mhmoe.layers.multi_head import MultiHeadConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 
 HEADS = 4
@@ -15,23 +16,16 @@ TABLE11_EXPERTS = tuple(int(n) for n in paper_numbers()["v1_table11_parameters_m
 
 def reference(scale: Scale, num_experts: int, top_k: int = 1) -> SparseMoEConfig:
     """The X-MoE layer at a scale."""
-    options = scale.ffn
-    return xmoe_config(
-        scale.model["hidden_size"],
-        num_experts,
-        top_k,
-        activation=options.activation,
-        bias=options.bias,
-        inner_norm=options.inner_norm,
-    )
+    return xmoe_config(scale.model["hidden_size"], num_experts, top_k, **scale.ffn)
 
 
 def dense_layer(scale: Scale) -> LayerConfig:
     """The feed-forward network of ordinary blocks. Its inner norm is left to the experts (v1 Table 11)."""
-    return dense_config(scale.model["hidden_size"], scale.ffn.activation, scale.ffn.bias)
+    options = {name: value for name, value in scale.ffn.items() if name != "inner_norm"}
+    return dense_config(scale.model["hidden_size"], **options)
 
 
-def table11_layer(num_experts: int) -> LayerConfig:
+def table11_layer(num_experts: int) -> MultiHeadConfig:
     """MH-MoE as v1 Table 11 prints it (h = 4): the inner width follows from the printed expert parameters."""
     millions = paper_numbers()["v1_table11_parameters_millions"]["english"]["mhmoe"][str(num_experts)][1]
     base = reference(PAPER, num_experts)

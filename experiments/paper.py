@@ -19,3 +19,8 @@ def paper_number(path: Sequence[str | int]) -> Any:
     for key in path:
         value = value[key]
     return value
+
+
+def paper_pair(first: Sequence[str | int], second: Sequence[str | int]) -> tuple[float, float] | None:
+    """What stands at two paths; None where one of them is empty, as the paper does not print both."""
+    return (paper_number(first), paper_number(second)) if first and second else None

@@ -21,20 +21,10 @@ from mhmoe.data.packing import PackingConfig
 from mhmoe.data.partly_synthetic import PartlyGeneratedCorpus
 from mhmoe.data.synthetic import GeneratedCorpus
 from mhmoe.io import UserError
-from mhmoe.layers.activations import ActivationName
 
 Corpora = Callable[
     [], EmbeddedCorpus | LocalCorpus | HubCorpus | MultilingualCorpus | GeneratedCorpus | PartlyGeneratedCorpus
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FFNOptions:
-    """How networks look at a scale: the same for every system."""
-
-    activation: ActivationName = "gelu"
-    bias: bool = False
-    inner_norm: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +46,12 @@ class Scale:
     Searches take both `tuning_seeds`. seeds: of the final runs. multiple_of: inner widths are multiples of it. texts:
     what other tasks than English read. stand_in: what takes the place of the data folder where none is given; None
     where one must be. trials: at most so many points of a search. settled_at: the scale whose searches settle this
-    one's tuned systems; "" for itself.
+    one's tuned systems; "" for itself. ffn: of its networks (activation, bias, inner_norm), the same for every system.
     """
 
     name: str
     purpose: str
     model: Mapping[str, Any]
-    ffn: FFNOptions
     corpus: Corpora
     packing: PackingConfig
     training: Mapping[str, Any]
@@ -76,6 +65,7 @@ class Scale:
     stand_in: GeneratedFolder | None = None
     trials: int = 32
     settled_at: str = ""
+    ffn: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __hash__(self) -> int:
         return hash(self.name)  # equal scales have one; the mappings have no hash
@@ -113,6 +103,11 @@ def hub_revision() -> str:
     return os.environ.get("MHMOE_HUB_REVISION", "")
 
 
+def _as_preset(name: str) -> dict[str, Any]:
+    """How a preset trains, but for its learning rate, which is chosen here."""
+    return {option: value for option, value in PRESETS[name].training.items() if option != "learning_rate"}
+
+
 # Of the smoke scale, where nothing needs a download: what questions are asked about.
 _ENGLISH = GeneratedCorpus(
     languages=2, topics=10, headwords=200, most_senses=8, documents_per_split=400, train_factor=6, sentences=1
@@ -120,38 +115,32 @@ _ENGLISH = GeneratedCorpus(
 _LANGUAGES = GeneratedCorpus(
     languages=len(XNLI_LANGUAGES), topics=28, headwords=280, documents_per_split=280, train_factor=6, sentences=2
 )
+_SMOKE = PackingConfig(
+    vocab_size=512,
+    max_train_tokens=130_000,
+    tokenizer_characters=500_000,
+    max_valid_tokens=20_000,
+    max_test_tokens=20_000,
+)
 
 SMOKE = Scale(
     name="smoke",
     purpose="CI and first contact: minutes on two cores, the environment's own documentation and generated text",
     model=PRESETS["smoke"].model,
-    ffn=FFNOptions(),
     corpus=lambda: PartlyGeneratedCorpus(embedded=EmbeddedCorpus(max_characters=2_000_000), generated=_ENGLISH),
-    packing=PackingConfig(
-        vocab_size=512,
-        max_train_tokens=130_000,
-        tokenizer_characters=500_000,
-        max_valid_tokens=20_000,
-        max_test_tokens=20_000,
-    ),
-    training={"steps": 60, "batch_sequences": 32, "length": 64, "evaluations": 5, "evaluation_windows": 64},
+    packing=_SMOKE,
+    training={**_as_preset("smoke"), "steps": 60},
     learning_rates=(8e-3,),
     seeds=(1,),
     texts={
         "multilingual": Text(
             corpus=MultilingualCorpus,  # of `stand_in`, unless a folder is given
-            packing=PackingConfig(
-                vocab_size=1024,
-                max_train_tokens=130_000,
-                tokenizer_characters=500_000,
-                max_valid_tokens=20_000,
-                max_test_tokens=20_000,
-            ),
+            packing=dataclasses.replace(_SMOKE, vocab_size=1024),
             seeds=(1,),
         ),
         "generated": Text(
             corpus=lambda: GeneratedCorpus(languages=2, headwords=180, documents_per_split=240, sentences=1),
-            packing=PackingConfig(vocab_size=512, max_train_tokens=130_000, tokenizer_characters=500_000),
+            packing=dataclasses.replace(_SMOKE, max_valid_tokens=None, max_test_tokens=None),
             seeds=(1,),
         ),
     },
@@ -166,17 +155,9 @@ CPU = Scale(
     name="cpu",
     purpose="a laptop; the default. Trends, not the paper's numbers",
     model=PRESETS["laptop"].model,
-    ffn=FFNOptions(),
     corpus=LocalCorpus,
     packing=_CPU,
-    training={
-        "steps": 976,
-        "batch_sequences": 16,
-        "length": 128,
-        "precision": "bfloat16",
-        "evaluations": 10,
-        "evaluation_windows": 128,
-    },
+    training={**_as_preset("laptop"), "steps": 976, "precision": "bfloat16"},
     learning_rates=(2e-3, 4e-3, 8e-3, 1.6e-2),
     tuning_share=1 / 4,
     seeds=(1, 2, 3, 4, 5),
@@ -210,18 +191,9 @@ GPU = Scale(
     name="gpu",
     purpose="one large GPU: three seeds of Table 1 in ten minutes, when many runs share it",
     model=PRESETS["gpu"].model,
-    ffn=FFNOptions(),
     corpus=LocalCorpus,
     packing=_GPU,
-    training={
-        "steps": 600,
-        "batch_sequences": 16,
-        "length": 512,
-        "precision": "bfloat16",
-        "base_width": CPU.model["hidden_size"],
-        "evaluations": 10,
-        "evaluation_windows": 64,
-    },
+    training={**_as_preset("gpu"), "steps": 600, "precision": "bfloat16"},
     learning_rates=(),
     seeds=(1, 2, 3),
     device="cuda",
@@ -238,16 +210,8 @@ GPU = Scale(
 PAPER = Scale(
     name="paper",
     purpose="a cluster: v1's sizes, whose parameter counts equal its Table 11",
-    model={
-        "vocab_size": 100_277,  # cl100k_base
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "max_position_embeddings": 2048,
-        "norm": "layer",
-        "attention_bias": True,
-    },
-    ffn=FFNOptions(bias=True, inner_norm=True),
+    model={**PRESETS["paper"].model, "vocab_size": 100_277},  # of cl100k_base
+    ffn=PRESETS["paper"].network,
     corpus=lambda: HubCorpus(dataset=SLIMPAJAMA, revision=hub_revision()),
     packing=PackingConfig(
         vocab_size=100_277,
@@ -255,16 +219,7 @@ PAPER = Scale(
         max_valid_tokens=4_000_000,
         max_test_tokens=4_000_000,
     ),
-    training={
-        "steps": 250_000,
-        "batch_sequences": 512,
-        "length": 2048,
-        "micro_batches": 8,
-        "warmup": 0.04,
-        "precision": "bfloat16",
-        "compile": True,
-        "evaluations": 50,
-    },
+    training={**_as_preset("paper"), "steps": 250_000, "precision": "bfloat16"},
     learning_rates=(5e-4,),
     seeds=(1,),
     multiple_of=1,

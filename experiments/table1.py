@@ -8,9 +8,10 @@ without the layer, and other ways to spend as much. Two arms: as published, and 
 from collections.abc import Sequence
 
 from analysis.claims.rules import Claim
+from experiments.claims import lower
 from experiments.kinds.table import Row, Table
 from experiments.layers import HEADS
-from experiments.paper import paper_number
+from experiments.paper import paper_pair
 from experiments.systems import OURS, compared, controls
 from experiments.testbed import TUNED
 from experiments.tuning import tuned
@@ -30,21 +31,12 @@ def table1(task: str, *, slug: str, title: str, where: str = "", notes: Sequence
     )
     row_of = {row.system.name: row for row in rows}
 
-    def lower(
-        better: str, worse: str, matching: str = "", source: str = "v1 Table 1", control: str = "mixture"
-    ) -> Claim:
+    def below(better: str, worse: str, source: str = "v1 Table 1", control: str = "mixture") -> Claim:
         """`better` has lower perplexity than `worse`; the paper's two values stand beside it if it prints both."""
-        pair = row_of[better], row_of[worse]
-        return Claim(
-            statement=f"{pair[0].system.label} has lower perplexity than {pair[1].system.label}{where}",
-            source=source,
-            better=better,
-            worse=worse,
-            matching=matching,
-            paper=(paper_number(pair[0].paper), paper_number(pair[1].paper)) if all(r.paper for r in pair) else None,
-            arm=pair[0].system.arm,
-            control=control,
-        )
+        first, second = row_of[better], row_of[worse]
+        statement = f"{first.system.label} has lower perplexity than {second.system.label}{where}"
+        paper = paper_pair(first.paper, second.paper)
+        return lower(statement, source, first.system, second.system, paper=paper, control=control)
 
     return Table(
         slug=slug,
@@ -53,26 +45,26 @@ def table1(task: str, *, slug: str, title: str, where: str = "", notes: Sequence
         rows=rows,
         reference="xmoe_8",
         claims=(
-            lower("xmoe_8", "dense"),
-            lower("xmoe_32", "dense"),
-            lower("xmoe_32", "xmoe_8", control="experts"),
-            lower("mhmoe_8_parameters", "xmoe_8", "parameters"),
-            lower("mhmoe_32_parameters", "xmoe_32", "parameters"),
-            lower("mhmoe_32_parameters", "mhmoe_8_parameters", "parameters", control="experts"),
-            lower("mhmoe_8_compute", "xmoe_8", "compute", FOLLOW_UP),
-            lower("mhmoe_32_compute", "xmoe_32", "compute", FOLLOW_UP),
-            lower("mhmoe_32_compute", "mhmoe_8_compute", "compute", FOLLOW_UP, control="experts"),
-            lower("mhmoe_8_parameters", CONTROL, "parameters", OURS),
-            lower(CONTROL, "xmoe_8", source=OURS),
-            lower("xmoe_8_tuned", "dense_tuned"),
-            lower("xmoe_32_tuned", "xmoe_8_tuned", control="experts"),
-            lower("mhmoe_8_parameters_tuned", "xmoe_8_tuned", "parameters"),
-            lower("mhmoe_32_parameters_tuned", "xmoe_32_tuned", "parameters"),
-            lower("mhmoe_32_parameters_tuned", "mhmoe_8_parameters_tuned", "parameters", control="experts"),
-            lower("mhmoe_8_compute_tuned", "xmoe_8_tuned", "compute", FOLLOW_UP),
-            lower("mhmoe_32_compute_tuned", "xmoe_32_tuned", "compute", FOLLOW_UP),
-            lower("mhmoe_32_compute_tuned", "mhmoe_8_compute_tuned", "compute", FOLLOW_UP, control="experts"),
-            lower("mhmoe_8_compute_tuned", "fine_8_tuned", "compute", "v2 Table 1, tuned"),
+            below("xmoe_8", "dense"),
+            below("xmoe_32", "dense"),
+            below("xmoe_32", "xmoe_8", control="experts"),
+            below("mhmoe_8_parameters", "xmoe_8"),
+            below("mhmoe_32_parameters", "xmoe_32"),
+            below("mhmoe_32_parameters", "mhmoe_8_parameters", control="experts"),
+            below("mhmoe_8_compute", "xmoe_8", FOLLOW_UP),
+            below("mhmoe_32_compute", "xmoe_32", FOLLOW_UP),
+            below("mhmoe_32_compute", "mhmoe_8_compute", FOLLOW_UP, control="experts"),
+            below("mhmoe_8_parameters", CONTROL, OURS),
+            below(CONTROL, "xmoe_8", OURS),
+            below("xmoe_8_tuned", "dense_tuned"),
+            below("xmoe_32_tuned", "xmoe_8_tuned", control="experts"),
+            below("mhmoe_8_parameters_tuned", "xmoe_8_tuned"),
+            below("mhmoe_32_parameters_tuned", "xmoe_32_tuned"),
+            below("mhmoe_32_parameters_tuned", "mhmoe_8_parameters_tuned", control="experts"),
+            below("mhmoe_8_compute_tuned", "xmoe_8_tuned", FOLLOW_UP),
+            below("mhmoe_32_compute_tuned", "xmoe_32_tuned", FOLLOW_UP),
+            below("mhmoe_32_compute_tuned", "mhmoe_8_compute_tuned", FOLLOW_UP, control="experts"),
+            below("mhmoe_8_compute_tuned", "fine_8_tuned", "v2 Table 1, tuned"),
         ),
         notes=notes,
     )

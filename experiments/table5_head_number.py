@@ -8,13 +8,14 @@ Cost: smoke 3 minutes, cpu about two and a half hours on two cores, most of it `
 Run: make reproduce-table5 SCALE=cpu, or any list of heads: make ablate-heads HEADS="2 3 4" SCALE=cpu
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from analysis.claims.rules import Claim
+from experiments.claims import lower
 from experiments.kinds.routing import EXPERT_ACTIVATION
 from experiments.kinds.table import Row, Table
 from experiments.kinds.trend import Trend
-from experiments.paper import paper_number, paper_numbers
+from experiments.paper import paper_pair
 from experiments.system import System
 from experiments.systems import OURS, mhmoe, xmoe
 from experiments.testbed import TUNED
@@ -24,141 +25,102 @@ from mhmoe.layers.matching import Matching
 PRINTED = "v1_table5_head_number"
 EXPERTS = 8
 HEADS = (2, 4, 6, 8, 12)
-SIZED: dict[str, Matching] = {"equal parameters": "parameters", "equal FLOPs": "compute"}
-SOURCES: dict[Matching, str] = {"parameters": "v1 Table 5", "compute": "v1 Table 5, at v2's sizes"}
+MATCHINGS: dict[Matching, str] = {"parameters": "equal parameters", "compute": "equal FLOPs"}
+SOURCES = {"parameters": "v1 Table 5", "compute": "v1 Table 5, at v2's sizes"}
 
 
-def _tuned(heads: int, matching: Matching) -> System:
-    return tuned(f"mhmoe_{{}}_{matching}", seeds=3, parts=heads)
-
-
-def rows(heads: Sequence[int]) -> tuple[Row, ...]:
-    """X-MoE, then under each matching MH-MoE with each number of heads, then the controls; then the tuned arm."""
-    printed = paper_numbers()[PRINTED]["mhmoe"]
-    return (
-        Row(system=xmoe(EXPERTS), paper=(PRINTED, "xmoe")),
-        *(
-            Row(
-                system=mhmoe(EXPERTS, "parameters", h, seeds=3),
-                paper=(PRINTED, "mhmoe", str(h)) if str(h) in printed else (),
-            )
-            for h in heads
-        ),
-        *(Row(system=mhmoe(EXPERTS, "compute", h, seeds=3)) for h in heads),
-        *(Row(system=xmoe(EXPERTS, top_k=h, seeds=3)) for h in heads if 1 < h <= EXPERTS),
-        Row(system=TUNED.few, reference=TUNED.few.name),
-        *(Row(system=_tuned(h, matching), reference=TUNED.few.name) for matching in SOURCES for h in heads),
-    )
-
-
-PAPER = {row.system.name: row.paper for row in rows(HEADS)}
-
-
-def _claim(
-    better: str, worse: str, statement: str, matching: str, source: str = "v1 Table 5", arm: str = "published"
-) -> Claim:
-    printed = source == "v1 Table 5" and arm == "published"
-    return Claim(
-        statement=f"{statement} (`{matching}`)",
-        source=source,
-        better=better,
-        worse=worse,
-        matching=matching,
-        arm=arm,
-        paper=(paper_number(PAPER[better]), paper_number(PAPER[worse])) if printed else None,
-    )
-
-
-def _name(heads: int, matching: Matching) -> str:
-    return mhmoe(EXPERTS, matching, heads).name
-
-
-def trend(heads: Sequence[int]) -> Trend:
-    """Both matchings and the control against the number of heads (of choices, for the control)."""
-    controls = [(h, xmoe(EXPERTS, top_k=h, seeds=3)) for h in heads if 1 < h <= EXPERTS]
-    return Trend(
-        x_label="heads h (choices k of the control)",
-        panels=("perplexity", "activation", "speed"),
-        series={
-            **{
-                f"MH-MoE, {sized}": [(h, mhmoe(EXPERTS, matching, h, seeds=3)) for h in heads]
-                for sized, matching in SIZED.items()
-            },
-            "X-MoE, k = h (control)": controls,
-            "X-MoE": [(1, xmoe(EXPERTS))],
-            **{
-                f"MH-MoE, {sized}, tuned": [(h, _tuned(h, matching)) for h in heads]
-                for sized, matching in SIZED.items()
-            },
-            "X-MoE, tuned": [(1, TUNED.few)],
+def series(heads: Sequence[int]) -> dict[str, dict[int, System]]:
+    """Both matchings and the control against the number of heads (of choices, for X-MoE), as published and tuned."""
+    return {
+        **{
+            f"MH-MoE, {sized}": {h: mhmoe(EXPERTS, matching, h, seeds=3) for h in heads}
+            for matching, sized in MATCHINGS.items()
         },
+        "X-MoE, k = h (control)": {h: xmoe(EXPERTS, top_k=h, seeds=3) for h in heads if 1 < h <= EXPERTS},
+        "X-MoE": {1: xmoe(EXPERTS)},
+        **{
+            f"MH-MoE, {sized}, tuned": {h: tuned(f"mhmoe_{{}}_{matching}", seeds=3, parts=h) for h in heads}
+            for matching, sized in MATCHINGS.items()
+        },
+        "X-MoE, tuned": {1: TUNED.few},
+    }
+
+
+SERIES = series(HEADS)
+PAPER = {
+    "xmoe_8": (PRINTED, "xmoe"),
+    **{SERIES["MH-MoE, equal parameters"][h].name: (PRINTED, "mhmoe", str(h)) for h in HEADS},
+}
+
+
+def rows(heads: Sequence[int]) -> list[Row]:
+    """X-MoE, then under each matching MH-MoE with each number of heads, then the controls; then the tuned arm."""
+    of = series(heads)
+    labels = sorted(of, key=lambda label: (label.endswith("tuned"), label not in ("X-MoE", "X-MoE, tuned")))
+    return [
+        Row(
+            system=system,
+            paper=PAPER.get(system.name, ()),
+            reference=TUNED.few.name if system.arm == "tuned" else None,
+        )
+        for label in labels
+        for system in of[label].values()
+    ]
+
+
+def page(
+    heads: Sequence[int], *, slug: str, title: str, claims: Sequence[Claim] = (), notes: Sequence[str] = ()
+) -> Table:
+    return Table(
+        slug=slug,
+        title=title,
+        rows=rows(heads),
+        reference=f"xmoe_{EXPERTS}",
+        trend=Trend(
+            x_label="heads h (choices k of the control)",
+            panels=("perplexity", "activation", "speed"),
+            series={label: list(systems.items()) for label, systems in series(heads).items()},
+        ),
+        measurements=(EXPERT_ACTIVATION,),
+        claims=claims,
+        notes=notes,
     )
 
 
 def for_heads(heads: Sequence[int]) -> Table:
     """The same comparison for any numbers of heads; a page of its own, and nothing is claimed about it."""
-    return Table(
-        slug="ablate_heads",
-        title="Test perplexity against the number of heads",
-        rows=rows(list(dict.fromkeys(heads))),
-        reference=f"xmoe_{EXPERTS}",
-        trend=trend(list(dict.fromkeys(heads))),
-        measurements=(EXPERT_ACTIVATION,),
-    )
+    return page(list(dict.fromkeys(heads)), slug="ablate_heads", title="Test perplexity against the number of heads")
 
 
-PAGE = Table(
+def _below(statement: str, better: System, worse: System, source: str = "v1 Table 5") -> Claim:
+    paper = paper_pair(PAPER.get(better.name, ()), PAPER.get(worse.name, ()))
+    return lower(f"{statement} (`{better.matching}`)", source, better, worse, paper=paper)
+
+
+def _claims() -> Iterator[Claim]:
+    """As published, then tuned."""
+    by_heads = {matching: SERIES[f"MH-MoE, {sized}"] for matching, sized in MATCHINGS.items()}
+    tuned_by_heads = {matching: SERIES[f"MH-MoE, {sized}, tuned"] for matching, sized in MATCHINGS.items()}
+    for h, system in by_heads["parameters"].items():
+        yield _below(f"MH-MoE with {h} heads lies below X-MoE", system, xmoe(EXPERTS))
+    for matching, of in by_heads.items():
+        for h in (2, 12):
+            yield _below(f"6 heads lie below {h}", of[6], of[h], SOURCES[matching])
+    for h, control in SERIES["X-MoE, k = h (control)"].items():
+        statement = f"MH-MoE with {h} heads lies below X-MoE with k = {h}"
+        yield _below(statement, by_heads["parameters"][h], control, OURS)
+    for matching, of in tuned_by_heads.items():
+        for h, system in of.items():
+            yield _below(f"Tuned: MH-MoE with {h} heads lies below X-MoE", system, TUNED.few, SOURCES[matching])
+    for matching, of in tuned_by_heads.items():
+        for h in (2, 12):
+            yield _below(f"Tuned: 6 heads lie below {h}", of[6], of[h], SOURCES[matching])
+
+
+PAGE = page(
+    HEADS,
     slug="table5_head_number",
     title="Table 5: test perplexity against the number of heads",
-    rows=rows(HEADS),
-    reference=f"xmoe_{EXPERTS}",
-    trend=trend(HEADS),
-    measurements=(EXPERT_ACTIVATION,),
-    claims=(
-        *(
-            _claim(_name(h, "parameters"), f"xmoe_{EXPERTS}", f"MH-MoE with {h} heads lies below X-MoE", "parameters")
-            for h in HEADS
-        ),
-        *(
-            _claim(_name(6, matching), _name(h, matching), f"6 heads lie below {h}", matching, source)
-            for matching, source in SOURCES.items()
-            for h in (2, 12)
-        ),
-        *(
-            _claim(
-                _name(h, "parameters"),
-                f"xmoe_{EXPERTS}_k{h}",
-                f"MH-MoE with {h} heads lies below X-MoE with k = {h}",
-                "parameters",
-                OURS,
-            )
-            for h in HEADS
-            if h <= EXPERTS
-        ),
-        *(
-            _claim(
-                _tuned(h, matching).name,
-                TUNED.few.name,
-                f"Tuned: MH-MoE with {h} heads lies below X-MoE",
-                matching,
-                source,
-                "tuned",
-            )
-            for matching, source in SOURCES.items()
-            for h in HEADS
-        ),
-        *(
-            _claim(
-                _tuned(6, matching).name,
-                _tuned(h, matching).name,
-                f"Tuned: 6 heads lie below {h}",
-                matching,
-                source,
-                "tuned",
-            )
-            for matching, source in SOURCES.items()
-            for h in (2, 12)
-        ),
-    ),
+    claims=list(_claims()),
     notes=("With 12 heads there is no control: k cannot exceed the 8 experts.",),
 )

@@ -10,34 +10,16 @@ Cost: cpu about forty minutes on two cores. Run: make reproduce-table6 SCALE=cpu
 
 from analysis.claims.rules import Claim
 from experiments.changed_systems import with_layers
+from experiments.claims import lower
 from experiments.kinds.table import Row, Table
-from experiments.paper import paper_numbers
+from experiments.paper import paper_pair
+from experiments.system import System
 from experiments.systems import dense, mhmoe, xmoe
 from experiments.testbed import TUNED
 from experiments.tuning import at_best, mhmoe_at, tuned
 
 PRINTED = ("v1_table6_components", "rows")
 SIZED = "mhmoe_{}_compute"  # at whose best settings the tuned rows are
-WHOLE, UNSPLIT, BARE = "mhmoe_8_{}", "mhmoe_8_{}_h1", "mhmoe_8_{}_n0"
-PRINTED_ROWS = ("dense", "dense_mlp", "xmoe_8", "xmoe_8_mlp")
-PRINTED_ROWS += tuple(name.format("parameters") for name in (UNSPLIT, BARE, WHOLE))
-
-
-def _claim(better: str, worse: str, statement: str, matching: str = "") -> Claim:
-    values = [row["perplexity"] for row in paper_numbers()[PRINTED[0]][PRINTED[1]]]
-    printed = None
-    if {better, worse} <= set(PRINTED_ROWS):
-        printed = (values[PRINTED_ROWS.index(better)], values[PRINTED_ROWS.index(worse)])
-    return Claim(
-        arm="tuned" if better in {system.name for system in _TUNED} else "published",
-        statement=statement + (f" (`{matching}`)" if matching else ""),
-        source="v1 Table 6" if printed else "v2 Table 4, for v1's Table 6",
-        better=better,
-        worse=worse,
-        matching=matching,
-        paper=printed,
-    )
-
 
 _SYSTEMS = (
     dense(),
@@ -47,9 +29,8 @@ _SYSTEMS = (
     mhmoe(8, "parameters", heads=1),
     mhmoe(8, "parameters", layers=0),
     mhmoe(8, "parameters"),
-)
-
-
+)  # in the order of the paper's rows
+PAPER = {system.name: (*PRINTED, row, "perplexity") for row, system in enumerate(_SYSTEMS)}
 _COMPUTE = (mhmoe(8, "compute", heads=1), mhmoe(8, "compute", layers=0), mhmoe(8, "compute"))
 _TUNED = (
     at_best(SIZED, "xmoe_8_there", "X-MoE, 8 experts, k = 2, set like MH-MoE", lambda point: xmoe(8, 2), seeds=3),
@@ -58,14 +39,14 @@ _TUNED = (
     ),
     at_best(
         SIZED,
-        UNSPLIT.format("compute"),
+        "mhmoe_8_compute_h1",
         "MH-MoE without splitting, h = 1",
         lambda point: mhmoe_at(point, "compute", heads=1),
         seeds=3,
     ),
     at_best(
         SIZED,
-        BARE.format("compute"),
+        "mhmoe_8_compute_n0",
         "MH-MoE without MLP layers",
         lambda point: mhmoe_at(point, "compute", layers=0),
         seeds=3,
@@ -73,29 +54,37 @@ _TUNED = (
     tuned(SIZED),
 )
 
+
+def _below(statement: str, better: System, worse: System) -> Claim:
+    paper = paper_pair(PAPER.get(better.name, ()), PAPER.get(worse.name, ()))
+    source = "v1 Table 6" if paper else "v2 Table 4, for v1's Table 6"
+    sized = f" (`{better.matching}`)" if better.matching else ""
+    return lower(statement + sized, source, better, worse, paper=paper)
+
+
 PAGE = Table(
     slug="table6_components",
     title="Table 6: test perplexity with and without MLP layers, with and without splitting",
     rows=(
-        *(Row(system=system, paper=(*PRINTED, i, "perplexity")) for i, system in enumerate(_SYSTEMS)),
+        *(Row(system=system, paper=PAPER[system.name]) for system in _SYSTEMS),
         *(Row(system=system) for system in _COMPUTE),
         *(Row(system=system, reference=_TUNED[0].name) for system in (TUNED.dense, TUNED.few, *_TUNED)),
     ),
     reference="xmoe_8",
     claims=(
-        _claim("dense", "dense_mlp", "MLP layers alone do not help Dense: it lies below Dense with them"),
-        _claim("xmoe_8_mlp", "xmoe_8", "MLP layers lower X-MoE's perplexity"),
+        _below("MLP layers alone do not help Dense: it lies below Dense with them", *_SYSTEMS[:2]),
+        _below("MLP layers lower X-MoE's perplexity", _SYSTEMS[3], _SYSTEMS[2]),
         *(
             claim
-            for matching in ("parameters", "compute")
+            for unsplit, bare, whole in (_SYSTEMS[4:], _COMPUTE)
             for claim in (
-                _claim(BARE.format(matching), "xmoe_8", "Splitting alone lies below X-MoE", matching),
-                _claim(WHOLE.format(matching), BARE.format(matching), "MLP layers help MH-MoE", matching),
-                _claim(WHOLE.format(matching), UNSPLIT.format(matching), "Splitting helps MH-MoE", matching),
+                _below("Splitting alone lies below X-MoE", bare, _SYSTEMS[2]),
+                _below("MLP layers help MH-MoE", whole, bare),
+                _below("Splitting helps MH-MoE", whole, unsplit),
             )
         ),
-        _claim(_TUNED[3].name, _TUNED[0].name, "Tuned: splitting alone lies below X-MoE", "compute"),
-        _claim(_TUNED[4].name, _TUNED[3].name, "Tuned: MLP layers help MH-MoE", "compute"),
-        _claim(_TUNED[4].name, _TUNED[2].name, "Tuned: splitting helps MH-MoE", "compute"),
+        _below("Tuned: splitting alone lies below X-MoE", _TUNED[3], _TUNED[0]),
+        _below("Tuned: MLP layers help MH-MoE", _TUNED[4], _TUNED[3]),
+        _below("Tuned: splitting helps MH-MoE", _TUNED[4], _TUNED[2]),
     ),
 )

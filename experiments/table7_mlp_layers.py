@@ -9,12 +9,13 @@ Run: make reproduce-table7 SCALE=cpu
 
 from collections.abc import Mapping
 
-from analysis.claims.measured import MeasuredClaim, Side
+from analysis.claims.measured import MeasuredClaim
 from analysis.claims.rules import Claim
 from analysis.zero_shot.scores import Score, mean_accuracy
+from experiments.claims import higher, lower
 from experiments.kinds.score_table import ZERO_SHOT_MLP_LAYERS
 from experiments.kinds.table import Row, Table
-from experiments.paper import paper_numbers
+from experiments.paper import paper_numbers, paper_pair
 from experiments.system import System
 from experiments.systems import mhmoe
 from experiments.tuning import at_best, mhmoe_at, tuned
@@ -37,31 +38,27 @@ _TUNED = {n: _tuned(n) for n in DEPTHS}
 SCORES = (Score("RTE", "rte"), Score("PIQA", "piqa"), Score("Winogrande", "winogrande"))
 
 
-def _claim(better: int, worse: int, of: Mapping[int, System] = _SYSTEMS) -> Claim:
-    values = {n: paper_numbers()[PRINTED][str(n)][0] for n in (better, worse)}
+def _below(better: int, worse: int, of: Mapping[int, System] = _SYSTEMS) -> Claim:
     tuned = "tuned " if of is _TUNED else ""
-    return Claim(
-        statement=f"MH-MoE {tuned}with n = {better} MLP layers has lower perplexity than with n = {worse}",
-        source="v1 Table 7",
-        better=of[better].name,
-        worse=of[worse].name,
-        matching="parameters",
-        paper=None if tuned else (values[better], values[worse]),
-        arm=of[better].arm,
+    return lower(
+        f"MH-MoE {tuned}with n = {better} MLP layers has lower perplexity than with n = {worse}",
+        "v1 Table 7",
+        of[better],
+        of[worse],
+        paper=None if tuned else paper_pair((PRINTED, str(better), 0), (PRINTED, str(worse), 0)),
     )
 
 
 def _accuracy(better: int, worse: int) -> MeasuredClaim:
     quantity = mean_accuracy(SCORES)
-    means = {n: sum(paper_numbers()[PRINTED][str(n)][1:]) / len(SCORES) for n in (better, worse)}
-    return MeasuredClaim(
-        statement=f"MH-MoE with n = {better} MLP layers has higher mean accuracy than with n = {worse}",
-        source="v1 Table 7",
-        matching="parameters",
-        paper=(round(means[better], 2), round(means[worse], 2)),
-        measurement=ZERO_SHOT_MLP_LAYERS.name,
-        higher=Side(system=_SYSTEMS[better].name, quantity=quantity),
-        lower=Side(system=_SYSTEMS[worse].name, quantity=quantity),
+    means = [round(sum(paper_numbers()[PRINTED][str(n)][1:]) / len(SCORES), 2) for n in (better, worse)]
+    return higher(
+        f"MH-MoE with n = {better} MLP layers has higher mean accuracy than with n = {worse}",
+        "v1 Table 7",
+        ZERO_SHOT_MLP_LAYERS,
+        (_SYSTEMS[better], quantity),
+        (_SYSTEMS[worse], quantity),
+        paper=tuple(means),
     )
 
 
@@ -79,7 +76,7 @@ PAGE = Table(
     measurements=(ZERO_SHOT_MLP_LAYERS,),
     reference=_SYSTEMS[1].name,
     claims=(
-        *(_claim(*pair, of) for of in (_SYSTEMS, _TUNED) for pair in ((1, 0), (2, 1), (2, 3))),
+        *(_below(*pair, of) for of in (_SYSTEMS, _TUNED) for pair in ((1, 0), (2, 1), (2, 3))),
         _accuracy(1, 0),
     ),
 )

@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from analysis.claims.measured import MeasuredClaim, Quantity, Side
+from analysis.claims.measured import MeasuredClaim, Quantity
 from analysis.claims.rules import Claim
 from analysis.texts import TextLosses
 from baselines.xmoe import xmoe
+from experiments.claims import higher, lower
 from experiments.kinds.texts import TEXT_LOSSES, TextRow, TextsTable
-from experiments.paper import paper_number
+from experiments.paper import paper_number, paper_pair
 from experiments.scales import PAPER, Scale
 from experiments.system import System
 from experiments.tuning import TOP_K, at_best
@@ -43,8 +44,8 @@ def network(scale: Scale) -> FeedForwardConfig:
 
 
 def smoe(scale: Scale, top_k: int) -> SparseMoEConfig:
-    plain = xmoe(scale.model["hidden_size"], EXPERTS, top_k, activation="swiglu")
-    return plain.replace(experts=plain.experts.replace(expert_dim=network(scale).inner_dim))
+    width = network(scale).inner_dim
+    return xmoe(scale.model["hidden_size"], EXPERTS, top_k, expert_dim=width, activation="swiglu")
 
 
 def mhmoe(scale: Scale, top_k: int, heads: int, layers: int = 1) -> MultiHeadConfig:
@@ -200,57 +201,43 @@ def table_of_models(
     rows = [TextRow(system=model.tuned, paper=places[name]) for name, model in found.items()]
     printed_rows = [TextRow(system=model.published, paper=places[name]) for name, model in as_printed.items()]
     solved = [TextRow(system=found[name].published) for name in found if name.startswith("mhmoe")]
-    place = list(found).index("smoe")
     return TextsTable(
         slug=slug,
         title=title,
         texts=TEXTS,
         rows=rows,
-        reference=rows[place].system.name,
         as_printed=[*printed_rows, *solved],
-        printed_reference=printed_rows[place].system.name,
+        reference=list(found).index("smoe"),
         measurements=(TEXT_LOSSES,),
         claims=[
             claim
             for of, arm in zip((rows, printed_rows), arms, strict=False)
-            for claim in chain(of, arm=arm, table=source)
+            for pair in pairwise(of)
+            for claim in above(*pair, arm=arm, table=source)
         ],
         notes=notes,
     )
 
 
-def chain(rows: Sequence[TextRow], *, arm: str, table: str) -> list[Claim | MeasuredClaim]:
-    """That every row has higher perplexity than the next one, on the training text's `test` and on every text."""
-    return [claim for pair in pairwise(rows) for claim in higher(*pair, arm=arm, table=table)]
-
-
-def higher(worse: TextRow, better: TextRow, *, arm: str, table: str) -> list[Claim | MeasuredClaim]:
+def above(worse: TextRow, better: TextRow, *, arm: str, table: str) -> list[Claim | MeasuredClaim]:
     """That the first row has higher perplexity than the second, on the training text's `test` and on every text."""
     source = table + ("" if arm == "published" else f", {arm}")
-    on_test = Claim(
-        statement=f"test: {better.system.label} has lower perplexity than {worse.system.label}",
-        source=source,
-        matching=better.system.matching,
-        arm=arm,
-        better=better.system.name,
-        worse=worse.system.name,
-    )
+    poor, good = worse.system, better.system
+    test = lower(f"test: {good.label} has lower perplexity than {poor.label}", source, good, poor, arm=arm)
     on_texts = [
-        MeasuredClaim(
-            statement=f"{text}: {worse.system.label} has higher perplexity than {better.system.label}",
-            source=source,
-            paper=(paper_number(worse.paper[i]), paper_number(better.paper[i]))
-            if worse.paper and better.paper
-            else None,
-            matching=better.system.matching,
+        higher(
+            f"{text}: {poor.label} has higher perplexity than {good.label}",
+            source,
+            TEXT_LOSSES,
+            (poor, _nats(text)),
+            (good, _nats(text)),
+            paper=paper_pair(worse.paper[i], better.paper[i]) if worse.paper and better.paper else None,
+            matching=good.matching,
             arm=arm,
-            measurement=TEXT_LOSSES.name,
-            higher=Side(system=worse.system.name, quantity=_nats(text)),
-            lower=Side(system=better.system.name, quantity=_nats(text)),
         )
         for i, text in enumerate(TEXTS)
     ]
-    return [on_test, *on_texts]
+    return [test, *on_texts]
 
 
 def _nats(text: str) -> Quantity[TextLosses]:

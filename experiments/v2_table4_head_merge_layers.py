@@ -9,7 +9,7 @@ Cost: cpu about an hour of one core. Run: make reproduce-v2-table4 SCALE=cpu
 from dataclasses import replace
 
 from experiments.kinds.texts import TEXT_LOSSES, TextRow, TextsTable
-from experiments.v2 import FINE, MHMOE, SMOE, TEXTS, at_point_of_mhmoe, higher, mhmoe, where, with_layers
+from experiments.v2 import FINE, MHMOE, SMOE, TEXTS, above, at_point_of_mhmoe, mhmoe, where, with_layers
 
 PAPER = "v2_table4_head_merge_layers"
 BARE = replace(
@@ -39,14 +39,12 @@ PAGE = TextsTable(
     title="v2, Table 4: perplexity on three texts with and without head and merge layers",
     texts=TEXTS,
     rows=ROWS,
-    reference=ROWS[0].system.name,
     as_printed=PRINTED,
-    printed_reference=PRINTED[0].system.name,
     measurements=(TEXT_LOSSES,),
     claims=[
         claim
         for arm, tuned in (("tuned", True), ("published", False))
-        for claim in higher(*_rows("mhmoe_h2", tuned=tuned), arm=arm, table="v2 Table 4")
+        for claim in above(*_rows("mhmoe_h2", tuned=tuned), arm=arm, table="v2 Table 4")
     ],
     notes=(
         "SMoE and fine-grained SMoE have MH-MoE's settings here, so that the layers alone differ; in Table 1 they have "

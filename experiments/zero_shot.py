@@ -7,9 +7,10 @@ over wrong ones, which moves where accuracy is still near chance.
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.claims.measured import MeasuredClaim, Side
+from analysis.claims.measured import MeasuredClaim, Quantity
 from analysis.zero_shot.results import ZeroShotScores
 from analysis.zero_shot.scores import Score, mean_accuracy, mean_advantage
+from experiments.claims import higher
 from experiments.kinds.score_table import ScoredRow, ScoreTable
 from experiments.layers import HEADS
 from experiments.paper import paper_number
@@ -19,19 +20,19 @@ from experiments.table1 import OF_32
 from experiments.testbed import TUNED
 
 _PAPER, _FOLLOW_UP = "", "v2, for v1's sizes"
-# (better, worse, matching, source); the paper's own claims come from its table.
+# (better, worse, source); the paper's own claims come from its table.
 PAIRS = (
-    ("xmoe_8", "dense", "", _PAPER),
-    ("mhmoe_8_parameters", "xmoe_8", "parameters", _PAPER),
-    ("mhmoe_32_parameters", "xmoe_32", "parameters", _PAPER),
-    ("mhmoe_8_compute", "xmoe_8", "compute", _FOLLOW_UP),
-    ("mhmoe_32_compute", "xmoe_32", "compute", _FOLLOW_UP),
-    ("mhmoe_8_parameters", f"xmoe_8_k{HEADS}", "parameters", OURS),
-    ("xmoe_8_tuned", "dense_tuned", "", _PAPER),
-    ("mhmoe_8_parameters_tuned", "xmoe_8_tuned", "parameters", _PAPER),
-    ("mhmoe_32_parameters_tuned", "xmoe_32_tuned", "parameters", _PAPER),
-    ("mhmoe_8_compute_tuned", "xmoe_8_tuned", "compute", _FOLLOW_UP),
-    ("mhmoe_32_compute_tuned", "xmoe_32_tuned", "compute", _FOLLOW_UP),
+    ("xmoe_8", "dense", _PAPER),
+    ("mhmoe_8_parameters", "xmoe_8", _PAPER),
+    ("mhmoe_32_parameters", "xmoe_32", _PAPER),
+    ("mhmoe_8_compute", "xmoe_8", _FOLLOW_UP),
+    ("mhmoe_32_compute", "xmoe_32", _FOLLOW_UP),
+    ("mhmoe_8_parameters", f"xmoe_8_k{HEADS}", OURS),
+    ("xmoe_8_tuned", "dense_tuned", _PAPER),
+    ("mhmoe_8_parameters_tuned", "xmoe_8_tuned", _PAPER),
+    ("mhmoe_32_parameters_tuned", "xmoe_32_tuned", _PAPER),
+    ("mhmoe_8_compute_tuned", "xmoe_8_tuned", _FOLLOW_UP),
+    ("mhmoe_32_compute_tuned", "xmoe_32_tuned", _FOLLOW_UP),
 )
 
 
@@ -59,31 +60,18 @@ def zero_shot_table(
     )
     row_of = {row.system.name: row for row in rows}
 
-    def claims(better: str, worse: str, matching: str, said_by: str) -> tuple[MeasuredClaim, MeasuredClaim]:
-        ours, others = row_of[better], row_of[worse]
-        accuracy, advantage = mean_accuracy(scores), mean_advantage(scores)
-        labels = ours.system.label, others.system.label
-        paper = None
-        if ours.paper_scores and others.paper_scores:
-            paper = ours.paper_scores[-1], others.paper_scores[-1]
-        common: dict[str, Any] = {"matching": matching, "measurement": measurement.name}
-        common["arm"] = ours.system.arm
+    def claims(better: str, worse: str, said_by: str) -> tuple[MeasuredClaim, MeasuredClaim]:
+        ours, others = row_of[better].system, row_of[worse].system
+        printed = [row_of[name].paper_scores[-1:] for name in (better, worse)]
+
+        def above(what: str, by: str, quantity: Quantity[ZeroShotScores], **more: Any) -> MeasuredClaim:
+            statement = f"{ours.label} {what} than {others.label} {where}"
+            return higher(statement, by, measurement, (ours, quantity), (others, quantity), **more)
+
+        paper = (printed[0][0], printed[1][0]) if all(printed) else None
         return (
-            MeasuredClaim(
-                statement=f"{labels[0]} has higher mean accuracy than {labels[1]} {where}",
-                source=said_by or source,
-                paper=paper,
-                higher=Side(system=better, quantity=accuracy),
-                lower=Side(system=worse, quantity=accuracy),
-                **common,
-            ),
-            MeasuredClaim(
-                statement=f"{labels[0]} gives right answers a greater advantage than {labels[1]} {where}",
-                source="ours: the finer measure",
-                higher=Side(system=better, quantity=advantage),
-                lower=Side(system=worse, quantity=advantage),
-                **common,
-            ),
+            above("has higher mean accuracy", said_by or source, mean_accuracy(scores), paper=paper),
+            above("gives right answers a greater advantage", "ours: the finer measure", mean_advantage(scores)),
         )
 
     return ScoreTable(

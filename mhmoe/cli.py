@@ -17,7 +17,7 @@ GRACE = 1.0  # seconds after a deadline, in which work that looks at it between 
 
 
 class OutOfTime(BaseException):
-    """A deadline came in the middle of work; says which, if that was told."""
+    """A deadline came in the middle of work."""
 
 
 def exit_code(command: Callable[[], object], *, interrupted: str = "interrupted; nothing was written") -> int:
@@ -64,7 +64,7 @@ def memory_wanted(error: BaseException) -> str | None:
 
 
 @contextmanager
-def stopped_at(deadline: float, work: str = "") -> Generator[None]:
+def stopped_at(deadline: float) -> Generator[None]:
     """Raise OutOfTime in the block soon after `deadline` (time.monotonic), whatever it does then.
 
     Work that looks at the deadline itself has `GRACE` seconds to end in its own way. Needs the main thread and its
@@ -75,7 +75,7 @@ def stopped_at(deadline: float, work: str = "") -> Generator[None]:
         return
 
     def ring(*_: object) -> None:
-        raise OutOfTime(work)
+        raise OutOfTime
 
     earlier = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, max(deadline - time.monotonic(), 0.0) + GRACE)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.claims.rules import Statement, Verdict
+from analysis.claims.rules import UNKNOWN, Statement, Verdict, not_run
 from analysis.results import Result
 from analysis.statistics import CONFIDENCE, Interval, paired_difference
 from mhmoe.io import UserError
@@ -24,7 +24,6 @@ from mhmoe.io import UserError
 Measurements = Mapping[tuple[str, str], Mapping[int, Result]]
 """What was measured: (measurement, system) -> seed -> result."""
 SomeResult = TypeVar("SomeResult", bound=Result)
-_UNKNOWN = Interval(math.nan, math.nan, math.nan, 0, math.nan)
 
 
 @dataclass(frozen=True)
@@ -112,8 +111,7 @@ def measure_values(claim: MeasuredClaim, measurements: Measurements, scale: str)
     found = [[_by_seed(side, of_system) for side in sides] for sides in claim.sides]
     seeds = sorted(set.intersection(*(set(values) for sides in found for values in sides)))
     if len(seeds) < 2:
-        nothing = dataclasses.replace(_UNKNOWN, n=len(seeds))
-        return Verdict(claim=claim, scale=scale, verdict="not run", difference=nothing, tested=nothing)
+        return not_run(claim, scale, len(seeds))
     first, *others = (of_system[name][s].conditions() for name in sorted(claim.systems) for s in seeds)
     for what, value in first.items():
         if any(other[what] != value for other in others):
@@ -150,7 +148,7 @@ def _over_items(claim: MeasuredClaim, of_system: Mapping[str, Mapping[int, Resul
     for sign, sides in zip((1, -1), claim.sides, strict=True):
         for side in sides:
             if side.quantity.items is None:
-                return _UNKNOWN
+                return UNKNOWN
             signed += [(sign, side.quantity.items(of_system[side.system][seed])) for seed in seeds]
     if len({tuple(group.key for group in groups) for _, groups in signed}) > 1:
         raise _measured_on_different("items", claim)
@@ -160,7 +158,7 @@ def _over_items(claim: MeasuredClaim, of_system: Mapping[str, Mapping[int, Resul
         gaps = np.sum([sign * groups[i].values for sign, groups in signed], axis=0) / len(seeds)
         clusters[group.cluster] = clusters.get(group.cluster, 0) + gaps
     if any(gaps.size < 2 or not np.isfinite(gaps).all() for gaps in clusters.values()):
-        return _UNKNOWN
+        return UNKNOWN
     mean = sum(float(gaps.mean()) for gaps in clusters.values()) / len(first)
     error = math.sqrt(sum(float(gaps.var(ddof=1)) / gaps.size for gaps in clusters.values())) / len(first)
     reach = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * error

@@ -37,7 +37,7 @@ from mhmoe.training.record import Record, by_seed
 LEVEL = 0.05
 Metric = Literal["perplexity", "tokens", "flops", "seconds"]
 Decision = Literal["holds", "not reproduced", "cannot tell", "not testable here", "not run"]
-_UNKNOWN = Interval(math.nan, math.nan, math.nan, 0, math.nan)
+UNKNOWN = Interval(math.nan, math.nan, math.nan, 0, math.nan)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ class Verdict:
     adjusted_p: float = math.nan
     objection: str = ""
     repeats: bool = False
-    documents: Interval = _UNKNOWN
+    documents: Interval = UNKNOWN
     costs: Mapping[int, Spent | None] = dataclasses.field(default_factory=dict[int, Spent | None])
 
     @property
@@ -166,21 +166,26 @@ def percent_of_perplexity(interval: Interval) -> tuple[float, float, float]:
     return mean, low, high
 
 
+def not_run(claim: Statement, scale: str, seeds: int) -> Verdict:
+    """Of a claim whose sides share so many seeds, fewer than two."""
+    nothing = dataclasses.replace(UNKNOWN, n=seeds)
+    return Verdict(claim=claim, scale=scale, verdict="not run", difference=nothing, tested=nothing)
+
+
 def measure(claim: Claim, records: Sequence[Record], scale: str, *, resample: bool = True) -> Verdict:
     """Everything but the decision: "not run" or, until `decide`, "cannot tell". resample: the documents, too."""
     of_task = [record for record in records if record.task == claim.task]
     found = {system: by_seed([r for r in of_task if r.system == system]) for system in claim.systems}
     seeds = sorted(set.intersection(*(set(of_system) for of_system in found.values())))
     if len(seeds) < 2:
-        nothing = dataclasses.replace(_UNKNOWN, n=len(seeds))
-        return Verdict(claim=claim, scale=scale, verdict="not run", difference=nothing, tested=nothing)
+        return not_run(claim, scale, len(seeds))
     for seed in seeds:
         for system in sorted(claim.systems - {claim.worse}):
             _check_same_data(found[system][seed], found[claim.worse][seed], claim.split)
     if claim.metric == "perplexity":
         lower, higher = ({seed: [found[system][seed] for system in side] for seed in seeds} for side in claim.sides)
         difference = paired_difference(_nll_per_token(lower, claim.split), _nll_per_token(higher, claim.split))
-        documents = _UNKNOWN
+        documents = UNKNOWN
         if resample:
             documents = document_bootstrap(_documents(lower, claim.split), _documents(higher, claim.split))
         tested, costs = difference, {}
@@ -190,7 +195,7 @@ def measure(claim: Claim, records: Sequence[Record], scale: str, *, resample: bo
             {seed: final_point(r)["valid_nll"] for seed, r in better.items()},
             {seed: final_point(r)["valid_nll"] for seed, r in worse.items()},
         )
-        documents, costs = _UNKNOWN, {seed: cost_ratio(better[seed], worse[seed]) for seed in seeds}
+        documents, costs = UNKNOWN, {seed: cost_ratio(better[seed], worse[seed]) for seed in seeds}
         tested = _tested_cost(claim.metric, costs, difference, better, worse)
     return Verdict(
         claim=claim,
@@ -217,7 +222,7 @@ def _tested_cost(
     spent_enough = all(getattr(total(better[seed]), metric) >= getattr(total(worse[seed]), metric) for seed in costs)
     if not reached and spent_enough:
         return difference
-    return dataclasses.replace(_UNKNOWN, n=len(costs))
+    return dataclasses.replace(UNKNOWN, n=len(costs))
 
 
 def decide(family: Sequence[Verdict]) -> list[Verdict]:

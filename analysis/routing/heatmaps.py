@@ -16,7 +16,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from analysis.plotting import STYLE, finish, save, ticks
-from analysis.routing.measures import Counts, Per, effective_experts, frequencies, load
+from analysis.routing.measures import Counts, effective_experts, frequencies, load
 from analysis.tables import write_csv
 
 _MAP = colormaps["cividis"]
@@ -38,17 +38,15 @@ def activation_heatmaps(
     *,
     title: str,
     note: str = "",
-    per: Per = "token",
 ) -> None:
     """Write `path` (.png) and its .csv: how often each layer's experts are chosen, from the most to the least.
 
     texts: name of the text -> system -> counts; a panel each, one below the other, with one colour bar for all.
-    per: selections per token, of which a layer makes h k, or per row, of which it makes k.
     """
     grid = [
         [
             Panel(
-                -np.sort(-frequencies(counts, per), axis=1),
+                -np.sort(-frequencies(counts), axis=1),
                 [str(layer + 1) for layer in range(len(counts.selections))],
                 f"{system}, {text}: {_effective(counts)}",
             )
@@ -56,17 +54,16 @@ def activation_heatmaps(
         for text, systems in texts.items()
         for system, counts in systems.items()
     ]
-    bar = {"token": "selections per token", "row": "selections per sub-token or token"}[per]
     largest = max(float(panel.values.max()) for line in grid for panel in line)
     labels = "experts of the layer, from the most to the least chosen", "MoE layer"
-    _heatmaps(grid, (largest / 50, largest), path, title=title, note=note, bar=bar, labels=labels)
+    _heatmaps(grid, (largest / 50, largest), path, title=title, note=note, bar="selections per token", labels=labels)
     rows = [
         [text, system, layer + 1, expert, float(value)]
         for text, systems in texts.items()
         for system, counts in systems.items()
-        for (layer, expert), value in np.ndenumerate(frequencies(counts, per))
+        for (layer, expert), value in np.ndenumerate(frequencies(counts))
     ]
-    header = ["text", "system", "moe_layer", "expert", f"selections_per_{per}"]
+    header = ["text", "system", "moe_layer", "expert", "selections_per_token"]
     write_csv(path, header, rows)
 
 

@@ -113,14 +113,7 @@ def split_of_ids(documents: Sequence[Sequence[int]], end: int = END_OF_TEXT_ID) 
     """
     if not documents:
         raise ValueError("there is no text to read; give at least one document")
-    return EvaluationSet(
-        tokens=np.array([token for ids in documents for token in ids], dtype=np.uint32),
-        offsets=np.cumsum([0, *map(len, documents)]),
-        num_bytes=np.zeros(len(documents), dtype=np.int64),
-        ids=tuple(map(str, range(len(documents)))),
-        sources=("",) * len(documents),
-        end_of_text=end,
-    )
+    return EvaluationSet.of(documents, end_of_text=end)
 
 
 def windows_of_ids(documents: Sequence[Sequence[int]], length: int, end: int = END_OF_TEXT_ID) -> Windows:

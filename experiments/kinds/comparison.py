@@ -22,9 +22,9 @@ import torch
 from analysis.experts_alike import ExpertsAlike, measure_alike
 from analysis.ranking import ranking_figure
 from analysis.routing.dropped import Dropped, measure_dropped
-from analysis.routing.measures import Summary, summary
-from analysis.routing.text import load_checkpoint, windows_of
-from analysis.speed import Speed, Speeds, measure_speed
+from analysis.routing.measures import summary
+from analysis.routing.text import load_checkpoint
+from analysis.speed import Speed, measure_speed
 from analysis.tables import Column, table_markdown
 from analysis.tables import Row as Cells
 from experiments.kinds.routing import EXPERT_ACTIVATION
@@ -125,18 +125,16 @@ class Comparison(Table):
 
 
 def _alike(subject: Subject, settings: Mapping[str, Any]) -> ExpertsAlike | None:
-    model, _ = load_checkpoint(subject.model)
+    model, windows = subject.read(settings["split"])
     if model.config.moe is None:
         return None
-    windows = windows_of(getattr(subject.text, settings["split"]), model.config.max_position_embeddings)
     return measure_alike(model, windows.full.spaced(settings["windows"]), subject.seed)
 
 
 def _dropped(subject: Subject, settings: Mapping[str, Any]) -> Dropped | None:
-    model, _ = load_checkpoint(subject.model)
+    model, windows = subject.read(settings["split"])
     if model.config.moe is None:
         return None
-    windows = windows_of(getattr(subject.text, settings["split"]), model.config.max_position_embeddings)
     batch, batches = settings["batch_sequences"], settings["batches"]
     return measure_dropped(model, windows.full.spaced(batch * batches), batch_size=batch)
 
@@ -145,13 +143,8 @@ def _speed(subject: Subject, settings: Mapping[str, Any]) -> Speed:
     model, _ = load_checkpoint(subject.model)
     length = model.config.max_position_embeddings
     batch = TrainingBatches(subject.text.train, length, settings["batch_sequences"], seed=0).batch(0)
-    precision = settings["precision"]
-    return measure_speed(
-        model,
-        torch.from_numpy(batch),
-        precision=precision,
-        **{name: settings[name] for name in ("rounds", "prompt", "new_tokens", "texts")},
-    )
+    how = {name: value for name, value in settings.items() if name != "batch_sequences"}
+    return measure_speed(model, torch.from_numpy(batch), **how)
 
 
 EXPERTS_ALIKE = Measurement(
@@ -187,38 +180,27 @@ SPEED = Measurement(
 MEASURED = Column("measured_seeds", "seeds measured")
 
 
-def _of_load(measure: Callable[[Summary, int], float]) -> Callable[[Any], float]:
-    return lambda found: measure(summary(found.counts), found.counts.num_experts)
-
-
 def _times(kind: str, other: str) -> Callable[[Speed], float]:
-    def of(found: Speed) -> float:
-        speeds: Speeds = getattr(found, kind)
-        return speeds.times_as_fast_as(other)
-
-    return of
+    return lambda found: getattr(found, kind).times_as_fast_as(other)
 
 
 _ACTIVATION = (
     Measure(
         Column("largest_load", "largest load", ".2f"),
         EXPERT_ACTIVATION,
-        _of_load(lambda found, experts: experts * found.largest_load),
+        lambda found: found.counts.num_experts * summary(found.counts).largest_load,
     ),
-    Measure(
-        Column("effective_share", "in use", ".1f", 100, "%"),
-        EXPERT_ACTIVATION,
-        _of_load(lambda found, _: found.effective_share),
-    ),
-    Measure(
-        Column("collapsed_share", "collapsed", ".1f", 100, "%"),
-        EXPERT_ACTIVATION,
-        _of_load(lambda found, _: found.collapsed_share),
-    ),
-    Measure(
-        Column("reached_share", "a token reaches", ".1f", 100, "%"),
-        EXPERT_ACTIVATION,
-        _of_load(lambda found, _: found.distinct_share),
+    *(
+        Measure(
+            Column(key, heading, ".1f", 100, "%"),
+            EXPERT_ACTIVATION,
+            lambda found, name=name: getattr(summary(found.counts), name),
+        )
+        for key, heading, name in (
+            ("effective_share", "in use", "effective_share"),
+            ("collapsed_share", "collapsed", "collapsed_share"),
+            ("reached_share", "a token reaches", "distinct_share"),
+        )
     ),
 )
 _QUALITY = (

@@ -9,7 +9,7 @@ from analysis.claims.learning_speed import final_point
 from analysis.figures import Curve, learning_curves
 from analysis.statistics import over_common_seeds
 from analysis.tables import NOT_RUN, STALE, Column, Row, table_markdown
-from experiments.report.captions import all_runs, caption_of, current_runs
+from experiments.report.captions import caption_of, final_records
 from experiments.report.looks import looks
 from experiments.runner.page import Page, Section, unique
 from experiments.runner.store import Records
@@ -38,10 +38,9 @@ class Curves(Page):
 
     def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
         systems = self.all_systems()
-        of_systems = all_runs(systems, scale, records, self.task)
-        if not any(of_systems.values()):
+        current, stale = final_records(systems, scale, records, self.task)
+        if not any((*current.values(), *stale.values())):
             return None
-        current = current_runs(systems, scale, records, self.task)
         panels: dict[str, dict[str, list[Curve]]] = {}
         for title, panel in self.panels.items():
             of_seeds = {label: {r.seed: r.curve for r in current[system.name]} for label, system in panel.items()}
@@ -50,20 +49,19 @@ class Curves(Page):
         lines = caption_of([record for several in current.values() for record in several])
         labelled = {label: system for panel in self.panels.values() for label, system in panel.items()}
         learning_curves(panels, folder / name, title=self.title, note=lines[0], looks=looks(labelled))
-        rows: list[Row] = [{"label": s.label, **_end(current[s.name], of_systems[s.name])} for s in systems]
+        rows: list[Row] = [{"label": s.label, **_end(current[s.name], len(stale[s.name]))} for s in systems]
         page = f"![{self.title}]({name})\n\n" + table_markdown(COLUMNS, rows, caption=lines)
         return Section(page, COLUMNS, rows)
 
 
-def _end(current: Sequence[Record], records: Sequence[Record]) -> Row:
-    """Where a system's curves end: means over its current records; `records` has the stale ones too."""
+def _end(current: Sequence[Record], stale: int) -> Row:
+    """Where a system's curves end: means over its current records, beside which so many are stale."""
     if not current:
-        return {"perplexity": STALE if records else NOT_RUN}
+        return {"perplexity": STALE if stale else NOT_RUN}
 
     def mean(of: Callable[[Record], float]) -> float:
         return sum(map(of, current)) / len(current)
 
-    stale = len(records) - len(current)
     return {
         "seeds": f"{len(current)} ({stale} stale)" if stale else str(len(current)),
         "perplexity": mean(lambda r: math.exp(final_point(r)["valid_nll"])),

@@ -1,15 +1,14 @@
 """A page of small models that anybody can train again, with the hashes of their weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from analysis.routing.text import load_checkpoint
 from analysis.tables import Column, table_markdown
 from analysis.weights import Weights, measure_weights
 from experiments.report.captions import caption_of, current_runs, measured_values
-from experiments.runner.measurements import Measurement, Subject
+from experiments.runner.measurements import Measurement
 from experiments.runner.page import Page, Section
 from experiments.runner.store import Records
 from experiments.scales import Scale
@@ -62,9 +61,9 @@ class Models(Page):
         return Section(table_markdown(COLUMNS, rows, caption=lines), COLUMNS, rows)
 
 
-def _weights(subject: Subject, settings: Mapping[str, Any]) -> Weights:
-    model, _ = load_checkpoint(subject.model)
-    return measure_weights(model)
-
-
-WEIGHTS = Measurement(name="weights", settings={}, result=Weights, measure=_weights)
+WEIGHTS = Measurement(
+    name="weights",
+    settings={},
+    result=Weights,
+    measure=lambda subject, settings: measure_weights(load_checkpoint(subject.model)[0]),
+)

@@ -1,9 +1,9 @@
 """The paper's table of parameters beside our counts, what a layer costs, and the errata: nothing is run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from analysis.tables import Column, Row, table_markdown
 from experiments.layers import HEADS, reference, table11_layer
@@ -74,7 +74,7 @@ class PrintedSizes(Page):
         return [PAPER]
 
     def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
-        rows = printed_rows(self.models, scale, paper_number)
+        rows = printed_rows(self.models, scale)
         printed = table_markdown(
             PRINTED_COLUMNS, rows, caption=["Millions of parameters; a dash where the paper gives no model."]
         )
@@ -91,11 +91,11 @@ class PrintedSizes(Page):
         return Section(page, PRINTED_COLUMNS, rows)
 
 
-def printed_rows(models: Sequence[PrintedModel], scale: Scale, printed: Callable[[Sequence[str]], Any]) -> list[Row]:
+def printed_rows(models: Sequence[PrintedModel], scale: Scale) -> list[Row]:
     """Ours beside the printed millions; models that the paper does not determine have no numbers of ours."""
     rows: list[Row] = []
     for model in models:
-        value = printed(model.paper)
+        value = paper_number(model.paper)
         others, experts, whole = value if isinstance(value, list) else (None, None, value)
         paper = {k: v for k, v in (("others", others), ("experts", experts), ("sum", whole)) if v is not None}
         row: Row = {"task": model.task, "label": model.label, **{f"{k}_paper": v for k, v in paper.items()}}

@@ -59,7 +59,11 @@ class Rounds(Page):
     settling: int
 
     def point(self, number: int) -> Point:
-        return _points(self)[number]
+        return self._points[number]
+
+    @functools.cached_property
+    def _points(self) -> list[Point]:
+        return [point for round_ in self.rounds for point in round_.points()]
 
     def first(self, round_: Round) -> int:
         """The number of a round's first point."""
@@ -78,7 +82,7 @@ class Rounds(Page):
         return _trial(self, base, number)
 
     def all_systems(self) -> list[System]:
-        return unique([self.trial(base, number) for base in self.bases for number in range(len(_points(self)))])
+        return unique([self.trial(base, number) for base in self.bases for number in range(len(self._points))])
 
     def runs(self, scale: Scale, seeds: Sequence[int], records: Records) -> list[Run]:
         """The short runs, round by round and point by point; then the full ones: the best of each base in each round
@@ -202,11 +206,6 @@ def _settled(system: TunedSystem, search: Rounds, build: Callable[[Point], Syste
     point = search.point(number)
     settled = with_settings(build(point), point, system.name, system.label)
     return dataclasses.replace(settled, seeds=system.seeds, steps=system.steps)
-
-
-@functools.cache
-def _points(rounds: "Rounds") -> list[Point]:
-    return [point for round_ in rounds.rounds for point in round_.points()]
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.claims.measured import MeasuredClaim, Quantity, Side
+from analysis.claims.measured import MeasuredClaim, Quantity
 from analysis.routing.activation import (
     ExpertActivation,
     GroupRouting,
@@ -30,10 +30,11 @@ from analysis.routing.activation import (
 from analysis.routing.activation_figure import activation_curves
 from analysis.routing.heatmaps import activation_heatmaps, group_heatmaps
 from analysis.routing.measures import Counts, Summary, summary, total
-from analysis.routing.text import load_checkpoint, routes, untrained, windows_of, windows_of_texts
+from analysis.routing.text import load_checkpoint, routes, untrained, windows_of_texts
 from analysis.tables import Column, Row, seeds_text, table_markdown
 from analysis.zero_shot.harness import questions
 from analysis.zero_shot.tasks import find
+from experiments.claims import higher
 from experiments.kinds.score_table import files_of_tasks
 from experiments.report.captions import caption_of, generated_note, measured_systems, of_all, setting_of
 from experiments.report.looks import looks
@@ -188,77 +189,59 @@ BITS = Quantity[QuestionRouting](
 )
 
 
-def routing_figure(
-    *,
-    slug: str,
-    title: str,
+def routing_claims(
     systems: Mapping[str, System],
+    measurement: Measurement[QuestionRouting],
+    group: str,
+    *,
     denser: Sequence[tuple[str, str, str]],
     telling: Sequence[tuple[str, str, str]] = (),
-    text: str,
-    group: str,
-    measurement: Measurement[QuestionRouting],
-    task: str = "english",
-    printed: Mapping[str, float] | None = None,
-    notes: Sequence[str] = (),
-) -> RoutingFigure:
-    """The figure and its claims: that each of `denser` (labels of the denser and the sparser system, who says so)
-    has more experts in effective use; that the choices of the first of `telling` tell more of the group; and that
-    training makes the tokens of systems with heads reach more."""
-
-    def claim(
-        statement: str, source: str, higher: tuple[str, Quantity[Any]], lower: tuple[str, Quantity[Any]]
-    ) -> MeasuredClaim:
-        return MeasuredClaim(
-            statement=statement,
-            source=source,
-            matching=systems[higher[0]].matching or systems[lower[0]].matching,
-            measurement=measurement.name,
-            arm=systems[higher[0]].arm,
-            higher=Side(system=systems[higher[0]].name, quantity=higher[1]),
-            lower=Side(system=systems[lower[0]].name, quantity=lower[1]),
-        )
-
+) -> list[MeasuredClaim]:
+    """That each of `denser` (labels of the denser and the sparser system, who says so) has more experts in effective
+    use; that the choices of the first of `telling` tell more of the group; and that training makes the tokens of
+    systems with heads reach more."""
     claims = [
-        claim(f"{dense}: more {EFFECTIVE.name} than {sparse}", source, (dense, EFFECTIVE), (sparse, EFFECTIVE))
+        higher(
+            f"{dense}: more {EFFECTIVE.name} than {sparse}",
+            source,
+            measurement,
+            (systems[dense], EFFECTIVE),
+            (systems[sparse], EFFECTIVE),
+        )
         for dense, sparse, source in denser
     ]
     claims += [
-        claim(f"{more}: a choice tells more of the {group} than with {less}", source, (more, BITS), (less, BITS))
+        higher(
+            f"{more}: a choice tells more of the {group} than with {less}",
+            source,
+            measurement,
+            (systems[more], BITS),
+            (systems[less], BITS),
+            matching=systems[more].matching or systems[less].matching,
+        )
         for more, less, source in telling
     ]
     claims += [
-        claim(
+        higher(
             f"{label}: more {REACHED.name} than before training",
             "ours: against the untrained router",
-            (label, REACHED),
-            (label, REACHED_UNTRAINED),
+            measurement,
+            (system, REACHED),
+            (system, REACHED_UNTRAINED),
         )
         for label, system in systems.items()
         if system.matching
     ]
-    return RoutingFigure(
-        slug=slug,
-        title=title,
-        task=task,
-        systems=systems,
-        text=text,
-        group=group,
-        printed=printed or {},
-        notes=notes,
-        measurements=(measurement,),
-        claims=claims,
-    )
+    return claims
 
 
 # ---- what is measured -----------------------------------------------------------------------
 
 
 def _activation(subject: Subject, settings: Mapping[str, Any]) -> ExpertActivation | None:
-    model, _ = load_checkpoint(subject.model)
+    model, windows = subject.read(settings["split"])
     if not routes(model):
         return None
-    windows = windows_of(getattr(subject.text, settings["split"]), model.config.max_position_embeddings)
     return ExpertActivation(counts=measure_activation(model, windows.spaced(settings["max_windows"])))
 
 

@@ -108,8 +108,7 @@ def _layer_row(layer: Config, base: SparseMoEConfig) -> Row:
 def follow_up_rows(heads: Sequence[int]) -> list[Row]:
     """v2's MH-MoE with so many heads, as printed, against its SMoE (top-1 of 8, SwiGLU of inner width 2048), without
     routers."""
-    plain = xmoe_config(FOLLOW_UP_DIM, FOLLOW_UP_EXPERTS, activation="swiglu")
-    smoe = plain.replace(experts=plain.experts.replace(expert_dim=FOLLOW_UP_INNER))
+    smoe = xmoe_config(FOLLOW_UP_DIM, FOLLOW_UP_EXPERTS, expert_dim=FOLLOW_UP_INNER, activation="swiglu")
     rows: list[Row] = []
     for h in heads:
         printed = paper_number(("v2_mhmoe_sizes", str(h)))

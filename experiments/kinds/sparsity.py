@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.routing.text import load_checkpoint, untrained, windows_of
+from analysis.routing.text import untrained
 from analysis.sparsity import ActivationSparsity, Sparsity, measure_sparsity
 from analysis.tables import Column, Row, table_markdown
 from experiments.report.captions import caption_of, measured_systems, of_all
@@ -73,11 +73,10 @@ def _means(seeds: Sequence[Sparsity]) -> Row:
 
 
 def _sparsity(subject: Subject, settings: Mapping[str, Any]) -> ActivationSparsity | None:
-    model, _ = load_checkpoint(subject.model)
+    model, windows = subject.read(settings["split"])
     if not any(isinstance(model.config.layer(n), FeedForwardConfig) for n in range(model.config.num_hidden_layers)):
         return None
-    split = getattr(subject.text, settings["split"])
-    windows = windows_of(split, model.config.max_position_embeddings).spaced(settings["max_windows"])
+    windows = windows.spaced(settings["max_windows"])
     tokens, trained = measure_sparsity(model, windows)
     _, start = measure_sparsity(untrained(model, subject.seed), windows)
     return ActivationSparsity(tokens=tokens, trained=trained, untrained=start)

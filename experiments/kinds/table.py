@@ -1,6 +1,6 @@
 """A table of test perplexity, with the figure of its trend, its zero-shot scores, and its languages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +11,14 @@ from analysis.zero_shot.scores import Score
 from experiments.kinds.score_table import ScoredRow, scores_of
 from experiments.kinds.trend import Trend, draw
 from experiments.paper import paper_number
-from experiments.report.captions import all_runs, caption_of, current_runs, declared_fingerprints, setting_of
+from experiments.report.captions import caption_of, final_records, setting_of
 from experiments.report.looks import each_role_once, looks
 from experiments.runner.page import Page, Section, unique, unknown_name
 from experiments.runner.store import Records
 from experiments.scales import Scale
 from experiments.system import System
 from mhmoe.io import UserError
-from mhmoe.training.record import divide
+from mhmoe.training.record import Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +54,16 @@ class Table(Page):
                 raise UserError(unknown_name("reference", name, names))
 
     def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
-        systems = self.all_systems()
-        of_systems = all_runs(systems, scale, records, self.task)
-        found = [record for several in of_systems.values() for record in several]
-        if not found:
+        of_systems, stale = final_records(self.all_systems(), scale, records, self.task)
+        if not any((*of_systems.values(), *stale.values())):
             return None
-        declared = declared_fingerprints(systems, scale, records, self.task)
         specs = [
             RowSpec(system=row.system.name, label=row.system.label, paper=_printed(row.paper), reference=row.reference)
             for row in self.rows
         ]
-        rows = perplexity_table(specs, of_systems, reference=self.reference, split=self.split, declared=declared)
-        current, _ = divide(found, declared)
+        counts = {system: len(several) for system, several in stale.items()}
+        rows = perplexity_table(specs, of_systems, counts, reference=self.reference, split=self.split)
+        current = [record for several in of_systems.values() for record in several]
         lines = caption_of(current)
         lines.append(
             f"Perplexity on `{self.split}`; ours: mean and standard deviation over seeds. The paper's values "
@@ -82,13 +80,14 @@ class Table(Page):
         if self.scores and (scores := scores_of(self, self.rows, self.scores, scale, records)[0]):
             page += "\n\n".join(["\n## Zero-shot scores", *(text for text in scores if text not in lines)])
         if self.task == "multilingual" and self.reference is not None:
-            page += _languages(self, self.reference, scale, records, folder, lines[0])
+            page += _languages(self, self.reference, of_systems, scale, folder, lines[0])
         return Section(page, PERPLEXITY_COLUMNS, rows)
 
 
-def _languages(table: Table, reference: str, scale: Scale, records: Records, folder: Path, note: str) -> str:
+def _languages(
+    table: Table, reference: str, current: Mapping[str, Sequence[Record]], scale: Scale, folder: Path, note: str
+) -> str:
     """Tables and figure language by language."""
-    current = current_runs(table.all_systems(), scale, records, table.task)
     systems = {row.system.label: row.system for row in table.rows}
     by_label = {label: found for label, system in systems.items() if (found := current[system.name])}
     if not current[reference]:

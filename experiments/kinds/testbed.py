@@ -11,7 +11,7 @@ from pathlib import Path
 
 from analysis.claims.controls import Controls
 from analysis.claims.rules import Claim, Verdict, measure, percent_of_perplexity
-from analysis.statistics import Interval, paired_difference
+from analysis.statistics import covered, paired_difference
 from analysis.tables import NOT_RUN, Column, Row, table_markdown
 from experiments.report.captions import caption_of, current_runs
 from experiments.runner.page import Page, Section, unique
@@ -130,25 +130,17 @@ def _shown(arm: str, verdict: Verdict) -> Row:
 
 
 def covered_by(arm: Arm, current: Mapping[str, Sequence[Record]]) -> list[Row]:
-    """(null - system) / (null - X-MoE) in nats a token, seed by seed; X-MoE covers all of it, the null nothing.
-
-    Left out where the seeds do not tell X-MoE from the null: a share of a distance that may be 0 says nothing.
-    """
+    """(null - system) / (null - X-MoE) in nats a token, seed by seed; X-MoE covers all of it, the null nothing."""
     nll = {s.name: {r.seed: r.metrics["test"]["nll_per_token"] for r in current[s.name]} for s in arm.systems}
     null, few = nll[arm.null.name], nll[arm.few.name]
-    highest = paired_difference(few, null).high
-    is_a_distance = not highest >= 0  # of one seed it is nan
     rows: list[Row] = []
     for system in arm.systems:
         found = nll[system.name]
-        seeds = sorted(null.keys() & few.keys() & found.keys())
-        found = {seed: found[seed] for seed in seeds} or found
+        found = {seed: found[seed] for seed in sorted(null.keys() & few.keys() & found.keys())} or found
         row: Row = {"arm": arm.name, "label": system.label, "n": len(found), "perplexity": NOT_RUN}
         if found:
             row["perplexity"] = sum(math.exp(x) for x in found.values()) / len(found)
-        shares = {
-            s: 100 * (null[s] - found[s]) / (null[s] - few[s]) for s in seeds if is_a_distance and null[s] != few[s]
-        }
-        share: Interval = paired_difference(shares, dict.fromkeys(shares, 0.0))
+        shares = covered(null, found, few)
+        share = paired_difference(shares, dict.fromkeys(shares, 0.0))
         rows.append(row | {"change": share.mean, "low": share.low, "high": share.high})
     return rows

@@ -11,14 +11,14 @@ from typing import Any
 
 from analysis.claims.measured import MeasuredClaim
 from analysis.claims.rules import Claim, percent_of_perplexity
-from analysis.perplexity import LOSS_COLUMNS, change_over_common_seeds
+from analysis.perplexity import LOSS_COLUMNS, change_over_common_seeds, percent_change
 from analysis.routing.text import load_checkpoint
 from analysis.statistics import paired_difference, summarise
 from analysis.tables import NOT_RUN, STALE, Column, table_markdown
 from analysis.tables import Row as Cells
 from analysis.texts import TextLosses, measure_texts
 from experiments.paper import paper_number
-from experiments.report.captions import all_runs, caption_of, current_runs, measured_values, of_all
+from experiments.report.captions import caption_of, final_records, measured_values, of_all
 from experiments.runner.measurements import Measurement, Subject
 from experiments.runner.page import Page, Section, unique
 from experiments.runner.store import Records
@@ -51,15 +51,14 @@ class TextRow:
 
 @dataclass(frozen=True, kw_only=True)
 class TextsTable(Page):
-    """texts: name in the results of the first of `measurements` -> the paper's text beside it. reference: the system
-    that changes are relative to. rows, and in their place at the paper scale as_printed with its own reference."""
+    """texts: name in the results of the first of `measurements` -> the paper's text beside it. rows, and in their place
+    at the paper scale as_printed. reference: number of the row, in both, that changes are relative to."""
 
     measurements: Sequence[Measurement[TextLosses]] = ()
     texts: Mapping[str, str]
     rows: Sequence[TextRow]
-    reference: str
     as_printed: Sequence[TextRow] = ()
-    printed_reference: str = ""
+    reference: int = 0
 
     def rows_at(self, scale: Scale) -> Sequence[TextRow]:
         return self.as_printed if self.as_printed and scale.name == PAPER.name else self.rows
@@ -76,28 +75,29 @@ class TextsTable(Page):
 
     def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
         systems = self.systems_at(scale)
-        everything = all_runs(systems, scale, records, self.task)
-        if not any(everything.values()):
+        current, stale = final_records(systems, scale, records, self.task)
+        if not any((*current.values(), *stale.values())):
             return None
-        current = current_runs(systems, scale, records, self.task)
         measurement = self.measurements[0]
         values = measured_values([measurement], current, records.results)
         found = {system.name: values[measurement.name, system.name] for system in systems}
         rows: list[Cells] = []
         parts: list[str] = []
-        reference = self.printed_reference if self.rows_at(scale) is self.as_printed else self.reference
+        reference = self.rows_at(scale)[self.reference].system.name
         for place, (text, theirs) in enumerate(self.texts.items()):
             of_text = [self._cells(row, place, text, found) for row in self.rows_at(scale)]
             for cells in of_text:
                 if "perplexity" not in cells:
-                    states = (current, NOT_MEASURED), (everything, STALE)
+                    states = (current, NOT_MEASURED), (stale, STALE)
                     cells["perplexity"] = next((said for of, said in states if of[cells["system"]]), NOT_RUN)
-            anchor = next((cells for cells in of_text if cells["system"] == reference), {})
+            anchor = of_text[self.reference]
             by_seed = {name: {seed: v.texts[text].perplexity for seed, v in of.items()} for name, of in found.items()}
             for cells in of_text:
-                changes = change_over_common_seeds(by_seed[cells["system"]], by_seed.get(reference or "", {}))
+                changes = change_over_common_seeds(by_seed[cells["system"]], by_seed[reference])
                 cells["change"] = None if cells is anchor else changes
-                cells["paper_change"] = None if cells is anchor else _percent(cells.get("paper"), anchor.get("paper"))
+                cells["paper_change"] = (
+                    None if cells is anchor else percent_change(cells.get("paper"), anchor.get("paper"))
+                )
             parts.append(f"### {text} (the paper's: {theirs})\n\n{table_markdown(LOSS_COLUMNS, of_text)}")
             rows += of_text
         runs = [record for of_system in current.values() for record in of_system]
@@ -106,7 +106,7 @@ class TextsTable(Page):
             "Perplexity on each text, mean and standard deviation over seeds. The paper's are of larger models on "
             "other texts: compare the changes relative to the reference, over the seeds that both have, not the values."
         )
-        sizes = [_of_test(s, current[s.name], current.get(reference, ())) for s in systems if current[s.name]]
+        sizes = [_of_test(s, current[s.name], current[reference]) for s in systems if current[s.name]]
         page = "\n\n".join(lines) + "\n\n" + "\n".join(parts) + f"\n{_TEST}\n\n{table_markdown(SIZES, sizes)}"
         return Section(page, (Column("text", "text"), *LOSS_COLUMNS), rows)
 
@@ -151,11 +151,6 @@ def _of_test(system: System, runs: Sequence[Record], reference: Sequence[Record]
         mean, low, high = percent_of_perplexity(paired_difference(ours, theirs))
         cells |= {"change": mean, "low": low, "high": high}
     return cells
-
-
-def _percent(value: Any, reference: Any) -> float | None:
-    numbers = [x for x in (value, reference) if isinstance(x, int | float) and math.isfinite(x)]
-    return 100 * (numbers[0] / numbers[1] - 1) if len(numbers) == 2 else None
 
 
 # ---- what is measured ------------------------------------------------------------------------

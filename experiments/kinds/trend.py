@@ -14,9 +14,9 @@ from analysis.statistics import over_common_seeds
 from analysis.tables import seeds_text
 from experiments.kinds.routing import EXPERT_ACTIVATION
 from experiments.kinds.score_table import ZERO_SHOT_HELLASWAG
-from experiments.report.captions import current_runs, generated_note
+from experiments.report.captions import current_runs, generated_note, measured_values
 from experiments.report.looks import looks
-from experiments.runner.measurements import measured
+from experiments.runner.measurements import values_of
 from experiments.runner.page import Page
 from experiments.runner.store import RESULTS, Records
 from experiments.scales import Scale
@@ -35,15 +35,15 @@ def _of_activation(measure: Callable[[Summary], float]) -> Of:
     """A share of a layer's experts, in percent."""
 
     def of(record: Record, results: Path) -> float | None:
-        found = measured(EXPERT_ACTIVATION, record, results)
-        return None if found is None or found.values is None else 100 * measure(summary(found.values.counts))
+        found = values_of(EXPERT_ACTIVATION, record, results)
+        return None if found is None else 100 * measure(summary(found.counts))
 
     return of
 
 
 def _hellaswag(record: Record, results: Path) -> float | None:
-    found = measured(ZERO_SHOT_HELLASWAG, record, results)
-    return None if found is None or found.values is None else found.values.tasks["hellaswag"].finer["advantage"].value
+    found = values_of(ZERO_SHOT_HELLASWAG, record, results)
+    return None if found is None else found.tasks["hellaswag"].finer["advantage"].value
 
 
 PANELS: dict[str, tuple[str, Of]] = {
@@ -137,8 +137,8 @@ def draw(page: Page, trend: Trend, scale: Scale, records: Records, path: Path, s
     text = f"{setting}. n: number of seeds, of each point from left to right where it differs; {seeds_text(seeds)}."
     text += " Bars: lowest to highest seed."
     if "hellaswag" in trend.panels:
-        asked = (measured(ZERO_SHOT_HELLASWAG, r, records.results) for of_system in current.values() for r in of_system)
-        text += generated_note(found.values for found in asked if found is not None and found.values is not None)
+        asked = measured_values([ZERO_SHOT_HELLASWAG], current, records.results)
+        text += generated_note(found for of_seeds in asked.values() for found in of_seeds.values())
     text += " Speed and memory: one measurement, results/speed/training.md." if timed else ""
     look = looks({label: series[-1][1] for label, series in trend.series.items() if series})
     trend_figure(shown, path, title=page.title, x_label=trend.x_label, note=text, log_x=trend.log_x, looks=look)

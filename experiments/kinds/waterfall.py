@@ -11,7 +11,7 @@ from pathlib import Path
 
 from analysis.claims.rules import percent_of_perplexity
 from analysis.plotting import Point
-from analysis.statistics import over_common_seeds, paired_difference
+from analysis.statistics import covered, over_common_seeds, paired_difference
 from analysis.tables import NOT_RUN, Column, Row, table_markdown
 from analysis.waterfall import waterfall_figure
 from experiments.report.captions import caption_of, current_runs, setting_of
@@ -70,7 +70,8 @@ class Waterfall(Page):
             if before is not None and place < len(self.steps):
                 change = percent_of_perplexity(paired_difference(found, before))
                 row |= dict(zip(("change", "low", "high"), change, strict=True))
-            row["covered"] = _covered(nll[first.name], found, goal)
+            shares = covered(nll[first.name], found, goal)
+            row["covered"] = sum(shares.values()) / len(shares) if shares else None
             rows.append(row)
             before = found
         picture = f"{self.slug}_{scale.name}.png"
@@ -86,10 +87,3 @@ class Waterfall(Page):
         lines.append("Each step keeps what stands above it. Differences are paired by seed, with 95% intervals.")
         page = table_markdown(COLUMNS, rows, caption=lines) + f"\n![{self.title}]({picture})\n"
         return Section(page, COLUMNS, rows)
-
-
-def _covered(first: Mapping[int, float], found: Mapping[int, float], goal: Mapping[int, float]) -> float | None:
-    """Of the distance in nats a token from the first system to the goal, mean over the seeds that all have."""
-    seeds = [s for s in first.keys() & found.keys() & goal.keys() if first[s] != goal[s]]
-    shares = [100 * (first[s] - found[s]) / (first[s] - goal[s]) for s in seeds]
-    return sum(shares) / len(shares) if shares else None

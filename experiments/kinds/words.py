@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis.claims.measured import MeasuredClaim, Quantity, Side
+from analysis.claims.measured import MeasuredClaim, Quantity
 from analysis.plotting import LOOKS
 from analysis.results import Source
 from analysis.routing.text import load_checkpoint, routes
@@ -29,6 +29,7 @@ from analysis.routing.words.rows import (
 from analysis.routing.words.senses import WordRouting, measure_senses
 from analysis.routing.words.sub_tokens import texts_of
 from analysis.tables import seeds_text, table_markdown
+from experiments.claims import higher
 from experiments.report.captions import caption_of, generated_note, measured_systems, of_all, setting_of
 from experiments.report.looks import ROLES
 from experiments.runner.measurements import Measurement, Subject
@@ -42,6 +43,10 @@ from mhmoe.data.synthetic import GeneratedCorpus
 HEADS = 8
 EXPERTS, SHARE = "experts", "share of sub-tokens"
 PAPER = "v1 Section 5.2"
+_VALUES = (
+    "For words, the values are numbers of different experts that a word's h sub-tokens go to, mean over MoE layers: at "
+    "most h k."
+)
 
 
 class WordClaim(NamedTuple):
@@ -94,7 +99,7 @@ class WordsFigure(Page):
         )
         rows = [row for label, seeds in found.items() for row in comparison_rows(label, seeds, self.headings)]
         page = f"![{self.title}]({picture})\n\n"
-        page += table_markdown(COMPARISONS, rows, caption=[*lines, f"{self.explained} {EXPLAINED}"])
+        page += table_markdown(COMPARISONS, rows, caption=[*lines, f"{_VALUES} {self.explained} {EXPLAINED}"])
         if choices := choice_rows(found):
             page += f"\n{table_markdown(CHOICES, choices, caption=[CHOICES_EXPLAINED])}"
         return Section(page, COMPARISONS, rows)
@@ -136,65 +141,32 @@ def _difference(comparison: str, view: str, unit: str) -> Quantity[WordRouting]:
     )
 
 
-def words_figure(
-    *,
-    slug: str,
-    title: str,
-    systems: Mapping[str, System],
-    headings: Mapping[str, str],
-    groups: tuple[str, str],
-    text: str,
-    explained: str,
-    claimed: Sequence[WordClaim],
-    measurement: Measurement[WordRouting],
-    task: str = "english",
-) -> WordsFigure:
-    """The figure, and its claims for every system."""
+def word_claims(
+    systems: Mapping[str, System], measurement: Measurement[WordRouting], claimed: Sequence[WordClaim]
+) -> list[MeasuredClaim]:
+    """What is claimed of words, of every system."""
 
     def claim(label: str, system: System, said: WordClaim) -> MeasuredClaim:
         if said.beside is not None:
-            higher, lower = (_difference(name, said.view, said.unit) for name in (said.comparison, said.beside))
+            first, second = (_difference(name, said.view, said.unit) for name in (said.comparison, said.beside))
         else:
-            higher, lower = (_mean(said.comparison, said.view, said.unit, side) for side in (0, 1))
-        return MeasuredClaim(
-            statement=f"{label}: {said.statement}",
-            source=said.source,
-            matching=system.matching,
-            measurement=measurement.name,
-            arm=system.arm,
-            higher=Side(system=system.name, quantity=higher),
-            lower=Side(system=system.name, quantity=lower),
-        )
+            first, second = (_mean(said.comparison, said.view, said.unit, side) for side in (0, 1))
+        return higher(f"{label}: {said.statement}", said.source, measurement, (system, first), (system, second))
 
-    return WordsFigure(
-        slug=slug,
-        title=title,
-        task=task,
-        systems=systems,
-        headings=headings,
-        groups=groups,
-        text=text,
-        explained=(
-            "For words, the values are numbers of different experts that a word's h sub-tokens go to, mean over MoE "
-            f"layers: at most h k. {explained}"
-        ),
-        measurements=(measurement,),
-        claims=[claim(label, system, said) for label, system in systems.items() for said in claimed],
-    )
+    return [claim(label, system, said) for label, system in systems.items() for said in claimed]
 
 
 # ---- what is measured -----------------------------------------------------------------------
 
 
-def _of_words(settings: Mapping[str, Any]) -> list[str]:
-    return [settings[name] for name in ("lexicon", "false_friends", "contexts")]
+_FILES = ("lexicon", "false_friends", "contexts")
 
 
 def _word_senses(subject: Subject, settings: Mapping[str, Any]) -> WordRouting | None:
     model, tokenizer = load_checkpoint(subject.model)
     if not routes(model):
         return None
-    files = {name: settings[name] for name in ("lexicon", "false_friends", "contexts")}
+    files = {name: settings[name] for name in _FILES}
     folder = subject.data
     measured = measure_senses(
         model,
@@ -231,7 +203,7 @@ WORD_SENSES = Measurement(
     },
     result=WordRouting,
     measure=_word_senses,
-    files=_of_words,
+    files=lambda settings: [settings[name] for name in _FILES],
 )
 KNOWN_SENSES = Measurement(
     name="known_senses",  # the same on the generated text, whose truth is known

@@ -6,9 +6,8 @@ from pathlib import Path
 from analysis.results import Result
 from analysis.tables import caption, setting
 from experiments.layers import HEADS
-from experiments.runner.measurements import Measurement, SomeResult, measured
+from experiments.runner.measurements import Measurement, SomeResult, values_of
 from experiments.runner.plan import final_runs
-from experiments.runner.runs import final_name
 from experiments.runner.store import RESULTS, Records
 from experiments.scales import Scale
 from experiments.system import System
@@ -27,13 +26,23 @@ def matchings(records: Sequence[Record]) -> str:
     return f"{MATCHINGS}. {CONTROL}" if controlled else MATCHINGS
 
 
-def current_runs(systems: Sequence[System], scale: Scale, records: Records, task: str) -> dict[str, list[Record]]:
-    """Each system's finished final runs, the stale ones left out."""
+def final_records(
+    systems: Sequence[System], scale: Scale, records: Records, task: str
+) -> tuple[dict[str, list[Record]], dict[str, list[Record]]]:
+    """Each system's records of final runs: the current ones, and the stale ones, which enter no number."""
     current: dict[str, list[Record]] = {}
+    stale: dict[str, list[Record]] = {}
     for system in systems:
         runs = final_runs(scale, task, system, records.seeds(task, system), records)
-        current[system.name] = [records.by_name[run.name] for run in runs if records.state(run) == "done"]
-    return current
+        found = [(records.by_name[run.name], records.state(run)) for run in runs if run.name in records.by_name]
+        current[system.name] = [record for record, state in found if state == "done"]
+        stale[system.name] = [record for record, state in found if state == "stale"]
+    return current, stale
+
+
+def current_runs(systems: Sequence[System], scale: Scale, records: Records, task: str) -> dict[str, list[Record]]:
+    """Each system's finished final runs, the stale ones left out."""
+    return final_records(systems, scale, records, task)[0]
 
 
 def measured_values(
@@ -43,8 +52,8 @@ def measured_values(
     found: dict[tuple[str, str], dict[int, SomeResult]] = {}
     for measurement in measurements:
         for system, records in current.items():
-            of_seeds = {r.seed: m.values for r in records if (m := measured(measurement, r, results)) is not None}
-            found[measurement.name, system] = {seed: v for seed, v in of_seeds.items() if v is not None}
+            of_seeds = {r.seed: v for r in records if (v := values_of(measurement, r, results)) is not None}
+            found[measurement.name, system] = of_seeds
     return found
 
 
@@ -79,20 +88,6 @@ def generated_note(measured: Iterable[Result]) -> str:
 def of_all(found: Mapping[str, Mapping[int, SomeResult]]) -> list[SomeResult]:
     """The results of all labels and seeds of `measured_systems`."""
     return [result for seeds in found.values() for result in seeds.values()]
-
-
-def declared_fingerprints(
-    systems: Sequence[System], scale: Scale, records: Records, task: str
-) -> dict[tuple[str, str], str]:
-    """What `divide` asks for: the fingerprint that every final run should have."""
-    runs = (run for s in systems for run in final_runs(scale, task, s, records.seeds(task, s), records))
-    return {(scale.name, run.name): records.declared(run) or "other" for run in runs}
-
-
-def all_runs(systems: Sequence[System], scale: Scale, records: Records, task: str) -> dict[str, list[Record]]:
-    """Each system's records of final runs, stale ones included."""
-    names = {s.name: [final_name(task, s, seed) for seed in records.seeds(task, s)] for s in systems}
-    return {s: [records.by_name[n] for n in found if n in records.by_name] for s, found in names.items()}
 
 
 def sources(records: Sequence[Record]) -> list[str]:

@@ -57,7 +57,7 @@ def _inner_width() -> str:
 
 
 def _cost() -> str:
-    base, layer = reference(PAPER, 8), _heads(table11_layer(8))
+    base, layer = reference(PAPER, 8), table11_layer(8)
     experts = HEADS * experts_of(layer).experts.flops_per_token() / base.experts.flops_per_token()
     around = layer.head_layers + layer.merge_layers
     saved = Fraction(1, 64) * 2 * 4 * DIM * DIM  # two matrices of d times 4d, beta = 63/64
@@ -79,16 +79,11 @@ def _frequency() -> str:
 
 
 def _smallest_beta() -> str:
-    values = [beta(_heads(table11_layer(n)), reference(PAPER, n)) for n in TABLE11_EXPERTS]
+    values = [beta(table11_layer(n), reference(PAPER, n)) for n in TABLE11_EXPERTS]
     below = [
         f"{value:.3f} at N = {n}" for n, value in zip(TABLE11_EXPERTS, values, strict=True) if value < 63 / 64 - 5e-4
     ]
     return f"the expert column of Table 11 implies less than {63 / 64:.3f}: {', '.join(below)}"
-
-
-def _heads(layer: Any) -> MultiHeadConfig:
-    assert isinstance(layer, MultiHeadConfig)
-    return layer
 
 
 def _vocabulary() -> str:
@@ -175,7 +170,7 @@ def _multimodal() -> str:
     network = reference(PAPER, 8).experts.network_parameters() / 1e6
     dense_network = FeedForwardConfig(dim=DIM, inner_dim=4 * DIM, bias=True).parameters() / 1e6
     added = printed["mhmoe"]["8"][0] - printed["xmoe"]["8"][0]
-    around = (_heads(table11_layer(8)).parameters() - experts_of(table11_layer(8)).parameters()) / 1e6
+    around = (table11_layer(8).parameters() - experts_of(table11_layer(8)).parameters()) / 1e6
     return (
         f"X-MoE's expert column is {starts[0]:.0f}M + {slopes[0]:.2f}M an expert, so {slopes[0] / network:.2f} experts "
         f"of the language models' size ({network:.2f}M) for each N, which is no whole number of layers, and a constant "
@@ -197,7 +192,7 @@ ERRATA: Sequence[Erratum] = (
         "an expert's output is added to its sub-token",
         lambda: (
             "neither Figure 3, the pseudo-code nor the released code has this residual; it changes no count "
-            f"({_heads(table11_layer(8)).parameters():,} parameters with and without), and the page sensitivity.md "
+            f"({table11_layer(8).parameters():,} parameters with and without), and the page sensitivity.md "
             "says what it changes in perplexity"
         ),
     ),

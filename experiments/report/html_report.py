@@ -18,9 +18,9 @@ from analysis.claims.rules import Verdict
 from analysis.tables import Column, Row
 from experiments.report.embedded_markdown import data_uri, inline_html, to_html
 from experiments.report.index import COLUMNS
+from experiments.report.render import written
 from experiments.runner.page import Page
 from experiments.scales import PAPER, Scale
-from mhmoe.io import write_atomically
 from mhmoe.layers.matching import in_words
 
 ROOT = Path(__file__).parents[2]
@@ -90,9 +90,7 @@ def write_report(
         limits=_limits([*ran, PAPER]),
         rule=Markup(to_html(RULE, folder, shown, below=1)),
     )
-    path = folder / "report.html"
-    write_atomically(path, text)
-    return {path: text}
+    return written({folder / "report.html": text})
 
 
 def command(page: Page) -> str:

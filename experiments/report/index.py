@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.tables import Column, Row, table_markdown
+from experiments.report.render import written
 from experiments.runner.measurements import measured
 from experiments.runner.page import Page
 from experiments.runner.runs import Run
 from experiments.runner.store import RESULTS, Records
 from experiments.scales import Scale
-from mhmoe.io import write_atomically
 from mhmoe.training.record import Record
 
 COLUMNS = (
@@ -35,7 +35,6 @@ SPEED = "Speed, which benchmarks/ measures and writes"
 
 def write_index(rows: Sequence[Row], pages: Sequence[Page], folder: Path) -> dict[Path, str]:
     """README.md, of rows that are known; pages without one are named below."""
-    path = folder / "README.md"
     begun = {row.get("slug") for row in rows}
     others = {
         "Declared, not run": [(page.title, f"{page.slug}.md") for page in pages if page.slug not in begun],
@@ -43,9 +42,7 @@ def write_index(rows: Sequence[Row], pages: Sequence[Page], folder: Path) -> dic
     }
     named = {what: ", ".join(f"[{title}]({to})" for title, to in links) for what, links in others.items() if links}
     lines = [f"\n{what}: {links}.\n" for what, links in named.items()]
-    files = {path: "".join([HEAD, "\n", table_markdown(COLUMNS, rows), *lines])}
-    write_atomically(path, files[path])
-    return files
+    return written({folder / "README.md": "".join([HEAD, "\n", table_markdown(COLUMNS, rows), *lines])})
 
 
 def index_rows(pages: Sequence[Page], scales: Sequence[Scale], results: Path = RESULTS) -> list[Row]:

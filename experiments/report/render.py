@@ -38,8 +38,13 @@ def render(page: Page, scales: Sequence[Scale], folder: Path, results: Path = RE
         folder / f"{page.slug}.md": in_words("\n".join(parts)),
         folder / f"{page.slug}.csv": csv_text([]) if columns is None else table_csv((SCALE, *columns), rows),
     }
-    for path, content in files.items():
-        write_atomically(path, content)
+    return written(files)
+
+
+def written(files: dict[Path, str]) -> dict[Path, str]:
+    """The texts, each of which is at its place then."""
+    for path, text in files.items():
+        write_atomically(path, text)
     return files
 
 
@@ -69,7 +74,4 @@ def write_ledger(
     found: Sequence[Verdict], pages: Sequence[Page], folder: Path, name: str = "claims.md"
 ) -> dict[Path, str]:
     """The ledger, of verdicts that are known."""
-    path = folder / name
-    files = {path: ledger_markdown(found, {page.slug: page.title for page in pages})}
-    write_atomically(path, files[path])
-    return files
+    return written({folder / name: ledger_markdown(found, {page.slug: page.title for page in pages})})

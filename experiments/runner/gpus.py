@@ -111,7 +111,7 @@ def needs(model: MHMoEConfig, training: Mapping[str, Any], gpus: GPUs) -> Needs:
     kept = sum(ATTENTION[size] * model.hidden_size + kept_by(layer, size) for layer in layers)
     forward = model.flops_per_token(training["length"])
     flops = 3 * forward
-    if micro > 1 and any(_routes(layer) for layer in layers):
+    if micro > 1 and any(isinstance(part, ExpertsConfig) for layer in layers for part in layer.parts()):
         flops += forward - 2 * model.hidden_size * model.vocab_size
     peak = 1e12 * GPUS[gpus.kind].peak[precision]
     return Needs(
@@ -139,7 +139,3 @@ def kept_by(layer: Config, size: int) -> int:
     if isinstance(layer, FeedForwardConfig | ExpertsConfig):
         return size * (layer.dim + layer.up_width + (1 + layer.inner_norm) * layer.inner)
     return sum(kept_by(part, size) for part in vars(layer).values() if isinstance(part, Config))
-
-
-def _routes(layer: Config) -> bool:
-    return any(isinstance(part, ExpertsConfig) for part in layer.parts())

@@ -75,6 +75,13 @@ class Options:
     def text(self, scale: Scale) -> PackedDataset:
         return load_dataset(scale, self.data, self.packed or self.cache)
 
+    def execute(
+        self, run: Run, text: PackedDataset, records: Records, number: str, again: Record | None = None
+    ) -> bool:
+        """One run, as `execute` says."""
+        how = {"deadline": self.deadline, "number": number, "again": again, "sharding": self.sharding}
+        return execute(run, text, records, self.cache, **how)
+
 
 def planned_runs(page: Page, scale: Scale, options: Options, records: Records) -> list[Run]:
     """All runs of a command. Of those done again, the ones that choose a rate are left out: it is chosen."""
@@ -135,15 +142,7 @@ def run_missing(page: Page, scale: Scale, options: Options, failures: Failures) 
                 number = f"run {runs.index(run) + 1} of {len(runs)}" + (f", {left} left of all" if left else "")
                 done = True
                 with failures.noted(run.name):
-                    done = execute(
-                        run,
-                        text,
-                        records,
-                        options.cache,
-                        deadline=options.deadline,
-                        number=number,
-                        sharding=options.sharding,
-                    )
+                    done = options.execute(run, text, records, number)
                 if not done:
                     return False
                 progressed = True
@@ -238,16 +237,7 @@ def measure_missing(page: Page, scale: Scale, options: Options, failures: Failur
             text, done = text or options.text(run.scale), True
             with failures.noted(run.name):
                 number = f"for measurement {measured} of {len(todo)}"
-                done = holds_model(model, record) or execute(
-                    run,
-                    text,
-                    records,
-                    options.cache,
-                    deadline=options.deadline,
-                    number=number,
-                    again=record,
-                    sharding=options.sharding,
-                )
+                done = holds_model(model, record) or options.execute(run, text, records, number, record)
             if not done:
                 return False
             if run.name in failures.names() or (dist.is_initialized() and dist.get_rank() > 0):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from analysis.results import Result
+from analysis.routing.text import Windows, load_checkpoint, windows_of
 from experiments.runner.manifest import write_listed
 from experiments.runner.store import RESULTS
 from experiments.scales import Scale
@@ -21,6 +22,7 @@ from mhmoe.data.manifest import DATA_VARIABLE, DataFolder
 from mhmoe.data.packing import PackedDataset
 from mhmoe.from_json import from_json
 from mhmoe.io import UserError, parse_json
+from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.record import Record, fingerprint
 from mhmoe.training.record_checks import Provenance
 
@@ -38,6 +40,11 @@ class Subject:
     seed: int
     text: PackedDataset
     folder: DataFolder | None
+
+    def read(self, split: str) -> tuple[MHMoEForCausalLM, Windows]:
+        """The model, and a split of its text in windows of its context."""
+        model, _ = load_checkpoint(self.model)
+        return model, windows_of(getattr(self.text, split), model.config.max_position_embeddings)
 
     @property
     def data(self) -> DataFolder:
@@ -121,6 +128,12 @@ def measured(measurement: Measurement[SomeResult], run: Record, results: Path = 
     if found is None or found.values is None:
         return found
     return dataclasses.replace(found, values=measurement.narrow(found.values, measurement.settings["tasks"]))
+
+
+def values_of(measurement: Measurement[SomeResult], run: Record, results: Path = RESULTS) -> SomeResult | None:
+    """What was measured of a run; None if nothing was yet, or its model has nothing of it."""
+    found = measured(measurement, run, results)
+    return None if found is None else found.values
 
 
 def _but_tasks(measurement: Measurement[Any], run: Record) -> dict[str, Any]:

@@ -17,6 +17,7 @@ Where the right answer stands is dealt out evenly, so that whoever knows nothing
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,10 +102,6 @@ def _arc(lesson: _Lesson, i: int, stem: str = "question") -> dict[str, Any]:
     return {"id": str(i), stem: lesson.text, "choices": choices, "answerKey": labels[i % 4]}
 
 
-def _openbookqa(lesson: _Lesson, i: int) -> dict[str, Any]:
-    return _arc(lesson, i, "question_stem")
-
-
 def _continued(lesson: _Lesson, number: int, place: int) -> list[str]:
     answers = _placed(lesson.right[0], lesson.wrong[: number - 1], place)
     return [f"{answer} {lesson.after}." for answer in answers]
@@ -152,7 +149,7 @@ _ENGLISH = {
     "arc_challenge": _arc,
     "arc_easy": _arc,
     "rte": _rte,
-    "openbookqa": _openbookqa,
+    "openbookqa": partial(_arc, stem="question_stem"),
     "winogrande": _winogrande,
     "piqa": _piqa,
     "boolq": _boolq,

@@ -1,12 +1,12 @@
 """Sizes by name: a model, how it is trained, and how much of a text it reads.
 
-The scales of experiments/scales.py take the sizes of smoke, laptop and gpu from here: committed records are of them.
-Batches and learning rates are those of these scales, the rates as MH-MoE's runs chose them. `paper` has v1's sizes
-(Table 11). Rates of wider models follow from that of laptop by muP (`base_width`).
+The scales of experiments/scales.py take models, networks and batches from here: committed records are of them. Learning
+rates are as MH-MoE's runs at those scales chose them. `paper` has v1's sizes (Table 11). Rates of wider models follow
+from that of laptop by muP (`base_width`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mhmoe.io import UserError
@@ -20,9 +20,9 @@ class Preset:
     purpose: str
     model: Mapping[str, Any]
     training: Mapping[str, Any]
-    epochs: float
     max_tokens: int
-    network: Mapping[str, Any]
+    epochs: float = 4.0
+    network: Mapping[str, Any] = field(default_factory=dict[str, Any])
     multiple_of: int = 8
 
 
@@ -43,9 +43,7 @@ PRESETS = {
             "evaluations": 5,
             "evaluation_windows": 64,
         },
-        epochs=4.0,
         max_tokens=120_000,
-        network={},
     ),
     "laptop": Preset(
         purpose="minutes on two cores: width 96, 4 blocks, context 128, 2,048 symbols; 4 epochs, at most 1.5M tokens",
@@ -57,9 +55,7 @@ PRESETS = {
             "max_position_embeddings": 128,
         },
         training={"batch_sequences": 16, "length": 128, "learning_rate": 8e-3, "evaluation_windows": 128},
-        epochs=4.0,
         max_tokens=1_500_000,
-        network={},
     ),
     "gpu": Preset(
         purpose="minutes on a GPU: width 384, 8 blocks, context 512, 16,384 symbols; 4 epochs, at most 30M tokens",
@@ -77,9 +73,7 @@ PRESETS = {
             "base_width": 96,
             "evaluation_windows": 64,
         },
-        epochs=4.0,
         max_tokens=30_000_000,
-        network={},
     ),
     "paper": Preset(
         purpose="a cluster: v1's width 768, 12 blocks, context 2,048, 32,768 symbols; 1 epoch, at most 250B tokens",

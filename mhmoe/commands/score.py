@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 from tokenizers import Tokenizer
 from tyro.conf import Positional
@@ -113,12 +112,11 @@ def _documents(command: Evaluate, text: Any, tokenizer: Any, vocab_size: int) ->
     found = _encoded((d for split in splits for d in text.documents(split)), bare(inner), command.max_tokens)
     if not found:
         raise UserError(f"{command.data} has no text in {command.split}; name another --split")
-    documents = EvaluationSet(
-        tokens=np.array([token for _, ids in found for token in ids], dtype=np.uint32),
-        offsets=np.cumsum([0, *(len(ids) for _, ids in found)]),
-        num_bytes=np.array([len(document.text.encode()) for document, _ in found]),
-        ids=tuple(document.id for document, _ in found),
-        sources=tuple(document.source for document, _ in found),
+    documents = EvaluationSet.of(
+        [ids for _, ids in found],
+        num_bytes=[len(document.text.encode()) for document, _ in found],
+        ids=[document.id for document, _ in found],
+        sources=[document.source for document, _ in found],
         end_of_text=end,
     )
     return documents, losses(bare(inner), (document.text for document, _ in found))

@@ -4,6 +4,7 @@ Training reads sequences of one long array of tokens in an order that a seed and
 else; evaluation reads every document on its own, so that each token is predicted once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
@@ -34,6 +35,28 @@ class EvaluationSet:
     ids: tuple[str, ...]
     sources: tuple[str, ...]
     end_of_text: int = END_OF_TEXT_ID
+
+    @classmethod
+    def of(
+        cls,
+        documents: Sequence[Sequence[int]],
+        *,
+        num_bytes: Sequence[int] | None = None,
+        ids: Sequence[str] | None = None,
+        sources: Sequence[str] | None = None,
+        end_of_text: int = END_OF_TEXT_ID,
+    ) -> "EvaluationSet":
+        """Of the tokens of each document. Without ids they are numbered; without num_bytes, which are then 0, there are
+        no bits per byte."""
+        count = len(documents)
+        return cls(
+            tokens=np.array([token for document in documents for token in document], dtype=np.uint32),
+            offsets=np.cumsum([0, *map(len, documents)]),
+            num_bytes=np.array([0] * count if num_bytes is None else num_bytes, dtype=np.int64),
+            ids=tuple(map(str, range(count)) if ids is None else ids),
+            sources=("",) * count if sources is None else tuple(sources),
+            end_of_text=end_of_text,
+        )
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -26,8 +26,6 @@ from mhmoe.io import UserError, parse_json, read_json, sha256_of, write_atomical
 from mhmoe.training.record_checks import Evaluation, GitState, Point, Provenance, check_record
 
 SCHEMA_VERSION = 1
-Declared = Mapping[tuple[str, str], str]
-"""(scale, name) of a run -> the fingerprint that it should have."""
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "datasets", "lm_eval")
 
 
@@ -100,20 +98,6 @@ class Record:
     def digest(self) -> str:
         """Hash of everything that the record says; stands in its file beside it."""
         return sha256_of(canonical_json(dataclasses.asdict(self)))
-
-
-def divide(records: Sequence[Record], declared: Declared | None = None) -> tuple[list[Record], list[Record]]:
-    """Records into (current, stale), given the declared fingerprint of each run, by (scale, name).
-
-    A run that is not declared belongs to another table and is in neither; None takes all as they are.
-    """
-    if declared is None:
-        return list(records), []
-    current, stale = [], []
-    for record in records:
-        if wanted := declared.get((record.scale, record.name)):
-            (current if record.fingerprint == wanted else stale).append(record)
-    return current, stale
 
 
 def by_seed(records: Sequence[Record]) -> dict[int, Record]:

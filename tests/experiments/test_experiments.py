@@ -336,7 +336,7 @@ MATTERS = {
     "learning rate": changed(learning_rates=(0.02,)),
     "width": changed(model={"hidden_size": 32}),
     "blocks": changed(model={"num_hidden_layers": 4}),
-    "activation": changed(ffn=dataclasses.replace(FIXED.ffn, activation="swiglu")),
+    "activation": changed(ffn={**FIXED.ffn, "activation": "swiglu"}),
     "experts' width": changed(multiple_of=16),
     "amount of text": changed(packing=dataclasses.replace(FIXED.packing, max_train_tokens=4000)),
     "order of the text": changed(corpus=lambda: LocalCorpus(order_seed=1)),

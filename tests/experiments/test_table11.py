@@ -9,7 +9,7 @@ import pytest
 from experiments.kinds.printed_sizes import cost_rows, printed_rows
 from experiments.kinds.sizes import size_rows
 from experiments.layers import HEADS, reference, table11_layer
-from experiments.paper import paper_number, paper_numbers
+from experiments.paper import paper_numbers
 from experiments.report.errata import ERRATA
 from experiments.report.render import render
 from experiments.scales import CPU, PAPER, SMOKE
@@ -18,7 +18,7 @@ from experiments.table11_parameters import PAGE as TABLE11
 
 
 def test_every_cell_of_the_language_tasks_is_within_a_million_and_the_multimodal_ones_are_not_made_up() -> None:
-    rows = printed_rows(TABLE11.models, PAPER, paper_number)
+    rows = printed_rows(TABLE11.models, PAPER)
     language = [row for row in rows if row["task"] != "multimodal"]
     assert len(language) == 13 + 5 and all(abs(row["worst"]) < 1 for row in language)
     multimodal = [row for row in rows if row["task"] == "multimodal"]

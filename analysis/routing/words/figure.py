@@ -13,6 +13,8 @@ from analysis.plotting import LOOKS, STYLE, Look, finish, legend_above, save
 from analysis.routing.words.comparison import Comparison
 from analysis.tables import write_csv
 
+_VALUE = "Different experts of a word's sub-tokens, mean over MoE layers."
+_BINS = 30
 _SECOND = "#333333"  # a dashed outline, over the first group's filled one
 
 
@@ -30,10 +32,8 @@ def two_group_figure(
     *,
     title: str,
     names: tuple[str, str] = ("several senses", "one sense"),
-    x_label: str = "different experts of a word's sub-tokens, mean over MoE layers",
     note: str = "",
     look: Look = LOOKS[1],
-    bins: int = 30,
 ) -> None:
     """Write `path` (.png) and its .csv: the distributions of two groups of words, with medians and effect sizes.
 
@@ -42,7 +42,7 @@ def two_group_figure(
     values = [value for panel in panels.values() for group in panel[:2] for value in group]
     low, high = min(values), max(values)
     reach = max(high - low, 1e-6)
-    edges = np.linspace(low - 0.02 * reach, high + 0.02 * reach, bins + 1)
+    edges = np.linspace(low - 0.02 * reach, high + 0.02 * reach, _BINS + 1)
     rows: list[list[Any]] = []
     with style.context(STYLE):
         columns = 2 if len(panels) > 1 else 1
@@ -71,7 +71,7 @@ def two_group_figure(
             axes.set_xlabel("different experts")
         for axes in grid[:, 0]:
             axes.set_ylabel("share of the group's words")
-        finish(figure, title, f"{x_label[0].upper()}{x_label[1:]}. {note} Vertical lines: medians.")
+        finish(figure, title, f"{_VALUE} {note} Vertical lines: medians.")
         save(figure, path)
     header = ["panel", "group", "from", "to", "share_of_words", "n"]
     write_csv(path, header, rows)

@@ -284,6 +284,19 @@ def test_a_stale_record_decides_nothing(tmp_path):
     assert found["xmoe_32", "dense"].n == 3
 
 
+def test_a_record_of_no_declared_run_decides_nothing(tmp_path):
+    fill(tmp_path)
+    before = verdicts([TABLE1], [THREE_SEEDS], tmp_path)
+    system, records = TABLE1.all_systems()[1], Records(THREE_SEEDS, tmp_path)
+    (run,) = final_runs(THREE_SEEDS, "english", system, (3,), records)
+    assert run.name == "english-xmoe_8-seed3" and run.learning_rate is not None
+    save(forged(dataclasses.replace(run, name=f"english-xmoe_8-lr{run.learning_rate:g}-seed3"), 1.0), tmp_path)
+    (tmp_path / "runs" / THREE_SEEDS.name / "english-xmoe_8-seed3.json").unlink()
+    after = {v.claim.statement: v.n for v in verdicts([TABLE1], [THREE_SEEDS], tmp_path)}
+    less = {v.claim.statement: v.n - ("xmoe_8" in v.claim.systems) for v in before if v.n}
+    assert {statement: after[statement] for statement in less} == less
+
+
 def test_records_of_different_text_are_not_compared(tmp_path):
     fill(tmp_path)
     other = record(tmp_path, "english-xmoe_8-seed1")
