@@ -85,18 +85,18 @@ class Testbed(Page):
             for arm in self.arms
             for claim in (*self._effects(arm).values(), self._below(arm, arm.dense, arm.null))
         ]
-        covered = [row for arm in self.arms for row in covered_by(arm, current)]
+        shares = [row for arm in self.arms for row in covered_by(arm, current)]
         lines = caption_of(runs)[:1]
         lines.append("An effect is seen where the 95% interval of the paired difference over seeds is below zero.")
         left_out = "What a system covers is left out where the seeds do not tell X-MoE from no layer."
-        tables = (table_markdown(CONTROLS, shown, caption=lines), table_markdown(COVERED, covered, caption=[left_out]))
+        tables = (table_markdown(CONTROLS, shown, caption=lines), table_markdown(COVERED, shares, caption=[left_out]))
         page = "\n".join(tables)
         columns = (
             Column("arm", "arm"),
             Column("label", "label"),
             *(Column(c, c) for c in ("perplexity", "change", "low", "high", "n", "seen")),
         )
-        return Section(page, columns, [*shown, *covered])
+        return Section(page, columns, [*shown, *shares])
 
     def _effects(self, arm: Arm) -> dict[str, Claim]:
         more = {"experts": self._below(arm, arm.many, arm.few)} if arm.many else {}
