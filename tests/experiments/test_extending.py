@@ -146,8 +146,8 @@ def test_a_page_of_a_new_kind_with_a_new_system_router_and_measurement_is_run_an
     project, page = new.copied(tmp_path / "project"), own / "norms.py"
     scales = project.root / "experiments" / "scales.py"
     text = scales.read_text()
-    assert '"steps": 60, "batch_sequences": 32' in text
-    scales.write_text(text.replace('"steps": 60, "batch_sequences": 32', f'"steps": {steps}, "batch_sequences": 32'))
+    assert '"smoke"), "steps": 60' in text
+    scales.write_text(text.replace('"smoke"), "steps": 60', f'"smoke"), "steps": {steps}'))
     ended = project.run("run", str(page), "--scale", "smoke")
     assert ended.code == 0 and "records go to results-own/norms" in ended.out, ended.err
     results = project.root / "results-own" / "norms"
