@@ -436,7 +436,9 @@ def test_what_further_heads_cost_tuned_models_is_what_the_records_give():
     found = [difference(f"mhmoe_8_compute_h{heads}_tuned", "mhmoe_8_compute_tuned") for heads in (4, 6, 8, 12)]
     four, six, eight, twelve = ("{:.1f}% [{:.1f}, {:.1f}]".format(*of) for of in found)
     assert f"Above two heads, four end {four}, six {six}, eight {eight} and twelve {twelve}; v1" in PROSE
-    assert sorted(found) == found and found[0][1] > 0 and "every further head costs" in PROSE
+    assert sorted(found) == found and all(low > 0 for _, low, _ in found) and "more heads cost, and none" in PROSE
+    worth = [difference(f"mhmoe_8_compute_h{heads}_tuned", "null_tuned") for heads in (4, 6, 8, 12)]
+    assert all(low < 0 < high for _, low, high in worth) and "none of them is told from no layer" in PROSE
 
 
 def test_what_the_results_say_of_tuned_models_in_fourteen_languages_is_in_the_records():
