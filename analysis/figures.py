@@ -151,6 +151,10 @@ def trend_figure(
     write_csv(path, ["panel", "label", "x", "mean", "low", "high", "n"], rows)
 
 
+WIDEST_OF_TWO = 52
+"""Characters of a label, of which two stand beside each other above a panel."""
+
+
 def category_figure(
     panels: Sequence[Panel],
     categories: Sequence[str],
@@ -186,7 +190,8 @@ def category_figure(
             for text, height in panel.reference.items():
                 axes.axhline(height, color=GREY, linewidth=1.4, label=text)
             axes.grid(axis="x", visible=False)
-            legend_above(axes, columns=2)
+            _, labels = axes.get_legend_handles_labels()
+            legend_above(axes, columns=2 if max(map(len, labels), default=0) <= WIDEST_OF_TWO else 1)
             axes.set_xticks(range(len(categories)), categories)
         all_axes[-1].set_xlabel(x_label)
         finish(figure, title, note)

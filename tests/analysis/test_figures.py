@@ -269,3 +269,19 @@ def test_a_waterfall_leaves_room_for_the_number_of_its_lowest_value(drawn: list[
     waterfall.waterfall_figure(steps, tmp_path / "a.png", title="Title", x_label="perplexity")
     (axes,) = drawn[0].axes
     assert axes.get_xlim()[0] <= 83.0 - 0.1 * (95.0 - 83.0)
+
+
+@pytest.mark.parametrize("longest", [20, 52, 60, 80])
+def test_legends_over_places_are_whole_and_leave_panels_their_width(
+    longest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
+    series = {f"{letter}{'e' * (longest - 8)}": [Point(0, 1.0, 0.5, 1.5, 3)] for letter in "abcde"}
+    category_figure([Panel("y", series)], ["de", "en"], tmp_path / "c.png", title="T", x_label="x")
+    (figure,) = drawn
+    FigureCanvasAgg(figure).draw()
+    (axes,) = figure.axes
+    legend = axes.get_legend()
+    assert legend is not None and legend.get_window_extent().x1 <= figure.bbox.x1
+    assert axes.get_window_extent().width > 0.8 * figure.bbox.width
