@@ -88,6 +88,7 @@ def for_steps(system: System, times: float) -> System:
         label=f"{system.label}, {times:g} x tokens",
         steps=times,
         tuned_as=None if system.settled_by else system,
+        seen=(),
     )
 
 

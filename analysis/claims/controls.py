@@ -67,11 +67,19 @@ def against_null(system: str, null: str, claim: Statement) -> Claim:
         task=claim.task,
         arm=claim.arm,
         control="",
+        split=_split(claim),
     )
 
 
+def _split(claim: Statement) -> str:
+    """Where its perplexity is measured; costs are read off the validation curve."""
+    if not isinstance(claim, Claim):
+        return "test"
+    return claim.split if claim.metric == "perplexity" else "valid"
+
+
 def _holds(verdict: Verdict) -> bool:
-    return verdict.tested.p_value < LEVEL and verdict.tested.high < 0
+    return verdict.p_value < LEVEL and verdict.tested.high < 0
 
 
 def _figure(verdict: Verdict) -> str:

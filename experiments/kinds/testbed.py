@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from analysis.claims.controls import Controls
 from analysis.claims.rules import Claim, Verdict, measure, percent_of_perplexity
@@ -45,7 +46,7 @@ class Arm:
     """null, dense, few, many: the model without the layer, Dense of the FLOPs of `few`, X-MoE with 8 and 32 experts;
     without the last nothing can be claimed of more experts.
 
-    others: whatever else is set on the way from the null to X-MoE.
+    others: whatever else is set on the way from the null to X-MoE. raised_at: of the claim about more experts.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Arm:
     few: System
     many: System | None = None
     others: Sequence[System] = ()
+    raised_at: tuple[str, ...] = ()
 
     @property
     def systems(self) -> list[System]:
@@ -99,10 +101,10 @@ class Testbed(Page):
         return Section(page, columns, [*shown, *shares])
 
     def _effects(self, arm: Arm) -> dict[str, Claim]:
-        more = {"experts": self._below(arm, arm.many, arm.few)} if arm.many else {}
+        more = {"experts": self._below(arm, arm.many, arm.few, raised_at=arm.raised_at)} if arm.many else {}
         return {"mixture": self._below(arm, arm.few, arm.dense), **more}
 
-    def _below(self, arm: Arm, better: System, worse: System) -> Claim:
+    def _below(self, arm: Arm, better: System, worse: System, **more: Any) -> Claim:
         return Claim(
             slug=self.slug,
             statement=f"{better.label} lies below {worse.label}",
@@ -112,6 +114,7 @@ class Testbed(Page):
             task=self.task,
             arm=arm.name,
             control="",
+            **more,
         )
 
 
