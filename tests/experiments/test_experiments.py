@@ -264,7 +264,7 @@ def test_final_runs_go_seed_by_seed_and_a_system_may_have_fewer(tmp_path):
 
 
 def test_a_run_whose_test_had_a_part_in_the_choice_is_no_final_run(tmp_path):
-    """`why` and the tuned system share that run: where they do, it is not one of the final ones, not even if asked for."""
+    """`why` and the tuned system share that run, which is not one of the final ones, not even if asked for."""
     cpu, long = SCALES["cpu"], SCALES["long"]
     (found,) = (system for system in TABLE1.all_systems() if system.name == "mhmoe_8_compute_tuned")
 
