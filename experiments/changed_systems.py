@@ -11,16 +11,18 @@ from typing import Any
 from experiments.layers import dense_layer
 from experiments.scales import Scale
 from experiments.system import System
+from experiments.systems import dense
 from mhmoe.layers.config import LayerConfig
+from mhmoe.layers.experts import FeedForwardConfig
 from mhmoe.layers.multi_head import MultiHeadConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 
 
 def with_layers(system: System) -> System:
-    """The system with a head and a merge layer around its MoE, nothing split and nothing matched (v1 Table 6).
+    """The system with a head and a merge layer around its MoE, nothing split and nothing matched.
 
-    Under "Dense" they go around the feed-forward networks that MoE layers would replace. Raises ValueError for a
-    system that a search settles.
+    Under "Dense" they go around the feed-forward networks that MoE layers would replace. v2 Table 4 adds layers so; v1
+    Table 6 keeps the parameters equal. Raises ValueError for a system that a search settles.
     """
 
     def layer(scale: Scale) -> LayerConfig:
@@ -28,6 +30,21 @@ def with_layers(system: System) -> System:
         return MultiHeadConfig(dim=scale.model["hidden_size"], heads=1, inner=inner)
 
     return _changed(system, "mlp", "with MLP layers", layer=layer)
+
+
+def dense_with_layers_within() -> System:
+    """Dense with a head and a merge layer around networks that pay for them in width (v1 Table 6).
+
+    The two take 2 dim^2 parameters and a unit of the inner width 2 dim, so it is less by dim; biases make the rest,
+    2 dim at most. X-MoE with such layers is `mhmoe` of one head under `parameters`.
+    """
+
+    def layer(scale: Scale) -> LayerConfig:
+        dim, plain = scale.model["hidden_size"], dense_layer(scale)
+        assert isinstance(plain, FeedForwardConfig) and plain.activation != "swiglu"  # whose units take 3 dim
+        return MultiHeadConfig(dim=dim, heads=1, inner=plain.replace(inner_dim=plain.inner_dim - dim))
+
+    return _changed(dense(), "mlp_within", "with MLP layers, equal parameters", layer=layer)
 
 
 def ablate(
@@ -88,6 +105,7 @@ def for_steps(system: System, times: float) -> System:
         label=f"{system.label}, {times:g} x tokens",
         steps=times,
         tuned_as=None if system.settled_by else system,
+        seen=(),
     )
 
 

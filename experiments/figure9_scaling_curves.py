@@ -21,6 +21,7 @@ PAGE = Curves(
             SERIES[label][n],
             SERIES["X-MoE"][n],
             split="valid",
+            control="experts",
         )
         for n in (64, 256)
         for label in ("MH-MoE, equal parameters", "MH-MoE, equal FLOPs")

@@ -1,7 +1,7 @@
 """A system: one row of the tables, with the feed-forward config that it has at a scale."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,8 @@ class System:
     which reading it is of X-MoE's size; "" for X-MoE itself and for dense models. role: how it looks in figures
     (looks.py); "" takes what is free there. num_experts: of the X-MoE whose size it has; None for dense models.
     settled_by: the page whose runs settle what is trained as this system; "" if it is settled here. steps: times those
-    of the scale. gates_itself: its gate is a part of what it is, which settings leave alone.
+    of the scale. gates_itself: its gate is a part of what it is, which settings leave alone. seen: (task, scale, seed)
+    of runs whose `test` had a part in the choice of its settings: these are no final runs.
     """
 
     name: str
@@ -39,6 +40,7 @@ class System:
     settled_by: str = ""
     steps: float = 1.0
     gates_itself: bool = False
+    seen: tuple[tuple[str, str, int], ...] = ()
 
     @property
     def arm(self) -> str:
@@ -49,6 +51,10 @@ class System:
         """What is trained as this system, by what the records say; None while they do not. Itself, but for systems
         that a search settles."""
         return self
+
+    def final_seeds(self, scale: Scale, task: str, seeds: Sequence[int]) -> list[int]:
+        """Of these the ones that its final runs have."""
+        return [seed for seed in seeds if (task, scale.name, seed) not in self.seen][: self.seeds]
 
     def at(self, scale: Scale) -> Scale:
         """The scale with this system's own arguments of model and training."""

@@ -19,8 +19,7 @@ def judge(
     judged: Mapping[Hashable, Verdict] | None = None,
 ) -> list[Verdict]:
     """A verdict on every claim, in their order. Claims of one slug are a family for Holm's correction, also those that
-    cannot be tested here: which these are is seen in the same records, so the others must not become easier by it. So
-    are those of which one common seed is there.
+    cannot be tested here or are not run: the others must not become easier by it.
 
     records: the current ones, those of the controls among them. values: what was measured on the models of this scale.
     controls: without which nothing is testable; with None there are none to ask for. judged: verdicts on other pages by
@@ -41,7 +40,7 @@ def judge(
         found.append(measured)
     families: dict[str, list[int]] = {}
     for place, verdict in enumerate(found):
-        if verdict.n and not verdict.repeats:
+        if not verdict.repeats:
             families.setdefault(verdict.claim.slug, []).append(place)
     for places in families.values():
         for place, verdict in zip(places, decide([found[place] for place in places]), strict=True):

@@ -21,10 +21,13 @@ order.
 - **not reproduced at this scale**: the same in the other direction. **cannot tell**: neither.
 - **not testable here**: at this scale a known effect of the same kind is not seen or was not run (for what mixtures
   gain, X-MoE below Dense of equal active FLOPs; for what experts gain, 32 below 8), or a side does not beat the model
-  without the layer. Such claims stay in Holm's family, so that the others are not judged more easily. A difference
-  that is tested twice counts once. Known effects are looked for without Holm's correction: one may be seen that its
-  table, among other claims, cannot tell.
+  without the layer. Known effects are looked for without Holm's correction: one may be seen that its table, among other
+  claims, cannot tell.
 - **not run**: a side has no records, or they share fewer than two seeds.
+
+Holm's family is all that a table claims at a scale. What is not run or not testable counts in it (since the 28th), so
+that no verdict depends on which runs happen to be done; a difference that is tested twice counts once. Where seeds
+were added after a look at a difference, p counts twice.
 
 "found at": a true difference of this size is found with 80% chance, given the spread over seeds and as the clearest
 of its table's claims; below it "cannot tell" says nothing against the claim.
@@ -53,7 +56,6 @@ VERDICTS = {
     "not run": "not run",
 }
 JUDGED = ("holds", "not reproduced", "cannot tell")
-_LARGEST = 100.0  # of the perplexity; more, as after two seeds far apart, says nothing more
 
 
 def ledger_markdown(verdicts: Sequence[Verdict], titles: Mapping[str, str] | None = None) -> str:
@@ -141,7 +143,7 @@ def _found_at(verdict: Verdict, tested: int) -> str:
     if isinstance(claim, MeasuredClaim):
         return f"{effect:.3g}"
     if verdict.tested is verdict.difference:
-        return f"{100 * math.expm1(effect):.2f}%" if effect < math.log1p(_LARGEST) else f"> {_LARGEST:.0%}"
+        return f"{-100 * math.expm1(-effect):.2f}%"
     return f"{math.exp(-effect):.2f} x"
 
 

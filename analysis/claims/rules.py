@@ -10,6 +10,10 @@ A claim compares two systems that it names. The rule:
     not testable here   a known effect of its kind is not seen, or a side is worth nothing (controls.py)
     not run             a side has no records, or they share fewer than two seeds
 
+Holm's family is all that the table claims at that scale: what is not run, or cannot be tested, counts in it with a p of
+1, so that no verdict depends on which runs happen to be done. Where seeds were added after a look at a difference, p
+counts twice (Bonferroni over two looks).
+
 Two kinds. "Lower perplexity": the difference is of nll per token (the log of perplexity); or that
 one gains more than the other, each over a system of its own: the difference of two differences.
 "Learns faster": for each seed, what the better system spends (tokens, training FLOPs or
@@ -47,7 +51,7 @@ class Statement:
     slug, task: of the page that declares it, which gives them; a page is a family for Holm's correction. source: who
     says it. matching: under which matching of equal size. paper: the two printed values, if any. arm: how its systems
     are trained, as published or tuned. control: the known effect without which it is not judged (controls.py); "" for
-    none.
+    none. raised_at: the scales at which seeds were added after a look at the difference.
     """
 
     slug: str = ""
@@ -58,6 +62,7 @@ class Statement:
     task: str = "english"
     arm: str = "published"
     control: str = "mixture"
+    raised_at: tuple[str, ...] = ()
 
     @property
     def systems(self) -> set[str]:
@@ -147,12 +152,18 @@ class Verdict:
         return self.difference.n
 
     @property
+    def p_value(self) -> float:
+        """Before Holm's correction, over the looks; nan where there is nothing to test."""
+        looks, p = 2 if self.scale in self.claim.raised_at else 1, self.tested.p_value
+        return p if math.isnan(p) else min(1.0, looks * p)
+
+    @property
     def p_in_family(self) -> float:
-        """With which it counts for Holm's correction: 1 where one common seed was seen already, and cannot be tested
-        yet; nan, which does not count, where nothing was, or on another page."""
+        """With which it counts for Holm's correction: 1 where there is nothing to test; nan, which does not count, of a
+        claim that another page judges."""
         if self.repeats:
             return math.nan
-        return 1.0 if self.verdict == "not run" and self.n else self.tested.p_value
+        return 1.0 if math.isnan(self.p_value) else self.p_value
 
     @property
     def percent(self) -> tuple[float, float, float]:
@@ -227,7 +238,7 @@ def _tested_cost(
 
 def decide(family: Sequence[Verdict]) -> list[Verdict]:
     """The decisions on all claims of a table at a scale, by the rule of the module's docstring; none on what is not
-    testable or has one seed so far, which count in the family.
+    testable or not run, which count in the family.
 
     Claims about one difference count once: of them the smallest p takes their place in Holm's order.
     """
@@ -238,7 +249,7 @@ def decide(family: Sequence[Verdict]) -> list[Verdict]:
         smallest[verdict.claim.difference] = p if math.isnan(known) else known if math.isnan(p) else min(p, known)
     adjusted = dict(zip(smallest, holm(list(smallest.values())), strict=True))
     for measured in family:
-        least, p = smallest[measured.claim.difference], measured.tested.p_value
+        least, p = smallest[measured.claim.difference], measured.p_value
         p = p if math.isnan(p) else min(1.0, adjusted[measured.claim.difference] * (p / least if least else 1.0))
         decision = measured.verdict
         if decision == "not testable here":

@@ -8,8 +8,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from analysis.claims.controls import Controls
+from analysis.claims.controls import Controls, seen
 from analysis.claims.rules import Claim, Verdict, measure, percent_of_perplexity
 from analysis.statistics import covered, paired_difference
 from analysis.tables import NOT_RUN, Column, Row, table_markdown
@@ -45,7 +46,7 @@ class Arm:
     """null, dense, few, many: the model without the layer, Dense of the FLOPs of `few`, X-MoE with 8 and 32 experts;
     without the last nothing can be claimed of more experts.
 
-    others: whatever else is set on the way from the null to X-MoE.
+    others: whatever else is set on the way from the null to X-MoE. raised_at: of the claim about more experts.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Arm:
     few: System
     many: System | None = None
     others: Sequence[System] = ()
+    raised_at: tuple[str, ...] = ()
 
     @property
     def systems(self) -> list[System]:
@@ -99,10 +101,10 @@ class Testbed(Page):
         return Section(page, columns, [*shown, *shares])
 
     def _effects(self, arm: Arm) -> dict[str, Claim]:
-        more = {"experts": self._below(arm, arm.many, arm.few)} if arm.many else {}
+        more = {"experts": self._below(arm, arm.many, arm.few, raised_at=arm.raised_at)} if arm.many else {}
         return {"mixture": self._below(arm, arm.few, arm.dense), **more}
 
-    def _below(self, arm: Arm, better: System, worse: System) -> Claim:
+    def _below(self, arm: Arm, better: System, worse: System, **more: Any) -> Claim:
         return Claim(
             slug=self.slug,
             statement=f"{better.label} lies below {worse.label}",
@@ -112,12 +114,13 @@ class Testbed(Page):
             task=self.task,
             arm=arm.name,
             control="",
+            **more,
         )
 
 
 def _shown(arm: str, verdict: Verdict) -> Row:
     mean, low, high = percent_of_perplexity(verdict.tested)
-    seen = (NOT_RUN, "one seed")[verdict.n] if verdict.n < 2 else "yes" if verdict.tested.high < 0 else "no"
+    said = (NOT_RUN, "one seed")[verdict.n] if verdict.n < 2 else "yes" if seen(verdict) else "no"
     return {
         "arm": arm,
         "label": verdict.claim.statement,
@@ -125,7 +128,7 @@ def _shown(arm: str, verdict: Verdict) -> Row:
         "low": low,
         "high": high,
         "n": verdict.n,
-        "seen": seen,
+        "seen": said,
     }
 
 

@@ -43,5 +43,5 @@ def final_plan(systems: Iterable[System], scale: Scale, task: str, seeds: Sequen
     """
     if chose := [seed for seed in seeds if scale.reserves(seed)]:
         raise UserError(f"seed {chose[0]} chooses learning rates and settings; take others for the final runs")
-    finals = [list(final_runs(scale, task, s, seeds[: s.seeds], records)) for s in systems]
+    finals = [list(final_runs(scale, task, s, s.final_seeds(scale, task, seeds), records)) for s in systems]
     return [of[i] for i in range(max(map(len, finals), default=0)) for of in finals if i < len(of)]

@@ -185,6 +185,7 @@ class Records:
 
     def seeds(self, task: str, system: System) -> list[int]:
         """The seeds of a system's final runs: those that the scale declares, and others that were run."""
-        declared = list(self.scale.for_task(task).seeds)[: system.seeds]
+        declared = system.final_seeds(self.scale, task, self.scale.for_task(task).seeds)
         run = {r.seed for r in self.by_name.values() if r.name == final_name(task, system, r.seed)}
-        return declared + sorted(run - set(declared))
+        more = dataclasses.replace(system, seeds=None)
+        return declared + more.final_seeds(self.scale, task, sorted(run - set(declared)))

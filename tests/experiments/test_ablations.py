@@ -3,9 +3,10 @@
 import pytest
 
 from baselines.dense import dense as dense_config
-from experiments.changed_systems import ablate, with_layers
+from experiments.changed_systems import ablate, dense_with_layers_within, with_layers
 from experiments.kinds.sensitivity import Sensitivity, Variation
-from experiments.layers import reference
+from experiments.layers import dense_layer, reference
+from experiments.paper import paper_number, paper_numbers
 from experiments.report.render import render
 from experiments.runner.runs import model_config, training_config
 from experiments.runner.store import Records
@@ -82,6 +83,36 @@ def test_mlp_layers_go_around_what_stands_there_and_split_nothing() -> None:
     assert around_dense == MultiHeadConfig(dim=96, heads=1, inner=dense_config(96))
     bare = heads_of(mhmoe(8, "parameters", layers=0))
     assert bare.parameters() == bare.inner.parameters()
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=lambda scale: scale.name)
+def test_table_6_adds_layers_at_equal_parameters_and_v1s_numbers_stand_there(scale: Scale) -> None:
+    printed = paper_numbers()["v1_table6_components"]["rows"]
+    rows = [row for row in TABLE6.rows if row.paper]
+    assert [paper_number(row.paper) for row in rows] == [16.23, 16.40, 14.82, 14.77, 13.97, 12.72]
+    assert printed[3]["perplexity"] == printed[4]["perplexity"] == 14.77  # one model at equal parameters, and one row
+    plain, within, base, unsplit, *_ = (row.system.layer(scale) or dense_layer(scale) for row in rows)
+    assert 0 <= within.parameters() - plain.parameters() <= 2 * scale.model["hidden_size"]
+    assert isinstance(unsplit, MultiHeadConfig) and unsplit.heads == 1
+    unit = 16 * 8 * 2 * scale.model["hidden_size"]  # the width is a multiple of 16 at most
+    assert abs(unsplit.parameters() - base.parameters()) <= unit / 2
+
+
+def test_layers_on_top_are_further_rows_of_table_6_without_a_printed_number() -> None:
+    printed = {row.system.name: bool(row.paper) for row in TABLE6.rows}
+    assert printed["dense_mlp_within"] and printed["mhmoe_8_parameters_h1"]
+    assert not printed["dense_mlp"] and not printed["xmoe_8_mlp"]
+    assert dense_with_layers_within().label == "Dense, with MLP layers, equal parameters"
+
+
+def test_table_6_claims_what_is_printed_for_the_size_that_it_is_printed_for() -> None:
+    said = {claim.statement: (claim.source, claim.paper) for claim in TABLE6.claims}
+    assert not any("X-MoE's perplexity" in statement for statement in said)  # v1: the layers do not enhance it
+    assert said["MLP layers help MH-MoE (`parameters`)"] == ("v1 Table 6", (12.72, 13.97))
+    for tuned in ("", "Tuned: "):
+        assert said[f"{tuned}MLP layers help MH-MoE (`compute`)"] == ("v2 Tables 1 and 4", (11.60, 11.71))
+    assert said["Splitting alone lies below X-MoE (`compute`)"] == ("v2 Table 4", (11.71, 11.87))
+    assert said["Splitting helps MH-MoE (`compute`)"] == ("v1 Table 6, at v2's sizes", None)
 
 
 def test_a_varied_system_differs_in_that_alone_and_takes_the_rate_of_the_unchanged_one(tmp_path) -> None:

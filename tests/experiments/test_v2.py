@@ -132,8 +132,17 @@ def test_head_and_merge_layers_come_on_top_and_are_left_out_one_by_one() -> None
     assert whole is not None
     left = [whole.parameters() - row.system.layer(PAPER).parameters() for row in TABLE5.as_printed]  # pyright: ignore
     assert [parameters / (768**2 + 768) for parameters in left] == [2, 1, 1, 0]
-    bare = next(row.system for row in TABLE4.as_printed if row.system.name == "v2_mhmoe_h2_n0").layer(PAPER)
-    assert bare is not None and sizes(bare)[0] == 1024  # what the layers cost goes into the experts
+
+
+def test_table_4_puts_the_layers_on_top_and_the_narrower_mhmoe_beside() -> None:
+    *_, bare, on_top, narrower = (row.system.layer(PAPER) for row in TABLE4.as_printed)
+    assert bare is not None and on_top is not None and narrower is not None
+    assert (sizes(bare)[0], sizes(narrower)[0]) == (1024, 768)  # the experts pay for the layers in the latter alone
+    assert mixture(on_top) == mixture(bare)
+    assert on_top.parameters() - bare.parameters() == 2 * (768**2 + 768)
+    assert on_top.flops_per_token() - bare.flops_per_token() == 4 * 768**2
+    assert printed_beside(TABLE4, "v2_mhmoe_h2_n0_on_top_tuned", "books") == (11.71, 11.46)
+    assert printed_beside(TABLE4, "v2_mhmoe_h2_tuned", "books") == (11.71, 11.60)
 
 
 # ---- pages ----------------------------------------------------------------------------------

@@ -82,15 +82,36 @@ def test_what_is_not_testable_stays_in_the_family_and_is_not_decided() -> None:
     assert first[0].adjusted_p == pytest.approx(2 * alone.adjusted_p)
 
 
-def test_what_has_one_common_seed_so_far_counts_in_the_family_and_is_not_decided() -> None:
+@pytest.mark.parametrize("seeds", [(), (1,)], ids=["none", "one"])
+def test_what_is_not_run_counts_in_the_family_and_is_not_decided(seeds: tuple[int, ...]) -> None:
     records = runs(a=4.49, b=4.5, x=4.4, d=4.6, null=4.8)
-    seen = [*records, *[record for record in runs(c=5.0) if record.seed == 1]]
+    seen = [*records, *[record for record in runs(c=5.0) if record.seed in seeds]]
     other = dataclasses.replace(CLAIM, worse="c", statement="A lies below C")
     alone = judge([CLAIM], records, "cpu", controls=CONTROLS)[0]
-    nothing, among = (judge([CLAIM, other], found, "cpu", controls=CONTROLS) for found in (records, seen))
-    assert nothing[0].adjusted_p == alone.adjusted_p and nothing[1].n == 0
+    among = judge([CLAIM, other], seen, "cpu", controls=CONTROLS)
     assert among[0].adjusted_p == pytest.approx(2 * alone.adjusted_p)
-    assert (among[1].verdict, among[1].n) == ("not run", 1) and math.isnan(among[1].adjusted_p)
+    assert (among[1].verdict, among[1].n) == ("not run", len(seeds)) and math.isnan(among[1].adjusted_p)
+
+
+def test_where_seeds_were_added_after_a_look_p_counts_twice() -> None:
+    records = runs(a=4.49, b=4.5, x=4.4, d=4.6, null=4.8)
+    looked, elsewhere = (dataclasses.replace(CLAIM, raised_at=(scale,)) for scale in ("cpu", "long"))
+    once, twice, not_here = (judge([c], records, "cpu", controls=CONTROLS)[0] for c in (CLAIM, looked, elsewhere))
+    assert once.verdict == "holds" and twice.verdict == "cannot tell" and not_here.adjusted_p == once.adjusted_p
+    assert twice.adjusted_p == pytest.approx(2 * once.tested.p_value)
+
+
+def test_the_null_is_asked_where_the_claim_is_judged() -> None:
+    """On `valid` A lies below the null, on `test` it does not."""
+    records = runs(a=4.9, b=5.0, x=4.4, d=4.6, null=4.8)
+    on_valid = runs(a=4.49, b=4.5, x=4.4, d=4.6, null=4.8)
+    mixed = [
+        dataclasses.replace(r, metrics=r.metrics | {"valid": v.metrics["test"]})
+        for r, v in zip(records, on_valid, strict=True)
+    ]
+    (on_test,) = judge([CLAIM], mixed, "cpu", controls=CONTROLS)
+    (there,) = judge([dataclasses.replace(CLAIM, split="valid")], mixed, "cpu", controls=CONTROLS)
+    assert (on_test.verdict, there.verdict) == ("not testable here", "holds")
 
 
 def test_one_difference_counts_once_in_a_family_and_once_in_the_ledger() -> None:
