@@ -10,9 +10,11 @@ that is balanced and known beforehand (Head Parallel), whatever the routing. It 
 
 Not held here: the sizes of its experiments, so `published` is empty. As in the released code (ffwd/mh_moe_hp_nrt.py),
 gates are a softmax over the chosen scores, for which it wants two experts at least, experts have GELU, and a bias
-balances the choice. Departures: the bias is added to the gates and not to the scores, and the balance loss of all
-mixtures here stays beside it; h slices of dim / h numbers, where the released code allows any width of a head; head and
-merge layer start as MH-MoE's.
+balances the choice. Departures: the bias is added to the gates and not to the scores, and moves by 0.001 times
+the sign, as DeepSeek-V3's; the released code moves it by 50 times the largest learning rate, times the sign less its
+mean over a head's experts (training/launch_training.py, gradient_accumulation.py). The balance loss of all mixtures
+here stays beside it; h slices of dim / h numbers, where the released code allows any width of a head; head and merge
+layer start as MH-MoE's.
 """
 
 from baselines.counting import Published

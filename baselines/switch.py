@@ -4,7 +4,7 @@
 
 Fedus, Zoph and Shazeer, arXiv 2101.03961 (January 2021), section 2: Eq. 2 with k = 1, an expert takes at most
 capacity_factor * tokens / experts (Eq. 3; Table 1 tries 2.0, 1.25 and 1.0), balance loss Eq. 4 to 6 with weight 0.01.
-In training the router's input is multiplied by noise (Appendix C, Table 10: input jitter). Published, Table 9: from
+In training the router's input is multiplied by noise (Appendix C, Table 11: input jitter). Published, Table 9: from
 Switch-Base, 128 experts in every second block of T5-Base, "7B" (7.4B in Tables 7 and 8), to Switch-C, 2,048 experts in
 every block, 1571B. In that table the headings of layers and experts stand over each other's numbers. Not held here:
 its Switch-Large (26B) and Switch-XXL (395B).
@@ -12,7 +12,8 @@ its Switch-Large (26B) and Switch-XXL (395B).
 Not published: the size of the jitter; 0.01 is that of the released configs (`router_jitter_noise`). The printed
 pseudo-code adds noise to the logits instead. Switch-C's activation: Table 9 leaves its mark for a gated GELU empty, and
 T5's other one is ReLU. Departures: a decoder alone, not T5's encoder and decoder; evaluation drops nothing (see
-capacity.py); GELU unless told.
+capacity.py); GELU unless told; the small initialisation of section 2.4 (variance 0.1 / inputs) is that of the router
+alone, where the paper has it for all weight matrices.
 """
 
 from baselines.counting import Published

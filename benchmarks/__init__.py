@@ -10,6 +10,7 @@ verdicts: the bounds, met or not. figure, report: what is written. `make bench` 
 
 READING_ORDER = (
     "peers",
+    "fused_products",
     "contenders",
     "timing",
     "roofline",

@@ -3,8 +3,9 @@
     dense, dense compiled     the FFN that MH-MoE stands in for, 4 dim wide, by torch and by torch.compile
     X-MoE, MH-MoE             v1's layers, GELU, h = 4, k = 1, by each path: torch's products alone; our kernels with
                               the inner width computed again in backward; the same with it kept; torch.compile over
-                              torch's products; and these in six slices of the inner width, each computed again
-                              in backward. "recorded" is the step as a CUDA graph, as training takes it
+                              torch's products; these in six slices of the inner width, each computed again in
+                              backward; and GELU within quack's products, where it is installed (fused_products.py).
+                              "recorded" is the step as a CUDA graph, as training takes it
                               (mhmoe/training/replay.py): so no kernel waits for Python
     sub-tokens                SwiGLU, k = 2: our SparseMoE by each path beside transformers' Mixtral block by grouped_mm
 
@@ -27,6 +28,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks import fused_products
 from benchmarks.card_table import DIM, TOKENS, Peaks, Row, table
 from benchmarks.contenders import Sizes, step
 from benchmarks.peers import mixtral
@@ -45,7 +47,7 @@ PATHS: dict[str, fused.Kernels | None] = {
     "kernels, recomputed": fused.Kernels(),
     "kernels, kept": fused.Kernels(recompute=False),
 }
-RECORDED, COMPILED, SLICED = ", recorded", "torch.compile", "torch, in six slices"
+RECORDED, COMPILED, SLICED, FUSED = ", recorded", "torch.compile", "torch, in six slices", "quack"
 
 
 @dataclass(frozen=True)
@@ -91,16 +93,20 @@ def _ours(name: str, config: LayerConfig) -> Iterator[Subject]:
 
     def made(path: str) -> nn.Module:
         module = use_slices(use_kernels(config.build(), PATHS.get(path)), 6 if path == SLICED else 1)
+        if path == FUSED:
+            return fused_products.put_into(module)
         return _compiled(module) if path == COMPILED else module
 
     for path in _paths():
+        if path.startswith(FUSED) and "SwiGLU" in name:
+            continue  # its halves would have to lie interleaved
         yield _subject(name, path, config, functools.partial(made, path.removesuffix(RECORDED)))
 
 
 def _paths() -> list[str]:
     found = list(PATHS) if card.TRITON_IS_THERE else ["torch"]
     if torch.cuda.is_available():
-        found += [SLICED, COMPILED]
+        found += [SLICED, COMPILED, *([FUSED] if fused_products.is_there() else [])]
         found += [f"{path}{RECORDED}" for path in found]
     return found
 

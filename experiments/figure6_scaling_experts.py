@@ -1,10 +1,11 @@
 """Figure 6: perplexity and HellaSwag from 8 to 256 experts.
 
-Paper (v1, Section 5.1, Figure 6): both improve with more experts; X-MoE's accuracy on HellaSwag saturates at 64
-experts and MH-MoE's does not. Here HellaSwag is read as the advantage of the right ending over the wrong ones, which
-moves where accuracy is near chance. MH-MoE stands at X-MoE's sizes: with as many experts (`parameters`), or with as
-many FLOPs, where it has about five times as many (`compute`). That one saturates and the other does not is a
-difference between two gains, and judged as one too. How many of its experts a model uses stands beside.
+Paper (v1, Section 5.1, Figure 6): both improve with more experts, and MH-MoE gains more; X-MoE's accuracy on
+HellaSwag saturates at 64 experts and MH-MoE's does not. Here HellaSwag is read as the advantage of the right ending
+over the wrong ones, which moves where accuracy is near chance. MH-MoE stands at X-MoE's sizes: with as many experts
+(`parameters`), or with as many FLOPs, where it has about five times as many (`compute`). That one saturates and the
+other does not is a difference between two gains, and judged as one too. How many of its experts a model uses stands
+beside.
 Three seeds at 8, 32, 64 and 256 experts and one between; 16 takes the learning rate of 8, more than 32 that of 32.
 Cost: cpu about an hour and a half beyond Table 1 on two cores, and two and a half minutes a model for HellaSwag.
 Run: make figure6 SCALE=cpu
@@ -69,7 +70,7 @@ def _claims(label: str, of: dict[int, System]) -> list[Claim | MeasuredClaim]:
     )
     if not matching:
         return [*perplexity, saturates]
-    # X-MoE alone saturating implies that MH-MoE gains more on HellaSwag; the same is asked of perplexity.
+    # More experts bring MH-MoE more gains, v1 says of perplexity; X-MoE alone saturating implies it of HellaSwag.
     xmoe = SERIES["X-MoE, tuned" if of[8].arm == "tuned" else "X-MoE"]
     over = (of[64].name, xmoe[64].name)
     return [
@@ -78,7 +79,7 @@ def _claims(label: str, of: dict[int, System]) -> list[Claim | MeasuredClaim]:
         dataclasses.replace(
             perplexity[-1],
             statement=f"{names[256]} lowers perplexity against 64 by more than X-MoE does",
-            source=f"ours, {LATE}",
+            source=f"{source}; {LATE}",
             worse=xmoe[256].name,
             over=over,
         ),

@@ -84,7 +84,7 @@ PAGE = Sensitivity(
         "Rates by width: a matrix of a feed-forward network learns at the rate times the input width that it has in "
         "v1's network (d, 4d) over its own, as muP asks of Adam. X-MoE's matrices have those widths, so nothing "
         "changes there.",
-        "Capacity: an expert takes its even share of a batch at most, and the rest is dropped. The released scripts do "
-        "so in evaluation too; here evaluation drops nothing.",
+        "Capacity: an expert takes its even share of a batch at most, and the rest is dropped, in training alone. "
+        "Evaluation drops nothing, nor does it in the authors' evaluation scripts.",
     ),
 )

@@ -1,7 +1,8 @@
 """Table 7: how deep the head and the merge MLP should be, n = 0 to 3 layers each.
 
 Paper (v1, Table 7, mean of five runs): perplexity 13.97, 12.72, 12.66, 12.87 for n = 0, 1, 2, 3; it takes
-n = 1. All of X-MoE's size (`parameters`): deeper MLPs leave less for the experts.
+n = 1, as further layers have a "negligible impact". All of X-MoE's size (`parameters`): deeper MLPs leave less for
+the experts.
 Its accuracies on RTE, PIQA and Winogrande stand below.
 Cost: cpu about an hour and a half on two cores, and a minute a model for the scores.
 Run: make reproduce-table7 SCALE=cpu
@@ -76,7 +77,11 @@ PAGE = Table(
     measurements=(ZERO_SHOT_MLP_LAYERS,),
     reference=_SYSTEMS[1].name,
     claims=(
-        *(_below(*pair, of) for of in (_SYSTEMS, _TUNED) for pair in ((1, 0), (2, 1), (2, 3))),
+        *(_below(1, 0, of) for of in (_SYSTEMS, _TUNED)),
         _accuracy(1, 0),
+    ),
+    notes=(
+        "That layers beyond the first change next to nothing, as v1 says of 12.72, 12.66 and 12.87, is no claim that a "
+        "test of differences could support; the rows show it, or not.",
     ),
 )

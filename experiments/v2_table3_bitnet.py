@@ -14,5 +14,9 @@ PAGE = table_of_models(
     source="v2 Table 3",
     change=in_bitnet,
     arms=("bitnet",),
-    notes=("Settings are those that the search found in full precision.",),
+    notes=(
+        "Settings are those that the search found in full precision.",
+        "Head and merge layers are ternary too: v2 says that all models are quantised. In the code that its authors "
+        "released these two stay in full precision.",
+    ),
 )

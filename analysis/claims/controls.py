@@ -35,12 +35,12 @@ class Controls:
         if effect is None:
             return f"no control of the kind {claim.control!r} is declared for the arm {claim.arm!r}"
         verdict = measure(effect, records, scale, resample=False)
-        if not _holds(verdict) and claim.difference != effect.difference:
+        if not seen(verdict) and claim.difference != effect.difference:
             return f"control not {'seen' if verdict.n >= 2 else 'run'}: {effect.statement} ({_figure(verdict)})"
         null = self.nulls.get(claim.arm, "")
         for system in sorted(claim.systems - {null}):
             verdict = measure(against_null(system, null, claim), records, scale, resample=False)
-            if not _holds(verdict):
+            if not seen(verdict):
                 return f"{self.labels.get(system, system)} does not beat the null ({_figure(verdict)})"
         return ""
 
@@ -78,7 +78,8 @@ def _split(claim: Statement) -> str:
     return claim.split if claim.metric == "perplexity" else "valid"
 
 
-def _holds(verdict: Verdict) -> bool:
+def seen(verdict: Verdict) -> bool:
+    """Whether a known effect is seen, or a system beats the null."""
     return verdict.p_value < LEVEL and verdict.tested.high < 0
 
 

@@ -159,8 +159,8 @@ class Verdict:
 
     @property
     def p_in_family(self) -> float:
-        """With which it counts for Holm's correction: 1 where there is nothing to test; nan, which does not count, where
-        another page judges it."""
+        """With which it counts for Holm's correction: 1 where there is nothing to test; nan, which does not count, of a
+        claim that another page judges."""
         if self.repeats:
             return math.nan
         return 1.0 if math.isnan(self.p_value) else self.p_value

@@ -150,7 +150,8 @@ def _accuracies(scores: Sequence[Score], systems: Mapping[str, OfSeeds], paper: 
             found = [100 * result.tasks[score.task].accuracies[score.measure].value for result in seeds.values()]
             row[label] = _cell(found, ".1f", marks[score, label], paper.get(label, ())[i : i + 1])
         rows.append(row)
-    last: Row = {"label": AVERAGE}
+    chances = [row["chance"] for row in rows if "chance" in row]
+    last: Row = {"label": AVERAGE, "chance": sum(chances) / len(chances) if len(chances) == len(rows) else None}
     for label, seeds in systems.items():
         known = [value for result in seeds.values() if (value := average.of(result)) is not None]
         last[label] = _cell(known, ".1f", "", paper.get(label, ())[len(scores) :])

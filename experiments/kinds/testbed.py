@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.claims.controls import Controls
+from analysis.claims.controls import Controls, seen
 from analysis.claims.rules import Claim, Verdict, measure, percent_of_perplexity
 from analysis.statistics import covered, paired_difference
 from analysis.tables import NOT_RUN, Column, Row, table_markdown
@@ -120,7 +120,7 @@ class Testbed(Page):
 
 def _shown(arm: str, verdict: Verdict) -> Row:
     mean, low, high = percent_of_perplexity(verdict.tested)
-    seen = (NOT_RUN, "one seed")[verdict.n] if verdict.n < 2 else "yes" if verdict.tested.high < 0 else "no"
+    said = (NOT_RUN, "one seed")[verdict.n] if verdict.n < 2 else "yes" if seen(verdict) else "no"
     return {
         "arm": arm,
         "label": verdict.claim.statement,
@@ -128,7 +128,7 @@ def _shown(arm: str, verdict: Verdict) -> Row:
         "low": low,
         "high": high,
         "n": verdict.n,
-        "seen": seen,
+        "seen": said,
     }
 
 

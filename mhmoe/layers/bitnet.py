@@ -12,8 +12,10 @@ Matrices that lie in one tensor (query, key and value; the two halves of SwiGLU;
 Routers, norms, embeddings and the output layer stay in full precision.
 
 Departures: 127 levels, as in the released code, where the paper has 128 less epsilon; no norm inside the layer, so that
-no parameters come in (`inner_norm` puts one before the down matrices, where theirs is). Products are of rounded numbers
-in the model's own type: this trains such networks, and saves neither time nor memory.
+no parameters come in (`inner_norm` puts one before the down matrices, where theirs is). MH-MoE's head and merge layers
+are ternary too, as v2 says that all models are quantised; its authors' code (yushuiwx/MH-MoE, tutel_moe_layer.py) keeps
+them in full precision. Products are of rounded numbers in the model's own type: this trains such networks, and saves
+neither time nor memory.
 """
 
 import dataclasses

@@ -6,8 +6,9 @@
     NextBest    the rest goes to the next best expert with room        (Fedus et al. 2021, "No-Token-Left-Behind")
 
 First choices of all rows come before second choices, and earlier rows before later ones (GShard). Padded rows take
-no room. Departure: evaluation drops and moves nothing. The released scripts evaluate with the capacity of training
-(`moe-eval-capacity-token-fraction` of -1), so that what a token gets depends on its batch.
+no room. Evaluation drops and moves nothing: what a token gets does not depend on its batch. So it is in MH-MoE's own
+evaluation scripts, where a `moe-eval-capacity-token-fraction` of 2 lets an expert take twice the tokens that there are.
+(The -1 of its training scripts would be the capacity of training, but they switch validation off.)
 """
 
 from fractions import Fraction

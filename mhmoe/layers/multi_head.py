@@ -8,10 +8,10 @@
 X in R^{l x d} are tokens, h the heads of this layer (not of attention), d/h the width of a sub-token.
 The h sub-tokens of a token are an axis of their own here: (..., d) -> (..., h, d/h) is the same layout.
 Wu et al. 2024, arXiv 2404.15045; initialisation as its Appendix E: Xavier-uniform, gain 1/sqrt(2) for
-the head layer and 1 for the merge layer, biases 0.
+the head layer and 1 for the merge layer, whose bias is 0.
 
-Departures from the paper: the head layer has a bias too, as in the released code; Eq. 6's residual is
-off unless `inner_residual` (see sparse_moe.py).
+Departures from the paper: the head layer's bias starts at 0 too, where Appendix E and the released code leave it as
+torch draws it (Eq. 3 and 9 have no biases); Eq. 6's residual is off unless `inner_residual` (see sparse_moe.py).
 """
 
 import math

@@ -7,8 +7,10 @@
 
 What becomes of the scores stands in routing.py; routers that choose in another way have files of their own.
 
-Departures from the paper: v1 Table 9 gives MH-MoE a router width of 16/h, which is no integer at
-h = 6 and 12; like the released code we keep 16. Further ones stand at each router.
+Departures from the papers: v1 Table 9 gives MH-MoE a router width of 16/h, which is no integer at
+h = 6 and 12; like the released code we keep 16. The X-MoE paper sets it to half the number of experts typically, and
+its balance loss takes the scores at a temperature that stays fixed (its Eq. 8); here the loss is v1's Eq. 10, of the
+gates at the learned one. Further ones stand at each router.
 """
 
 import math

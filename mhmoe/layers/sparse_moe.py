@@ -6,7 +6,7 @@ x is a token, or a sub-token inside `MultiHead`. The optional shared network see
 
 Departures from the paper: Eq. 6's residual x + ... is not here but in `Residual`, which wraps any layer;
 Figure 3, the pseudo-code and the released code leave it out, and so do we by default. No row is dropped
-unless a capacity is set; `capacity_factor=1.0` is what the released code trains and evaluates with.
+unless a capacity is set; `capacity_factor=1.0` is what the released code trains with.
 """
 
 from dataclasses import dataclass

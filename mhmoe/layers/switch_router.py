@@ -3,13 +3,14 @@
     s(x) = W (x * u),   u_i ~ U[1 - jitter, 1 + jitter] in training, 1 else
     y(x) = p_i(x) f_i(x),   p = softmax(s),   i = argmax p                              (Fedus et al. 2021, Eq. 1-2)
 
-Fedus, Zoph, Shazeer 2021, arXiv 2101.03961: top_k = 1, input jitter (Appendix C; its size is not printed, the released
-configs have 0.01), scores in float32 ("selective precision", section 2.4), a capacity factor of 1.0 to 2.0, and the
-balance loss of Eq. 4, which is v1's Eq. 10.
+Fedus, Zoph, Shazeer 2021, arXiv 2101.03961: top_k = 1, input jitter (Appendix C and Table 11; its size is not printed,
+the released configs have 0.01), scores in float32 ("selective precision", section 2.4), a capacity factor of 1.0 to
+2.0, and the balance loss of Eq. 4, which is v1's Eq. 10.
 
-Departures: any top_k. The text jitters the input, as here; the printed pseudo-code adds noise to the logits. Weights
-are drawn as the paper says, from a normal distribution of variance 0.1/dim, cut at two deviations. The
-jitter is that of the router's input alone, as in the released code; the experts see x itself.
+Departures: any top_k. The text jitters the input, as here; the printed pseudo-code adds noise to the logits. The
+router's weights are drawn as the paper says of all weight matrices, from a normal distribution of variance 0.1/dim, cut
+at two deviations; here no others are, and experts start as everywhere. The jitter is that of the router's input alone,
+as in the released code; the experts see x itself.
 
 How the capacity counts: here and in the paper an expert takes capacity_factor * rows / experts of the rows of a
 batch (here rounded up before the factor, `Capacity`), in training alone. transformers' Switch takes a fixed number

@@ -6,6 +6,8 @@
 FFN is any feed-forward layer of this package; systems differ in it alone. Where a config leaves
 something open, v1's stack is followed: pre-norm, and rotary positions as in the released script.
 
+Departure from v1: no dropout, at any scale; its Table 10 has a "Transformer dropout" of 0.1.
+
 Initialisation, all of it:
     embeddings                 normal, variance 1/dim, times sqrt(dim) on the way in: a token then enters with unit
                                variance, as large as what a block adds, and tied logits have unit variance too

@@ -2,6 +2,7 @@
 
 import pytest
 
+from analysis.claims.rules import Claim
 from baselines.dense import dense as dense_config
 from experiments.changed_systems import ablate, dense_with_layers_within, with_layers
 from experiments.kinds.sensitivity import Sensitivity, Variation
@@ -161,6 +162,12 @@ def test_the_variations_are_the_ones_they_are_called(tmp_path) -> None:
     down = next(s for s in of["rates of the down matrices by width"] if s)
     (run,) = [r for r in SENSITIVITY.runs(FIXED, (1,), Records(FIXED, tmp_path)) if r.system == down]
     assert training_config(run).mup_scaled == ("down_proj",)
+
+
+def test_table_7_claims_that_a_layer_helps_and_nothing_of_further_ones() -> None:
+    compared = {(claim.better, claim.worse) for claim in TABLE7.claims if isinstance(claim, Claim)}
+    sizes = "mhmoe_8_parameters", "mhmoe_8_parameters_n0"
+    assert compared == {sizes, (f"{sizes[0]}_tuned", f"{sizes[1]}_tuned")}
 
 
 # ---- pages ----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What is declared can be built, what is planned is what is missing, a record of anything else is stale."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from experiments.kinds.sizes import Sizes
 from experiments.learning_rates import PAGE as LEARNING_RATES
 from experiments.paper import paper_numbers
 from experiments.runner.launch import Options, planned_runs
+from experiments.runner.plan import final_plan
 from experiments.runner.processes import try_lock
 from experiments.runner.runs import Run, model_config, training_config, tuning_runs
 from experiments.runner.store import Records
@@ -259,6 +261,21 @@ def test_final_runs_go_seed_by_seed_and_a_system_may_have_fewer(tmp_path):
     chosen = TABLE1.runs(TUNED, (7,), Records(TUNED, tmp_path))
     assert {run.seed for run in chosen if run.tests} == {7}
     assert {run.seed for run in chosen if not run.tests} == {TUNED.tuning_seeds[0]}
+
+
+def test_a_run_whose_test_had_a_part_in_the_choice_is_no_final_run(tmp_path):
+    """`why` and the tuned system share that run, which is not one of the final ones, not even if asked for."""
+    cpu, long = SCALES["cpu"], SCALES["long"]
+    (found,) = (system for system in TABLE1.all_systems() if system.name == "mhmoe_8_compute_tuned")
+
+    def seeds(scale: Scale, task: str, wanted: Sequence[int]) -> list[int]:
+        return [run.seed for run in final_plan([found], scale, task, wanted, Records(scale, tmp_path))]
+
+    assert seeds(cpu, "english", cpu.seeds) == [2, 3, 4, 5] and seeds(cpu, "english", (1,)) == []
+    assert seeds(cpu, "multilingual", (1, 2)) == [1, 2] and seeds(long, "english", long.seeds) == [1, 2, 3]
+    committed = Records(cpu).by_name
+    choosing, settled = (committed[f"english-{name}-seed1"] for name in ("why_h2_k4", found.name))
+    assert choosing.fingerprint == settled.fingerprint
 
 
 @pytest.mark.parametrize(
