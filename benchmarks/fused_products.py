@@ -23,6 +23,7 @@ from mhmoe.layers.dispatch import combine, gather, sort_by_expert
 from mhmoe.layers.experts import Experts
 
 ACTIVATION = "gelu_erf"  # quack's name of the exact GELU
+TUNED = False  # trying every tile takes ten seconds each to compile
 
 
 def is_there() -> bool:
@@ -77,15 +78,16 @@ class _Network(torch.autograd.Function):
         ends: Int[Tensor, " experts+1"],
     ) -> Tensor:
         by = products()
-        z, a = by.gemm_act(x, up.mT, activation=ACTIVATION, cu_seqlens_m=ends)
+        z, a = by.gemm_act(x, up.mT, activation=ACTIVATION, cu_seqlens_m=ends, tuned=TUNED)
         ctx.save_for_backward(x, up, down, ends, z)
-        return by.gemm(a, down.mT, cu_seqlens_m=ends)
+        return by.gemm(a, down.mT, cu_seqlens_m=ends, tuned=TUNED)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         by, (x, up, down, ends, z), grad = products(), ctx.saved_tensors, grads[0].contiguous()
-        z_grad, a = by.gemm_dact(grad, down, z, activation=ACTIVATION, cu_seqlens_m=ends)
-        x_grad = by.gemm(z_grad, up, cu_seqlens_m=ends)
-        up_grad, down_grad = by.gemm(z_grad.mT, x, cu_seqlens_k=ends), by.gemm(grad.mT, a, cu_seqlens_k=ends)
+        z_grad, a = by.gemm_dact(grad, down, z, activation=ACTIVATION, cu_seqlens_m=ends, tuned=TUNED)
+        x_grad = by.gemm(z_grad, up, cu_seqlens_m=ends, tuned=TUNED)
+        up_grad = by.gemm(z_grad.mT, x, cu_seqlens_k=ends, tuned=TUNED)
+        down_grad = by.gemm(grad.mT, a, cu_seqlens_k=ends, tuned=TUNED)
         return x_grad, up_grad, down_grad, None

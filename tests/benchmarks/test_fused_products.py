@@ -20,7 +20,9 @@ BASE = SparseMoEConfig(
 )
 
 
-def gemm(a: Tensor, b: Tensor, *, cu_seqlens_m: Tensor | None = None, cu_seqlens_k: Tensor | None = None) -> Tensor:
+def gemm(
+    a: Tensor, b: Tensor, *, cu_seqlens_m: Tensor | None = None, cu_seqlens_k: Tensor | None = None, tuned: bool
+) -> Tensor:
     """Rows of a group times its matrix; or, for the second, a product over the rows of each group."""
     if cu_seqlens_k is not None:
         assert a.stride(0) == 1, "a is to be given as the transpose of rows"
@@ -31,16 +33,18 @@ def gemm(a: Tensor, b: Tensor, *, cu_seqlens_m: Tensor | None = None, cu_seqlens
     return torch.cat([a[i:j] @ matrix for (i, j), matrix in zip(pairwise(ends), b, strict=True)])
 
 
-def gemm_act(a: Tensor, b: Tensor, *, activation: str, cu_seqlens_m: Tensor) -> tuple[Tensor, Tensor]:
+def gemm_act(a: Tensor, b: Tensor, *, activation: str, cu_seqlens_m: Tensor, tuned: bool) -> tuple[Tensor, Tensor]:
     assert activation == "gelu_erf"
-    z = gemm(a, b, cu_seqlens_m=cu_seqlens_m)
+    z = gemm(a, b, cu_seqlens_m=cu_seqlens_m, tuned=tuned)
     return z, F.gelu(z)
 
 
-def gemm_dact(a: Tensor, b: Tensor, z: Tensor, *, activation: str, cu_seqlens_m: Tensor) -> tuple[Tensor, Tensor]:
+def gemm_dact(
+    a: Tensor, b: Tensor, z: Tensor, *, activation: str, cu_seqlens_m: Tensor, tuned: bool
+) -> tuple[Tensor, Tensor]:
     assert activation == "gelu_erf"
     slope = torch.special.ndtr(z) + z * torch.exp(-z.square() / 2) / (2 * torch.pi) ** 0.5
-    return gemm(a, b, cu_seqlens_m=cu_seqlens_m) * slope, F.gelu(z)
+    return gemm(a, b, cu_seqlens_m=cu_seqlens_m, tuned=tuned) * slope, F.gelu(z)
 
 
 @pytest.fixture(autouse=True)
