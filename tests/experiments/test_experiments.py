@@ -27,6 +27,7 @@ from experiments.scales import CPU, PAPER, SCALES, SMOKE, Scale
 from experiments.system import System
 from experiments.systems import dense, mhmoe, xmoe
 from experiments.table1_perplexity import PAGE as TABLE1
+from experiments.why import PAGE as WHY
 from mhmoe.data.corpora import LocalCorpus
 from mhmoe.data.embedded import EmbeddedCorpus
 from mhmoe.data.packing import PackingConfig, pack
@@ -41,6 +42,7 @@ from tests.tiny import ZipfText
 ALL = pages()
 TUNED = dataclasses.replace(MINI, learning_rates=(0.01, 0.02, 0.04), seeds=(1, 2, 3, 4, 5))
 FIXED = at_rate(MINI, 0.01)
+WHY_STEPS = {system.name: system for system in WHY.all_systems()}
 OWN = [system for system in TABLE1.all_systems() if not system.settled_by]
 
 
@@ -273,9 +275,11 @@ def test_a_run_whose_test_had_a_part_in_the_choice_is_no_final_run(tmp_path):
 
     assert seeds(cpu, "english", cpu.seeds) == [2, 3, 4, 5] and seeds(cpu, "english", (1,)) == []
     assert seeds(cpu, "multilingual", (1, 2)) == [1, 2] and seeds(long, "english", long.seeds) == [1, 2, 3]
-    committed = Records(cpu).by_name
-    choosing, settled = (committed[f"english-{name}-seed1"] for name in ("why_h2_k4", found.name))
-    assert choosing.fingerprint == settled.fingerprint
+    choosing, settled = (system.chosen(Records(cpu)) for system in (WHY_STEPS["why_h2_k4"], found))
+    assert choosing is not None and settled is not None
+    for part in ("layer", "feed_forward"):
+        assert getattr(choosing, part)(cpu) == getattr(settled, part)(cpu)
+    assert (choosing.training, choosing.learning_rate) == (settled.training, settled.learning_rate)
 
 
 @pytest.mark.parametrize(
