@@ -25,6 +25,7 @@ from analysis.zero_shot import scoring
 from benchmarks.__main__ import benchmark
 from docs import assemble, notebook
 from experiments.__main__ import app
+from experiments.paper import paper_numbers
 from experiments.runner.page import Page
 from experiments.runner.store import Records
 from experiments.scales import SCALES, SMOKE
@@ -320,8 +321,6 @@ def test_the_known_effects_in_the_results_are_those_that_the_testbed_sees():
         (row,) = [row for name, row in effects.items() if name.startswith(label)]
         figures = [-float(row[column]) for column in ("change", "high", "low")]
         assert row["seen"] == "yes" and sentence.format(*figures) in PROSE
-        short = sentence.partition(" [")[0].replace(" ends", "").format(figures[0])
-        assert f"{short} below" in " ".join(read(README).split())
 
 
 def test_the_only_zero_shot_difference_in_the_results_is_that_of_the_ledger():
@@ -409,7 +408,9 @@ def test_the_differences_over_fewer_seeds_in_the_results_are_those_of_the_record
         ("mhmoe_8_compute_n0_tuned", "xmoe_8_there_tuned", "ends {:.1f}% [{:.1f}, {:.1f}] above X-MoE, those"),
         ("mhmoe_8_compute_h1_tuned", "xmoe_8_there_tuned", "without splitting {:.1f}% [{:.1f}, {:.1f}], and"),
         ("mhmoe_8_compute_tuned", "mhmoe_8_compute_h1_tuned", "on top of them costs {:.1f}% [{:.1f}, {:.1f}]."),
-        ("mhmoe_8_compute_tuned", "mhmoe_8_compute_h1_tuned", "Splitting itself costs {:.1f}% [{:.1f}, {:.1f}]."),
+        ("mhmoe_8_compute_n0_tuned", "xmoe_8_there_tuned", "Splitting alone costs {:.1f}% [{:.1f}, {:.1f}]."),
+        ("mhmoe_8_parameters_tuned", "xmoe_8_k4_tuned", "and {:.1f}% [{:.1f}, {:.1f}] above X-MoE with k = 4, which"),
+        ("why_k8", "why_h2_k4", "four heads end {:.1f}% [{:.1f}, {:.1f}] above two ([step"),
         ("mhmoe_8_compute_tuned", "xmoe_8_tuned", "stays behind X-MoE: by {:.1f}% [{:.1f}, {:.1f}] with 8 experts"),
         ("mhmoe_8_parameters_n0_tuned", "mhmoe_8_parameters_tuned", "ends {:.1f}% [{:.1f}, {:.1f}] from where it ends"),
         ("mhmoe_8_parameters_n2_tuned", "mhmoe_8_parameters_tuned", "it ends {:.1f}% [{:.1f}, {:.1f}] above one and"),
@@ -439,7 +440,9 @@ def test_the_differences_over_fewer_seeds_in_the_results_are_those_of_the_record
     for ours, theirs, sentence in (
         ("v2_mhmoe_h2_tuned", "v2_dense_tuned", "it is {:.1f}% [{:.1f}, {:.1f}] below v2's Dense"),
         ("why_h2_k4", "why_k4", "twice as wide, bring {:.1f}% [{:.1f}, {:.1f}]."),
-        ("v2_mhmoe_h2_tuned", "v2_mhmoe_h2_n0_tuned", "are worth {:.1f}% [{:.1f}, {:.1f}] with two heads"),
+        ("v2_mhmoe_h2_n0_on_top_tuned", "v2_mhmoe_h2_n0_tuned", "with two heads, bring {:.1f}% [{:.1f}, {:.1f}], and"),
+        ("v2_mhmoe_h2_tuned", "v2_mhmoe_h2_n0_tuned", "At equal FLOPs they are worth {:.1f}% [{:.1f}, {:.1f}] ("),
+        ("v2_mhmoe_h2_tuned", "v2_mhmoe_h2_neither_tuned", "experts without either {:.1f}% [{:.1f}, {:.1f}]."),
         ("v2_mhmoe_h2_merge_tuned", "v2_mhmoe_h2_neither_tuned", "layer is worth {:.1f}% [{:.1f}, {:.1f}], and of"),
         ("v2_fine_mlp_there_tuned", "v2_fine_there_tuned", "and {:.1f}% [{:.1f}, {:.1f}] around fine-grained experts"),
         ("mhmoe_8_compute_tuned", "dense_tuned", "and {:.1f}% [{:.1f}, {:.1f}] below Dense, which is not significant"),
@@ -453,9 +456,10 @@ def test_what_further_heads_cost_tuned_models_is_what_the_records_give():
     found = [difference(f"mhmoe_8_compute_h{heads}_tuned", "mhmoe_8_compute_tuned") for heads in (4, 6, 8, 12)]
     four, six, eight, twelve = ("{:.1f}% [{:.1f}, {:.1f}]".format(*of) for of in found)
     assert f"Above two heads, four end {four}, six {six}, eight {eight} and twelve {twelve}; v1" in PROSE
-    assert sorted(found) == found and all(low > 0 for _, low, _ in found) and "more heads cost, and none" in PROSE
-    worth = [difference(f"mhmoe_8_compute_h{heads}_tuned", "null_tuned") for heads in (4, 6, 8, 12)]
-    assert all(low < 0 < high for _, low, high in worth) and "none of them is told from no layer" in PROSE
+    assert sorted(found) == found and all(low > 0 for _, low, _ in found) and "more heads cost, and of" in PROSE
+    (mean, low, high), *more = (difference(f"mhmoe_8_compute_h{h}_tuned", "null_tuned") for h in (4, 6, 8, 12))
+    assert all(low < 0 < high for _, low, high in more) and "of six and more none is told from no layer" in PROSE
+    assert high < 0 and f"(four end {-mean:.1f}% [{-high:.1f}, {-low:.1f}] below it)" in PROSE
 
 
 def test_what_the_results_say_of_tuned_models_in_fourteen_languages_is_in_the_records():
@@ -487,10 +491,15 @@ def test_what_the_searchs_second_round_found_is_told_as_its_page_has_it():
 def test_what_the_readme_says_of_tuned_mh_moe_is_what_the_records_give():
     text = " ".join(read(README).split())
     found = "{:.1f}% [{:.1f}, {:.1f}]"
-    assert f"by {found.format(*difference('mhmoe_8_compute_tuned', 'xmoe_8_tuned'))} with 8 experts" in text
-    assert f"no difference ({found.format(*difference('mhmoe_32_compute_tuned', 'xmoe_32_tuned'))})" in text
-    split = found.format(*difference("mhmoe_8_compute_tuned", "mhmoe_8_compute_h1_tuned"))
-    assert f"Splitting itself costs it {split} over three seeds" in text
+    assert (
+        f"tuned it ends {found.format(*difference('mhmoe_8_compute_tuned', 'xmoe_8_tuned'))} above X-MoE, and" in text
+    )
+    split = found.format(*difference("mhmoe_8_compute_n0_tuned", "xmoe_8_there_tuned"))
+    assert f"splitting alone costs {split}" in text
+    _, low, high = difference("mhmoe_8_compute", "null")
+    assert low < 0 < high and "On 2M tokens MH-MoE as published is not told from no layer" in text
+    printed = [paper_numbers()["v2_table1_no_shared_expert"]["100000"][name][0] for name in ("mhmoe_h2", "smoe")]
+    assert f"(v2 prints {100 * (1 - printed[0] / printed[1]):.1f}% below)" in text
 
 
 def test_what_the_results_say_of_mh_moe_as_published_and_no_layer_is_in_the_records():
@@ -512,7 +521,7 @@ def test_pairing_helps_among_mixtures_and_tuned_not_against_dense():
         return (interval.high - interval.low) / (apart.high - apart.low)
 
     assert gained("mhmoe_8_parameters", "xmoe_8") < 0.9
-    assert gained("mhmoe_8_parameters_tuned", "xmoe_8_tuned") < 0.6 and gained("xmoe_32_tuned", "xmoe_8_tuned") < 0.7
+    assert gained("mhmoe_8_parameters_tuned", "xmoe_8_tuned") < 0.9 and gained("xmoe_32_tuned", "xmoe_8_tuned") < 0.9
     assert gained("xmoe_8_tuned", "dense_tuned") > 1 and gained("xmoe_8_tuned", "null_tuned") > 1
     assert "Among mixtures it is, as published and tuned; tuned against Dense or no layer it is not" in " ".join(
         read(ROOT / "docs" / "how" / "ledger.md").split()
