@@ -211,7 +211,8 @@ def _watchers(command: Train, folder: Path, settings: MHMoEConfig) -> list[Watch
 def _save(model: MHMoEForCausalLM, text: PackedDataset, folder: Path) -> None:
     try:
         model.save_pretrained(folder)
-        as_transformers(text.tokenizer, text.end_of_text).save_pretrained(folder)
+        length = model.config.max_position_embeddings
+        as_transformers(text.tokenizer, text.end_of_text, length).save_pretrained(folder)
     except Exception as error:  # safetensors and tokenizers have exceptions of their own for a full disk
         raise UserError(f"cannot write {folder}: {error}; the same command writes it again") from None
 

@@ -121,10 +121,13 @@ def vocabulary_size(tokenizer: Tokenizer) -> int:
     return max(tokenizer.get_vocab().values()) + 1
 
 
-def as_transformers(tokenizer: Tokenizer, end_of_text: int = END_OF_TEXT_ID) -> "PreTrainedTokenizerFast":
+def as_transformers(
+    tokenizer: Tokenizer, end_of_text: int = END_OF_TEXT_ID, length: int | None = None
+) -> "PreTrainedTokenizerFast":
     """The tokenizer for `save_pretrained` beside a checkpoint; begins, ends and pads with its end of text.
 
-    It pads on the left, so that a batch is generated from the ends of its prompts.
+    length: tokens that the model takes, to which `truncation=True` cuts. It pads on the left, so that a batch is
+    generated from the ends of its prompts.
     """
     from transformers import PreTrainedTokenizerFast  # slow to import, and packing does not need it
 
@@ -136,4 +139,5 @@ def as_transformers(tokenizer: Tokenizer, end_of_text: int = END_OF_TEXT_ID) -> 
         pad_token=sign,
         padding_side="left",
         clean_up_tokenization_spaces=False,
+        **({} if length is None else {"model_max_length": length}),
     )

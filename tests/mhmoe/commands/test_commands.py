@@ -84,6 +84,8 @@ def test_what_train_writes_loads_by_name_and_generates(folder: Path) -> None:
     prompt = tokenizer("ba moli", return_tensors="pt")
     written = model.generate(**prompt, max_new_tokens=5, do_sample=False)
     assert tokenizer.decode(written[0]).startswith("ba moli") and written.shape[1] > prompt.input_ids.shape[1]
+    cut = tokenizer("ba moli " * 999, truncation=True, return_tensors="pt")
+    assert cut.input_ids.shape[1] == model.config.max_position_embeddings == tokenizer.model_max_length
 
 
 def test_eval_gives_the_scores_that_train_wrote(folder: Path, book: Path, capsys: pytest.CaptureFixture[str]) -> None:
