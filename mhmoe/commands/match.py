@@ -6,7 +6,7 @@ from typing import Any
 from mhmoe.commands.options import Whole
 from mhmoe.commands.systems import MATCHING_NAMES, Sizes, mhmoe, xmoe
 from mhmoe.layers.config import LayerConfig
-from mhmoe.layers.matching import MATCHINGS
+from mhmoe.layers.matching import MATCHINGS, NoWidthError
 from mhmoe.layers.multi_head import MultiHeadConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 
@@ -46,9 +46,7 @@ def match(command: Match) -> str:
         name = f"MH-MoE, {MATCHINGS[reading]}"
         try:
             rows.append(_row(name, mhmoe(Sizes(**options, top_k=command.top_k, matching=matching))))
-        except ValueError as error:
-            if "no positive inner width" not in str(error):
-                raise
+        except NoWidthError:
             rows.append([name, "none: head and merge layer alone are larger"])
     titles = ["", "experts", "inner width", "parameters", "active", "FLOPs a token"]
     widths = [max(len(row[i]) for row in [titles, *rows] if len(row) == len(titles)) for i in range(len(titles))]

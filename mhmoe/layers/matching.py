@@ -165,7 +165,8 @@ def _solve(count: Callable[[int], int], target: int, start: int = 1) -> float:
 
 def _check_positive(width: float) -> None:
     if width <= 0:
-        raise NoWidthError(f"no positive inner width has the reference's size (solved: {width:.1f})")
+        solved = f"no positive inner width has the reference's size (solved: {width:.1f})"
+        raise NoWidthError(f"{solved}; give the reference's experts a larger expert_dim")
 
 
 def _rounded(width: float, multiple_of: int) -> int:
