@@ -3,12 +3,11 @@
 Chi et al. 2022, "On the Representation Collapse of Sparse Mixture of Experts", arXiv 2204.09179.
 Router: mhmoe.layers.routers.XMoERouter. Experts: inner width 4 d, top-1 of N.
 
-Not published: one k. v1 prints it twice, and differently. The caption of Table 9 says that the "SMoE frequency", 2, is
-k, and early training scripts of the authors choose two experts (yushuiwx/MH-MoE at 0ff2c7d,
-fairseq/train_mhmoev2_no_fc_params_balance.sh). The introduction ("SMoE only activates one expert"), Appendix D (Eq. 13
-and 16) and v2, whose count of v1 (67 B d^2) is at k = 1, have one; so has the X-MoE paper. k = 1 is our choice: with it
-costs are those that v1 and v2 count. The script released in 2024/09 has k = 1 too, but is a later set-up: SwiGLU, RMS
-norms and 8 experts of 2,048, as in v2.
+Not published: which k v1 used. The caption of its Table 9 says that the "SMoE frequency", 2, is k, and early training
+scripts of the authors choose two experts (yushuiwx/MH-MoE at 0ff2c7d, fairseq/train_mhmoev2_no_fc_params_balance.sh).
+The introduction ("SMoE only activates one expert"), Appendix D (Eq. 13 and 16) and v2, whose count of v1 (67 B d^2) is
+at k = 1, have one; so has the X-MoE paper. k = 1 is our choice: with it costs are those that v1 and v2 count. The
+script released in 2024/09 has k = 1 too, but is a later set-up: SwiGLU, RMS norms and 8 experts of 2,048, as in v2.
 
 With `top_k` equal to the heads of an MH-MoE this is the control that the papers lack: the same parameters, expert FLOPs
 and number of selections as MH-MoE under the matching `parameters`, without heads.

@@ -2,7 +2,7 @@
 
 quack's products for Hopper (an extra: `pip install quack-kernels`, imported here alone) take a matrix a group of rows,
 and have an activation or its gradient in their epilogue. So of a step's eleven passes over the inner width two and a
-half are no more made, and of the inner width z alone outlives forward: backward has a = act(z) back from z.
+half fall away, and z alone is kept from forward for backward, which makes a = act(z) again from it.
 
     forward    z, a = x W_up^T, act(z)           y = a W_down^T
     backward   z' = (y' W_down) act'(z), a       W_down' = y'^T a    W_up' = z'^T x    x' = z' W_up

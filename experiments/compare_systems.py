@@ -12,7 +12,7 @@ from experiments.field import FAMILIES, WITH_SWIGLU, XMOE_SWIGLU, headed, multi_
 from experiments.kinds.comparison import MEASURES, Comparison
 from experiments.kinds.table import Row
 from experiments.systems import OURS
-from experiments.testbed import TUNED
+from experiments.testbed import RAISED_AT, TUNED
 from experiments.tuning import tuned
 
 MHMOE = tuned("mhmoe_{}_compute")
@@ -30,7 +30,13 @@ PAGE = Comparison(
     measurements=tuple({measure.measurement.name: measure.measurement for measure in MEASURES}.values()),
     stressed=(TUNED.few.name, MHMOE.name, GATED.name),
     claims=[
-        lower(f"{name} has lower perplexity than {other.label.partition(',')[0]}, at equal FLOPs", OURS, ours, other)
+        lower(
+            f"{name} has lower perplexity than {other.label.partition(',')[0]}, at equal FLOPs",
+            OURS,
+            ours,
+            other,
+            raised_at=RAISED_AT if other is TUNED.dense else (),
+        )
         for name, ours, others in (("MH-MoE", MHMOE, WITHOUT), ("MH-MoE with SwiGLU", GATED, WITH))
         for other in others
     ],

@@ -19,7 +19,7 @@ from experiments.kinds.table import Row, Table
 from experiments.paper import paper_pair
 from experiments.system import System
 from experiments.systems import dense, mhmoe, xmoe
-from experiments.testbed import TUNED
+from experiments.testbed import RAISED_AT, TUNED
 from experiments.tuning import at_best, mhmoe_at, tuned
 
 PRINTED = ("v1_table6_components", "rows")
@@ -73,7 +73,8 @@ def _below(statement: str, better: System, worse: System, else_by: tuple[str, An
     paper = paper_pair(PAPER.get(better.name, ()), PAPER.get(worse.name, ()))
     source, paper = ("v1 Table 6", paper) if paper else else_by
     sized = f" (`{better.matching}`)" if better.matching else ""
-    return lower(statement + sized, source, better, worse, paper=paper)
+    raised_at = RAISED_AT if better.arm == "tuned" else ()
+    return lower(statement + sized, source, better, worse, paper=paper, raised_at=raised_at)
 
 
 PAGE = Table(

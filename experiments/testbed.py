@@ -17,7 +17,7 @@ PUBLISHED = Arm(
     many=xmoe(32),
     others=(xmoe(8, top_k=HEADS), mhmoe(8, "parameters"), mhmoe(8, "compute"), *controls()),
 )
-# Five seeds left tuned X-MoE with 32 experts against 8 open, and five more were run (docs/how/ledger.md).
+# Seeds of the tuned arm were added after a look, for 32 experts and for the one that chose (docs/how/ledger.md).
 RAISED_AT = ("cpu",)
 TUNED = Arm(
     name="tuned",

@@ -103,7 +103,8 @@ PAGE = Search(
 )
 
 
-# `why` with seed 1 had named the point by its `test` that MH-MoE has at equal FLOPs: this run is one of the choosing.
+# MH-MoE's point was named when `test` of `why`, seed 1, was known. At equal FLOPs that run had a part in the choice; it
+# is none of the final ones.
 SEEN = (("english", "cpu", 1),)
 
 

@@ -4,9 +4,9 @@
     experts    X-MoE with more experts lies below X-MoE with fewer: what experts gain can be seen
     null       every system that the claim names lies below the model without the layer
 
-Each is a claim itself, judged by the ledger's rule without a correction, in the arm (as published, tuned) and at the
-scale of the claims that rest on it; where a paper claims just that effect, it is no condition of itself. Without them
-a difference between two systems says nothing of the paper's.
+Each is a claim itself, judged by the ledger's rule without Holm's correction, in the arm (as published, tuned) and at
+the scale of the claims that rest on it; where a paper claims just that effect, it is no condition of itself. Without
+them a difference between two systems says nothing of the paper's.
 """
 
 from collections.abc import Mapping, Sequence

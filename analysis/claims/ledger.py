@@ -25,9 +25,9 @@ order.
   claims, cannot tell.
 - **not run**: a side has no records, or they share fewer than two seeds.
 
-Holm's family is all that a table claims at a scale. What is not run or not testable counts in it (since the 28th), so
-that no verdict depends on which runs happen to be done; a difference that is tested twice counts once. Where seeds
-were added after a look at a difference, p counts twice.
+Holm's family is all that a table claims at a scale. What is not run (since the 28th) or not testable counts in it, so
+that no claim is judged more easily because others are missing; a difference that is tested twice counts once. Where
+seeds were added after a look at a difference, p counts twice.
 
 "found at": a true difference of this size is found with 80% chance, given the spread over seeds and as the clearest
 of its table's claims; below it "cannot tell" says nothing against the claim.
@@ -137,7 +137,9 @@ def _cells(verdict: Verdict, tested: int) -> list[str]:
 
 
 def _found_at(verdict: Verdict, tested: int) -> str:
-    if math.isnan(verdict.adjusted_p) or math.isnan(effect := effect_found(verdict.tested, max(tested, 1), LEVEL)):
+    if math.isnan(verdict.adjusted_p) or math.isnan(
+        effect := effect_found(verdict.tested, verdict.looks * max(tested, 1), LEVEL)
+    ):
         return "-"
     claim = verdict.claim
     if isinstance(claim, MeasuredClaim):

@@ -10,9 +10,9 @@ A claim compares two systems that it names. The rule:
     not testable here   a known effect of its kind is not seen, or a side is worth nothing (controls.py)
     not run             a side has no records, or they share fewer than two seeds
 
-Holm's family is all that the table claims at that scale: what is not run, or cannot be tested, counts in it with a p of
-1, so that no verdict depends on which runs happen to be done. Where seeds were added after a look at a difference, p
-counts twice (Bonferroni over two looks).
+Holm's family is all that the table claims at that scale: what is not run counts in it with a p of 1, and what is not
+testable with its own, so that no claim is judged more easily because others are missing. Where seeds were added after a
+look at a difference, p counts twice (Bonferroni over two looks).
 
 Two kinds. "Lower perplexity": the difference is of nll per token (the log of perplexity); or that
 one gains more than the other, each over a system of its own: the difference of two differences.
@@ -152,10 +152,15 @@ class Verdict:
         return self.difference.n
 
     @property
+    def looks(self) -> int:
+        """How often the difference was looked at."""
+        return 2 if self.scale in self.claim.raised_at else 1
+
+    @property
     def p_value(self) -> float:
         """Before Holm's correction, over the looks; nan where there is nothing to test."""
-        looks, p = 2 if self.scale in self.claim.raised_at else 1, self.tested.p_value
-        return p if math.isnan(p) else min(1.0, looks * p)
+        p = self.tested.p_value
+        return p if math.isnan(p) else min(1.0, self.looks * p)
 
     @property
     def p_in_family(self) -> float:

@@ -27,6 +27,8 @@ from experiments.scales import CPU, PAPER, SCALES, SMOKE, Scale
 from experiments.system import System
 from experiments.systems import dense, mhmoe, xmoe
 from experiments.table1_perplexity import PAGE as TABLE1
+from experiments.table5_head_number import FOUND
+from experiments.tuning import PAGE as TUNING
 from experiments.why import PAGE as WHY
 from mhmoe.data.corpora import LocalCorpus
 from mhmoe.data.embedded import EmbeddedCorpus
@@ -280,6 +282,12 @@ def test_a_run_whose_test_had_a_part_in_the_choice_is_no_final_run(tmp_path):
     for part in ("layer", "feed_forward"):
         assert getattr(choosing, part)(cpu) == getattr(settled, part)(cpu)
     assert (choosing.training, choosing.learning_rate) == (settled.training, settled.learning_rate)
+
+
+def test_the_heads_that_table_5_takes_from_the_search_are_those_that_it_found():
+    for base in ("mhmoe_8_compute", "mhmoe_8_parameters"):
+        number = TUNING.chosen(CPU, base, Records(CPU))
+        assert number is not None and TUNING.point(number).parts == FOUND
 
 
 @pytest.mark.parametrize(
