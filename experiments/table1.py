@@ -46,7 +46,7 @@ def table1(task: str, *, slug: str, title: str, where: str = "", notes: Sequence
         paper = paper_pair(first.paper, second.paper)
         return lower(statement, source, first.system, second.system, paper=paper, **more)
 
-    raised = {"raised_at": RAISED_AT if task == "english" else ()}
+    raised: dict[str, Any] = {"raised_at": RAISED_AT if task == "english" else ()}
     return Table(
         slug=slug,
         title=title,
