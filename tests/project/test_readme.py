@@ -546,6 +546,9 @@ def test_what_six_times_the_tokens_bring_in_the_results_is_what_the_records_give
         ("mhmoe_8_compute", "null", "FLOPs ends {} below the model without the layer,", ""),
         ("mhmoe_8_compute", "dense", "the layer, {} above Dense", ""),
         ("mhmoe_8_compute", "xmoe_8", 'Dense and {} above X-MoE: "not reproduced"', ""),
+        ("mhmoe_8_parameters", "null", "at equal parameters: {} below no layer", ""),
+        ("mhmoe_8_parameters", "xmoe_8", "below no layer, {} above X-MoE", ""),
+        ("mhmoe_8_parameters", "xmoe_8_k4", "and {} above the control with as many FLOPs", ""),
         (
             "xmoe_8_tuned",
             "dense_tuned",
