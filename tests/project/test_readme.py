@@ -440,12 +440,14 @@ def test_the_differences_over_fewer_seeds_in_the_results_are_those_of_the_record
         ("why_h2_k4", "why_xmoe", "ends {:.1f}% [{:.1f}, {:.1f}] above X-MoE with k = 2 and the norm"),
     ):
         assert sentence.format(*difference(ours, theirs)) in PROSE
+    held = "| **holds** | books: MH-MoE, h = 2, without head and merge layers, tuned has higher perplexity than MH-MoE,"
+    assert held in read(ROOT / "results" / "claims.md") and "and on books that claim holds ([Table 4]" in PROSE
     for ours, theirs, sentence in (
         ("v2_mhmoe_h2_tuned", "v2_dense_tuned", "it is {:.1f}% [{:.1f}, {:.1f}] below v2's Dense"),
         ("why_h2_k4", "why_k4", "twice as wide, bring {:.1f}% [{:.1f}, {:.1f}]."),
         ("v2_mhmoe_h2_n0_on_top_tuned", "v2_mhmoe_h2_n0_tuned", "told from none ({:.1f}% [{:.1f}, {:.1f}] lower);"),
         ("mhmoe_8_compute_h1_tuned", "xmoe_8_there_tuned", "without splitting {:.1f}% [{:.1f}, {:.1f}] below it,"),
-        ("v2_mhmoe_h2_tuned", "v2_mhmoe_h2_n0_tuned", "At equal FLOPs they are worth {:.1f}% [{:.1f}, {:.1f}] ("),
+        ("v2_mhmoe_h2_tuned", "v2_mhmoe_h2_n0_tuned", "At equal FLOPs they are worth {:.1f}% [{:.1f}, {:.1f}], and on"),
         ("v2_mhmoe_h2_tuned", "v2_mhmoe_h2_neither_tuned", "experts without either {:.1f}% [{:.1f}, {:.1f}]."),
         ("v2_mhmoe_h2_merge_tuned", "v2_mhmoe_h2_neither_tuned", "layer is worth {:.1f}% [{:.1f}, {:.1f}], and of"),
         ("v2_fine_mlp_there_tuned", "v2_fine_there_tuned", "without splitting they bring {:.1f}% [{:.1f}, {:.1f}];"),
@@ -542,7 +544,8 @@ def test_seeds_that_were_added_after_a_look_are_told_as_the_records_have_them():
 def test_what_six_times_the_tokens_bring_in_the_results_is_what_the_records_give():
     readme = " ".join(read(README).split())
     for ours, theirs, sentence, short in (
-        ("xmoe_8", "dense", "X-MoE ends {} below Dense. MH-MoE", "X-MoE ends {} below Dense as published"),
+        ("xmoe_8", "dense", "X-MoE ends {} below Dense, and 32 experts", "X-MoE ends {} below Dense as published"),
+        ("xmoe_32", "xmoe_8", "and 32 experts end {} below 8. MH-MoE", "32 experts end {} below 8, and"),
         ("mhmoe_8_compute", "null", "FLOPs ends {} below the model without the layer,", ""),
         ("mhmoe_8_compute", "dense", "the layer, {} above Dense", ""),
         ("mhmoe_8_compute", "xmoe_8", 'Dense and {} above X-MoE: "not reproduced"', ""),
@@ -555,7 +558,7 @@ def test_what_six_times_the_tokens_bring_in_the_results_is_what_the_records_give
             "X-MoE ends {} below Dense, and X-MoE with 32 experts",
             "and {} tuned at equal",
         ),
-        ("xmoe_32_tuned", "xmoe_8_tuned", "32 experts {} below the one with 8", "32 experts end {} below 8"),
+        ("xmoe_32_tuned", "xmoe_8_tuned", "32 experts {} below the one with 8", "below 8, and {} tuned. There"),
         ("mhmoe_8_compute_tuned", "dense_tuned", "FLOPs ends {} below Dense and", ""),
         ("mhmoe_8_compute_tuned", "xmoe_8_tuned", "and {} above X-MoE, neither told", ""),
     ):
