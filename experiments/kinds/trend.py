@@ -87,11 +87,12 @@ def draw(page: Page, trend: Trend, scale: Scale, records: Records, path: Path, s
     seeds: list[list[int]] = []
 
     def of_runs(of: Of) -> dict[str, list[Point]]:
-        every = {system.name: current[system.name] for series in trend.series.values() for _, system in series}
-        known = {name: {r.seed: of(r, records.results) for r in runs} for name, runs in every.items()}
-        common = over_common_seeds(
-            {name: {seed: v for seed, v in values.items() if v is not None} for name, values in known.items()}
-        )
+        every = {system.name: system for series in trend.series.values() for _, system in series}
+        known = {name: {r.seed: of(r, records.results) for r in current[name]} for name in every}
+        found_in = {name: {seed: v for seed, v in values.items() if v is not None} for name, values in known.items()}
+        common: dict[str, dict[int, float]] = {}
+        for arm in dict.fromkeys(system.arm for system in every.values()):  # one may lack seeds that the other has
+            common |= over_common_seeds({name: values for name, values in found_in.items() if every[name].arm == arm})
         seeds.extend([*of_seeds] for of_seeds in common.values())
         found: dict[str, list[Point]] = {}
         for label, series in trend.series.items():

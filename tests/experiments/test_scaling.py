@@ -1,6 +1,10 @@
 """Figures 6 and 9: which models are compared, at whose learning rates, and what is claimed of whom."""
 
+import csv
 import dataclasses
+from pathlib import Path
+
+import pytest
 
 from analysis.claims.measured import MeasuredClaim
 from analysis.results import Source
@@ -107,3 +111,14 @@ def test_shares_of_a_scales_tokens_stand_on_the_axis_as_millions():
     assert trend is not None and FIGURE6.trend is not None
     assert [trend.shown(share, long) for share in SHARES] == [0.5, 2, 12, 48]
     assert FIGURE6.trend.shown(256, long) == 256
+
+
+def test_a_seed_that_one_arm_lacks_is_not_taken_from_the_other():
+    """Tuned MH-MoE has no seed 1; the points as published are still means over theirs."""
+    path = Path(__file__).parents[2] / "results" / "figure6_scaling_experts_cpu.csv"
+    rows = [*csv.DictReader(path.read_text(encoding="utf-8").splitlines())]
+    points = {(row["label"], row["x"]): row for row in rows if row["panel"] == "test perplexity"}
+    records = Records(CPU).by_name
+    found = [records[f"english-xmoe_8-seed{seed}"].metrics["test"]["perplexity"] for seed in (1, 2, 3)]
+    point = points["X-MoE", "8"]
+    assert int(point["n"]) == 3 and float(point["mean"]) == pytest.approx(sum(found) / 3, 1e-5)
