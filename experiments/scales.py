@@ -16,24 +16,37 @@ from experiments.stand_in.folder import GeneratedFolder
 from mhmoe.commands.presets import PRESETS
 from mhmoe.data.corpora import SLIMPAJAMA, HubCorpus, LocalCorpus
 from mhmoe.data.embedded import EmbeddedCorpus
+from mhmoe.data.masking import BEIT3
 from mhmoe.data.multilingual import XNLI_LANGUAGES, MultilingualCorpus
+from mhmoe.data.multimodal import MultimodalCorpus
 from mhmoe.data.packing import PackingConfig
 from mhmoe.data.partly_synthetic import PartlyGeneratedCorpus
+from mhmoe.data.shapes import Shapes
 from mhmoe.data.synthetic import GeneratedCorpus
 from mhmoe.io import UserError
 
 Corpora = Callable[
-    [], EmbeddedCorpus | LocalCorpus | HubCorpus | MultilingualCorpus | GeneratedCorpus | PartlyGeneratedCorpus
+    [],
+    EmbeddedCorpus
+    | LocalCorpus
+    | HubCorpus
+    | MultilingualCorpus
+    | MultimodalCorpus
+    | GeneratedCorpus
+    | PartlyGeneratedCorpus,
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """What a scale reads for another pre-training task than English; its vocabulary is the packing's."""
+    """What a scale reads for another pre-training task than English; its vocabulary is the packing's. model, training:
+    what replaces the scale's arguments."""
 
     corpus: Corpora
     packing: PackingConfig
     seeds: Sequence[int]
+    model: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    training: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +107,21 @@ class Scale:
             known = ", ".join(["english", *self.texts])
             raise UserError(f"scale {self.name} has no text for task {task!r}; it has {known}")
         text = self.texts[task]
-        model = {**self.model, "vocab_size": text.packing.vocab_size}
-        return dataclasses.replace(self, model=model, corpus=text.corpus, packing=text.packing, seeds=text.seeds)
+        model = {**self.model, "vocab_size": text.packing.vocab_size, **text.model}
+        training = {**self.training, **text.training}
+        read = {"corpus": text.corpus, "packing": text.packing, "seeds": text.seeds}
+        return dataclasses.replace(self, model=model, training=training, **read)
+
+
+def _masked(corpus: Corpora, packing: PackingConfig, seeds: Sequence[int]) -> Text:
+    """Images and text, of which tokens are masked; v1's weight decay for it (Table 10)."""
+    return Text(
+        corpus=corpus,
+        packing=packing,
+        seeds=seeds,
+        model={"is_causal": False},
+        training={"masked": tuple(BEIT3.items()), "weight_decay": 0.05},
+    )
 
 
 def hub_revision() -> str:
@@ -143,6 +169,13 @@ SMOKE = Scale(
             packing=dataclasses.replace(_SMOKE, max_valid_tokens=None, max_test_tokens=None),
             seeds=(1,),
         ),
+        "multimodal": _masked(
+            corpus=lambda: MultimodalCorpus(
+                images=Shapes(), text=GeneratedCorpus(documents_per_split=240), codes=64, learned_from=200
+            ),
+            packing=_SMOKE,
+            seeds=(1,),
+        ),
     },
     stand_in=GeneratedFolder(english=_ENGLISH, multilingual=_LANGUAGES),
     trials=4,
@@ -171,6 +204,13 @@ CPU = Scale(
             corpus=lambda: GeneratedCorpus(languages=2, topics=12, headwords=1200, documents_per_split=1600),
             packing=PackingConfig(vocab_size=2048, max_train_tokens=2_000_000),
             seeds=(1, 2, 3, 4, 5),
+        ),
+        "multimodal": _masked(
+            corpus=MultimodalCorpus,
+            packing=PackingConfig(
+                vocab_size=2560, max_train_tokens=2_000_000, max_valid_tokens=24_000, max_test_tokens=64_000
+            ),
+            seeds=(1, 2, 3),
         ),
     },
 )

@@ -47,6 +47,7 @@ from mhmoe.model.base_model import MHMoEModel
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.integrate import HiddenOnly, integrate, load_integrated
 from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.model.masked import MHMoEForMaskedLM
 from mhmoe.model.upcycle import upcycle
 
 READING_ORDER = (
@@ -87,6 +88,7 @@ __all__ = [
     "LatentConfig",
     "MHMoEConfig",
     "MHMoEForCausalLM",
+    "MHMoEForMaskedLM",
     "MHMoEModel",
     "MultiHead",
     "MultiHeadConfig",

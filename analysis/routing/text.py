@@ -221,12 +221,13 @@ def load_checkpoint(folder: Path) -> tuple[MHMoEForCausalLM, Tokenizer]:
         if not os.path.isfile(folder / name):
             raise UserError(f"{folder} is not a checkpoint: it has no {name}; {advice}")
     try:
-        kind = json.loads((folder / "config.json").read_bytes())["model_type"]
+        config = json.loads((folder / "config.json").read_bytes())
+        kind = config["model_type"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{folder / 'config.json'} is damaged: it names no model_type; {advice}") from None
     if kind != MHMoEConfig.model_type:
         raise UserError(f"{folder} holds a model of type {kind!r}, not {MHMoEConfig.model_type!r}; {advice}")
-    model, tokenizer = load(str(folder))
+    model, tokenizer = load(str(folder), masked=config.get("is_causal") is False)
     assert isinstance(model, MHMoEForCausalLM)
     inner = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(inner, Tokenizer):

@@ -14,10 +14,12 @@ from experiments.runner.again import SAME, deviation
 from experiments.runner.manifest import write_listed
 from experiments.runner.runs import Run, model_config, run_config, training_config
 from experiments.runner.store import RESULTS, Records
+from mhmoe.data.masking import Masking
 from mhmoe.data.packing import PackedDataset
 from mhmoe.data.tokenizer import as_transformers
 from mhmoe.io import RunError, UserError, check_sealed_folder, check_writable, new_folder, remove_leftovers, seal_folder
 from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.model.masked import language_model
 from mhmoe.training.allocator import peak_memory, reset_peak_memory
 from mhmoe.training.config import Sharding
 from mhmoe.training.evaluation import evaluate
@@ -56,7 +58,7 @@ def execute(
     identity = fingerprint(config, run.seed)
     model_settings = model_config(run.scale, run.system)
     with torch.device("meta" if sharding else "cpu"):  # a sharded one is made in its parts, by `train`
-        model = MHMoEForCausalLM(model_settings)
+        model = language_model(model_settings)
     if (found := model.num_parameters()) != model_settings.parameters():
         raise RunError(
             f"{run.name}: the configs count {model_settings.parameters():,} parameters, the model has {found:,}; "
@@ -85,7 +87,8 @@ def execute(
     if first or sharding is not None:  # of which no process has the whole
         splits = {"valid": text.valid} | ({"test": text.test} if run.tests else {})
         with evaluating(sharding, device):
-            metrics = {name: evaluate(model, split, training.length) for name, split in splits.items()}
+            masking = Masking.of(text, dict(training.masked)) if training.masked else None
+            metrics = {n: evaluate(model, split, training.length, masking=masking) for n, split in splits.items()}
     if not first:
         return True
     record = Record(

@@ -17,6 +17,7 @@ from experiments.scales import Scale
 from mhmoe.data.corpora import LocalCorpus
 from mhmoe.data.manifest import DATA_VARIABLE
 from mhmoe.data.multilingual import MultilingualCorpus
+from mhmoe.data.multimodal import MultimodalCorpus
 from mhmoe.data.packing import PackedDataset, load_packed, pack
 from mhmoe.io import UserError, sha256_of
 
@@ -41,6 +42,8 @@ def corpus_named(scale: Scale, data: Path | None) -> dict[str, Any] | None:
     except ValueError:  # a revision of the hub that is not pinned here
         return None
     if isinstance(corpus, LocalCorpus | MultilingualCorpus) and corpus.path is None:
+        return None
+    if isinstance(corpus, MultimodalCorpus) and corpus.reads_files and corpus.path is None:
         return None
     return json.loads(json.dumps(corpus.fingerprint()))  # as records have it
 
@@ -81,6 +84,8 @@ def _opened(scale: Scale, data: Path | None) -> PackedDataset | None:
 def _corpus(scale: Scale, data: Path | None, cache: Path) -> Any:
     """The scale's corpus, in the folder that is named or stands in for it, if it is read from one."""
     corpus = scale.corpus()
+    if isinstance(corpus, MultimodalCorpus) and corpus.reads_files:
+        return corpus.at(data or folder_of_data(None, scale, cache))
     if isinstance(corpus, LocalCorpus | MultilingualCorpus):
         return dataclasses.replace(corpus, path=data or corpus.path or folder_of_data(None, scale, cache))
     if data is not None:

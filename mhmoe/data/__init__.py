@@ -9,7 +9,12 @@ READING_ORDER = (
     "tokenizer",
     "multilingual",
     "partly_synthetic",
+    "images",
+    "local_images",
+    "shapes",
+    "multimodal",
     "batches",
     "packing",
+    "masking",
     "named",
 )

@@ -32,7 +32,7 @@ class Document:
 class Corpus(Protocol):
     """What packing asks of a source of text.
 
-    A corpus may also have a `word_pattern`, for `tokenizer.train_tokenizer`.
+    A corpus may also have a `word_pattern` and `symbols`, for `tokenizer.train_tokenizer`.
     """
 
     def documents(self, split: str) -> Iterator[Document]:

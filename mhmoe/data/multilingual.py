@@ -14,7 +14,7 @@ from the beginning of the same stream, with the same alpha.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -180,13 +180,13 @@ class MultilingualCorpus:
     def _pieces(self, documents: Sequence[Document]) -> list[Document]:
         pieces: list[Document] = []
         for document in documents:
-            parts = list(_cut(document.text, self.piece_characters))
+            parts = list(cut(document.text, self.piece_characters))
             ids = [f"{document.id}/{i}" for i in range(len(parts))] if len(parts) > 1 else [document.id]
             pieces += [Document(part, document.source, id_) for part, id_ in zip(parts, ids, strict=True)]
         return _in_order([piece for piece in pieces if piece.text.strip()], self.order_seed, 0)
 
 
-def _cut(text: str, size: int) -> Iterator[str]:
+def cut(text: str, size: int) -> Iterator[str]:
     """Parts of at most `size` characters that make up the text; they end with a line or a word if one is near."""
     while len(text) > size:
         near = (text.rfind(end, size // 2, size) + 1 for end in ("\n", " "))
@@ -222,15 +222,17 @@ def _mixture(texts: Mapping[str, Sequence[Document]], shares: Mapping[str, float
         yield document
 
 
-def in_turn(texts: Mapping[str, Iterable[Document]]) -> Iterator[Document]:
+def in_turn(
+    texts: Mapping[str, Iterable[Document]], size: Callable[[Document], float] = lambda document: len(document.text)
+) -> Iterator[Document]:
     """Equally many characters of each, up to a document: the language that has given the fewest characters gives a
-    document, until it has none."""
-    given = dict.fromkeys(texts, 0)
+    document, until it has none. size: of a document, if it is not its characters."""
+    given = dict.fromkeys(texts, 0.0)
     left = {language: iter(documents) for language, documents in texts.items()}
     while True:
         language = min(given, key=given.__getitem__)
         document = next(left[language], None)
         if document is None:
             return
-        given[language] += len(document.text)
+        given[language] += size(document)
         yield document

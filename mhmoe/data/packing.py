@@ -129,7 +129,8 @@ def _write(
 ) -> None:
     if given is None:
         texts = _first_characters(corpus, config.tokenizer_characters)
-        tokenizer = train_tokenizer(texts, config.vocab_size, getattr(corpus, "word_pattern", None))
+        own = {name: found for name in ("word_pattern", "symbols") if (found := getattr(corpus, name, None))}
+        tokenizer = train_tokenizer(texts, config.vocab_size, **own)
     else:
         tokenizer = given.tokenizer
     write_atomically(folder / "tokenizer.json", tokenizer.to_str())

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mhmoe.io import UserError
 
@@ -26,13 +26,16 @@ WORDS_WITH_MARKS = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L
 """GPT-2's pattern with combining marks among the letters."""
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, word_pattern: str | None = None) -> Tokenizer:
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, word_pattern: str | None = None, symbols: str = ""
+) -> Tokenizer:
     """Byte-level BPE; <|endoftext|> is token 0. The same texts give the same tokenizer.
 
     word_pattern: a regular expression whose matches are the words, within which BPE merges; None is GPT-2's.
-    Raises ValueError if vocab_size has no room for the 256 bytes and <|endoftext|>.
+    symbols: characters that are no text; each is a token, and they are the last ones, in their order.
+    Raises ValueError if vocab_size has no room for the 256 bytes, <|endoftext|> and the symbols.
     """
-    check_vocab_size(vocab_size)
+    check_vocab_size(vocab_size - len(symbols))
     tokenizer = Tokenizer(models.BPE())
     if word_pattern is None:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -42,12 +45,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, word_pattern: str | N
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, as_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=vocab_size - len(symbols),
         special_tokens=[END_OF_TEXT],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    without = dict.fromkeys(map(ord, symbols))
+    tokenizer.train_from_iterator((text.translate(without) for text in texts) if symbols else texts, trainer)
+    tokenizer.add_tokens([AddedToken(symbol, normalized=False) for symbol in symbols])
     return as_text_only(tokenizer)
 
 

@@ -11,6 +11,7 @@ READING_ORDER = (
     "outputs",
     "base_model",
     "language_model",
+    "masked",
     "integrate",
     "upcycle",
     "checkpoints",

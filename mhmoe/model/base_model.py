@@ -27,7 +27,7 @@ from mhmoe.model.transformer import Block, BlockOutput, make_norm, rotation
 SHIM = "mhmoe_shim"
 SHIM_CODE = '''"""Lets transformers load this folder by the installed package: pip install mhmoe"""
 
-from mhmoe import MHMoEConfig, MHMoEForCausalLM, MHMoEModel
+from mhmoe import MHMoEConfig, MHMoEFor{kind}, MHMoEModel
 '''
 _FOR_KERNELS = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}  # bounds of documents, for flash
 _WITHOUT_EFFECT = {"cache_position", "seq_idx", "token_type_ids"}  # stock models take them and use them no more
@@ -71,13 +71,14 @@ class MHMoEPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:  # pyright: ignore
         """As transformers' own, plus the shim through which the folder loads without `import mhmoe`."""
+        kind = "CausalLM" if self.config.is_causal else "MaskedLM"
         self.config.auto_map = {
             "AutoConfig": f"{SHIM}.MHMoEConfig",
             "AutoModel": f"{SHIM}.MHMoEModel",
-            "AutoModelForCausalLM": f"{SHIM}.MHMoEForCausalLM",
+            f"AutoModelFor{kind}": f"{SHIM}.MHMoEFor{kind}",
         }
         super().save_pretrained(save_directory, **kwargs)
-        write_atomically(Path(save_directory) / f"{SHIM}.py", SHIM_CODE)
+        write_atomically(Path(save_directory) / f"{SHIM}.py", SHIM_CODE.format(kind=kind))
 
 
 def _belongs_to_parent(module: nn.Module) -> bool:
@@ -126,7 +127,7 @@ class MHMoEModel(MHMoEPreTrainedModel):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         x = self.scale * (self._embed(input_ids) if inputs_embeds is None else inputs_embeds)
         if use_cache is None:
-            use_cache = self.config.use_cache and not self.training and not _traced()
+            use_cache = self.config.use_cache and self.config.is_causal and not self.training and not _traced()
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         if cache is not None and self._checkpoints():

@@ -10,18 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from mhmoe.io import UserError
 from mhmoe.model.integrate import register
-from mhmoe.model.language_model import MHMoEForCausalLM  # its import registers our checkpoints with transformers
+from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.model.masked import MHMoEForMaskedLM as _  # noqa: F401  # registers our checkpoints with transformers
 
 
 def load(
-    checkpoint: str, *, device: str | None = None, trust_remote_code: bool = False
+    checkpoint: str, *, device: str | None = None, trust_remote_code: bool = False, masked: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of a folder or of a name on the hub, in the precision that they were saved in.
+
+    masked: a model of masked tokens, and not of the next one.
 
     Raises UserError if there is no such checkpoint, its architecture or version is not known, or its weights are
     not those that its config asks for (transformers would go on with random ones).
@@ -35,7 +44,7 @@ def load(
         register(folder)
     try:
         with _without_reports():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = (AutoModelForMaskedLM if masked else AutoModelForCausalLM).from_pretrained(
                 name,
                 dtype="auto",
                 trust_remote_code=trust_remote_code,

@@ -48,6 +48,7 @@ class MHMoEConfig(PreTrainedConfig):
     `feed_forward` and `moe` take a layer's config or its JSON form, and keep the latter. `balance_weight` is
     the paper's alpha. `norm` is "rms" or "layer"; `attention_bias` puts biases on the attention's projections, and
     `attention_precision` "bitnet" gives them ternary weights and 8 bits (those of layers have a field of their own).
+    Without `is_causal` a token attends to those after it too, as in a model of masked tokens.
 
     Raises ValueError for values that are not allowed or do not fit together, and for unknown keys. A saved
     config, which names its `model_type`, keeps keys that other tools have set, as transformers' own do.
@@ -74,6 +75,7 @@ class MHMoEConfig(PreTrainedConfig):
     use_cache: bool = True
     moe_offset: Annotated[Token | None, LATER] = None
     attention_precision: Annotated[Precision, LATER] = "full"
+    is_causal: Annotated[bool, LATER] = True
     bos_token_id: Token | None = 0
     eos_token_id: Token | list[Token] | None = 0
     pad_token_id: Token | None = 0
@@ -144,7 +146,7 @@ class MHMoEConfig(PreTrainedConfig):
             layer = self.layer(block)
             if isinstance(layer, RouterConfig | ExpertsConfig):
                 raise ValueError(f"{layer.kind} is a part of a layer; give a whole one, such as sparse_moe")
-            if ahead := [part.kind for part in layer.parts() if part.looks_ahead]:
+            if self.is_causal and (ahead := [part.kind for part in layer.parts() if part.looks_ahead]):
                 raise ValueError(
                     f"{ahead[0]} chooses by looking at later tokens, which a causal language model must not see; "
                     "choose a layer whose rows choose their experts, such as sparse_moe"

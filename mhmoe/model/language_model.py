@@ -32,8 +32,14 @@ class MHMoEForCausalLM(MHMoEPreTrainedModel, GenerationMixin):
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     accepts_loss_kwargs = True  # Trainer then tells how many labels its accumulated batch has
+    predicts_next = True
 
     def __init__(self, config: MHMoEConfig) -> None:
+        if config.is_causal is not self.predicts_next:
+            raise ValueError(
+                f"{type(self).__name__} needs is_causal={self.predicts_next}; a model of the next token sees those "
+                "before it alone (MHMoEForCausalLM), one of masked tokens sees all (MHMoEForMaskedLM)"
+            )
         super().__init__(config)
         self.model = MHMoEModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)

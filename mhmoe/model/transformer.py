@@ -55,14 +55,14 @@ def rotate(x: Float[Tensor, "batch heads length width"], cos: Tensor, sin: Tenso
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions; the kernel is the config's `attn_implementation`."""
+    """Self-attention with rotary positions, causal or not; the kernel is the config's `attn_implementation`."""
 
     def __init__(self, config: MHMoEConfig, block: int) -> None:
         super().__init__()
         self.config, self.layer_idx = config, block
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.num_key_value_groups = 1  # transformers' kernels read these two
-        self.is_causal = True
+        self.is_causal = config.is_causal
         dim, bias, precision = config.hidden_size, config.attention_bias, config.attention_precision
         self.qkv_proj = linear(precision, dim, 3 * dim, bias, parts=3)
         self.o_proj = linear(precision, dim, dim, bias)

@@ -3,17 +3,19 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
+from mhmoe.data.masking import Kind
 from mhmoe.fields import Count, Range, check_fields
 from mhmoe.layers.config import Config, config_from_dict
 from mhmoe.layers.per_head import PerHeadRouterConfig
 from mhmoe.model.config import MHMoEConfig
 
 Multiplier = Annotated[float, Range(above=0, most=10**3)]
-_LATER = ("mup_scaled", "lr_multipliers", "base_width")  # fields that the first records lack
+_LATER = ("mup_scaled", "lr_multipliers", "base_width", "masked")  # fields that the first records lack
 _OLD_NAMES = {"mup_scaled": "scaled_rates"}  # in records
 Beta = Annotated[float, Range(least=0, below=1)]
+Share = Annotated[float, Range(above=0, most=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,9 @@ class TrainingConfig:
     of the learning rate of all parameters of a part of the feed-forward layers. With `base_width` all matrices
     whose input grows with the model's width learn at the rate times that width over the model's own: a rate found at
     that width then fits, also by muP. Token embeddings do not, nor expert embeddings in X-MoE's space of 16 numbers.
+
+    `masked`: of images and text, which share of each kind of token is masked and predicted (data/masking.py); empty for
+    models of the next token.
     """
 
     steps: Count
@@ -50,6 +55,7 @@ class TrainingConfig:
     mup_scaled: tuple[Literal["up_proj", "down_proj"], ...] = ()
     lr_multipliers: tuple[tuple[Literal["head", "merge", "experts", "router"], Multiplier], ...] = ()
     base_width: Count | None = None
+    masked: tuple[tuple[Kind, Share], ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -57,6 +63,10 @@ class TrainingConfig:
             raise ValueError(
                 f"micro_batches={self.micro_batches} does not divide batch_sequences={self.batch_sequences}; "
                 "choose one that does"
+            )
+        if self.masked and {kind for kind, _ in self.masked} != set(get_args(Kind)):
+            raise ValueError(
+                f"masked={self.masked} is not allowed; give a share to each of {', '.join(get_args(Kind))}"
             )
         if twice := len(self.lr_multipliers) - len(dict(self.lr_multipliers)):
             raise ValueError(f"lr_multipliers={self.lr_multipliers} names {twice} parts twice; name each once")

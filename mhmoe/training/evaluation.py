@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mhmoe.data.batches import IGNORE, EvaluationSet
+from mhmoe.data.masking import Masking, masked_windows, read_and_predicted
 from mhmoe.data.multilingual import language_of
 from mhmoe.training.record_checks import Document, Evaluation, Summary, summarise_documents
 
@@ -47,17 +48,23 @@ def evaluate(
     *,
     batch_size: int = 64,
     max_windows: int | None = None,
+    masking: Masking | None = None,
 ) -> Evaluation:
     """Perplexity, bits per byte, and per document the summed nll, tokens and bytes.
 
     With `max_windows`, evenly spaced windows of the whole text are scored instead of all; bits per byte
     then takes a document's bytes in proportion to its tokens. Computes in the model's own precision. batch_size:
-    windows at a time, at most, and so many that their logits are no more than LOGITS numbers.
+    windows at a time, at most, and so many that their logits are no more than LOGITS numbers. masking: tokens are
+    predicted from those around them, each once in so many readings (`masked_windows`).
     """
-    inputs, targets, owner = text.windows(length)
-    if max_windows is not None and max_windows < len(inputs):
-        chosen = np.linspace(0, len(inputs) - 1, max_windows).round().astype(int)
-        inputs, targets, owner = inputs[chosen], targets[chosen], owner[chosen]
+    if masking is None:
+        inputs, targets, owner = text.windows(length)
+        if max_windows is not None and max_windows < len(inputs):
+            chosen = np.linspace(0, len(inputs) - 1, max_windows).round().astype(int)
+            inputs, targets, owner = inputs[chosen], targets[chosen], owner[chosen]
+    else:
+        masked, owner = masked_windows(text, length, masking, max_windows)
+        inputs, targets = read_and_predicted(masked, masking.mask)
     device = next(model.parameters()).device
     settings: Any = getattr(model, "config", None)
     vocabulary: int = 1 if settings is None else settings.get_text_config().vocab_size
@@ -69,9 +76,13 @@ def evaluate(
         part = slice(start, start + batch_size)
         target = torch.from_numpy(targets[part]).to(device)
         logits = model(torch.from_numpy(inputs[part]).to(device)).logits
-        losses = token_nll(logits, target).sum(dim=1, dtype=torch.float64).cpu().numpy()
-        np.add.at(nll, owner[part], losses)
-        np.add.at(tokens, owner[part], (targets[part] != IGNORE).sum(axis=1))
+        losses = token_nll(logits, target)
+        if masking is None:
+            np.add.at(nll, owner[part], losses.sum(dim=1, dtype=torch.float64).cpu().numpy())
+            np.add.at(tokens, owner[part], (targets[part] != IGNORE).sum(axis=1))
+        else:  # in whose windows are several documents
+            np.add.at(nll, owner[part], losses.double().cpu().numpy())
+            np.add.at(tokens, owner[part], targets[part] != IGNORE)
     model.train(was_training)
 
     share = tokens / np.maximum(np.diff(text.offsets), 1)

@@ -18,6 +18,7 @@ from torch import nn
 
 from mhmoe.cli import OutOfTime
 from mhmoe.data.batches import TrainingBatches
+from mhmoe.data.masking import MaskedBatches, Masking
 from mhmoe.data.packing import PackedDataset
 from mhmoe.display import display
 from mhmoe.io import RunError, UserError, remove_leftovers
@@ -73,6 +74,9 @@ def train(
     device = next(model.parameters()).device
     optimizer = make_optimizer(model, config)
     batches = TrainingBatches(text.train, config.length, config.batch_sequences, seed)
+    masking = Masking.of(text, dict(config.masked)) if config.masked else None
+    if masking is not None:
+        batches = MaskedBatches(batches=batches, masking=masking)
     run = fingerprint(identity(model.config, config, text.fingerprint, world, sharding), seed)
     progress = TrainState()
     in_folder = checkpoint is not None and (sharding is not None or holds_sharded(checkpoint))
@@ -90,7 +94,7 @@ def train(
     if config.compile:
         torch.compiler.reset()  # one run's graphs are of no use to the next
         objective = torch.compile(objective, dynamic=False)  # pyright: ignore[reportAssignmentType]
-    gradients = Gradients(objective, config, model.config.balance_weight)
+    gradients = Gradients(objective, config, model.config.balance_weight, None if masking is None else masking.mask)
 
     def save() -> None:
         if checkpoint is not None and in_folder:
@@ -123,7 +127,8 @@ def train(
             try:  # what takes long, and changes neither weights nor progress
                 if progress.due is not None:
                     with evaluating(sharding, device):
-                        evaluation = evaluate(model, text.valid, config.length, max_windows=config.evaluation_windows)
+                        most = config.evaluation_windows
+                        evaluation = evaluate(model, text.valid, config.length, max_windows=most, masking=masking)
                 else:
                     tokens = torch.from_numpy(batches.batch(progress.step, rank, world)).to(device)
                     with drawing(model, seed, progress.step, rank):
@@ -195,6 +200,11 @@ def check_length(model: MHMoEConfig, config: TrainingConfig) -> None:
 
 def _check_readable(model: MHMoEConfig, text: PackedDataset, config: TrainingConfig) -> None:
     check_length(model, config)
+    if bool(config.masked) is model.is_causal:
+        raise UserError(
+            f"a model with is_causal={model.is_causal} cannot be trained with masked={config.masked}; a model of the "
+            "next token needs none, one of masked tokens a share of each kind"
+        )
     largest = max(int(tokens.max()) for tokens in (text.train, text.valid.tokens, text.test.tokens))
     if largest >= model.vocab_size:
         raise UserError(

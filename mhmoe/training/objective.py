@@ -19,6 +19,8 @@ The same t tells routers with a balancing bias how to move it, once a step, afte
 `rebalance`.
 
 Not so under a `capacity_factor`: which selections are dropped depends on the micro-batch and on the process.
+
+Where tokens are masked (data/masking.py), the first mean is over the masked ones of the global batch.
 """
 
 from collections.abc import Sequence
@@ -30,6 +32,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from mhmoe.data.masking import read_and_predicted
 from mhmoe.layers.balance import BalanceLoss, mixtures
 from mhmoe.layers.hierarchical import HierarchicalMoE
 from mhmoe.layers.losses import selections
@@ -54,18 +57,19 @@ class Accumulated(NamedTuple):
 
 class Terms(NamedTuple):
     """What `Accumulated` is read from, on the device: of each micro-batch its summed nll, its balance loss and its
-    share of the batch."""
+    share of the batch; and how many tokens were predicted, on a process in the mean."""
 
     nll: Tensors
     balance: Tensors
     shares: Sequence[float]
     loads: Tensors
+    predicted: int | Tensor
 
-    def read(self, tokens: int) -> Accumulated:
-        """Waits for the device. `tokens` were predicted."""
+    def read(self) -> Accumulated:
+        """Waits for the device."""
         nll = sum(part.item() for part in self.nll)
         balance = sum(share * part.item() for share, part in zip(self.shares, self.balance, strict=True))
-        return Accumulated(nll / tokens, balance, self.loads)
+        return Accumulated(nll / float(self.predicted), balance, self.loads)
 
 
 class Objective(nn.Module):
@@ -130,26 +134,32 @@ def _of_layers(found: Sequence[BalanceLoss], layers: int) -> Sequence[BalanceLos
 
 
 def accumulate_gradients(
-    objective: nn.Module, tokens: Int[Tensor, "sequences length_plus_1"], config: TrainingConfig, balance_weight: float
+    objective: nn.Module,
+    tokens: Int[Tensor, "sequences length_plus_1"],
+    config: TrainingConfig,
+    balance_weight: float,
+    mask: int | None = None,
 ) -> Accumulated:
     """Gradients of L for this process's share `tokens` of a global batch, added to `.grad`.
 
-    Under DDP, whose all-reduce is a mean, the gradient of L results on every process.
+    Under DDP, whose all-reduce is a mean, the gradient of L results on every process. mask: what is read in the place
+    of tokens that stand there as their complements, and are what is predicted; then `tokens` are no longer than length.
     """
-    return add_gradients(objective, tokens, config, balance_weight).read(tokens[:, 1:].numel())
+    return add_gradients(objective, tokens, config, balance_weight, mask).read()
 
 
 def add_gradients(
-    objective: nn.Module, tokens: Int[Tensor, "sequences length_plus_1"], config: TrainingConfig, balance_weight: float
+    objective: nn.Module, tokens: Tensor, config: TrainingConfig, balance_weight: float, mask: int | None = None
 ) -> Terms:
     """`accumulate_gradients`, which waits for nothing on a card, so that it can be a graph there (replay.py)."""
-    parts = tokens.chunk(config.micro_batches)
-    count = tokens.shape[0] * (tokens.shape[1] - 1)
-    terms = Terms((), (), [part.shape[0] / tokens.shape[0] for part in parts], ())
-    known = _of_all(objective, parts) if len(parts) > 1 else None
+    inputs, targets = (tokens[:, :-1], tokens[:, 1:]) if mask is None else read_and_predicted(tokens, mask)
+    count = targets.numel() if mask is None else _means_over_processes(((tokens < 0).sum()[None].float(),))[0][0]
+    parts = list(zip(inputs.chunk(config.micro_batches), targets.chunk(config.micro_batches), strict=True))
+    terms = Terms((), (), [len(part) / len(inputs) for part, _ in parts], (), count)
+    known = _of_all(objective, [part for part, _ in parts]) if len(parts) > 1 else None
     for left, part, share in zip(reversed(range(len(parts))), parts, terms.shares, strict=True):
         _add_up_over_processes(objective, left == 0)
-        nll, counts, means = objective(part[:, :-1], part[:, 1:])
+        nll, counts, means = objective(*part)
         losses = balance_losses(objective, len(means))
         linear = all(loss.linear for loss in losses)
         if known is None:
@@ -160,7 +170,7 @@ def add_gradients(
             means = tuple(of_all + (mean - mean.detach()) for of_all, mean in pairs)
         balance = _mean_over_layers(losses, loads, means, nll)
         (nll / count + balance_weight * share * balance).backward()
-        terms = Terms((*terms.nll, nll.detach()), (*terms.balance, balance.detach()), terms.shares, loads)
+        terms = Terms((*terms.nll, nll.detach()), (*terms.balance, balance.detach()), terms.shares, loads, count)
     return terms
 
 
@@ -182,13 +192,13 @@ def rebalance(model: nn.Module, loads: Tensors) -> None:
 
 
 def _of_all(objective: nn.Module, parts: Sequence[Tensor]) -> tuple[Tensors, Tensors]:
-    """t and means of every MoE layer over all micro-batches of all processes."""
+    """t and means of every MoE layer over what all micro-batches of all processes read."""
     if not any(isinstance(module, Router) for module in objective.modules()):
         return (), ()
     device = parts[0].device
     drawing_alike = torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type)
     with drawing_alike, torch.no_grad():
-        found = [objective(part[:, :-1]) for part in parts]
+        found = [objective(part) for part in parts]
     shares = [part.shape[0] / sum(map(len, parts)) for part in parts]
     counts = tuple(torch.stack(of_layer).sum(dim=0) for of_layer in zip(*(c for c, _ in found), strict=True))
     means = tuple(

@@ -22,8 +22,10 @@ WARM_UP = 3  # steps before recording, as torch's documentation asks for: they c
 class Gradients:
     """`accumulate_gradients` for steps of one shape, each into gradients that are None; recorded where that works."""
 
-    def __init__(self, objective: nn.Module, config: TrainingConfig, balance_weight: float) -> None:
-        self.objective, self.config, self.balance_weight = objective, config, balance_weight
+    def __init__(
+        self, objective: nn.Module, config: TrainingConfig, balance_weight: float, mask: int | None = None
+    ) -> None:
+        self.objective, self.config, self.balance_weight, self.mask = objective, config, balance_weight, mask
         self.recording: _Recording | None = None
         self.records = records(objective, config)
 
@@ -33,10 +35,10 @@ class Gradients:
                 self.recording = self._record(tokens)
             self.records = self.recording is not None
         found = self.add(tokens) if self.recording is None else self.recording.replay(tokens)
-        return found.read(tokens[:, 1:].numel())
+        return found.read()
 
     def add(self, tokens: Tensor) -> Terms:
-        return add_gradients(self.objective, tokens, self.config, self.balance_weight)
+        return add_gradients(self.objective, tokens, self.config, self.balance_weight, self.mask)
 
     def _record(self, tokens: Tensor) -> "_Recording | None":
         """None if a step cannot be recorded. Parameters are as before, and their gradients None."""

@@ -29,6 +29,7 @@ from torch.distributed.fsdp import FSDPModule
 from mhmoe.io import UserError, check_sealed_folder, new_folder, remove_leftovers, seal_folder, sha256_of
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.model.masked import language_model
 from mhmoe.training.checkpoint import TrainState, check_progress
 from mhmoe.training.config import TrainingConfig
 
@@ -112,7 +113,7 @@ def whole_model(path: Path, config: MHMoEConfig) -> MHMoEForCausalLM:
     found = _checked(path)
     if found is None:
         raise UserError(f"there is no checkpoint in {path}; name the folder that a sharded run wrote")
-    model = MHMoEForCausalLM(config)
+    model = language_model(config)
     _torchs(load, _of_model(model), found[0], True)
     return model
 
