@@ -44,7 +44,7 @@ FIGURES = $(sort $(foreach file,$(notdir $(wildcard experiments/figure[0-9]*_*.p
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / { name = $$1; sub("%", "<n>", name); printf "  make %-22s %s\n", name, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo '  experiments: SCALE=smoke|cpu|long|gpu|paper ($(SCALE))  SEEDS="0 1 2"  TASK=multilingual|generated  JOBS=$(JOBS)  TIME_BUDGET=seconds  AGAIN=1  HEADS="$(HEADS)"'
+	@echo '  experiments: SCALE=smoke|cpu|long|gpu|paper ($(SCALE))  SEEDS="0 1 2"  TASK=multilingual|multimodal|generated  JOBS=$(JOBS)  TIME_BUDGET=seconds  AGAIN=1  HEADS="$(HEADS)"'
 	@echo '  check-wheel: VERSIONS="$(VERSIONS)"'
 	@echo '  tables here: $(TABLES)   of v2: $(V2_TABLES)   figures here: $(FIGURES)'
 

@@ -5,7 +5,7 @@ share; figures: curves, trends and categories; waterfall: step by step; ranking:
 perplexity, languages: rows of perplexity, of a whole text and language by language. claims: the ledger. routing:
 which experts a text and its words go to. sparsity: of dense networks. weights: which a model has. experts_alike: how
 alike the experts of a layer are. texts: perplexity on other texts. speed: training and generation. zero_shot: scores
-of lm-eval's tasks.
+of lm-eval's tasks. visual_questions: answers of models of masked images and text.
 """
 
 READING_ORDER = (
@@ -26,4 +26,5 @@ READING_ORDER = (
     "texts",
     "speed",
     "zero_shot",
+    "visual_questions",
 )

@@ -1,7 +1,7 @@
-"""Perplexity language by language, from the documents of records.
+"""Perplexity language by language, or kind by kind of images and text, from the documents of records.
 
-The ids of a multilingual corpus begin with the language (mhmoe/data/multilingual.py), so that what a record says of
-its documents says it of its languages too. Changes are of nll per token, paired by seed, as everywhere.
+The ids of a corpus begin with the language (mhmoe/data/multilingual.py) or kind (multimodal.py), so that what a record
+says of its documents says it of these too. Changes are of nll per token, paired by seed, as everywhere.
 """
 
 import math
@@ -35,18 +35,21 @@ def language_rows(records: Mapping[str, Sequence[Record]]) -> list[Row]:
     return rows
 
 
-def language_markdown(records: Mapping[str, Sequence[Record]]) -> str:
-    """Two tables, perplexity and bits per byte; a line a language, a column a system."""
+def language_markdown(records: Mapping[str, Sequence[Record]], noun: str = "language") -> str:
+    """A table of perplexity, and for languages, whose text has bytes, one of bits per byte; a line each, a column a
+    system."""
     rows = language_rows(records)
     parts: list[str] = []
-    for name, title, spec in (("perplexity", "Perplexity", ".1f"), ("bits_per_byte", "Bits per byte", ".3f")):
+    tables = (("perplexity", "Perplexity", ".1f"), ("bits_per_byte", "Bits per byte", ".3f"))
+    has_bytes = noun == "language"
+    for name, title, spec in tables if has_bytes else tables[:1]:
         columns = (
-            Column("language", "language"),
+            Column("language", noun),
             Column("tokens", "tokens", ","),
-            Column("bytes_per_token", "bytes a token", ".2f"),
+            *([Column("bytes_per_token", "bytes a token", ".2f")] if has_bytes else []),
             *(Column(f"{label}:{name}", label, spec) for label in records),
         )
-        parts.append(f"### {title} by language\n\n" + table_markdown(columns, rows))
+        parts.append(f"### {title} by {noun}\n\n" + table_markdown(columns, rows))
     return "\n".join(parts)
 
 
@@ -57,6 +60,7 @@ def language_figure(
     path: Path,
     *,
     title: str,
+    noun: str = "language",
     note: str = "",
     looks: Mapping[str, Look] | None = None,
 ) -> None:
@@ -96,4 +100,4 @@ def language_figure(
         )
         for panel in panels
     ]
-    category_figure(drawn, languages, path, title=title, x_label="language", note=note, looks=looks)
+    category_figure(drawn, languages, path, title=title, x_label=noun, note=note, looks=looks)

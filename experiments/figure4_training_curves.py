@@ -1,49 +1,7 @@
-"""Figure 4 (English): validation perplexity along training.
+"""Figure 4 (English), v1's Figure 4 (a). Run: make figure4 SCALE=cpu"""
 
-Paper (v1, Figure 4): with 8 and with 32 experts MH-MoE's curve lies below X-MoE's, and X-MoE's below the
-dense model's, at every step; v1 concludes that MH-MoE learns more efficiently. Its curves end at the
-values of Table 1.
-The runs are Table 1's: nothing is trained for this figure alone. Run: make figure4 SCALE=cpu
-"""
+from experiments.figure4 import figure4
 
-from analysis.claims.rules import Claim
-from experiments.claims import lower
-from experiments.kinds.curves import Curves
-from experiments.layers import HEADS
-from experiments.systems import dense, mhmoe, xmoe
-from mhmoe.layers.matching import Matching
-
-SPENT = {"tokens": "tokens", "flops": "training FLOPs"}
-
-
-def _faster(experts: int, matching: Matching, cost: str, top_k: int = 1) -> Claim:
-    other = f"X-MoE, {experts} experts" + (f", k = {top_k}" if top_k > 1 else "")
-    statement = f"MH-MoE, {experts} experts, `{matching}`, reaches the final loss of {other} with fewer {SPENT[cost]}"
-    source = "v1 Figure 4" if cost == "tokens" and top_k == 1 else "ours"
-    return lower(statement, source, mhmoe(experts, matching), xmoe(experts, top_k), metric=cost)
-
-
-PAGE = Curves(
-    slug="figure4_training_curves",
-    title="Figure 4 (English): validation perplexity along training",
-    panels={
-        "8 experts": {
-            "Dense": dense(),
-            "X-MoE": xmoe(8),
-            f"X-MoE, k = {HEADS} (control)": xmoe(8, top_k=HEADS),
-            "MH-MoE, equal parameters": mhmoe(8, "parameters"),
-            "MH-MoE, equal FLOPs": mhmoe(8, "compute"),
-        },
-        "32 experts": {
-            "Dense": dense(),
-            "X-MoE": xmoe(32),
-            "MH-MoE, equal parameters": mhmoe(32, "parameters", seeds=3),
-            "MH-MoE, equal FLOPs": mhmoe(32, "compute", seeds=3),
-        },
-    },
-    claims=(
-        *(_faster(n, r, c) for n in (8, 32) for r in ("parameters", "compute") for c in SPENT),
-        _faster(8, "parameters", "tokens", HEADS),
-    ),
-    notes=("Seconds are shown and not judged: runs shared their machine with others.",),
+PAGE = figure4(
+    "english", slug="figure4_training_curves", title="Figure 4 (English): validation perplexity along training"
 )

@@ -37,6 +37,10 @@ Corpora = Callable[
 ]
 
 
+MULTIMODAL = "multimodal"
+"""The task of masked images and text."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Text:
     """What a scale reads for another pre-training task than English; its vocabulary is the packing's. model, training:
@@ -169,7 +173,7 @@ SMOKE = Scale(
             packing=dataclasses.replace(_SMOKE, max_valid_tokens=None, max_test_tokens=None),
             seeds=(1,),
         ),
-        "multimodal": _masked(
+        MULTIMODAL: _masked(
             corpus=lambda: MultimodalCorpus(
                 images=Shapes(), text=GeneratedCorpus(documents_per_split=240), codes=64, learned_from=200
             ),
@@ -205,7 +209,7 @@ CPU = Scale(
             packing=PackingConfig(vocab_size=2048, max_train_tokens=2_000_000),
             seeds=(1, 2, 3, 4, 5),
         ),
-        "multimodal": _masked(
+        MULTIMODAL: _masked(
             corpus=MultimodalCorpus,
             packing=PackingConfig(
                 vocab_size=2560, max_train_tokens=2_000_000, max_valid_tokens=24_000, max_test_tokens=64_000

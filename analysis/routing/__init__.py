@@ -2,7 +2,7 @@
 
 text: a text through a model. activation: counts; measures: what follows from them; dropped: what a capacity drops;
 heatmaps, activation_figure: their figures. routing_page: token by token; explorer: such pages for any text; inspect:
-the command. words: the same by words.
+the command. words: the same by words; patches: by patches of images.
 """
 
 READING_ORDER = (
@@ -16,4 +16,5 @@ READING_ORDER = (
     "explorer",
     "inspect",
     "words",
+    "patches",
 )

@@ -20,4 +20,6 @@ READING_ORDER = (
     "table",
     "comparison",
     "texts",
+    "visual_questions",
+    "patches",
 )

@@ -15,10 +15,13 @@ from experiments.report.captions import caption_of, final_records, setting_of
 from experiments.report.looks import each_role_once, looks
 from experiments.runner.page import Page, Section, unique, unknown_name
 from experiments.runner.store import Records
-from experiments.scales import Scale
+from experiments.scales import MULTIMODAL, Scale
 from experiments.system import System
 from mhmoe.io import UserError
 from mhmoe.training.record import Record
+
+_GROUPS = {"multilingual": "language", MULTIMODAL: "kind"}
+"""What the ids of a task's documents begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,8 @@ class Table(Page):
             "tokens/s are those of the runs, on a CPU or a card and whatever else the machine did; benchmarks/ "
             "compares speeds."
         )
+        if self.task == MULTIMODAL:  # an image has no bytes of text
+            rows = [row | {"bits_per_byte": None} for row in rows]
         page = table_markdown(filled(PERPLEXITY_COLUMNS, rows), rows, caption=lines)
         if self.trend is not None:
             name = f"{self.slug}_{scale.name}.png"
@@ -79,20 +84,26 @@ class Table(Page):
                 page += f"\n![{self.title}]({name})\n"
         if self.scores and (scores := scores_of(self, self.rows, self.scores, scale, records)[0]):
             page += "\n\n".join(["\n## Zero-shot scores", *(text for text in scores if text not in lines)])
-        if self.task == "multilingual" and self.reference is not None:
-            page += _languages(self, self.reference, of_systems, scale, folder, lines[0])
+        if (noun := _GROUPS.get(self.task)) and self.reference is not None:
+            page += _by_group(self, noun, self.reference, of_systems, scale, folder, lines[0])
         return Section(page, PERPLEXITY_COLUMNS, rows)
 
 
-def _languages(
-    table: Table, reference: str, current: Mapping[str, Sequence[Record]], scale: Scale, folder: Path, note: str
+def _by_group(
+    table: Table,
+    noun: str,
+    reference: str,
+    current: Mapping[str, Sequence[Record]],
+    scale: Scale,
+    folder: Path,
+    note: str,
 ) -> str:
-    """Tables and figure language by language."""
+    """Tables and figure language by language, or kind by kind."""
     systems = {row.system.label: row.system for row in table.rows}
     by_label = {label: found for label, system in systems.items() if (found := current[system.name])}
     if not current[reference]:
         return ""
-    name = f"{table.slug}_{scale.name}_languages.png"
+    name = f"{table.slug}_{scale.name}_{noun}s.png"
     shown = [system for label, system in systems.items() if label in by_label]
     parts = each_role_once(shown)  # X-MoE and MH-MoE of each number of experts
     language_figure(
@@ -100,11 +111,12 @@ def _languages(
         by_label,
         next(label for label, system in systems.items() if system.name == reference),
         folder / name,
-        title="Perplexity by language",
+        title=f"Perplexity by {noun}",
+        noun=noun,
         note=f"{note} Bars: 95% interval of the difference paired by seed.",
         looks={label: look for part in parts for label, look in looks({s.label: s for s in part}).items()},
     )
-    return f"\n![Perplexity by language]({name})\n\n" + language_markdown(by_label)
+    return f"\n![Perplexity by {noun}]({name})\n\n" + language_markdown(by_label, noun)
 
 
 def _printed(path: Sequence[str | int]) -> float | None:

@@ -1,5 +1,6 @@
 """The records of an experiment's final runs, and what every page says above them."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from experiments.runner.plan import final_runs
 from experiments.runner.store import RESULTS, Records
 from experiments.scales import Scale
 from experiments.system import System
+from mhmoe.data.multimodal import MultimodalCorpus
 from mhmoe.training.record import Record
 
 MATCHINGS = (
@@ -96,6 +98,10 @@ def sources(records: Sequence[Record]) -> list[str]:
     for record in records:
         corpus = record.config["data"]["corpus"]
         names = {Path(name).name.rsplit("-", 1)[0] for name in corpus.get("files", {})}
+        if corpus["kind"] == MultimodalCorpus.kind:
+            parts = corpus["images"], corpus["text"]
+            files = [Path(name).name for part in parts for name in part.get("files", [part["kind"]])]
+            names = {re.split("[-_.]", name)[0] for name in files}
         kind = f"{corpus['folder']} {corpus['kind']}" if "folder" in corpus else str(corpus["kind"])
         found.add(f"{kind} ({', '.join(sorted(names))})" if names else kind)
     return sorted(found)

@@ -18,7 +18,10 @@ from mhmoe.io import UserError, parse_json
 
 _IMAGES = {"train": "images/cifar10-train.parquet", "valid": "images/cifar10-test.parquet"}
 _QUESTIONS = {"train": "images/easyvqa-train", "valid": "images/easyvqa-test"}  # -images.parquet, -questions.jsonl.gz
+_PARTS = ("images.parquet", "questions.jsonl.gz")
 _CAPTIONS = "images/coco_mini_captions.parquet"
+FILES = sorted([*_IMAGES.values(), *(f"{name}-{part}" for name in _QUESTIONS.values() for part in _PARTS), _CAPTIONS])
+"""All that is read of the folder."""
 
 
 class Question(NamedTuple):
@@ -81,8 +84,7 @@ class LocalImages:
     def fingerprint(self) -> dict[str, Any]:
         """The files with their hashes, checked, and what is made of them."""
         folder = DataFolder.at(self.path)
-        questions = [f"{of_split}-{part}" for of_split in _QUESTIONS.values() for part in _PARTS]
-        files = {name: folder.hash_of(name) for name in sorted([*_IMAGES.values(), *questions, _CAPTIONS])}
+        files = {name: folder.hash_of(name) for name in FILES}
         return {"kind": self.kind, "side": self.side, "order_seed": self.order_seed, "files": files}
 
     def _questions(self, folder: DataFolder, split: str) -> Iterator[tuple[str, bytes, str, str]]:
@@ -112,9 +114,6 @@ class LocalImages:
         with Image.open(io.BytesIO(packed)) as image:
             small = image.convert("RGB").resize((self.side, self.side), Image.Resampling.BOX)
         return np.asarray(small)
-
-
-_PARTS = ("images.parquet", "questions.jsonl.gz")
 
 
 def _column(folder: DataFolder, name: str, column: str) -> list[Any]:

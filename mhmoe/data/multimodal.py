@@ -6,8 +6,8 @@ here each gives about as many tokens.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
@@ -54,6 +54,15 @@ class MultimodalCorpus:
             if isinstance(part := getattr(self, name), LocalImages | LocalCorpus)
         }
         return dataclasses.replace(self, **moved)
+
+    @classmethod
+    def of_images(cls, fingerprint: Mapping[str, Any], path: Path | None) -> "MultimodalCorpus":
+        """With the images and the visual tokenizer of a corpus of this fingerprint; their files are at `path`."""
+        found: Mapping[str, Any] = fingerprint["images"]
+        kind = {kind.kind: kind for kind in (LocalImages, Shapes)}[found["kind"]]
+        named = {field.name: found[field.name] for field in fields(kind) if field.name in found}
+        own = {name: fingerprint[name] for name in ("patch", "codes", "learned_from")}
+        return cls(images=kind(**named), **own).at(path)
 
     @property
     def reads_files(self) -> bool:

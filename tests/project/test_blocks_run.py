@@ -51,8 +51,13 @@ def _small(scale, corpus=None):
         seeds=(1,),
         stand_in=scale.stand_in and GeneratedFolder(english=_english, multilingual=_languages, items=24),
         trials=1,
-        texts={task: dataclasses.replace(text, packing=packing, seeds=(1,)) for task, text in scale.texts.items()},
+        texts={
+            task: dataclasses.replace(text, packing=_with_room(packing, task), seeds=(1,))
+            for task, text in scale.texts.items()
+        },
     )
+def _with_room(packing, task):
+    return dataclasses.replace(packing, vocab_size=350) if task == MULTIMODAL else packing  # for visual tokens
 _sizes = {"documents_per_split": 60, "train_factor": 2, "sentences": 1}
 _english = GeneratedCorpus(languages=2, topics=6, headwords=80, most_senses=5, **_sizes)
 _languages = GeneratedCorpus(languages=len(XNLI_LANGUAGES), topics=28, headwords=200, **_sizes)
@@ -131,6 +136,7 @@ SHOWS: dict[str, str | Path] = {
     "torchrun .*--seeds 2": "smoke english-mhmoe_8_compute-seed2: perplexity",
     "torchrun": "smoke english-mhmoe_8_compute-seed1: perplexity",
     "TASK=multilingual": "Scale smoke; text: multilingual",
+    "TASK=multimodal": "Scale smoke; text: multimodal (generated, shapes)",
     "reproduce-table1|render table1": "| MH-MoE, 8 experts, h = 4, equal FLOPs |",
     "run table1 .*--data packed": "cpu english-xmoe_8-seed2: perplexity",
     "run table1 .*--systems": "smoke english-xmoe_8-seed3: perplexity",
