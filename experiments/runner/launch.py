@@ -200,12 +200,13 @@ def check_data(
     """
     folder = data_folder(page, scale, options)
     for measurement in {measurement.name: measurement for _, measurement in todo}.values():
-        if measurement.files is not None and folder is None:
+        files = measurement.files_at(scale.name)
+        if files and folder is None:
             raise UserError(
                 f"{page.slug} measures {measurement.name}, which needs a data folder; set {DATA_VARIABLE} or "
                 "give --data, or say --train-only to leave it out"
             )
-        for file in measurement.files_at(scale.name):
+        for file in files:
             assert folder is not None
             folder.hash_of(file)
     return folder

@@ -117,7 +117,7 @@ def _documents(kind: str, found: Iterable[tuple[str, str]]) -> Iterator[Document
 
 def _tokens(document: Document) -> float:
     """About how many a document has."""
-    return sum(1 if character > MASK else 1 / _CHARACTERS for character in document.text)
+    return sum(1.0 if character > MASK else 1 / _CHARACTERS for character in document.text)
 
 
 @cache

@@ -112,7 +112,8 @@ def test_with_a_system_that_is_named_go_the_runs_that_choose_its_learning_rate()
 
 
 def test_every_system_of_a_table_or_figure_has_its_learning_rates_in_the_grid_of_the_sweep():
-    for sweep, table in ((LEARNING_RATES, TABLE1), (ALL["learning_rates_multilingual"], ALL["table1_multilingual"])):
+    other = ((ALL[f"learning_rates_{task}"], ALL[f"table1_{task}"]) for task in ("multilingual", "multimodal"))
+    for sweep, table in ((LEARNING_RATES, TABLE1), *other):
         swept = {system.name for system in sweep.all_systems()}
         assert {system.name for system in table.all_systems() if not system.settled_by} == swept
         planned = sweep.runs(CPU, CPU.seeds, Records(CPU, Path("none")))
@@ -124,7 +125,8 @@ def test_every_system_of_a_table_or_figure_has_its_learning_rates_in_the_grid_of
 def test_every_claim_compares_two_systems_of_its_own_experiment():
     claims = [(e, claim) for e in ALL.values() for claim in getattr(e, "claims", ())]
     assert {e.slug for e, _ in claims} == {
-        *("table1_perplexity", "table1_multilingual", "figure4_training_curves"),
+        *("table1_perplexity", "table1_multilingual", "table1_multimodal", "table4_visual_questions"),
+        *("figure4_training_curves", "figure4_multilingual", "figure4_multimodal", "figure8_image_patches"),
         *("table5_head_number", "table6_components", "table7_mlp_layers"),
         *("table2_english_zero_shot", "table3_xnli_zero_shot", "figure1_expert_activation"),
         *("figure5_expert_activation", "figure6_scaling_experts", "figure7_polysemous_words"),
