@@ -67,7 +67,7 @@ def test_every_beginning_has_as_much_of_each_kind_and_none_is_repeated() -> None
     for split in SPLITS:
         found = list(DRAWN.documents(split))
         sizes = [sum(1 if is_visual(c) else 1 / 3 for c in document.text) for document in found]
-        given = dict.fromkeys(KINDS, 0.0)
+        given: dict[str, float] = dict.fromkeys(KINDS, 0.0)
         for document, size in zip(found, sizes, strict=True):
             given[document.id.partition("/")[0]] += size
             assert max(given.values()) - min(given.values()) <= max(sizes) + 1e-6
@@ -124,7 +124,7 @@ def test_symbols_are_the_last_tokens_one_each(packed: PackedDataset) -> None:
     assert len(DRAWN.symbols) == 49 and DRAWN.symbols[0] == MASK
     assert [tokenizer.token_to_id(symbol) for symbol in DRAWN.symbols] == list(range(700 - 49, 700))
     assert tokenizer.encode(DRAWN.symbols).ids == list(range(700 - 49, 700))
-    learned = [tokenizer.id_to_token(number) for number in range(700 - 49)]
+    learned = [str(tokenizer.id_to_token(number)) for number in range(700 - 49)]
     assert not any(set(token) & set(DRAWN.symbols) for token in learned)
 
 
@@ -183,7 +183,7 @@ def test_a_vocabulary_without_room_for_the_symbols_is_refused(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("name", "value"), [("patch", 0), ("codes", 0), ("learned_from", -1), ("piece_characters", 0)])
-def test_a_number_out_of_range_is_refused_by_name(name: str, value: int) -> None:
+def test_a_number_out_of_range_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"{name}={value} is not allowed"):
         MultimodalCorpus(**{name: value})
 
@@ -294,8 +294,10 @@ def write_folder(folder: Path) -> None:
     images.mkdir(parents=True)
     (folder / "english").mkdir()
     for begin, split, count in ((0, "train", 30), (100, "test", 24)):
-        pandas.DataFrame({"image": [png(begin + i) for i in range(count)]}).to_parquet(images / f"cifar10-{split}.parquet")
-        of_questions = pandas.DataFrame({"image_id": range(count), "image": [png(200 + begin + i) for i in range(count)]})
+        of_cifar = pandas.DataFrame({"image": [png(begin + i) for i in range(count)]})
+        of_cifar.to_parquet(images / f"cifar10-{split}.parquet")
+        asked_about = [png(200 + begin + i) for i in range(count)]
+        of_questions = pandas.DataFrame({"image_id": range(count), "image": asked_about})
         of_questions.to_parquet(images / f"easyvqa-{split}-images.parquet")
         asked = [
             {"image_id": i % count, "question": f"is there a {word}?", "answer": "no"}

@@ -82,7 +82,7 @@ def test_the_eager_kernel_and_sdpa_agree(system: str) -> None:
 @every_system
 def test_with_one_block_the_last_token_is_that_of_the_causal_model(system: str, attention: str) -> None:
     """It alone sees the same; and all others do once they stand last in a causal row."""
-    one = {"num_hidden_layers": 1, "moe_every": 1}
+    one: dict[str, Any] = {"num_hidden_layers": 1, "moe_every": 1}
     causal, ids = make(system, **one), tokens(2, 9)
     both = masked(system, attention=attention, **one)
     both.load_state_dict(causal.state_dict())
@@ -261,9 +261,7 @@ def saved(folder: Path, model: Any) -> Path:
         (lambda _: make_config(is_causal="no"), "^is_causal='no' is not allowed"),
     ],
 )
-def test_a_model_of_the_other_kind_is_refused(
-    make_it: Callable[[Path], Any], message: str, tmp_path: Path
-) -> None:
+def test_a_model_of_the_other_kind_is_refused(make_it: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         make_it(tmp_path)
     assert "\n" not in str(caught.value)
