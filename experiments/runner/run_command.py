@@ -33,7 +33,7 @@ from experiments.runner.texts import CACHE, OWN, results_of, work_folder
 from experiments.scales import Scale
 from mhmoe.cli import stopped_at
 from mhmoe.io import UserError, check_writable
-from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.model.masked import language_model
 from mhmoe.training.config import Sharding
 from mhmoe.training.sharding import check_layout
 
@@ -232,7 +232,7 @@ def _check_layouts(todo: Sequence[Run], arguments: Arguments) -> None:
     processes = cluster.nodes * cluster.tasks if cluster.together else int(os.environ["WORLD_SIZE"])
     for run in {run.system.name: run for run in todo if not run.waits_for}.values():
         with torch.device("meta"):  # takes no memory
-            model = MHMoEForCausalLM(model_config(run.scale, run.system))
+            model = language_model(model_config(run.scale, run.system))
         try:
             check_layout(model, sharding, processes)
         except UserError as error:

@@ -4,7 +4,7 @@ import io
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -118,12 +118,12 @@ class LocalImages:
 
 def _column(folder: DataFolder, name: str, column: str) -> list[Any]:
     """A column of a file of tables, whose hash was checked."""
-    folder.hash_of(name)
-    return _read(folder.path / name)[column]
+    return _read(folder.path / name, folder.hash_of(name))[column]
 
 
-@cache
-def _read(path: Path) -> dict[str, list[Any]]:
+@lru_cache(maxsize=len(FILES))
+def _read(path: Path, sha256: str) -> dict[str, list[Any]]:
+    """All columns. sha256: of the file, so that another one in its place is read anew."""
     with _needed():
         import pandas
 

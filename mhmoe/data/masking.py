@@ -49,7 +49,8 @@ class Masking:
 
     def kinds(self, row: Integers) -> dict[Kind, Chosen]:
         """Which tokens of a sequence are of each kind. Text is an image's if one stands before it in its document."""
-        image, end = row > self.mask, row == self.end_of_text
+        end = row == self.end_of_text
+        image = (row > self.mask) & ~end
         place = np.arange(len(row))
         begin = np.maximum.accumulate(np.where(end, place, 0))
         paired = np.maximum.accumulate(np.where(image, place, -1)) >= begin
@@ -83,7 +84,7 @@ class Masking:
                     squares = draw.permutation(side**2).reshape(side, side) % passes[kind]
                     whole = squares.repeat(2, axis=0).repeat(2, axis=1)[: self.grid, : self.grid].reshape(-1)
                     turn[begin:end] = whole[first : first + end - begin]
-        for number in range(turn.max() + 1):
+        for number in np.unique(turn[turn >= 0]):
             yield np.where(turn == number, ~row, row)
 
     def _images(self, image: Chosen) -> Iterator[tuple[int, int, int]]:

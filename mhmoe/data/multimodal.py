@@ -6,9 +6,10 @@ here each gives about as many tokens.
 """
 
 import dataclasses
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from mhmoe.data.multilingual import cut, in_turn
 from mhmoe.data.shapes import Shapes
 from mhmoe.data.synthetic import GeneratedCorpus
 from mhmoe.fields import Count, check_fields
+from mhmoe.io import UserError
 
 _CHARACTERS = 3  # of text, about, in a token
 
@@ -45,6 +47,11 @@ class MultimodalCorpus:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.images.side % self.patch or self.grid < 2:
+            raise ValueError(
+                f"patch={self.patch} does not cut images of {self.images.side} pixels a side into tokens; "
+                "choose one that divides them into at least two"
+            )
 
     def at(self, path: Path | None) -> "MultimodalCorpus":
         """Of the files in another folder, if it reads any."""
@@ -57,12 +64,18 @@ class MultimodalCorpus:
 
     @classmethod
     def of_images(cls, fingerprint: Mapping[str, Any], path: Path | None) -> "MultimodalCorpus":
-        """With the images and the visual tokenizer of a corpus of this fingerprint; their files are at `path`."""
+        """With the images and the visual tokenizer of a corpus of this fingerprint; their files are at `path`.
+
+        Raises UserError if the images are not the same.
+        """
         found: Mapping[str, Any] = fingerprint["images"]
         kind = {kind.kind: kind for kind in (LocalImages, Shapes)}[found["kind"]]
         named = {field.name: found[field.name] for field in fields(kind) if field.name in found}
         own = {name: fingerprint[name] for name in ("patch", "codes", "learned_from")}
-        return cls(images=kind(**named), **own).at(path)
+        made = cls(images=kind(**named), **own).at(path)
+        if json.loads(json.dumps(made.images.fingerprint())) != json.loads(json.dumps(found)):
+            raise UserError("the images are others than those that were packed; give the folder that they came from")
+        return made
 
     @property
     def reads_files(self) -> bool:
@@ -101,7 +114,7 @@ class MultimodalCorpus:
 
     def visual_tokenizer(self) -> VisualTokenizer:
         """Learned once from the images of train."""
-        return _learned(self)
+        return _learned(self, json.dumps(self.images.fingerprint(), sort_keys=True))
 
     def fingerprint(self) -> dict[str, Any]:
         """What its images and its text say of themselves, and what is made of them."""
@@ -120,8 +133,9 @@ def _tokens(document: Document) -> float:
     return sum(1.0 if character > MASK else 1 / _CHARACTERS for character in document.text)
 
 
-@cache
-def _learned(corpus: MultimodalCorpus) -> VisualTokenizer:
+@lru_cache(maxsize=8)
+def _learned(corpus: MultimodalCorpus, images: str) -> VisualTokenizer:
+    """images: their fingerprint, so that other ones in the same place are learned from anew."""
     alone = (image for _, image in islice(corpus.images.images("train"), corpus.learned_from))
     paired = (image for _, image, _ in islice(corpus.images.pairs("train"), corpus.learned_from))
     return VisualTokenizer.learn(chain(alone, paired), corpus.codes, corpus.patch)

@@ -35,7 +35,7 @@ def train_tokenizer(
     symbols: characters that are no text; each is a token, and they are the last ones, in their order.
     Raises ValueError if vocab_size has no room for the 256 bytes, <|endoftext|> and the symbols.
     """
-    check_vocab_size(vocab_size - len(symbols))
+    check_vocab_size(vocab_size, len(symbols))
     tokenizer = Tokenizer(models.BPE())
     if word_pattern is None:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -56,10 +56,11 @@ def train_tokenizer(
     return as_text_only(tokenizer)
 
 
-def check_vocab_size(vocab_size: int) -> None:
-    """Raises ValueError if the 256 bytes and <|endoftext|> do not fit in."""
-    if vocab_size < 257:
-        raise ValueError(f"vocab_size={vocab_size} is too small; 256 bytes and {END_OF_TEXT} need at least 257")
+def check_vocab_size(vocab_size: int, symbols: int = 0) -> None:
+    """Raises ValueError if the 256 bytes, <|endoftext|> and so many symbols do not fit in."""
+    if vocab_size < 257 + symbols:
+        what = f"256 bytes, {END_OF_TEXT} and {symbols} symbols" if symbols else f"256 bytes and {END_OF_TEXT}"
+        raise ValueError(f"vocab_size={vocab_size} is too small; {what} need at least {257 + symbols}")
 
 
 def as_text_only(tokenizer: Tokenizer) -> Tokenizer:

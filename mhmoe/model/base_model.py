@@ -13,7 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.masking_utils import create_causal_mask
+from transformers.masking_utils import (
+    create_causal_mask,
+    find_packed_sequence_indices,
+    packed_sequence_mask_function,
+)
 from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.import_utils import is_jit_tracing
@@ -128,6 +132,10 @@ class MHMoEModel(MHMoEPreTrainedModel):
         x = self.scale * (self._embed(input_ids) if inputs_embeds is None else inputs_embeds)
         if use_cache is None:
             use_cache = self.config.use_cache and self.config.is_causal and not self.training and not _traced()
+        if (use_cache or cache is not None) and not self.config.is_causal:
+            raise ValueError(
+                "a model whose tokens see those after them has no cache; leave out use_cache and the cache"
+            )
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         if cache is not None and self._checkpoints():
@@ -138,7 +146,11 @@ class MHMoEModel(MHMoEPreTrainedModel):
         if output_attentions is None:
             output_attentions = self.config.output_attentions
 
-        mask = None
+        mask, apart = None, dict[str, Any]()
+        if position_ids is not None and attention_mask is None and not self.config.is_causal:
+            documents = find_packed_sequence_indices(position_ids.expand(x.shape[0], -1))
+            if documents is not None:  # of a causal mask transformers looks itself
+                apart = {"and_mask_function": packed_sequence_mask_function(documents)}
         # The kernels but the eager one have a causal path of their own.
         eager = self.config._attn_implementation == "eager"  # pyright: ignore[reportPrivateUsage]
         if eager or attention_mask is not None or position_ids is not None or cache is not None:
@@ -147,7 +159,7 @@ class MHMoEModel(MHMoEPreTrainedModel):
                 inputs_embeds=x,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                **{CACHE: cache},  # pyright: ignore[reportArgumentType]
+                **{CACHE: cache, **apart},  # pyright: ignore[reportArgumentType]
             )
         padding = None
         if attention_mask is not None and attention_mask.ndim == 2:

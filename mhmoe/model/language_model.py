@@ -65,13 +65,16 @@ class MHMoEForCausalLM(MHMoEPreTrainedModel, GenerationMixin):
         output_routing: Any = False,
         **others: Any,
     ) -> MHMoEOutput:
-        """`labels` are not shifted: position i is scored against label i + 1, as everywhere in transformers.
+        """`labels` are not shifted: position i is scored against label i + 1, as everywhere in transformers; in a model
+        of masked tokens against label i, -100 where a token is seen.
 
         others: what `MHMoEModel.forward` takes; `shift_labels`, already shifted; `num_items_in_batch`, the labels
         of all micro-batches and processes together: the loss is then this one's part of the loss of all. Its
         balance loss counts in proportion to its labels.
         """
         counted = {name: others.pop(name) for name in _FOR_LOSS if name in others}
+        if not self.predicts_next:
+            counted["shift_labels"] = labels
         output: MHMoEModelOutput = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -5,29 +5,20 @@
 
 from typing import Any
 
-from jaxtyping import Int
-from torch import Tensor
 from transformers import AutoModelForMaskedLM
 
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
-from mhmoe.model.outputs import MHMoEOutput
 
 
 class MHMoEForMaskedLM(MHMoEForCausalLM):
-    """The same network with `is_causal=False`; it generates nothing."""
+    """The same network with `is_causal=False`: position i is scored against label i. It generates nothing."""
 
     predicts_next = False
 
     @classmethod
     def can_generate(cls) -> bool:
         return False
-
-    def forward(self, *arguments: Any, labels: Int[Tensor, "batch length"] | None = None, **others: Any) -> MHMoEOutput:
-        """As MHMoEForCausalLM's, but position i is scored against label i. `labels` are -100 where a token is seen."""
-        if labels is not None:
-            others["shift_labels"] = labels  # the loss takes them as they stand
-        return super().forward(*arguments, labels=labels, **others)
 
     def generate(self, *arguments: Any, **others: Any) -> Any:
         """Raises ValueError."""

@@ -232,11 +232,12 @@ def _ours(dense: MHMoEForCausalLM, layer: LayerConfig, every: int, balance_weigh
         raise ValueError("the model has MoE layers already; give a dense one")
     changes: dict[str, Any] = {"moe": layer.to_dict(), "moe_every": every, "balance_weight": balance_weight}
     changes["moe_offset"] = None  # the last of so many again
-    mixture: Any = MHMoEForCausalLM(MHMoEConfig(**(dense.config.identity() | changes)))
+    mixture: Any = type(dense)(MHMoEConfig(**(dense.config.identity() | changes)))
     used: Any = dense.config
     mixture.set_attn_implementation(used._attn_implementation)
     mixture.to(dense.device, dense.dtype).train(dense.training)
-    mixture.generation_config = copy.deepcopy(dense.generation_config)
+    if dense.can_generate():
+        mixture.generation_config = copy.deepcopy(dense.generation_config)
     kept = mixture.load_state_dict(dense.state_dict(), strict=False)
     assert all(".feed_forward." in name for name in (*kept.missing_keys, *kept.unexpected_keys)), kept
     trained = {name: parameter.requires_grad for name, parameter in dense.named_parameters()}

@@ -64,10 +64,12 @@ class TrainingConfig:
                 f"micro_batches={self.micro_batches} does not divide batch_sequences={self.batch_sequences}; "
                 "choose one that does"
             )
-        if self.masked and {kind for kind, _ in self.masked} != set(get_args(Kind)):
-            raise ValueError(
-                f"masked={self.masked} is not allowed; give a share to each of {', '.join(get_args(Kind))}"
-            )
+        if self.masked:
+            if sorted(kind for kind, _ in self.masked) != sorted(get_args(Kind)):
+                kinds = ", ".join(get_args(Kind))
+                raise ValueError(f"masked={self.masked} is not allowed; give one share to each of {kinds}")
+            in_order = sorted(self.masked, key=lambda pair: get_args(Kind).index(pair[0]))
+            object.__setattr__(self, "masked", tuple(in_order))
         if twice := len(self.lr_multipliers) - len(dict(self.lr_multipliers)):
             raise ValueError(f"lr_multipliers={self.lr_multipliers} names {twice} parts twice; name each once")
 

@@ -57,6 +57,9 @@ def evaluate(
     windows at a time, at most, and so many that their logits are no more than LOGITS numbers. masking: tokens are
     predicted from those around them, each once in so many readings (`masked_windows`).
     """
+    settings: Any = getattr(model, "config", None)
+    if getattr(settings, "is_causal", None) is (masking is not None):
+        raise ValueError("a model of masked tokens is evaluated with `masking`, and one of the next token without")
     if masking is None:
         inputs, targets, owner = text.windows(length)
         if max_windows is not None and max_windows < len(inputs):
@@ -66,7 +69,6 @@ def evaluate(
         masked, owner = masked_windows(text, length, masking, max_windows)
         inputs, targets = read_and_predicted(masked, masking.mask)
     device = next(model.parameters()).device
-    settings: Any = getattr(model, "config", None)
     vocabulary: int = 1 if settings is None else settings.get_text_config().vocab_size
     batch_size = max(1, min(batch_size, LOGITS // (length * vocabulary)))
     was_training = model.training

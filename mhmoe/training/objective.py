@@ -153,7 +153,7 @@ def add_gradients(
 ) -> Terms:
     """`accumulate_gradients`, which waits for nothing on a card, so that it can be a graph there (replay.py)."""
     inputs, targets = (tokens[:, :-1], tokens[:, 1:]) if mask is None else read_and_predicted(tokens, mask)
-    count = targets.numel() if mask is None else _means_over_processes(((tokens < 0).sum()[None].float(),))[0][0]
+    count = targets.numel() if mask is None else _mean_masked(tokens)
     parts = list(zip(inputs.chunk(config.micro_batches), targets.chunk(config.micro_batches), strict=True))
     terms = Terms((), (), [len(part) / len(inputs) for part, _ in parts], (), count)
     known = _of_all(objective, [part for part, _ in parts]) if len(parts) > 1 else None
@@ -172,6 +172,11 @@ def add_gradients(
         (nll / count + balance_weight * share * balance).backward()
         terms = Terms((*terms.nll, nll.detach()), (*terms.balance, balance.detach()), terms.shares, loads, count)
     return terms
+
+
+def _mean_masked(tokens: Tensor) -> Float[Tensor, ""]:
+    """How many tokens are masked on a process, in the mean over processes; 1 where nothing is."""
+    return _means_over_processes(((tokens < 0).sum()[None].float(),))[0][0].clamp(min=1)
 
 
 def _add_up_over_processes(objective: nn.Module, now: bool) -> None:
