@@ -186,6 +186,7 @@ SMOKE = Scale(
 )
 
 _CPU = PackingConfig(vocab_size=2048, max_train_tokens=2_000_000, max_valid_tokens=200_000, max_test_tokens=400_000)
+_MASKED = PackingConfig(vocab_size=2560, max_train_tokens=2_000_000, max_valid_tokens=24_000, max_test_tokens=64_000)
 _GPU = PackingConfig(vocab_size=16_384, max_train_tokens=28_000_000, max_valid_tokens=400_000, max_test_tokens=400_000)
 
 CPU = Scale(
@@ -209,13 +210,7 @@ CPU = Scale(
             packing=PackingConfig(vocab_size=2048, max_train_tokens=2_000_000),
             seeds=(1, 2, 3, 4, 5),
         ),
-        MULTIMODAL: _masked(
-            corpus=MultimodalCorpus,
-            packing=PackingConfig(
-                vocab_size=2560, max_train_tokens=2_000_000, max_valid_tokens=24_000, max_test_tokens=64_000
-            ),
-            seeds=(1, 2, 3),
-        ),
+        MULTIMODAL: _masked(MultimodalCorpus, _MASKED, seeds=(1, 2, 3)),
     },
 )
 
@@ -227,7 +222,7 @@ LONG = dataclasses.replace(
     training={**CPU.training, "steps": 2930, "batch_sequences": 32, "evaluations": 20},
     learning_rates=(4e-3, 8e-3, 1.6e-2),
     seeds=(1, 2, 3),
-    texts={},
+    texts={MULTIMODAL: _masked(MultimodalCorpus, dataclasses.replace(_MASKED, max_train_tokens=7_500_000), (1, 2, 3))},
     settled_at="cpu",
 )
 

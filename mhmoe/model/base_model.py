@@ -146,7 +146,8 @@ class MHMoEModel(MHMoEPreTrainedModel):
         if output_attentions is None:
             output_attentions = self.config.output_attentions
 
-        mask, apart = None, dict[str, Any]()
+        mask = None
+        apart: dict[str, Any] = {}
         if position_ids is not None and attention_mask is None and not self.config.is_causal:
             documents = find_packed_sequence_indices(position_ids.expand(x.shape[0], -1))
             if documents is not None:  # of a causal mask transformers looks itself
