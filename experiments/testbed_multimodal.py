@@ -3,14 +3,12 @@
 No table of the paper. Run: python -m experiments run testbed --task multimodal
 """
 
-from dataclasses import replace
-
 from experiments.kinds.testbed import Testbed
-from experiments.testbed import PUBLISHED, TUNED
+from experiments.testbed import PUBLISHED, TUNED_HERE
 
 PAGE = Testbed(
     slug="testbed_multimodal",
     title="The testbed: what can be shown in masked images and text",
     task="multimodal",
-    arms=(PUBLISHED, replace(TUNED, raised_at=())),
+    arms=(PUBLISHED, TUNED_HERE),
 )

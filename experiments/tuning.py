@@ -108,19 +108,30 @@ PAGE = Search(
 SEEN = (("english", "cpu", 1),)
 
 
-def tuned(sized: str, experts: int = EXPERTS, seeds: int | None = None, *, parts: int | None = None) -> System:
-    """A key of SIZED, or "null" or "dense", at the best point of 8 experts; parts: with so many heads in any case."""
+def tuned(
+    sized: str, experts: int = EXPERTS, seeds: int | None = None, *, parts: int | None = None, own_rate: bool = False
+) -> System:
+    """A key of SIZED, or "null" or "dense", at the best point of 8 experts; parts: with so many heads in any case.
+    own_rate: at a learning rate that is chosen on the text it is trained on."""
     if sized not in SIZED:
-        return replace(PAGE.tuned(sized, seeds=seeds), role=sized)
+        return replace(PAGE.tuned(sized, seeds=seeds, own_rate=own_rate), role=sized)
     name, label, build = sized.format(experts), SIZED[sized][0].format(experts), _built(sized, experts)
     if parts is None:
-        system = at_best(sized, name, label, build, seeds)
+        system = at_best(sized, name, label, build, seeds, own_rate=own_rate)
         return replace(system, seen=SEEN) if (sized, experts) == ("mhmoe_{}_compute", EXPERTS) else system
     return at_best(sized, f"{name}_h{parts}", f"{label}, h = {parts}", lambda p: build(replace(p, parts=parts)), seeds)
 
 
-def at_best(sized: str, name: str, label: str, build: Callable[[Point], System], seeds: int | None = None) -> System:
+def at_best(
+    sized: str,
+    name: str,
+    label: str,
+    build: Callable[[Point], System],
+    seeds: int | None = None,
+    *,
+    own_rate: bool = False,
+) -> System:
     """Another system at the best point that the search found for a key of SIZED."""
-    system = PAGE.tuned(sized.format(EXPERTS), (name, label, build), seeds=seeds)
+    system = PAGE.tuned(sized.format(EXPERTS), (name, label, build), seeds=seeds, own_rate=own_rate)
     role = next((role for role in ("compute", "parameters", "xmoe") if role in sized), "control")
     return replace(system, role=role, matching=role if "mhmoe" in sized else "")

@@ -167,15 +167,27 @@ class Rounds(Page):
             records.settled[key] = min(known)[1] if len(known) == len(found) else None
         return records.settled[key]
 
-    def tuned(self, base: str, other: Variant | None = None, *, seeds: int | None = None) -> System:
+    def tuned(
+        self, base: str, other: Variant | None = None, *, seeds: int | None = None, own_rate: bool = False
+    ) -> System:
         """The base at its best point, as a system of other pages.
 
-        other: a system that takes the point of this base, such as one with more experts.
+        other: a system that takes the point of this base, such as one with more experts. own_rate: its learning rate
+        is chosen from the scale's grid, as those of untuned systems are, on the text that it is trained on.
         """
         key, label, build = other or (base, self.labels[base], self.bases[base])
         layer = build(self.point(0)).layer
+        name, said = (f"{key}_tuned_lr", f"{label}, tuned, its rate chosen here") if own_rate else (f"{key}_tuned", "")
         return TunedSystem(
-            f"{key}_tuned", f"{label}, tuned", layer, seeds, settled_by=self.slug, search=self, base=base, build=build
+            name,
+            said or f"{label}, tuned",
+            layer,
+            seeds,
+            settled_by=self.slug,
+            search=self,
+            base=base,
+            build=build,
+            own_rate=own_rate,
         )
 
 
@@ -184,11 +196,13 @@ class TunedSystem(System):
     """A system that a search settles: its sizes, settings and learning rate are those of the best point.
 
     On other text than the committed one they are those of the committed search, until one was done on that text.
+    own_rate: the learning rate is not of the point.
     """
 
     search: Rounds | None = field(default=None, repr=False, compare=False)
     base: str = ""
     build: Callable[[Point], System] | None = field(default=None, repr=False, compare=False)
+    own_rate: bool = False
 
     def chosen(self, records: Records) -> System | None:
         assert self.search is not None and self.build is not None
@@ -205,7 +219,8 @@ def _settled(system: TunedSystem, search: Rounds, build: Callable[[Point], Syste
     """One for all who ask: what is kept of a system elsewhere is kept by the functions that make its layers."""
     point = search.point(number)
     settled = with_settings(build(point), point, system.name, system.label)
-    return dataclasses.replace(settled, seeds=system.seeds, steps=system.steps)
+    rate = None if system.own_rate else settled.learning_rate
+    return dataclasses.replace(settled, seeds=system.seeds, steps=system.steps, learning_rate=rate)
 
 
 @functools.cache

@@ -33,13 +33,13 @@ class Sweep(Page):
         return unique(self.systems)
 
     def runs(self, scale: Scale, seeds: Sequence[int], records: Records) -> list[Run]:
-        return tuning_plan(self.systems, scale, self.task)
+        return tuning_plan(self.systems, scale, self.task, records)
 
     def section(self, scale: Scale, records: Records, folder: Path) -> Section | None:
         rows: list[Row] = []
         csv_rows: list[Row] = []
         current: list[Record] = []
-        for system in self.systems:
+        for system in (system.chosen(records) or system for system in self.systems):
             chosen = records.chosen_learning_rate(self.task, system)
             row: Row = {"label": system.label, "chosen": chosen}
             for run in tuning_runs(scale, self.task, system):

@@ -93,7 +93,7 @@ class Page:
             return []
         systems = self.systems_at(scale)
         finals = final_plan(systems, scale, self.task, seeds, records)
-        return [*tuning_plan(systems, scale, self.task), *finals]
+        return [*tuning_plan(systems, scale, self.task, records), *finals]
 
     def planned(self, scale: Scale, records: Records) -> list[Run]:
         """The runs with the scale's own seeds; none where it is not for the scale."""

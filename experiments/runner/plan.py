@@ -30,9 +30,10 @@ def final_runs(scale: Scale, task: str, system: System, seeds: Sequence[int], re
         )
 
 
-def tuning_plan(systems: Iterable[System], scale: Scale, task: str) -> list[Run]:
+def tuning_plan(systems: Iterable[System], scale: Scale, task: str, records: Records) -> list[Run]:
     """The runs that choose the systems' learning rates, once each: ablated systems share a grid."""
-    runs = (run for system in systems for run in tuning_runs(scale, task, system))
+    settled = (system.chosen(records) or system for system in systems)
+    runs = (run for system in settled for run in tuning_runs(scale, task, system))
     return list({run.name: run for run in runs}.values())
 
 
