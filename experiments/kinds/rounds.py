@@ -177,10 +177,9 @@ class Rounds(Page):
         """
         key, label, build = other or (base, self.labels[base], self.bases[base])
         layer = build(self.point(0)).layer
-        name, said = (f"{key}_tuned_lr", f"{label}, tuned, its rate chosen here") if own_rate else (f"{key}_tuned", "")
         return TunedSystem(
-            name,
-            said or f"{label}, tuned",
+            f"{key}_tuned" + ("_lr" if own_rate else ""),
+            f"{label}, tuned",
             layer,
             seeds,
             settled_by=self.slug,
