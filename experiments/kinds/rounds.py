@@ -168,19 +168,26 @@ class Rounds(Page):
         return records.settled[key]
 
     def tuned(
-        self, base: str, other: Variant | None = None, *, seeds: int | None = None, own_rate: bool = False
+        self,
+        base: str,
+        other: Variant | None = None,
+        *,
+        seeds: int | None = None,
+        own_rate: bool = False,
+        rate_times: float = 1.0,
     ) -> System:
         """The base at its best point, as a system of other pages.
 
         other: a system that takes the point of this base, such as one with more experts. own_rate: its learning rate
-        is chosen from the scale's grid, as those of untuned systems are, on the text that it is trained on.
+        is chosen from the scale's grid, as those of untuned systems are, on the text that it is trained on; and taken
+        `rate_times`.
         """
         key, label, build = other or (base, self.labels[base], self.bases[base])
         layer = build(self.point(0)).layer
-        name, said = (f"{key}_tuned_lr", f"{label}, tuned, its rate chosen here") if own_rate else (f"{key}_tuned", "")
+        times = "" if rate_times == 1 else f"{rate_times:g}"
         return TunedSystem(
-            name,
-            said or f"{label}, tuned",
+            f"{key}_tuned" + (f"_lr{times}" if own_rate else ""),
+            f"{label}, tuned" + (f", {times} x its rate" if times else ""),
             layer,
             seeds,
             settled_by=self.slug,
@@ -188,6 +195,7 @@ class Rounds(Page):
             base=base,
             build=build,
             own_rate=own_rate,
+            rate_times=rate_times,
         )
 
 
@@ -196,13 +204,14 @@ class TunedSystem(System):
     """A system that a search settles: its sizes, settings and learning rate are those of the best point.
 
     On other text than the committed one they are those of the committed search, until one was done on that text.
-    own_rate: the learning rate is not of the point.
+    own_rate: the learning rate is not of the point, and rate_times the chosen one.
     """
 
     search: Rounds | None = field(default=None, repr=False, compare=False)
     base: str = ""
     build: Callable[[Point], System] | None = field(default=None, repr=False, compare=False)
     own_rate: bool = False
+    rate_times: float = 1.0
 
     def chosen(self, records: Records) -> System | None:
         assert self.search is not None and self.build is not None
@@ -219,8 +228,14 @@ def _settled(system: TunedSystem, search: Rounds, build: Callable[[Point], Syste
     """One for all who ask: what is kept of a system elsewhere is kept by the functions that make its layers."""
     point = search.point(number)
     settled = with_settings(build(point), point, system.name, system.label)
-    rate = None if system.own_rate else settled.learning_rate
-    return dataclasses.replace(settled, seeds=system.seeds, steps=system.steps, learning_rate=rate)
+    settled = dataclasses.replace(settled, seeds=system.seeds, steps=system.steps)
+    if not system.own_rate:
+        return settled
+    settled = dataclasses.replace(settled, learning_rate=None)
+    if system.rate_times == 1:
+        return settled
+    grid = dataclasses.replace(settled, name=system.name.removesuffix(f"{system.rate_times:g}"))
+    return dataclasses.replace(settled, tuned_as=grid, lr_multiplier=system.rate_times)
 
 
 @functools.cache
