@@ -468,6 +468,52 @@ def test_what_further_heads_cost_tuned_models_is_what_the_records_give():
     assert high < 0 and f"(four end {-mean:.1f}% [{-high:.1f}, {-low:.1f}] below it)" in PROSE
 
 
+def test_what_the_results_say_of_masked_images_and_text_is_in_the_records():
+    def found(ours: str, theirs: str) -> tuple[float, ...]:
+        return difference(ours, theirs, task="multimodal")
+
+    ends = "ends {:.1f}% [{:.1f}, {:.1f}] "
+    assert f"X-MoE {ends.format(*found('xmoe_8', 'null'))}above no layer" in PROSE
+    assert ends.format(*found("mhmoe_8_compute_tuned_lr", "xmoe_8_tuned_lr")) + "above X-MoE. But that" in PROSE
+    for ours, theirs, sentence in (
+        ("mhmoe_8_compute", "null", "MH-MoE at equal FLOPs {:.1f}% [{:.1f}, {:.1f}] below it, so the ledger"),
+        ("xmoe_8_tuned_lr", "null_tuned_lr", "worth something: X-MoE ends {:.1f}% [{:.1f}, {:.1f}] below no layer"),
+        (
+            "xmoe_8_tuned_lr",
+            "dense_tuned_lr",
+            "and {:.1f}% [{:.1f}, {:.1f}] below Dense, which three seeds do not tell",
+        ),
+    ):
+        mean, low, high = found(ours, theirs)
+        assert sentence.format(-mean, -high, -low) in PROSE
+    assert found("xmoe_8_tuned_lr", "dense_tuned_lr")[2] > 0
+
+    def rows(page: str) -> list[dict[str, str]]:
+        text = (ROOT / "results" / f"{page}.csv").read_text(encoding="utf-8")
+        return [row for row in csv.DictReader(text.splitlines()) if row["scale"] == "cpu"]
+
+    rates = {row["label"]: row for row in rows("rates_multimodal")}
+    ours, twice = (float(rates[label]["MH-MoE, equal FLOPs"]) for label in ("as elsewhere", "twice the learning rate"))
+    best = min(float(row["X-MoE"]) for row in rates.values())
+    assert f"seed 1 of MH-MoE ends at {twice:.1f} and not {ours:.1f}, where X-MoE's best" in PROSE
+    assert f"half, whole and twice its rate is {best:.1f} (" in PROSE and twice < best < ours
+    changes = [100 * (float(row["accuracy"]) - float(row["hidden"])) for row in rows("table4_visual_questions")]
+    assert f"changes the share of right answers by {min(changes):.1f} to +{max(changes):.1f} points" in PROSE
+    gaps = [float(row["gap"]) for row in rows("figure8_image_patches") if row["weights"] == "trained"]
+    assert "to 0.02 of an expert" in PROSE and max(map(abs, gaps)) < 0.02
+
+
+def test_what_the_results_say_of_more_tuned_systems_on_twelve_million_tokens_is_in_the_records():
+    for ours, theirs, sentence in (
+        ("fine_8_tuned", "xmoe_8_tuned", "tokens whole, end {:.1f}% [{:.1f}, {:.1f}] above X-MoE, not told"),
+        ("mhmoe_32_compute_tuned", "xmoe_32_tuned", "and {:.1f}% [{:.1f}, {:.1f}] above X-MoE with 32, of two seeds"),
+    ):
+        assert sentence.format(*difference(ours, theirs, scale="long")) in PROSE
+    mean, low, high = difference("mhmoe_32_compute_tuned", "mhmoe_8_compute_tuned", scale="long")
+    assert f"32 experts ends {-mean:.1f}% [{-high:.1f}, {-low:.1f}] below the one with 8 and" in PROSE
+    assert set(nll("mhmoe_32_compute_tuned", scale="long")) == {1, 2}
+
+
 def test_what_the_results_say_of_tuned_models_in_fourteen_languages_is_in_the_records():
     for ours, theirs, sentence in (
         ("dense_tuned", "null_tuned", "Dense ends {:.1f}% [{:.1f}, {:.1f}] above no layer"),
