@@ -474,9 +474,14 @@ def test_what_the_results_say_of_masked_images_and_text_is_in_the_records():
 
     ends = "ends {:.1f}% [{:.1f}, {:.1f}] "
     assert f"X-MoE {ends.format(*found('xmoe_8', 'null'))}above no layer" in PROSE
-    assert ends.format(*found("mhmoe_8_compute_tuned_lr", "xmoe_8_tuned_lr")) + "above X-MoE. But that" in PROSE
+    assert ends.format(*found("mhmoe_8_compute_tuned_lr", "xmoe_8_tuned_lr")) + "above X-MoE, and at equal" in PROSE
     for ours, theirs, sentence in (
         ("mhmoe_8_compute", "null", "MH-MoE at equal FLOPs {:.1f}% [{:.1f}, {:.1f}] below it, so the ledger"),
+        (
+            "mhmoe_8_parameters_tuned_lr",
+            "xmoe_8_tuned_lr",
+            "and at equal parameters {:.1f}% [{:.1f}, {:.1f}] below it, not told. But the former rests on the rate",
+        ),
         ("xmoe_8_tuned_lr", "null_tuned_lr", "worth something: X-MoE ends {:.1f}% [{:.1f}, {:.1f}] below no layer"),
         (
             "xmoe_8_tuned_lr",
@@ -486,7 +491,9 @@ def test_what_the_results_say_of_masked_images_and_text_is_in_the_records():
     ):
         mean, low, high = found(ours, theirs)
         assert sentence.format(-mean, -high, -low) in PROSE
-    assert found("xmoe_8_tuned_lr", "dense_tuned_lr")[2] > 0
+    assert (
+        found("xmoe_8_tuned_lr", "dense_tuned_lr")[2] > 0 < found("mhmoe_8_parameters_tuned_lr", "xmoe_8_tuned_lr")[2]
+    )
 
     def rows(page: str) -> list[dict[str, str]]:
         text = (ROOT / "results" / f"{page}.csv").read_text(encoding="utf-8")
