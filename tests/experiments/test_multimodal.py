@@ -88,8 +88,10 @@ def test_every_scale_that_has_it_has_room_for_its_visual_tokens() -> None:
     assert {scale.name for scale in having} == {"smoke", "cpu", "long"}
     for scale in having:
         text = scale.texts[MULTIMODAL]
-        assert text.packing.vocab_size >= 257 + len(text.corpus().symbols)
-        assert text.corpus().grid ** 2 < scale.model["max_position_embeddings"]
+        corpus = text.corpus()
+        assert isinstance(corpus, MultimodalCorpus)
+        assert text.packing.vocab_size >= 257 + len(corpus.symbols)
+        assert corpus.grid**2 < scale.model["max_position_embeddings"]
 
 
 def test_a_table_shows_each_kind_and_no_bits_per_byte(finished: Options, tmp_path: Path) -> None:
