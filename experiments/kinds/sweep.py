@@ -39,7 +39,9 @@ class Sweep(Page):
         rows: list[Row] = []
         csv_rows: list[Row] = []
         current: list[Record] = []
-        for system in (system.chosen(records) or system for system in self.systems):
+        for declared in self.systems:
+            if (system := declared.chosen(records)) is None:  # a search settles what it is, and is not done
+                continue
             chosen = records.chosen_learning_rate(self.task, system)
             row: Row = {"label": system.label, "chosen": chosen}
             for run in tuning_runs(scale, self.task, system):
