@@ -8,7 +8,6 @@ from typing import Any
 
 from analysis.figures import Panel, trend_figure
 from analysis.plotting import Point
-from analysis.results import Source
 from analysis.routing.patches import (
     FLAT,
     GAP,
@@ -31,7 +30,6 @@ from experiments.runner.store import Records
 from experiments.scales import Scale
 from experiments.system import System
 from mhmoe.data.local_images import FILES
-from mhmoe.data.multimodal import MultimodalCorpus
 
 COLUMNS = (
     Column("label", "system"),
@@ -127,15 +125,10 @@ def _patches(subject: Subject, settings: Mapping[str, Any]) -> PatchRouting | No
     model, tokenizer = load_checkpoint(subject.model)
     if not routes(model):
         return None
-    folder = subject.folder if settings["files"] else None
-    corpus = MultimodalCorpus.of_images(subject.text.fingerprint["corpus"], None if folder is None else folder.path)
+    corpus, source = subject.images(settings["files"])
     images = [image for _, image in islice(corpus.images.images(settings["split"]), settings["images"])]
     found = measure_patches(model, tokenizer, corpus.visual_tokenizer(), images, subject.seed)
-    if folder is None:
-        return found
-    return replace(
-        found, data=Source(kind=folder.kind, files={file: folder.hash_of(file) for file in settings["files"]})
-    )
+    return replace(found, data=source)
 
 
 IMAGE_PATCHES = Measurement(

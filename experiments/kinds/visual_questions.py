@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from analysis.results import Source
 from analysis.routing.text import load_checkpoint
 from analysis.statistics import summarise
 from analysis.tables import Column, filled, table_markdown
@@ -20,7 +19,6 @@ from experiments.runner.store import Records
 from experiments.scales import Scale
 from experiments.system import System
 from mhmoe.data.local_images import FILES
-from mhmoe.data.multimodal import MultimodalCorpus
 
 COLUMNS = (
     Column("label", "system"),
@@ -93,17 +91,12 @@ def _cells(seeds: Sequence[Answers]) -> Cells:
 
 def _answers(subject: Subject, settings: Mapping[str, Any]) -> Answers:
     model, tokenizer = load_checkpoint(subject.model)
-    folder = subject.folder if settings["files"] else None
-    corpus = MultimodalCorpus.of_images(subject.text.fingerprint["corpus"], None if folder is None else folder.path)
+    corpus, source = subject.images(settings["files"])
     asked = [*corpus.images.questions(settings["split"])]
     chosen = np.unique(np.linspace(0, len(asked) - 1, settings["questions"]).round().astype(int))
     visual = corpus.visual_tokenizer()
     found = measure_answers(model, tokenizer, visual, [asked[i] for i in chosen], end_of_text=subject.text.end_of_text)
-    if folder is None:
-        return found
-    return replace(
-        found, data=Source(kind=folder.kind, files={file: folder.hash_of(file) for file in settings["files"]})
-    )
+    return replace(found, data=source)
 
 
 VISUAL_QUESTIONS = Measurement(

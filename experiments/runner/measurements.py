@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from analysis.results import Result
+from analysis.results import Result, Source
 from analysis.routing.text import Windows, load_checkpoint, windows_of
 from experiments.runner.manifest import write_listed
 from experiments.runner.store import RESULTS
 from experiments.scales import Scale
 from mhmoe.data.manifest import DATA_VARIABLE, DataFolder
+from mhmoe.data.multimodal import MultimodalCorpus
 from mhmoe.data.packing import PackedDataset
 from mhmoe.from_json import from_json
 from mhmoe.io import UserError, parse_json
@@ -45,6 +46,14 @@ class Subject:
         """The model, and a split of its text in windows of its context."""
         model, _ = load_checkpoint(self.model)
         return model, windows_of(getattr(self.text, split), model.config.max_position_embeddings)
+
+    def images(self, files: Sequence[str]) -> tuple[MultimodalCorpus, Source | None]:
+        """Those of the text that the model was trained on, and what `files` of the folder they are, if they are any."""
+        folder = self.folder if files else None
+        corpus = MultimodalCorpus.of_images(self.text.fingerprint["corpus"], None if folder is None else folder.path)
+        if folder is None:
+            return corpus, None
+        return corpus, Source(kind=folder.kind, files={file: folder.hash_of(file) for file in files})
 
     @property
     def data(self) -> DataFolder:

@@ -1,9 +1,6 @@
 """The model of masked tokens: every token sees all others, and labels stand where they are predicted."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,30 +194,6 @@ def test_a_saved_model_loads_through_the_auto_classes_bit_for_bit(system: str, t
     assert torch.equal(bare(ids).last_hidden_state, model.model(ids).last_hidden_state)
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["architectures"] == ["MHMoEForMaskedLM"] and saved["is_causal"] is False
-
-
-FROM_THE_FOLDER_ALONE = """
-import json, sys
-import torch
-from transformers import AutoModelForMaskedLM
-assert "mhmoe" not in sys.modules
-model = AutoModelForMaskedLM.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
-logits = model(torch.tensor(json.loads(sys.argv[2]))).logits
-print(json.dumps([float(v) for v in logits.flatten()]))
-"""
-
-
-def test_a_saved_folder_loads_where_nobody_imported_the_package(tmp_path: Path) -> None:
-    model, ids = masked("mhmoe parameters"), tokens(1, 6)
-    model.save_pretrained(tmp_path / "model")
-    done = subprocess.run(
-        [sys.executable, "-c", FROM_THE_FOLDER_ALONE, str(tmp_path / "model"), json.dumps(ids.tolist())],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")},
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == model(ids).logits.flatten().tolist()
 
 
 def test_the_package_loads_a_folder_with_its_tokenizer(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from mhmoe.layers.experts import FeedForwardConfig
 from mhmoe.layers.sparse_moe import ResidualConfig
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.model.masked import language_model
 from tests.small import every_system, make, make_config, tokens, xmoe
 
 ROOT = Path(__file__).parents[3]
@@ -69,19 +70,21 @@ def test_an_unchanged_config_survives_the_disk(tmp_path: Path) -> None:
 FROM_THE_FOLDER_ALONE = """
 import json, sys
 import torch
-from transformers import AutoModelForCausalLM
+import transformers
 assert "mhmoe" not in sys.modules
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+model = getattr(transformers, sys.argv[3]).from_pretrained(sys.argv[1], trust_remote_code=True).eval()
 logits = model(torch.tensor(json.loads(sys.argv[2]))).logits
 print(json.dumps([float(v) for v in logits.flatten()]))
 """
 
 
-def test_a_saved_folder_loads_where_nobody_imported_the_package(tmp_path: Path) -> None:
-    model, ids = make("mhmoe parameters"), tokens(1, 6)
+@pytest.mark.parametrize("auto", ["AutoModelForCausalLM", "AutoModelForMaskedLM"])
+def test_a_saved_folder_loads_where_nobody_imported_the_package(auto: str, tmp_path: Path) -> None:
+    model = language_model(make_config("mhmoe parameters", is_causal="Causal" in auto)).eval()
+    ids = tokens(1, 6)
     model.save_pretrained(tmp_path / "model")
     done = subprocess.run(
-        [sys.executable, "-c", FROM_THE_FOLDER_ALONE, str(tmp_path / "model"), json.dumps(ids.tolist())],
+        [sys.executable, "-c", FROM_THE_FOLDER_ALONE, str(tmp_path / "model"), json.dumps(ids.tolist()), auto],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")},
