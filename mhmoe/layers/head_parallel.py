@@ -5,8 +5,8 @@
 Every process sends the sub-tokens of each head to the head's owner before anything is routed, and gets the layer's
 outputs for them back. No sub-token leaves its head (per_head.py), so this is all that is sent: of l tokens of width d,
 (1 - 1/n) l d numbers a way, the same for every process, whatever top_k is and whatever the routers decide; in a step
-four times, forward and backward. Nobody waits to learn sizes. Cui et al. 2026, arXiv 2602.04870, section on Head
-Parallel.
+four times, forward and backward. Nobody waits to learn sizes. A shared network, which all processes have, runs on each
+one's own tokens. Cui et al. 2026, arXiv 2602.04870, section on Head Parallel.
 
 What is returned as routing is that of the own heads for the tokens of all n processes, in the numbering of all experts:
 as many rows as each process has sub-tokens. Its means and counts, added up over all processes, are those of one.
@@ -64,16 +64,16 @@ class HeadParallel(SparseMoE):
         self.capacity, self.shared, self.balance = whole.capacity, whole.shared, whole.balance
         self.group, self.rank = mesh.get_group(), mesh.get_local_rank()
 
-    def forward(
+    def routed(
         self,
         x: Float[Tensor, "*batch heads dim"],
         mask: Bool[Tensor, "*batch heads"] | None = None,
         scored: Float[Tensor, "*batch heads scored_dim"] | None = None,
     ) -> FFNOutput:
-        """As `SparseMoE`, but for the routing and the balance loss, which are those of the own heads."""
+        """As of `SparseMoE`, but for the routing and the balance loss, which are those of the own heads."""
         asked = None if scored is None else self._by_head(scored)
         own_mask = None if mask is None else self._by_head(mask.to(torch.uint8).unsqueeze(-1)).squeeze(-1).bool()
-        own = super().forward(self._by_head(x), own_mask, asked)
+        own = super().routed(self._by_head(x), own_mask, asked)
         processes = self.group.size()
         tokens = [own.hidden.shape[0] // processes] * processes
         hidden = from_owners(own.hidden, tokens, tokens, self.group)

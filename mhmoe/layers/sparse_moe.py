@@ -120,11 +120,18 @@ class SparseMoE(nn.Module):
 
         scored: what the router reads in the place of `x`.
         """
+        output = self.routed(x, mask, scored)
+        return output if self.shared is None else output._replace(hidden=output.hidden + self.shared(x).hidden)
+
+    def routed(
+        self,
+        x: Float[Tensor, "*batch dim"],
+        mask: Bool[Tensor, "*batch"] | None = None,
+        scored: Float[Tensor, "*batch scored_dim"] | None = None,
+    ) -> FFNOutput:
+        """The same without the shared network."""
         routing: Routing = self.capacity(self.router(x if scored is None else scored, mask))
-        hidden = self.experts(x, routing.index, routing.weight)
-        if self.shared is not None:
-            hidden = hidden + self.shared(x).hidden
-        return FFNOutput(hidden, self.balance(routing, mask), routing)
+        return FFNOutput(self.experts(x, routing.index, routing.weight), self.balance(routing, mask), routing)
 
     def rebalance(self, load: Float[Tensor, " experts"]) -> None:
         """What the router learns from the fractions of a whole step's selections."""

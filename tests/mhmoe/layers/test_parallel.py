@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mhmoe.layers.balanced_router import BalancedRouterConfig
 from mhmoe.layers.expert_parallel import ExpertParallel
-from mhmoe.layers.experts import ExpertsConfig, use_slices
+from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig, use_slices
 from mhmoe.layers.head_parallel import HeadParallel
 from mhmoe.layers.per_head import PerHeadRouterConfig
 from mhmoe.layers.routers import DotProductRouterConfig
@@ -34,7 +34,8 @@ def layer(top_k: int = 2, **changes: Any) -> SparseMoE:
 def per_head(top_k: int = 2, to_one: bool = False) -> SparseMoE:
     """to_one: every head's sub-tokens all go to its first `top_k` experts."""
     router = BalancedRouterConfig(dim=WIDTH, num_experts=EACH, top_k=top_k)
-    made = layer(top_k, router=PerHeadRouterConfig.of(router, HEADS))
+    shared = FeedForwardConfig(dim=WIDTH, inner_dim=4)
+    made = layer(top_k, router=PerHeadRouterConfig.of(router, HEADS), shared=shared)
     for name, bias in made.named_buffers():
         assert name.endswith("balancing_bias")
         bias[:top_k] = 100.0 if to_one else 0.0
