@@ -8,6 +8,7 @@ BEiT-3 does; here the training text has questions of the same kind with their an
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -42,9 +43,10 @@ class Answers(Result):
     nll_hidden: float
 
     def accuracy(self, kind: str | None = None, *, hidden: bool = False) -> float:
-        """Share of right answers, of those by yes or no ("1"), of the others ("0"), or of all."""
+        """Share of right answers, of those by yes or no ("1"), of the others ("0"), or of all; nan of none."""
         found = zip(self.right_hidden if hidden else self.right, self.yes_no, strict=True)
-        return fmean(right == "1" for right, yes_no in found if kind in (None, yes_no))
+        right = [right == "1" for right, yes_no in found if kind in (None, yes_no)]
+        return fmean(right) if right else math.nan
 
 
 ACCURACY = Quantity[Answers](

@@ -88,8 +88,7 @@ def measure_patches(
     tenths = np.array_split(order, TENTHS)
 
     def measured(of: MHMoEForCausalLM) -> PatchDivergence:
-        values = token_divergence(of, windows, [len(one) + 1 for one in ids])  # the end of text is read too
-        divergence = np.concatenate([value[: len(one)] for value, one in zip(values, ids, strict=True)])
+        divergence = np.concatenate(token_divergence(of, windows, [len(one) for one in ids]))
         return PatchDivergence(
             by_tenth=[float(divergence[tenth].mean()) for tenth in tenths],
             correlation=_rank_correlation(textures, divergence),

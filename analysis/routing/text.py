@@ -2,7 +2,7 @@
 
 A document is cut into windows of the model's context length as in `batches.EvaluationSet.windows`: the first
 begins with <|endoftext|>, which is read but stands for no token of the text and is never counted, nor is
-padding. Attention is causal, so padding behind a text changes nothing before it.
+padding: a causal model does not see what stands behind a text, a masked one is told by the mask.
 """
 
 import copy
@@ -29,6 +29,7 @@ from mhmoe.layers.routing import Routing
 from mhmoe.model.checkpoints import first_line, load
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.training.config import parts
 from mhmoe.training.loop import seed_parameters
 
 Integers = npt.NDArray[np.int64]
@@ -142,7 +143,7 @@ class RoutedBatch(NamedTuple):
 def route(model: MHMoEForCausalLM, windows: Windows, *, batch_size: int = 32) -> Iterator[RoutedBatch]:
     """Let the model read the windows, the longest first, in evaluation mode and without gradients.
 
-    Raises ValueError if it has no MoE layer, or if the windows are longer than its context.
+    Raises ValueError if it has no MoE layer or one whose experts choose, or if the windows are longer than its context.
     """
     length, context = windows.inputs.shape[1], model.config.max_position_embeddings
     if length > context:
@@ -153,6 +154,8 @@ def route(model: MHMoEForCausalLM, windows: Windows, *, batch_size: int = 32) ->
     try:
         if not routing_blocks(model):
             raise ValueError("no layer of the model chooses experts, as in a dense one; give one with a MoE layer")
+        if choosing := [part.kind for part in parts(model.config) if part.looks_ahead]:
+            raise ValueError(f"in {choosing[0]} experts choose tokens; give a model whose tokens choose experts")
         # Like lengths need little padding; the longest first, as memory that it frees holds all that follow.
         order = (-windows.read.sum(axis=1)).argsort(kind="stable")
         for start in range(0, len(order), batch_size):

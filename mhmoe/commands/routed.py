@@ -13,6 +13,7 @@ from torch import Tensor
 from mhmoe.data.tokenizer import END_OF_TEXT_ID
 from mhmoe.io import UserError
 from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.training.config import parts
 
 # Tol's light qualitative scheme: black text reads on all of them, and colour-blind people tell them apart.
 _COLOURS = ("#77AADD", "#EE8866", "#EEDD88", "#FFAABB", "#99DDFF", "#44BB99", "#BBCC33", "#AAAA00", "#DDDDDD")
@@ -32,10 +33,12 @@ class RoutedToken:
 def routed_tokens(model: MHMoEForCausalLM, tokenizer: Tokenizer, text: str) -> list[RoutedToken]:
     """Every token of the text in its order, read in windows of the model's context, the first after an end of text.
 
-    Raises UserError if the text has no token or is no Unicode, or the model has no experts.
+    Raises UserError if the text has no token or is no Unicode, or the model has no experts, or such as choose tokens.
     """
     if model.config.moe is None:
         raise UserError("the checkpoint is a dense model: it has no experts to show; give one with a MoE layer")
+    if choosing := [part.kind for part in parts(model.config) if part.looks_ahead]:
+        raise UserError(f"in {choosing[0]} experts choose tokens; give a model whose tokens choose experts")
     check_unicode(text, "the text")
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     if not ids:
@@ -48,8 +51,8 @@ def routed_tokens(model: MHMoEForCausalLM, tokenizer: Tokenizer, text: str) -> l
         routing = model(window.unsqueeze(0), logits_to_keep=1, output_routing=True).routing
         if not routing:
             raise UserError("no layer of the checkpoint chooses experts: there is nothing to show; give another one")
-        parts = ([_rows(part) for part in (layer.index, layer.weight, layer.probabilities)] for layer in routing)
-        found.append([np.stack(of_layers, axis=1) for of_layers in zip(*parts, strict=True)])
+        arrays = ([_rows(part) for part in (layer.index, layer.weight, layer.probabilities)] for layer in routing)
+        found.append([np.stack(of_layers, axis=1) for of_layers in zip(*arrays, strict=True)])
     index, weight, probabilities = (np.concatenate(of_windows) for of_windows in zip(*found, strict=True))
     return [
         RoutedToken(text=_piece(tokenizer, token), index=index[i], weight=weight[i], probabilities=probabilities[i])

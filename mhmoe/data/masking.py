@@ -5,7 +5,8 @@ belongs to an image, and 40% of the visual tokens, these in blocks (Bao et al. 2
 What is masked is written as its complement, -1 - token: a sequence then holds both what is read and what is predicted.
 
 Departures: every masked token is read as MASK, and none as itself or as another one, of which BEiT-3 says nothing;
-blocks have at least 4 tokens and not 16, as images have 64 and not 196.
+blocks are drawn of at least 4 tokens and not 16, as images have 64 and not 196, and the last of an image of what is
+missing; rounded sides make some of them smaller.
 """
 
 import math

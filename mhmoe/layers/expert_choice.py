@@ -28,6 +28,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mhmoe.layers.balance import BalanceLoss
 from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig, FFNOutput
 from mhmoe.layers.routing import RouterConfig, Routing, check_mask
@@ -91,6 +92,7 @@ class ExpertChoice(nn.Module):
         self.router = config.router.build()
         self.experts = config.experts.build()
         self.shared = None if config.shared is None else config.shared.build()
+        self.balance = BalanceLoss(())
 
     def forward(
         self,
@@ -120,4 +122,7 @@ class ExpertChoice(nn.Module):
         shape = (*x.shape[:-1], self.num_experts)
         index, weight, kept = index.reshape(shape), weight.view(shape), kept.view(shape)
         found = Routing(index, weight, routing.probabilities, kept, routing.scores, index)
-        return FFNOutput(hidden, routing.probabilities.new_zeros(()), found)
+        return FFNOutput(hidden, self.balance(found), found)
+
+    def rebalance(self, load: Float[Tensor, " experts"]) -> None:
+        """Every expert has the same load: nothing."""

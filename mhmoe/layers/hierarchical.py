@@ -47,6 +47,8 @@ class HierarchicalMoEConfig(LayerConfig, kind="hierarchical_moe"):
             raise ValueError(
                 f"router.dim={self.router.dim} is not the inner layers' dim={self.dim}; give both the same"
             )
+        if self.inner.read_width not in (None, self.dim):
+            raise ValueError(f"the router within reads width {self.inner.read_width}, and is given rows of {self.dim}")
         for name, _ in self.balance:
             if LOSSES[name].needs_scores:
                 raise ValueError(f"balance={name!r} needs scores of all leaves, of which a row scores those it reaches")

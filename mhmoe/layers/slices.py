@@ -3,7 +3,7 @@
     f(x) = sum over slices s of  W_down[:, s] act(W_up[s] x + b_up[s])
 
 Each slice is computed again in backward, so that no more than one is in memory at any time: for n slices about 1/n of
-the activations, and a third more arithmetic. Sums are in float32.
+the activations, and a third more arithmetic. Sums are in float32 at least.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def in_slices(
     # split, and not sliced: the gradient of all slices is then put together once
     ups, downs = up.unflatten(1, (-1, inner)).split(width, dim=2), down.split(width, dim=2)
     biases = [None] * len(ups) if up_bias is None else up_bias.unflatten(1, (-1, inner)).split(width, dim=2)
-    total = torch.zeros_like(rows, dtype=torch.float32)
+    total = torch.zeros_like(rows, dtype=torch.promote_types(rows.dtype, torch.float32))
     for given in zip(ups, biases, downs, strict=True):
         total += checkpoint(part, rows, *given, use_reentrant=False, preserve_rng_state=False)
     return total.to(rows.dtype)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mhmoe.layers.beside import Beside
 from mhmoe.layers.dense_mixture import DenseMixture
+from mhmoe.layers.expert_choice import ExpertChoice
 from mhmoe.layers.experts import Experts
 from mhmoe.layers.hierarchical import HierarchicalMoE
 from mhmoe.layers.latent import Latent
@@ -53,13 +54,14 @@ def entering(block: Block, x: Float[Tensor, "batch length dim"]) -> Iterator[tup
     )
     config: Any = block.attention.config
     eager = config._attn_implementation == "eager"  # which sees the future unless it is hidden
-    hidden = x.new_full((x.shape[1], x.shape[1]), float("-inf")).triu(1)[None, None] if eager else None
+    hides = eager and config.is_causal
+    hidden = x.new_full((x.shape[1], x.shape[1]), float("-inf")).triu(1)[None, None] if hides else None
     attended, _ = block.attention(block.attention_norm(x), (cos.unsqueeze(1), sin.unsqueeze(1)), hidden)
     yield from _of_layer(block.feed_forward, block.feed_forward_norm(x + attended))
 
 
 def _of_layer(layer: nn.Module, x: Tensor) -> Iterator[tuple[Experts, Tensor]]:
-    if isinstance(layer, SparseMoE | DenseMixture):
+    if isinstance(layer, SparseMoE | DenseMixture | ExpertChoice):
         yield layer.experts, x
     elif isinstance(layer, MultiHead):
         yield from _of_layer(layer.inner, split(layer.head(x), layer.heads))
@@ -79,11 +81,6 @@ def _outputs(groups: Sequence[tuple[Experts, Tensor]], start: int, rows: int) ->
     return torch.cat(
         [experts.each(of_all[start : start + rows].expand(experts.num_experts, -1, -1)) for experts, of_all in groups]
     )
-
-
-def mean_cosine(outputs: Float[Tensor, "experts rows dim"]) -> float:
-    """Over all pairs of experts and all rows for which no expert gives 0; nan if there is no such row."""
-    return float(_cosines(outputs).mean())
 
 
 def _cosines(outputs: Float[Tensor, "experts rows dim"]) -> Float[Tensor, "some"]:

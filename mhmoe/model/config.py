@@ -16,6 +16,8 @@ from mhmoe.fields import Count, Range, Size, check_fields
 from mhmoe.layers.bitnet import Precision
 from mhmoe.layers.config import LATER, Config, config_from_dict, divisors
 from mhmoe.layers.experts import ExpertsConfig
+from mhmoe.layers.multi_head import MultiHeadConfig
+from mhmoe.layers.per_head import PerHeadRouterConfig
 from mhmoe.layers.routers import RouterConfig
 
 # What transformers itself passes through a config's keyword arguments.
@@ -155,6 +157,14 @@ class MHMoEConfig(PreTrainedConfig):
                 raise ValueError(
                     f"{layer.kind} has dim={dim}, the model hidden_size={self.hidden_size}; give both the same"
                 )
+            if layer.read_width not in (None, self.hidden_size):
+                raise ValueError(
+                    f"the router of {layer.kind} reads width {layer.read_width}, and is given {self.hidden_size}"
+                )
+            heads = {part.heads for part in layer.parts() if isinstance(part, MultiHeadConfig)}
+            for part in layer.parts():
+                if isinstance(part, PerHeadRouterConfig) and part.heads not in heads:
+                    raise ValueError(f"{part.kind} has {part.heads} heads; put multi_head with as many around it")
 
     def is_moe_block(self, block: int) -> bool:
         """Whether the block, counted from 0, has the moe layer."""

@@ -3,8 +3,9 @@
     nll(document) = - sum_i log p(token_i | the tokens before it in its window)       nats
 
 Every token of a document is predicted exactly once, in windows that never cross documents (see
-`batches.EvaluationSet`). Perplexity is exp(nll / tokens) and depends on the tokenizer; bits per byte,
-nll / ln 2 / bytes of the text, does not.
+`batches.EvaluationSet`); of a masked model from what is not masked on both sides, in sequences of several documents,
+each read as often as its masks take (see `masking.masked_windows`). Perplexity is exp(nll / tokens) and depends on the
+tokenizer; bits per byte, nll / ln 2 / bytes of the text, does not.
 """
 
 from collections.abc import Callable, Sequence

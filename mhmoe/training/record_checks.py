@@ -209,13 +209,13 @@ def _check_evaluation(where: str, evaluation: Evaluation) -> None:
 
 
 def summarise_documents(documents: Sequence[Document]) -> Summary:
-    """Perplexity per token and bits per byte from each document's summed nll (nats), tokens and bytes."""
+    """Perplexity per token and bits per byte from each document's summed nll (nats), tokens and bytes (0: unknown)."""
     nll = sum(document["nll"] for document in documents)
     tokens, size = (sum(document[name] for document in documents) for name in ("tokens", "bytes"))
     return {
         "perplexity": math.exp(min(nll / tokens, 700.0)),  # exp overflows a float beyond 709
         "nll_per_token": nll / tokens,
-        "bits_per_byte": nll / math.log(2) / size,
+        "bits_per_byte": nll / math.log(2) / size if size else math.nan,
         "tokens": tokens,
         "bytes": size,
     }

@@ -157,7 +157,7 @@ def _alike(model: MHMoEForCausalLM, windows: Tensor) -> list[float | None]:
 @torch.no_grad()
 def _dropped(model: MHMoEForCausalLM, windows: Tensor) -> list[float]:
     """Of each MoE layer, the share of the selections that do not count in training."""
-    if not any(part.mixes_rows or part.draws for part in parts(model.config)):
+    if not any((part.mixes_rows and not part.looks_ahead) or part.draws for part in parts(model.config)):
         return [0.0] * sum(model.config.is_moe_block(block) for block in range(model.config.num_hidden_layers))
     device, was_training = model.device, model.training
     model.train()

@@ -17,8 +17,9 @@ from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.experts import Experts, FeedForwardConfig
 from mhmoe.layers.normed import NormedConfig
 from mhmoe.model import alike
-from mhmoe.model.alike import entering, mean_cosine
+from mhmoe.model.alike import _cosines, entering
 from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.model.masked import MHMoEForMaskedLM
 from mhmoe.model.transformer import rotation
 from tests import tiny
 
@@ -43,15 +44,24 @@ def test_the_mean_over_pairs_is_that_of_a_loop() -> None:
         for q in range(p)
         for r in range(7)
     ]
-    assert mean_cosine(outputs) == pytest.approx(np.mean(pairs), abs=1e-6)
+    assert float(_cosines(outputs).mean()) == pytest.approx(np.mean(pairs), abs=1e-6)
 
 
 def test_rows_for_which_an_expert_gives_nothing_are_left_out() -> None:
     outputs = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
-    whole = mean_cosine(outputs[:, 1:])
+    whole = _cosines(outputs[:, 1:])
     outputs[1, 0] = 0
-    assert mean_cosine(outputs) == pytest.approx(whole)
-    assert math.isnan(mean_cosine(torch.zeros(2, 3, 4)))
+    assert torch.equal(_cosines(outputs), whole)
+    assert math.isnan(_cosines(torch.zeros(2, 3, 4)).mean())
+
+
+def test_of_a_masked_model_they_are_as_alike_with_either_kernel() -> None:
+    torch.manual_seed(0)
+    model = MHMoEForMaskedLM(tiny.config("xmoe", is_causal=False))
+    tokens = torch.randint(50, (3, LENGTH))
+    whole = alike.alike(model, tokens)
+    model.set_attn_implementation("eager")
+    assert len(whole) > 0 and alike.alike(model, tokens) == pytest.approx(whole, abs=1e-6)
 
 
 def test_rows_are_taken_some_at_a_time_and_a_network_beside_the_experts_hides_none(

@@ -1,5 +1,6 @@
 """Answers about images: of a model that knows them, and against one question at a time without padding."""
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from analysis.visual_questions import measure_answers
+from analysis.visual_questions import Answers, measure_answers
 from mhmoe.data.images import MASK, VisualTokenizer, symbols
 from mhmoe.data.local_images import Question
 from mhmoe.data.tokenizer import train_tokenizer
@@ -83,3 +84,8 @@ def test_answers_of_unequal_length_score_as_one_question_at_a_time_without_paddi
 def test_no_questions_are_refused() -> None:
     with pytest.raises(ValueError, match="no questions"):
         measure_answers(language_model(make_config("xmoe", is_causal=False, vocab_size=300)), TOKENIZER, VISUAL, [])
+
+
+def test_no_accuracy_is_known_of_a_kind_that_is_not_asked() -> None:
+    found = Answers(questions=2, key="", answers=["a"], yes_no="00", right="10", right_hidden="00", nll=1, nll_hidden=1)
+    assert found.accuracy("0") == found.accuracy() == 0.5 and math.isnan(found.accuracy("1"))

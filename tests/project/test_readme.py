@@ -504,7 +504,7 @@ def test_what_the_results_say_of_masked_images_and_text_is_in_the_records():
     best = min(float(row["X-MoE"]) for row in rates.values())
     assert f"seed 1 of MH-MoE ends at {twice:.1f} and not {ours:.1f}, where X-MoE's best" in PROSE
     assert f"half, whole and twice its rate is {best:.1f} (" in PROSE and twice < best < ours
-    changes = [100 * (float(row["accuracy"]) - float(row["hidden"])) for row in rows("table4_visual_questions")]
+    changes = [100 * (float(row["hidden"]) - float(row["accuracy"])) for row in rows("table4_visual_questions")]
     assert f"changes the share of right answers by {min(changes):.1f} to +{max(changes):.1f} points" in PROSE
     gaps = [float(row["gap"]) for row in rows("figure8_image_patches") if row["weights"] == "trained"]
     assert "to 0.02 of an expert" in PROSE and max(map(abs, gaps)) < 0.02

@@ -31,9 +31,12 @@ from analysis.routing.text import Windows, untrained, windows_of, windows_of_ids
 from analysis.routing.words.comparison import Comparison
 from analysis.routing.words.figure import TwoGroups, two_group_figure
 from mhmoe.data.packing import PackedDataset
+from mhmoe.layers.expert_choice import ExpertChoiceConfig
+from mhmoe.layers.experts import ExpertsConfig
 from mhmoe.layers.routers import XMoERouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.model.masked import MHMoEForMaskedLM
 from tests import tiny
 
 LENGTH = 16
@@ -166,6 +169,10 @@ def test_a_dense_model_long_windows_and_a_group_without_tokens_are_refused() -> 
     windows = windows_of_ids([[1, 2, 3]], LENGTH)
     with pytest.raises(ValueError, match="dense"):
         measure_activation(tiny.model("dense"), windows)
+    experts = ExpertsConfig(dim=tiny.DIM, num_experts=4, expert_dim=8)
+    choosing = ExpertChoiceConfig(router=XMoERouterConfig(dim=tiny.DIM, num_experts=4), experts=experts).to_dict()
+    with pytest.raises(ValueError, match="in expert_choice experts choose tokens"):
+        measure_activation(MHMoEForMaskedLM(tiny.config("xmoe", is_causal=False, moe=choosing)), windows)
     with pytest.raises(ValueError, match="exceed the model's context"):
         measure_activation(_model("xmoe"), windows_of_ids([[1]], 4096))
     with pytest.raises(ValueError, match="empty has no tokens"):

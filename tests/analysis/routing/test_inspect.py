@@ -18,6 +18,10 @@ from analysis.routing.text import load_checkpoint
 from mhmoe.commands.routed import routed_tokens, terminal
 from mhmoe.data.tokenizer import as_transformers
 from mhmoe.io import UserError
+from mhmoe.layers.expert_choice import ExpertChoiceConfig
+from mhmoe.layers.experts import ExpertsConfig
+from mhmoe.layers.routers import XMoERouterConfig
+from mhmoe.model.masked import MHMoEForMaskedLM
 from tests import tiny
 
 TEXT = 'ba moli <b>"ku" & é☃ ' + "ba moli ku " * 30  # longer than one window
@@ -129,6 +133,15 @@ def test_tokens_routed_whole_have_one_cell_a_layer(tmp_path: Path) -> None:
     tokens = routed_tokens(model, tokenizer, "ba moli")
     assert all(token.index.shape == (2, 1, 1) for token in tokens)
     assert "routed whole, top 1 of 4 experts" in page([panel(tokens, [0, 1], [2, 4])], title="t")
+
+
+def test_a_model_whose_experts_choose_tokens_is_refused(tmp_path: Path, capsys) -> None:
+    experts = ExpertsConfig(dim=tiny.DIM, num_experts=4, expert_dim=8)
+    moe = ExpertChoiceConfig(router=XMoERouterConfig(dim=tiny.DIM, num_experts=4), experts=experts).to_dict()
+    checkpoint = _save(tmp_path, "xmoe")
+    MHMoEForMaskedLM(tiny.config("xmoe", is_causal=False, moe=moe)).save_pretrained(checkpoint)
+    assert main([str(checkpoint), "ba moli"]) == 2
+    assert "in expert_choice experts choose tokens; give a model" in capsys.readouterr().err
 
 
 def test_a_layer_is_named_by_the_block_that_chooses_whichever_kind_it_is_of(tmp_path: Path, capsys) -> None:

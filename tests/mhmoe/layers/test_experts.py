@@ -91,6 +91,8 @@ def test_slices_of_the_inner_width_give_the_same_and_keep_none_of_it(style: dict
     for other in found[1:]:
         for sliced, whole in zip(other, found[0], strict=True):
             torch.testing.assert_close(sliced, whole, rtol=2e-5, atol=2e-6)
+    wide = [use_slices(experts.double(), slices) and experts(x.double(), index, weight.double()) for slices in (1, 5)]
+    torch.testing.assert_close(*wide, rtol=1e-12, atol=1e-14)
 
 
 def test_experts_whose_inner_width_belongs_together_are_not_sliced() -> None:

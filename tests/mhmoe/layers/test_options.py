@@ -10,6 +10,7 @@ from torch import nn
 from mhmoe.layers.absent import AbsentConfig
 from mhmoe.layers.dense_mixture import DenseMixtureConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
+from mhmoe.layers.hierarchical import HierarchicalMoEConfig
 from mhmoe.layers.latent import LatentConfig
 from mhmoe.layers.multi_head import multi_head_moe
 from mhmoe.layers.normed import NormedConfig
@@ -51,6 +52,8 @@ def test_a_router_that_should_read_the_input_must_be_there_and_read_its_width() 
     for route_by in ("input", "head_output"):
         with pytest.raises(ValueError, match=rf"the router within reads width 12; route_by='{route_by}' gives it 4"):
             LAYER.replace(inner=scored, route_by=route_by)
+    with pytest.raises(ValueError, match="the router within reads width 12, and is given rows of 4"):
+        HierarchicalMoEConfig(router=XMoERouterConfig(dim=4, num_experts=2), inner=scored)
 
 
 @pytest.mark.parametrize("start", ["identity", "zero"])

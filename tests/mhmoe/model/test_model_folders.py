@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mhmoe.layers.experts import FeedForwardConfig
+from mhmoe.layers.per_head import PerHeadRouterConfig
 from mhmoe.layers.sparse_moe import ResidualConfig
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
@@ -123,6 +124,14 @@ def test_a_checkpoint_cut_short_is_an_error(tmp_path: Path) -> None:
         (
             {"moe": ResidualConfig(inner=FeedForwardConfig(dim=8, inner_dim=8)).to_dict()},
             "residual has dim=8",
+        ),
+        (
+            {"moe": xmoe().replace(router=xmoe().router.replace(dim=40), scored_dim=40).to_dict()},
+            "the router of sparse_moe reads width 40, and is given 24",
+        ),
+        (
+            {"moe": xmoe().replace(router=PerHeadRouterConfig.of(xmoe().router.replace(num_experts=2), 2)).to_dict()},
+            "per_head_router has 2 heads; put multi_head with as many around it",
         ),
         ({"moe": xmoe().router.to_dict()}, "xmoe_router is a part of a layer; give a whole one"),
         ({"moe": {"kind": "switch"}}, "kind='switch' is not known; choose one of .*sparse_moe"),

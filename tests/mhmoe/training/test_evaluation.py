@@ -112,6 +112,8 @@ def test_bits_per_byte_counts_the_bytes_of_the_text_and_not_its_tokens() -> None
     assert evaluation["perplexity"] == pytest.approx(2 ** (13 / 5))
     bits = {d["id"]: (d["nll"] / math.log(2), d["tokens"], d["bytes"]) for d in evaluation["documents"]}
     assert bits == {"a": (pytest.approx(8), 3, 10), "b": (pytest.approx(5), 2, 3)}
+    unknown = evaluate(Oracle(torch.tensor([1.0, 2.0, 3.0, 3.0])), EvaluationSet.of([[1, 2, 3], [3, 1]]), length=2)
+    assert math.isnan(unknown["bits_per_byte"]) and unknown["perplexity"] == evaluation["perplexity"]
 
 
 def test_a_sample_of_windows_is_spread_over_the_text(text: PackedDataset, model: MHMoEForCausalLM) -> None:

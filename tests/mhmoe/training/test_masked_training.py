@@ -29,6 +29,7 @@ from mhmoe.training.config import Sharding, TrainingConfig
 from mhmoe.training.evaluation import evaluate
 from mhmoe.training.loop import seed_parameters, train
 from mhmoe.training.objective import Objective, accumulate_gradients
+from mhmoe.training.watch import Evaluated, Watch, Watcher
 from tests import tiny
 from tests.processes import together
 
@@ -238,12 +239,25 @@ def test_other_shares_are_another_run(text: PackedDataset, tmp_path: Path) -> No
         train(model("dense"), text, other, seed=0, checkpoint=path)
 
 
-def test_a_model_of_expert_choice_trains(text: PackedDataset) -> None:
-    experts = ExpertsConfig(dim=tiny.DIM, num_experts=4, expert_dim=16)
+class Kept(Watcher):
+    """Of what is told, the points of the curve."""
+
+    def __init__(self) -> None:
+        self.points: list[Evaluated] = []
+
+    def on_evaluation(self, found: Evaluated) -> None:
+        self.points.append(found)
+
+
+def test_a_model_of_expert_choice_trains_drops_nothing_and_has_no_balance_loss(text: PackedDataset) -> None:
+    experts, kept = ExpertsConfig(dim=tiny.DIM, num_experts=4, expert_dim=16), Kept()
     moe = ExpertChoiceConfig(router=XMoERouterConfig(dim=tiny.DIM, num_experts=4, top_k=2), experts=experts)
     own = model("xmoe", moe=moe.to_dict())
-    progress = train(own, text, dataclasses.replace(SHORT, steps=40), seed=0)
+    with Watch(kept) as watch:
+        progress = train(own, text, dataclasses.replace(SHORT, steps=40), seed=0, watch=watch)
     assert progress is not None and progress.curve[-1]["valid_nll"] < progress.curve[0]["valid_nll"]
+    assert {point["balance_loss"] for point in progress.curve} == {0.0}
+    assert kept.points and all(point.dropped == [0.0] and len(point.alike) == 1 for point in kept.points)
 
 
 # ---- evaluation -----------------------------------------------------------------------------
