@@ -1,7 +1,7 @@
 """python -m experiments list | run | run-all | render | status | validate | register | pack
 
-Every command works for every table and figure alike; `--help` says what each takes. A wrong argument or a
-file that cannot be used ends in one line and exit code 2.
+Every command works for every table and figure alike; `--help` says what each takes. A mistake ends in one line and exit
+code 2; an option or a value that the parser does not know in its box, with the same code.
 """
 
 import os
@@ -30,7 +30,7 @@ from experiments.runner.queue import Queue
 from experiments.runner.run_command import Arguments, execute_command
 from experiments.runner.runs import model_config
 from experiments.runner.store import COMMITTED, RESULTS, Records
-from experiments.runner.texts import CACHE, OWN, load_dataset
+from experiments.runner.texts import CACHE, OWN, load_dataset, results_of
 from experiments.runner.validation import judge, order, take_in
 from experiments.scales import SCALES, Scale
 from mhmoe.cli import exit_code
@@ -123,6 +123,10 @@ def render_(
         results = OWN / page.slug
     if results is None and not check:
         results = folder_of(chosen, page.task if page else task or "english", data)
+    elif page is not None and results is not None and data is not None:
+        corpora = {page.task: corpus} if (corpus := results_of(chosen, page.task, data)[1]) else {}
+        records = Records(chosen, results.absolute(), corpora)
+        records.check_text(page.planned(chosen, records))
     results = (results or RESULTS).absolute()
     known = list(pages().values())
     smoke = chosen.name == "smoke"

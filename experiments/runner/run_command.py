@@ -142,6 +142,8 @@ def execute_command(page: Page, scale: Scale, arguments: Arguments) -> int:
     if arguments.again and not runs:
         raise UserError(f"no run of {page.slug} at scale {scale.name} has a current record to be repeated")
     todo = records.pending_runs(runs)
+    if arguments.results is not None or options.results != RESULTS:
+        records.check_text(todo)
     to_measure = unmeasured(page, scale, options, records)
     code = 0
     if dry_run:
@@ -190,9 +192,9 @@ def _options(page: Page, scale: Scale, arguments: Arguments) -> Options:
     results, corpus = results_of(scale, page.task, arguments.data)
     if own := [slug for slug in arguments.slugs if slug.endswith(".py")]:  # pages of the user's own
         if len(page.parts) > 1 and arguments.results is None:
-            raise UserError(
-                f"{own[0]} is a page of your own, with its own folder; run it alone, or name one by --results"
-            )
+            raise UserError(f"{own[0]} is a page of your own; run it alone, or name a folder by --results")
+        if arguments.again:
+            raise UserError(f"--again repeats committed runs, and {own[0]}, a page of your own, has none; leave it out")
         results = OWN / page.slug
     if arguments.again:
         if results != RESULTS:

@@ -149,6 +149,17 @@ class Records:
         """Those without a current record that can be done by now."""
         return [run for run in runs if self.state(run) != "done" and not run.waits_for]
 
+    def check_text(self, runs: Iterable[Run]) -> None:
+        """Raises UserError if a run has a record of another text than the one that is read, which it would replace. At
+        the smoke scale that is no mistake: its text is what is installed."""
+        for run in runs if self.scale.name != "smoke" else ():
+            data = self.by_name[run.name].config.get("data", {}) if run.name in self.by_name else {}
+            other = data.get("corpus") != self.corpora.get(run.task, data.get("corpus"))
+            if other and is_text_of(run.scale, data):
+                raise UserError(
+                    f"{self.folder} has records of another text, such as {run.name}; name another folder by --results"
+                )
+
     def declared(self, run: Run) -> str:
         """The fingerprint the run should have on the text, and by the number of processes where they matter, that its
         record names; "" if that is other text."""

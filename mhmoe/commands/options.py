@@ -19,6 +19,7 @@ Number = Annotated[float | None, arg(metavar="NUMBER", help_behavior_hint="")]
 Truth = Annotated[bool | None, arg(metavar="True|False", help_behavior_hint="")]
 Place = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
 Name = Annotated[str, arg(metavar="NAME", help_behavior_hint="")]
+HELD_OUT_TOKENS = 200_000  # of valid and of test, at most: what `train` scores, and `eval` as well
 PRESET_HELP = "A model, its training and how much is read. " + ". ".join(
     f"{name}: {preset.purpose}" for name, preset in PRESETS.items()
 )

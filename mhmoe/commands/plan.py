@@ -114,6 +114,11 @@ def training_of(command: Train, device: torch.device, available: int | None = No
     assumed: dict[str, Any] = {"precision": best_precision(device), "steps": 1}
     config = TrainingConfig(**(assumed | options))
     if command.training.steps is None:
+        if command.max_tokens is not None and most < (least := config.tokens_per_step):
+            raise UserError(
+                f"max_tokens={most} is less than one step reads: {config.batch_sequences} sequences of "
+                f"{config.length}, {least} tokens; give at least as many, or take fewer batch_sequences"
+            )
         tokens = most if available is None else min(most, round(epochs * available))
         config = dataclasses.replace(config, steps=max(tokens // config.tokens_per_step, 1))
     return config

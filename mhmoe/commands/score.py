@@ -4,7 +4,8 @@ As training's own evaluation does (training/evaluation.py), each document is rea
 each token is predicted once. Perplexity depends on the tokenizer, bits per byte does not.
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
@@ -12,15 +13,16 @@ import tyro
 from tokenizers import Tokenizer
 from tyro.conf import Positional
 
-from mhmoe.commands.options import Name, Place, Whole
+from mhmoe.commands.options import HELD_OUT_TOKENS, Name, Place, Whole
 from mhmoe.commands.place import device_named
+from mhmoe.commands.train import LISTING
 from mhmoe.data.batches import EvaluationSet
 from mhmoe.data.corpora import SPLITS, Document
 from mhmoe.data.named import text_named
 from mhmoe.data.packing import PackedDataset
 from mhmoe.data.tokenizer import bare, losses, vocabulary_size
 from mhmoe.fields import Count, check_value
-from mhmoe.io import UserError
+from mhmoe.io import UserError, at_home
 from mhmoe.model.checkpoints import load
 from mhmoe.training.evaluation import evaluate as evaluate_model
 
@@ -34,9 +36,9 @@ class Evaluate:
     Attributes:
         model: a folder that `train` wrote, or any causal model of Hugging Face, by folder or name.
         data: a text, named as for train.
-        split: of the text: test, valid, train, or all of it; test is what train did not read.
+        split: of the text: test, valid, train, or all of it; test is what train did not read of the same text.
         length: tokens of a window; the model's context, at most 2048.
-        max_tokens: of the text, at most.
+        max_tokens: of the split, at most, in whole documents; as many as train scores.
         tasks: names of lm-eval's tasks.
         include_path: a folder with further tasks for lm-eval.
         limit: the first so many items of each task.
@@ -47,7 +49,7 @@ class Evaluate:
     data: Name = ""
     split: str = "test"
     length: Whole = None
-    max_tokens: int = 400_000
+    max_tokens: int = HELD_OUT_TOKENS
     tasks: tuple[str, ...] = ()
     include_path: Place = None
     limit: Whole = None
@@ -78,10 +80,31 @@ def evaluate(command: Evaluate) -> str:
             f"{command.model} on {command.data}, {command.split}: perplexity {found['perplexity']:.2f}, "
             f"{found['bits_per_byte']:.4f} bits per byte, {found['tokens']:,} tokens in {len(documents):,} documents"
         )
-        lines += [lost] if lost else []
+        lines += [line for line in (lost, _other_text(command, text)) if line]
     if command.tasks:
         lines.append(_zero_shot(command, model, tokenizer))
     return "\n".join(lines)
+
+
+def _other_text(command: Evaluate, text: Any) -> str:
+    """That `train` made the model of a text of other hashes, where what is held out of this one may be among it."""
+    try:
+        trained = _unnamed(json.loads((at_home(command.model) / LISTING).read_bytes())["data"]["corpus"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # no folder of `train`
+        return ""
+    read = text.fingerprint["corpus"] if isinstance(text, PackedDataset) else text.fingerprint()
+    if command.split not in ("valid", "test") or trained == _unnamed(read):
+        return ""
+    return (
+        f"{command.model} was trained on another version of {command.data}, or on another text: what is "
+        f"{command.split} here may have been read by it"
+    )
+
+
+def _unnamed(corpus: Mapping[str, Any]) -> Any:
+    """A fingerprint as JSON has it, without the names of files of one's own, which decide nothing."""
+    own = {"files": sorted(corpus["files"].values())} if corpus["kind"] == "own" else {}
+    return json.loads(json.dumps({**corpus, **own}))
 
 
 def _check_read(command: Evaluate) -> None:

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import torch
 
 from mhmoe.commands.card import Trained, write_card
-from mhmoe.commands.options import Train
+from mhmoe.commands.options import HELD_OUT_TOKENS, Train
 from mhmoe.commands.place import device_named, meet, processes
 from mhmoe.commands.plan import check_multiplied, check_vocabulary, settings_of, sharding_of, tokens_read, training_of
 from mhmoe.data.batches import Seed, TrainingBatches
@@ -45,7 +45,6 @@ from mhmoe.training.watchers import JsonLines, TensorBoard, Tracker
 
 LISTING = "run.json"
 CACHE_VARIABLE = "MHMOE_CACHE"
-_HELD_OUT_TOKENS = 200_000  # of valid and of test, at most
 _PROMPT, _SAMPLE = 12, 80  # tokens of the card's sample
 
 
@@ -89,8 +88,8 @@ def train(command: Train) -> Path | None:
         packing = PackingConfig(
             vocab_size=vocab_size,
             max_train_tokens=tokens_read(command, training) + 1,
-            max_valid_tokens=_HELD_OUT_TOKENS,
-            max_test_tokens=_HELD_OUT_TOKENS,
+            max_valid_tokens=HELD_OUT_TOKENS,
+            max_test_tokens=HELD_OUT_TOKENS,
         )
         text = pack(text, packing, cache / "packed", given)
     if given is None and rank == 0 and (symbols := vocabulary_size(text.tokenizer)) < vocab_size:

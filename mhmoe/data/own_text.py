@@ -4,7 +4,7 @@
                                 else after ends of lines, else after blanks
     my.jsonl                    a document a line, its field `text`
     my.txt.gz, my.jsonl.gz      the same, packed
-    a folder                    all such files in it and in its sub-folders (`SUFFIXES`)
+    a folder                    all such files in it and in its sub-folders (`SUFFIXES`), linked ones too
     a saved data set            a folder that `datasets` wrote with save_to_disk; its column `text`
 
 Documents stand in the order of the hashes of their texts: the first 5% of the characters are `valid`, the next 5%
@@ -83,13 +83,24 @@ def _files(path: Path) -> list[str]:
                 'a line, {"text": "..."}'
             )
         return [path.name]
-    found = [
-        file.relative_to(path) for file in path.rglob("*") if file.name.lower().endswith(SUFFIXES) and file.is_file()
-    ]
-    names = sorted(name.as_posix() for name in found if not any(part.startswith(".") for part in name.parts))
-    if not names:
+    if not (names := sorted(_below(path))):
         raise UserError(f"{path} has no text; put files into it whose names end in {', '.join(SUFFIXES[::2])}, or .gz")
     return names
+
+
+def _below(path: Path) -> Iterator[str]:
+    """In a folder and its sub-folders, linked ones too, each once however many links lead to it."""
+    seen: set[str] = set()
+    for place, folders, files in os.walk(path, followlinks=True):
+        again = (real := os.path.realpath(place)) in seen
+        seen.add(real)
+        folders[:] = [] if again else sorted(name for name in folders if not name.startswith("."))
+        for file in (Path(place, name) for name in files if not again and not name.startswith(".")):
+            if file.name.lower().endswith(SUFFIXES):
+                if not file.exists():
+                    raise UserError(f"{file} is a link that leads nowhere; mend it, or remove it")
+                if file.is_file():
+                    yield file.relative_to(path).as_posix()
 
 
 def _documents(path: Path, name: str, content: bytes) -> Iterator[Document]:

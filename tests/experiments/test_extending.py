@@ -183,7 +183,9 @@ def test_a_file_without_a_page_is_refused_in_one_line(text: str | None, reason: 
     assert ended.code == 2 and reason in ended.err and ended.err.count("\n") == 1
 
 
-def test_pages_of_ones_own_share_no_folder_that_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_pages_of_ones_own_share_no_folder_that_is_not_named_and_repeat_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.delenv("MHMOE_DATA", raising=False)
     one, both = TABLE1, Queue.of([dataclasses.replace(TABLE1, slug=slug) for slug in ("a", "b")])
     several = Arguments(slugs=("a.py", "b.py"), scale="mini")
@@ -191,6 +193,8 @@ def test_pages_of_ones_own_share_no_folder_that_is_not_named(tmp_path: Path, mon
         _options(both, MINI, several)
     assert _options(both, MINI, dataclasses.replace(several, results=tmp_path)).results == tmp_path
     alone = Arguments(slugs=("a.py",), scale="mini")
+    with pytest.raises(UserError, match=r"--again repeats committed runs, and a\.py, a page of your own, has none"):
+        _options(one, MINI, dataclasses.replace(alone, again=True))
     assert _options(one, MINI, alone).results == OWN / one.slug
     named = dataclasses.replace(alone, results=RESULTS)
     options = _options(one, MINI, named)

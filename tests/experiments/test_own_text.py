@@ -11,7 +11,7 @@ import pytest
 
 from mhmoe.training.record import Record
 from tests.commands import Finished, Project
-from tests.experiments.test_cli import is_one_line, lines_of_runs, new_project, write_corpus
+from tests.experiments.test_cli import TWO_SYSTEMS, is_one_line, lines_of_runs, new_project, write_corpus
 from tests.forged import save, worsened
 
 RUN = ("run", "table98", "--scale", "mini")
@@ -96,6 +96,32 @@ def test_what_cannot_be_written_is_said_before_anything_is_packed(committed: Pro
         assert refused.code == 2 and is_one_line(refused) and "cannot write in" in refused.err
     refused = project.run(*RUN, "--data", "other", "--results", "data/manifest.json")
     assert refused.code == 2 and is_one_line(refused) and "cannot write in" in refused.err
+
+
+def test_a_page_of_ones_own_replaces_no_records_of_another_text(committed: Project, tmp_path: Path):
+    project = committed.copied(tmp_path / "project")
+    (project.root / "mine.py").write_text(TWO_SYSTEMS.replace("table98_two", "mine"))
+    run = ("run", "mine.py", "--scale", "mini", "--systems", "dense")
+    assert project.run(*run, "--data", "data").code == 0
+    own = own_folder(project)
+    before = {path: path.read_bytes() for path in own.rglob("*.json")}, project.files()
+    render = ("render", "mine.py", "--scale", "mini")
+    for command in ((*run, "--jobs", "2"), (*run, "--results", str(own)), render):
+        refused = project.run(*command, "--data", "other")
+        assert refused.code == 2 and is_one_line(refused), refused
+        assert "results-own/mine/runs/mini has records of another text, such as english-dense-lr0.01" in refused.err
+    assert ({path: path.read_bytes() for path in own.rglob("*.json")}, project.files()) == before
+    assert project.run(*render, "--data", "data").code == 0
+    assert len(lines_of_runs(project.run(*run, "--data", "other", "--results", "another"))) == 3
+
+    with (project.root / "experiments" / "scales.py").open(
+        "a"
+    ) as scales:  # stale: of the same text, or packed otherwise
+        scales.write('SCALES["mini"] = _d.replace(MINI, training={**MINI.training, "steps": 4})\n')
+    assert len(lines_of_runs(project.run(*run, "--data", "data"))) == 3
+    with (project.root / "experiments" / "scales.py").open("a") as scales:
+        scales.write('SCALES["mini"] = _d.replace(MINI, packing=_d.replace(MINI.packing, max_test_tokens=300))\n')
+    assert len(lines_of_runs(project.run(*run, "--data", "other"))) == 3
 
 
 # ---- again ----------------------------------------------------------------------------------

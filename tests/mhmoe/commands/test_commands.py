@@ -32,8 +32,10 @@ from mhmoe.__main__ import main
 from mhmoe.commands.options import ModelOptions, Train, TrainingOptions
 from mhmoe.commands.plan import settings_of, tokens_read, training_of
 from mhmoe.commands.presets import PRESETS
-from mhmoe.commands.score import harness_lines
+from mhmoe.commands.score import Evaluate, _documents, harness_lines
 from mhmoe.commands.systems import SYSTEMS, Sizes, layer_of
+from mhmoe.data.own_text import OwnText
+from mhmoe.data.packing import PackingConfig, pack
 from mhmoe.data.tokenizer import as_transformers, train_tokenizer
 from mhmoe.io import sha256_of
 from mhmoe.layers.matching import match
@@ -94,6 +96,32 @@ def test_eval_gives_the_scores_that_train_wrote(folder: Path, book: Path, capsys
     said = capsys.readouterr().out
     assert f"perplexity {scores['perplexity']:.2f}, {scores['bits_per_byte']:.4f} bits per byte" in said
     assert f"{scores['tokens']:,} tokens" in said
+
+
+def test_eval_and_train_score_as_many_tokens_and_the_same_of_them(folder: Path, book: Path, tmp_path: Path) -> None:
+    packed, command = told(folder)["data"], Evaluate(model=str(folder), data=str(book))
+    assert packed["packing"]["max_test_tokens"] == packed["packing"]["max_valid_tokens"] == command.max_tokens
+    corpus, packing = OwnText.of(book), PackingConfig(vocab_size=300, max_train_tokens=999, max_test_tokens=50)
+    ours = pack(corpus, packing, tmp_path)
+    cut = dataclasses.replace(command, max_tokens=50)
+    theirs, _ = _documents(cut, corpus, as_transformers(ours.tokenizer), 300)
+    assert theirs.ids == ours.test.ids and theirs.tokens.tolist() == ours.test.tokens.tolist()
+
+
+def test_eval_tells_that_the_model_was_trained_on_another_version_of_the_text(
+    folder: Path, book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: dict[str, str] = {}
+    shutil.copy(book, tmp_path / "renamed.txt")
+    (tmp_path / "edited.txt").write_text(book.read_text().partition(" ")[2])
+    for name in ("renamed", "edited"):
+        for split in ("test", "valid", "train", "all"):
+            command = ["eval", str(folder), "--data", f"{name}.txt", "--split", split, "--max-tokens", "99"]
+            assert main(command) == 0
+            said[f"{name} {split}"] = capsys.readouterr().out.partition("\n")[2]
+    told_of = {name: line for name, line in said.items() if line}
+    line = f"{folder} was trained on another version of edited.txt, or on another text: what is test here may have been"
+    assert told_of.keys() == {"edited test", "edited valid"} and told_of["edited test"] == f"{line} read by it\n"
 
 
 def test_a_tokenizer_that_was_saved_to_cut_and_pad_does_neither_in_eval_and_inspect(
@@ -443,6 +471,10 @@ MISTAKES: dict[str, Case] = {
         lambda p, b, f: ["train", "--data", str(b), "--steps", "9", "--max-tokens", "600"],
         "max_tokens=600 changes nothing beside steps=9; leave one of them out",
     ),
+    "fewer tokens than a step": (
+        lambda p, b, f: ["train", "--data", str(b), "--preset", "smoke", "--max-tokens", "600"],
+        "max_tokens=600 is less than one step reads: 32 sequences of 64, 2048 tokens; give at least as many",
+    ),
     "the rate of a part that is not there": (
         lambda p, b, f: ["train", "--data", str(b), "--system", "xmoe", "--lr-multipliers", "head", "0.1"],
         "lr_multipliers=head changes nothing: the model has no part of that name; leave it out",
@@ -529,6 +561,16 @@ def test_a_mistake_is_one_line_and_exit_code_2_before_any_work(
     assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1
     assert line in said.err
     assert not [path for path in tmp_path.glob("*/*") if path.name in ("run.json", "checkpoint.pt", "training.jsonl")]
+
+
+@pytest.mark.parametrize("given", [["eval", "m", "--nope"], ["eval", "m", "--limit", "x"], ["evil"]])
+def test_what_the_parser_does_not_take_is_in_a_box_with_the_same_exit_code(
+    given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(given)
+    said = capsys.readouterr().err.strip()
+    assert ended.value.code == 2 and said.count("\n") > 1 and "--help" in said
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,30 @@ def test_a_name_of_a_file_may_be_of_any_bytes(tmp_path: Path) -> None:
     json.dumps([text.fingerprint(), [d.id for d in text.documents("train")]], ensure_ascii=False).encode()
 
 
+def test_linked_folders_are_read_once_and_a_link_to_nowhere_is_refused(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    for place in (folder, elsewhere / "deep"):
+        place.mkdir(parents=True)
+    write_lines(folder / "a.jsonl", TEXTS[:40])
+    write_lines(elsewhere / "deep" / "b.jsonl", TEXTS[40:])
+    for link, target in {
+        "linked": elsewhere,
+        "linked-again": elsewhere / "deep",
+        "loop": folder,
+        ".x": tmp_path,
+    }.items():
+        (folder / link).symlink_to(target)
+    (elsewhere / "deep" / "up").symlink_to(elsewhere)
+    found = OwnText.of(folder)
+    assert list(found.files) == ["a.jsonl", "linked/deep/b.jsonl"]
+    assert documents(found) == documents(OwnText.of(write_lines(tmp_path / "all.jsonl", TEXTS)))
+    (folder / "picture.png").symlink_to("gone")
+    assert OwnText.of(folder).files == found.files
+    (folder / "gone.txt").symlink_to("gone")
+    with pytest.raises(UserError, match=r"folder/gone\.txt is a link that leads nowhere; mend it, or remove it"):
+        OwnText.of(folder)
+
+
 def test_two_documents_are_too_few(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has 2 different documents, and train, valid and test need one each"):
         OwnText.of(write_lines(tmp_path / "a.jsonl", ["one", "two", "one"]))
