@@ -141,21 +141,25 @@ def _new_file(path: Path, is_folder: bool = False) -> tuple[int, Path]:
     while True:
         if is_folder:
             name = tempfile.mkdtemp(dir=path.parent, prefix=prefix)
-            handle = os.open(name, os.O_RDONLY)
+            try:
+                handle = os.open(name, os.O_RDONLY)
+            except FileNotFoundError:  # removed as a leftover, before it was opened
+                continue
         else:
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix)
-        _lock(handle)
+        _lock(handle, wait=True)
         if os.path.exists(name):  # else it was removed as a leftover, before it was locked
             return handle, Path(name)
         os.close(handle)
 
 
-def _lock(handle: int) -> bool:
-    """Whether the file is locked for this process now. Where the system knows no locks, nothing ever is."""
+def _lock(handle: int, *, wait: bool = False) -> bool:
+    """Whether the file is locked for this process now. Where the system knows no locks, nothing ever is. wait: for a
+    process that has it, and is removing it."""
     try:
         import fcntl
 
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         return True
     except (ImportError, OSError):
         return False

@@ -1,9 +1,15 @@
 """A command ends in one line: after a mistake, without memory, without room to write, and in time."""
 
+import fcntl
 import math
+import os
+import shutil
+import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,6 +91,28 @@ def test_a_place_where_nothing_can_be_written_is_one_line(tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"^cannot write in .*/file/cache: Not a directory; make it writable$"):
         check_writable(tmp_path / "file" / "cache")
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["removed before it is opened", "being removed when it is"])
+def test_a_folder_that_another_process_takes_for_a_leftover_is_made_anew(
+    late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, made = tempfile.mkdtemp, list[str]()
+
+    def taken(**where: Any) -> str:
+        made.append(make(**where))
+        if len(made) == 1:
+            handle = os.open(made[0], os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            threading.Timer(0.2 * late, lambda: (shutil.rmtree(made[0]), os.close(handle))).start()
+            while not late and Path(made[0]).exists():
+                time.sleep(0.01)
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", taken)
+    with new_folder(tmp_path / "new") as folder:
+        (folder / "a").write_text("a")
+    assert len(made) == 2 and (tmp_path / "new" / "a").read_text() == "a"
 
 
 def test_what_is_being_written_is_not_taken_for_a_leftover(tmp_path: Path) -> None:
