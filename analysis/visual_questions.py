@@ -45,8 +45,8 @@ class Answers(Result):
     def accuracy(self, kind: str | None = None, *, hidden: bool = False) -> float:
         """Share of right answers, of those by yes or no ("1"), of the others ("0"), or of all; nan of none."""
         found = zip(self.right_hidden if hidden else self.right, self.yes_no, strict=True)
-        right = [right == "1" for right, yes_no in found if kind in (None, yes_no)]
-        return fmean(right) if right else math.nan
+        asked = [right == "1" for right, yes_no in found if kind in (None, yes_no)]
+        return fmean(asked) if asked else math.nan
 
 
 ACCURACY = Quantity[Answers](

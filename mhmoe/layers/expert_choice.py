@@ -92,7 +92,7 @@ class ExpertChoice(nn.Module):
         self.router = config.router.build()
         self.experts = config.experts.build()
         self.shared = None if config.shared is None else config.shared.build()
-        self.balance = BalanceLoss(())
+        self.balance = BalanceLoss(())  # for training, which asks each mixture for its own
 
     def forward(
         self,
@@ -122,7 +122,7 @@ class ExpertChoice(nn.Module):
         shape = (*x.shape[:-1], self.num_experts)
         index, weight, kept = index.reshape(shape), weight.view(shape), kept.view(shape)
         found = Routing(index, weight, routing.probabilities, kept, routing.scores, index)
-        return FFNOutput(hidden, self.balance(found), found)
+        return FFNOutput(hidden, routing.probabilities.new_zeros(()), found)
 
     def rebalance(self, load: Float[Tensor, " experts"]) -> None:
         """Every expert has the same load: nothing."""
