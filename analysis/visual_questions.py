@@ -3,13 +3,15 @@
     score(answer) = sum over the answer's tokens of log p(token | image, question, all of the answer masked)      nats
 
 The answers to choose among are those of all the questions. Asked once with the image and once with all of it masked:
-what a model answers then it knows from the questions alone. v1 trains its models further on the questions of VQAv2, as
-BEiT-3 does; here the training text has questions of the same kind with their answers, and nothing is trained further.
+what a model answers then it knows from the questions alone.
+
+`fine_tune` trains a model further on questions first, as v1 does with those of VQAv2. Departure: v1 follows BEiT-3,
+which puts a classifier of 3,129 answers on top; here the layer that pre-training ends with fills in the answer.
 """
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -17,12 +19,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from analysis.claims.measured import Items, Quantity
 from analysis.results import Result
+from mhmoe.data.batches import IGNORE
 from mhmoe.data.images import MASK, VisualTokenizer
 from mhmoe.data.local_images import Question
 from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.training.config import TrainingConfig
+from mhmoe.training.optimizer import make_optimizer
 
 YES_NO = ("no", "yes")
 
@@ -55,7 +61,60 @@ ACCURACY = Quantity[Answers](
     of=lambda found: found.accuracy(),
     items=lambda found: [Items(found.key, np.array([*found.right], dtype=np.float64), "questions")],
 )
+BLIND_ACCURACY = Quantity[Answers](
+    name="accuracy with the image masked",
+    unit="accuracy",
+    of=lambda found: found.accuracy(hidden=True),
+    items=lambda found: [Items(found.key, np.array([*found.right_hidden], dtype=np.float64), "questions")],
+)
 LIKELIHOOD = Quantity[Answers](name="log-likelihood", unit="nats", of=lambda found: -found.nll)
+
+
+def fine_tune(
+    model: MHMoEForCausalLM,
+    tokenizer: Tokenizer,
+    visual: VisualTokenizer,
+    asked: Sequence[Question],
+    config: TrainingConfig,
+    *,
+    seed: int,
+    end_of_text: int = 0,
+) -> None:
+    """Train the model to fill in the answers of these questions, of each epoch in an order of its own.
+
+    config: its schedule, optimiser and precision, `batch_sequences` questions a step; what a sequence has of tokens is
+    not cut to `length`. The loss is that of the answers' tokens, and 0.01 times, or as the model has it, the balance
+    loss. The same seed gives the same weights. Raises ValueError if there are no questions.
+    """
+    if not asked:
+        raise ValueError("there are no questions to train on; give at least one")
+    mask, device = _mask(tokenizer), next(model.parameters()).device
+    answers = [_ids(tokenizer, f" {question.answer}") for question in asked]
+    begins = [_begin(tokenizer, visual.encode(question.image), question, end_of_text) for question in asked]
+    optimizer = make_optimizer(model, config)
+    model.train()
+    for step, batch in enumerate(_batches(len(asked), config, seed)):
+        part = [(begins[number], len(answers[number])) for number in batch]
+        rows, read, hidden = (found.to(device) for found in _rows(part, mask, end_of_text))
+        labels = torch.full_like(rows, IGNORE)
+        labels[hidden] = torch.tensor([token for number in batch for token in answers[number]], device=device)
+        for group in optimizer.param_groups:
+            group["lr"] = config.rate(step) * group["lr_multiplier"]
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            loss = model(rows, attention_mask=read, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+
+
+def _batches(questions: int, config: TrainingConfig, seed: int) -> Iterator[Sequence[int]]:
+    """The numbers of the questions of each step."""
+    wanted = config.steps * config.batch_sequences
+    epochs = (np.random.RandomState([seed, epoch]).permutation(questions) for epoch in range(-(-wanted // questions)))
+    order = np.concatenate([*epochs])[:wanted].reshape(config.steps, config.batch_sequences)
+    yield from order.tolist()
 
 
 @torch.no_grad()
@@ -101,31 +160,50 @@ def _scores(
 ) -> npt.NDArray[np.float64]:
     """[questions, answers]"""
     device = next(model.parameters()).device
-    answer_ids = [tokenizer.encode(f" {answer}", add_special_tokens=False).ids for answer in answers]
-    begins = [
-        [end_of_text, *tokenizer.encode(image + question.question, add_special_tokens=False).ids]
-        for image, question in zip(images, asked, strict=True)
-    ]
+    answer_ids = [_ids(tokenizer, f" {answer}") for answer in answers]
+    begins = [_begin(tokenizer, *pair, end_of_text) for pair in zip(images, asked, strict=True)]
     scores = np.empty((len(asked), len(answers)))
     for size in {len(ids) for ids in answer_ids}:
         of_size = [number for number, ids in enumerate(answer_ids) if len(ids) == size]
         wanted = torch.tensor([answer_ids[number] for number in of_size], device=device)
         for start in range(0, len(asked), batch_size):
-            part = begins[start : start + batch_size]
-            longest = max(map(len, part)) + size + 1
-            rows = torch.full((len(part), longest), end_of_text, device=device)
-            read = torch.zeros_like(rows)
-            for row, begin in enumerate(part):
-                filled = torch.tensor([*begin, *[tokenizer.token_to_id(MASK)] * size, end_of_text])
-                rows[row, : len(filled)], read[row, : len(filled)] = filled.to(device), 1
+            part = [(begin, size) for begin in begins[start : start + batch_size]]
+            rows, read, hidden = (found.to(device) for found in _rows(part, _mask(tokenizer), end_of_text))
             logits = model(rows, attention_mask=read).logits.float().log_softmax(dim=-1)
-            places = torch.tensor([len(begin) for begin in part], device=device)[:, None] + torch.arange(
-                size, device=device
-            )
-            masked = logits[torch.arange(len(part), device=device)[:, None], places]  # [questions, size, vocabulary]
+            masked = logits[hidden].unflatten(0, (len(part), size))  # [questions, size, vocabulary]
             found = masked[:, torch.arange(size, device=device), wanted].sum(dim=-1)
             scores[start : start + len(part), of_size] = found.double().cpu().numpy()
     return scores
+
+
+def _mask(tokenizer: Tokenizer) -> int:
+    mask = tokenizer.token_to_id(MASK)
+    if mask is None:
+        raise ValueError("the tokenizer has no token for what is masked; take one of images and text")
+    return mask
+
+
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def _begin(tokenizer: Tokenizer, image: str, asked: Question, end_of_text: int) -> list[int]:
+    """What a model reads before the answer."""
+    return [end_of_text, *_ids(tokenizer, image + asked.question)]
+
+
+def _rows(asked: Sequence[tuple[Sequence[int], int]], mask: int, end_of_text: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows [questions, length] that begin so and go on with so many masked tokens; which of their tokens are read, the
+    others being padding; and which are masked."""
+    longest = max(len(begin) + size for begin, size in asked) + 1
+    rows = torch.full((len(asked), longest), end_of_text)
+    read = torch.zeros_like(rows)
+    hidden = torch.zeros_like(rows, dtype=torch.bool)
+    for row, (begin, size) in enumerate(asked):
+        rows[row, : len(begin)] = torch.tensor(begin)
+        read[row, : len(begin) + size + 1] = 1
+        hidden[row, len(begin) : len(begin) + size] = True
+    return rows.masked_fill(hidden, mask), read, hidden
 
 
 def _nll(scores: npt.NDArray[np.float64], truth: npt.NDArray[np.int64]) -> float:

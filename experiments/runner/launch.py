@@ -22,7 +22,7 @@ from experiments.runner.measurements import Measurement, Subject, folder_of_data
 from experiments.runner.outlook import time_left
 from experiments.runner.page import Page
 from experiments.runner.processes import check_device, is_past, join_processes, try_lock
-from experiments.runner.runs import Run, tuning_runs
+from experiments.runner.runs import Run, training_config, tuning_runs
 from experiments.runner.store import RESULTS, Records
 from experiments.runner.texts import CACHE, load_dataset
 from experiments.scales import Scale
@@ -246,7 +246,8 @@ def measure_missing(page: Page, scale: Scale, options: Options, failures: Failur
             for measurement in left:
                 with failures.noted(f"{measurement.name}-{run.name}"):
                     source = provenance(command(), device_name(torch.device(scale.device)), torch.get_num_threads())
-                    subject = Subject(model=model, seed=run.seed, text=text, folder=folder)
+                    training = training_config(run)
+                    subject = Subject(model=model, seed=run.seed, training=training, text=text, folder=folder)
                     values = measurement.measure(subject, measurement.settings_at(scale.name))
                     save(measurement, record, values, source, options.results)
                     tqdm.write(f"{scale.name} {run.name}: {measurement.name} measured ({measured} of {len(todo)})")

@@ -24,6 +24,7 @@ from mhmoe.data.packing import PackedDataset
 from mhmoe.from_json import from_json
 from mhmoe.io import UserError, parse_json
 from mhmoe.model.language_model import MHMoEForCausalLM
+from mhmoe.training.config import TrainingConfig
 from mhmoe.training.record import Record, fingerprint
 from mhmoe.training.record_checks import Provenance
 
@@ -34,11 +35,12 @@ Given = TypeVar("Given", bound=Result, covariant=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What a measurement may look at: the model's folder and the seed it started from, the packed text, and the
-    folder of all data, where it reads files of that."""
+    """What a measurement may look at: the model's folder, the seed it started from and how it was trained, the packed
+    text, and the folder of all data, where it reads files of that."""
 
     model: Path
     seed: int
+    training: TrainingConfig
     text: PackedDataset
     folder: DataFolder | None
 

@@ -138,16 +138,21 @@ def new(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return Project.new(tmp_path_factory.mktemp("project"))
 
 
+def with_steps(project: Project, steps: int) -> Project:
+    """The same, whose runs at the smoke scale have so many steps."""
+    scales, whole = project.root / "experiments" / "scales.py", '"smoke"), "steps": 60'
+    text = scales.read_text()
+    assert whole in text
+    scales.write_text(text.replace(whole, whole.replace("60", str(steps))))
+    return project
+
+
 @pytest.mark.parametrize("steps", [4, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_page_of_a_new_kind_with_a_new_system_router_and_measurement_is_run_and_rendered(
     steps: int, own: Path, new: Project, tmp_path: Path
 ):
     """At the smoke scale as it is, and with fewer steps."""
-    project, page = new.copied(tmp_path / "project"), own / "norms.py"
-    scales = project.root / "experiments" / "scales.py"
-    text = scales.read_text()
-    assert '"smoke"), "steps": 60' in text
-    scales.write_text(text.replace('"smoke"), "steps": 60', f'"smoke"), "steps": {steps}'))
+    project, page = with_steps(new.copied(tmp_path / "project"), steps), own / "norms.py"
     ended = project.run("run", str(page), "--scale", "smoke")
     assert ended.code == 0 and "records go to results-own/norms" in ended.out, ended.err
     results = project.root / "results-own" / "norms"
@@ -241,12 +246,8 @@ def test_two_systems_of_one_name_are_refused_whichever_of_label_and_layer_differ
 
 
 def test_a_claim_of_ones_own_page_is_judged_by_its_records(own: Path, new: Project, tmp_path: Path):
-    project, page = new.copied(tmp_path / "project"), own / "compared.py"
+    project, page = with_steps(new.copied(tmp_path / "project"), 4), own / "compared.py"
     page.write_text(COMPARED)
-    scales = project.root / "experiments" / "scales.py"
-    scales.write_text(
-        scales.read_text().replace('"steps": 60, "batch_sequences": 32', '"steps": 4, "batch_sequences": 4')
-    )
     ended = project.run("run", str(page), "--scale", "smoke", "--seeds", "1", "2")
     assert ended.code == 0, ended.err
     folder = project.root / "results-own" / "compared"

@@ -11,7 +11,7 @@ from analysis.visual_questions import Answers
 from experiments.catalog import find
 from experiments.figure8_image_patches import PAGE as PATCHES
 from experiments.kinds.patches import IMAGE_PATCHES
-from experiments.kinds.visual_questions import VISUAL_QUESTIONS
+from experiments.kinds.visual_questions import FINE_TUNED, VISUAL_QUESTIONS
 from experiments.runner.launch import Options
 from experiments.runner.measurements import measured
 from experiments.runner.runs import model_config, training_config
@@ -116,15 +116,22 @@ def test_questions_are_answered_by_every_model_and_the_page_shows_their_shares(
 ) -> None:
     records = Records(SCALE, finished.results)
     section = SMALL_QUESTIONS.section(SCALE, records, tmp_path)
-    assert section is not None and [row["seeds"] for row in section.rows] == [2, 2, 2]
-    found: list[Answers] = []
-    for seed in (1, 2):
-        one = measured(VISUAL_QUESTIONS, records.by_name[f"multimodal-dense-seed{seed}"], finished.results)
-        assert one is not None and one.values is not None
-        found.append(one.values)
-    assert found[0].key == found[1].key and len(found[0].right) == found[0].questions == 30
-    (row,) = (row for row in section.rows if row["label"] == "Dense")
-    assert row["accuracy"] == pytest.approx(np.mean([one.right.count("1") / 30 for one in found]))
+    assert section is not None and [row["seeds"] for row in section.rows] == [2] * 6
+    assert section.markdown.count("| Dense ") == 2 and "after 20 more steps, on 320 questions" in section.markdown
+    for measurement, trained in ((FINE_TUNED, "fine-tuned"), (VISUAL_QUESTIONS, "pre-trained")):
+        found: list[Answers] = []
+        for seed in (1, 2):
+            one = measured(measurement, records.by_name[f"multimodal-dense-seed{seed}"], finished.results)
+            assert one is not None and one.values is not None
+            found.append(one.values)
+        assert found[0].key == found[1].key and len(found[0].right) == found[0].questions == 30
+        (row,) = (row for row in section.rows if (row["label"], row["trained"]) == ("Dense", trained))
+        assert row["accuracy"] == pytest.approx(np.mean([one.right.count("1") / 30 for one in found]))
+        assert row["nll"] == pytest.approx(np.mean([one.nll for one in found]))
+    tuned, before = (
+        [row["nll"] for row in section.rows if row["trained"] == way] for way in ("fine-tuned", "pre-trained")
+    )
+    assert max(tuned) < min(before)  # all three find right answers likelier than any did before
 
 
 def test_patches_are_counted_in_models_that_route(finished: Options, tmp_path: Path) -> None:
