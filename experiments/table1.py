@@ -83,8 +83,8 @@ def table1(
         reference="xmoe_8",
         claims=(
             below("xmoe_8", "dense"),
-            below("xmoe_32", "dense"),
-            below("xmoe_32", "xmoe_8", control="experts"),
+            below("xmoe_32", "dense", **raised),
+            below("xmoe_32", "xmoe_8", control="experts", **raised),
             below("mhmoe_8_parameters", "xmoe_8"),
             below("mhmoe_32_parameters", "xmoe_32"),
             below("mhmoe_32_parameters", "mhmoe_8_parameters", control="experts"),

@@ -57,7 +57,7 @@ def together(several: Sequence[Controls], labels: Mapping[str, str]) -> Controls
 
 
 def against_null(system: str, null: str, claim: Statement) -> Claim:
-    """That a system beats the model without the layer."""
+    """That a system beats the model without the layer; p counts twice where it does for the claim."""
     return Claim(
         slug=claim.slug,
         statement=f"{system} lies below the model without the layer",
@@ -68,6 +68,7 @@ def against_null(system: str, null: str, claim: Statement) -> Claim:
         arm=claim.arm,
         control="",
         split=_split(claim),
+        raised_at=claim.raised_at,
     )
 
 

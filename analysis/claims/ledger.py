@@ -55,7 +55,8 @@ VERDICTS = {
     "not testable here": "not testable here",
     "not run": "not run",
 }
-JUDGED = ("holds", "not reproduced", "cannot tell")
+DECIDED = ("holds", "not reproduced")
+JUDGED = (*DECIDED, "cannot tell")
 
 
 def ledger_markdown(verdicts: Sequence[Verdict], titles: Mapping[str, str] | None = None) -> str:
@@ -67,6 +68,9 @@ def ledger_markdown(verdicts: Sequence[Verdict], titles: Mapping[str, str] | Non
     counts = verdict_counts(verdicts)
     summary = ", ".join(f"{n} {VERDICTS[name]}" for name, n in counts.items())
     lines = [f"# The ledger of claims\n\n{RULE}", f"**{sum(counts.values())} claims: {summary}.**"]
+    if decided := [v for v in verdicts if v.verdict in DECIDED and not v.repeats]:
+        different = len({(v.scale, v.claim.difference) for v in decided})
+        lines += ["", f"The {len(decided)} that hold or are not reproduced rest on {different} differences."]
     judged = [row for rows in found.values() for row in rows if row[0].verdict in JUDGED and not row[0].repeats]
     if judged:
         lines += ["", "## What could be judged", "", *_table(judged, titles or {})]

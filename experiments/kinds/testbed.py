@@ -6,7 +6,7 @@ X-MoE, how much does each system cover?
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from analysis.claims.controls import Controls, seen
@@ -45,7 +45,8 @@ class Arm:
     """null, dense, few, many: the model without the layer, Dense of the FLOPs of `few`, X-MoE with 8 and 32 experts;
     without the last nothing can be claimed of more experts.
 
-    others: whatever else is set on the way from the null to X-MoE. raised_at: of what is claimed of them.
+    others: whatever else is set on the way from the null to X-MoE. raised_at: of each known effect ("mixture",
+    "experts"; "null", that Dense lies below it), the scales at which seeds were added after a look.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Arm:
     few: System
     many: System | None = None
     others: Sequence[System] = ()
-    raised_at: tuple[str, ...] = ()
+    raised_at: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
     @property
     def systems(self) -> list[System]:
@@ -84,7 +85,7 @@ class Testbed(Page):
         shown = [
             _shown(arm.name, measure(claim, runs, scale.name))
             for arm in self.arms
-            for claim in (*self._effects(arm).values(), self._below(arm, arm.dense, arm.null))
+            for claim in (*self._effects(arm).values(), self._below(arm, arm.dense, arm.null, "null"))
         ]
         shares = [row for arm in self.arms for row in covered_by(arm, current)]
         lines = caption_of(runs)[:1]
@@ -103,10 +104,10 @@ class Testbed(Page):
         return Section(page, columns, [*shown, *shares])
 
     def _effects(self, arm: Arm) -> dict[str, Claim]:
-        more = {"experts": self._below(arm, arm.many, arm.few)} if arm.many else {}
-        return {"mixture": self._below(arm, arm.few, arm.dense), **more}
+        more = {"experts": self._below(arm, arm.many, arm.few, "experts")} if arm.many else {}
+        return {"mixture": self._below(arm, arm.few, arm.dense, "mixture"), **more}
 
-    def _below(self, arm: Arm, better: System, worse: System) -> Claim:
+    def _below(self, arm: Arm, better: System, worse: System, kind: str) -> Claim:
         return Claim(
             slug=self.slug,
             statement=f"{better.label} lies below {worse.label}",
@@ -116,7 +117,7 @@ class Testbed(Page):
             task=self.task,
             arm=arm.name,
             control="",
-            raised_at=arm.raised_at,
+            raised_at=arm.raised_at.get(kind, ()),
         )
 
 

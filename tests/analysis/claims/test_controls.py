@@ -6,10 +6,10 @@ from collections.abc import Hashable
 
 import pytest
 
-from analysis.claims.controls import Controls, together
+from analysis.claims.controls import Controls, against_null, together
 from analysis.claims.judge import judge
 from analysis.claims.ledger import HEADINGS, ledger_markdown, ledger_tables
-from analysis.claims.rules import Claim, Verdict
+from analysis.claims.rules import Claim, Verdict, measure
 from mhmoe.training.record import Record
 from tests.fake_records import record
 
@@ -99,6 +99,15 @@ def test_where_seeds_were_added_after_a_look_p_counts_twice() -> None:
     once, twice, not_here = (judge([c], records, "cpu", controls=CONTROLS)[0] for c in (CLAIM, looked, elsewhere))
     assert once.verdict == "holds" and twice.verdict == "cannot tell" and not_here.adjusted_p == once.adjusted_p
     assert twice.adjusted_p == pytest.approx(2 * once.tested.p_value)
+
+
+def test_p_of_the_null_counts_twice_where_that_of_the_claim_does() -> None:
+    records = runs(a=4.49, b=4.3, x=4.2, d=4.6, null=4.4984)
+    assert 0.025 < measure(against_null("a", "null", CLAIM), records, "cpu").p_value < 0.05
+    assert CONTROLS.objection(CLAIM, records, "cpu") == ""
+    raised = dataclasses.replace(CLAIM, raised_at=("cpu",))
+    assert CONTROLS.objection(raised, records, "cpu").startswith("a does not beat the null")
+    assert CONTROLS.objection(raised, records, "long") == ""
 
 
 def test_the_null_is_asked_where_the_claim_is_judged() -> None:
