@@ -60,7 +60,10 @@ def table1(
         paper = paper_pair(first.paper, second.paper)
         return lower(statement, source, first.system, second.system, paper=paper, **more)
 
-    raised, further = ({"raised_at": scales if task == "english" else ()} for scales in (RAISED_AT, RAISED_FURTHER))
+    def looked_at(scales: tuple[str, ...]) -> dict[str, Any]:
+        return {"raised_at": scales if task == "english" else ()}
+
+    raised, further = looked_at(RAISED_AT), looked_at(RAISED_FURTHER)
     tuned = arm.few.name.removeprefix("xmoe_8")
     of_arm = (
         ("xmoe_8", "dense", "v1 Table 1", raised),

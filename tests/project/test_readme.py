@@ -452,7 +452,11 @@ def test_the_differences_over_fewer_seeds_in_the_results_are_those_of_the_record
         ("mhmoe_8_compute_h1_tuned", "xmoe_8_there_tuned", "without splitting {:.1f}% [{:.1f}, {:.1f}] below it,"),
         ("v2_mhmoe_h2_tuned", "v2_mhmoe_h2_n0_tuned", "At equal FLOPs they are worth {:.1f}% [{:.1f}, {:.1f}], and on"),
         ("v2_mhmoe_h2_tuned", "v2_mhmoe_h2_neither_tuned", "experts without either {:.1f}% [{:.1f}, {:.1f}]."),
-        ("v2_mhmoe_h2_merge_tuned", "v2_mhmoe_h2_neither_tuned", "layer is worth {:.1f}% [{:.1f}, {:.1f}], and of the head layer"),
+        (
+            "v2_mhmoe_h2_merge_tuned",
+            "v2_mhmoe_h2_neither_tuned",
+            "layer is worth {:.1f}% [{:.1f}, {:.1f}], and of the head layer",
+        ),
         ("v2_fine_mlp_there_tuned", "v2_fine_there_tuned", "without splitting they bring {:.1f}% [{:.1f}, {:.1f}];"),
         ("mhmoe_8_compute_tuned", "dense_tuned", "and {:.1f}% [{:.1f}, {:.1f}] below Dense, which is not significant"),
         ("fine_8_tuned", "xmoe_8_tuned", "with tokens whole, ends {:.1f}% [{:.1f}, {:.1f}] below it."),
@@ -523,7 +527,11 @@ def test_what_the_results_say_of_masked_images_and_text_is_in_the_records():
 def test_what_the_results_say_of_more_tuned_systems_on_twelve_million_tokens_is_in_the_records():
     for ours, theirs, sentence in (
         ("fine_8_tuned", "xmoe_8_tuned", "tokens whole, end {:.1f}% [{:.1f}, {:.1f}] above X-MoE, not told"),
-        ("mhmoe_32_compute_tuned", "xmoe_32_tuned", "and {:.1f}% [{:.1f}, {:.1f}] above X-MoE with 32, of two seeds, neither told"),
+        (
+            "mhmoe_32_compute_tuned",
+            "xmoe_32_tuned",
+            "and {:.1f}% [{:.1f}, {:.1f}] above X-MoE with 32, of two seeds, neither told",
+        ),
     ):
         assert sentence.format(*difference(ours, theirs, scale="long")) in PROSE
     mean, low, high = difference("mhmoe_32_compute_tuned", "mhmoe_8_compute_tuned", scale="long")
