@@ -13,6 +13,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean
 
 import numpy as np
@@ -26,9 +27,11 @@ from analysis.results import Result
 from mhmoe.data.batches import IGNORE
 from mhmoe.data.images import MASK, VisualTokenizer
 from mhmoe.data.local_images import Question
+from mhmoe.io import RunError
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.config import TrainingConfig
 from mhmoe.training.optimizer import make_optimizer
+from mhmoe.training.seeding import drawing
 
 YES_NO = ("no", "yes")
 
@@ -82,26 +85,33 @@ def fine_tune(
 ) -> None:
     """Train the model to fill in the answers of these questions, of each epoch in an order of its own.
 
-    config: its schedule, optimiser and precision, `batch_sequences` questions a step; what a sequence has of tokens is
-    not cut to `length`. The loss is that of the answers' tokens, and 0.01 times, or as the model has it, the balance
-    loss. The same seed gives the same weights. Raises ValueError if there are no questions.
+    config: its schedule, optimiser and precision, `batch_sequences` questions a step, whole. The loss is the mean over
+    the answers' tokens, with the model's balance loss; what balances routers outside the gradients stays as it is. The
+    same seed gives the same weights. Raises ValueError if there are no questions, and RunError where the loss is not
+    finite.
     """
     if not asked:
         raise ValueError("there are no questions to train on; give at least one")
     mask, device = _mask(tokenizer), next(model.parameters()).device
-    answers = [_ids(tokenizer, f" {question.answer}") for question in asked]
-    begins = [_begin(tokenizer, visual.encode(question.image), question, end_of_text) for question in asked]
     optimizer = make_optimizer(model, config)
     model.train()
     for step, batch in enumerate(_batches(len(asked), config, seed)):
-        part = [(begins[number], len(answers[number])) for number in batch]
-        rows, read, hidden = (found.to(device) for found in _rows(part, mask, end_of_text))
+        part = [asked[number] for number in batch]
+        answers = [_ids(tokenizer, f" {question.answer}") for question in part]
+        begins = [_begin(tokenizer, visual.encode(question.image), question, end_of_text) for question in part]
+        sized = [(begin, len(answer)) for begin, answer in zip(begins, answers, strict=True)]
+        rows, read, hidden = (found.to(device) for found in _rows(sized, mask, end_of_text))
         labels = torch.full_like(rows, IGNORE)
-        labels[hidden] = torch.tensor([token for number in batch for token in answers[number]], device=device)
+        labels[hidden] = torch.tensor(list(chain.from_iterable(answers)), device=device)
         for group in optimizer.param_groups:
             group["lr"] = config.rate(step) * group["lr_multiplier"]
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        precision = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+        with drawing(model, seed, step, rank=0), precision:
             loss = model(rows, attention_mask=read, labels=labels).loss
+        if not torch.isfinite(loss):
+            raise RunError(
+                f"fine-tuning: the loss is not finite at step {step}; lower learning_rate={config.learning_rate}"
+            )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()

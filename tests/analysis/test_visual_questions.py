@@ -17,11 +17,13 @@ from analysis.visual_questions import Answers, fine_tune, measure_answers
 from mhmoe.data.images import MASK, VisualTokenizer, symbols
 from mhmoe.data.local_images import Question
 from mhmoe.data.tokenizer import train_tokenizer
+from mhmoe.io import RunError
+from mhmoe.layers.switch_router import SwitchRouterConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.model.masked import language_model
 from mhmoe.training.config import TrainingConfig
 from mhmoe.training.seeding import seed_parameters
-from tests.small import make_config
+from tests.small import DIM, make_config, xmoe
 
 BLACK, WHITE = (np.full((2, 2, 3), value, dtype=np.uint8) for value in (0, 255))
 VISUAL = VisualTokenizer(np.stack([BLACK.reshape(-1), WHITE.reshape(-1)]), 2)
@@ -107,8 +109,9 @@ def test_no_accuracy_is_known_of_a_kind_that_is_not_asked() -> None:
 TRAINING = TrainingConfig(steps=150, batch_sequences=4, length=16, learning_rate=4e-3, precision="float32")
 
 
-def made(kind: str = "dense") -> MHMoEForCausalLM:
-    model = language_model(make_config(kind, is_causal=False, vocab_size=300, max_position_embeddings=64))
+def made(kind: str = "dense", **changes: Any) -> MHMoEForCausalLM:
+    sizes: dict[str, Any] = {"is_causal": False, "vocab_size": 300, "max_position_embeddings": 64}
+    model = language_model(make_config(kind, **sizes, **changes))
     seed_parameters(model, 1)
     return model.eval()
 
@@ -154,6 +157,21 @@ def test_the_same_seed_gives_the_same_weights_and_another_reads_another_order() 
     first, again, other = (trained(made(), ASKED, seed, steps=3, batch_sequences=2) for seed in (1, 1, 2))
     assert all(map(torch.equal, first, again))
     assert not all(map(torch.equal, first, other))
+
+
+def test_what_a_router_draws_is_of_the_seed_and_the_step() -> None:
+    moe = dataclasses.replace(xmoe(), router=SwitchRouterConfig(dim=DIM, num_experts=4, jitter=0.3)).to_dict()
+    found: list[list[torch.Tensor]] = []
+    for state in (5, 6):
+        model = made(moe=moe)
+        torch.manual_seed(state)
+        found.append(trained(model, ASKED, steps=2))
+    assert all(map(torch.equal, *found))
+
+
+def test_a_loss_that_is_not_finite_is_told() -> None:
+    with pytest.raises(RunError, match=r"not finite at step \d; lower learning_rate=1e\+30"):
+        trained(made(), ASKED, steps=3, learning_rate=1e30, clip_norm=1e9)
 
 
 def test_an_epoch_has_every_question_once_and_the_next_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
