@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer
 
 from analysis.results import Result, Source
-from analysis.routing.text import encode
+from analysis.routing.text import encode, end_of_text
 from mhmoe.data.batches import EvaluationSet
 from mhmoe.data.manifest import DataFolder
 from mhmoe.io import UserError
@@ -54,7 +54,8 @@ def measure_texts(
     """
     length, found = model.config.max_position_embeddings, dict[str, TextLoss]()
     for name, files in texts.items():
-        found_here = evaluate(model, _read(folder, tokenizer, name, files), length, max_windows=max_windows)
+        split = _read(folder, tokenizer, name, files, end_of_text(model))
+        found_here = evaluate(model, split, length, max_windows=max_windows)
         found[name] = TextLoss(
             nll_per_token=found_here["nll_per_token"],
             bits_per_byte=found_here["bits_per_byte"],
@@ -65,10 +66,11 @@ def measure_texts(
     return TextLosses(data=Source(kind=folder.kind, files=hashes), texts=found)
 
 
-def _read(folder: DataFolder, tokenizer: Tokenizer, name: str, files: Sequence[str]) -> EvaluationSet:
+def _read(folder: DataFolder, tokenizer: Tokenizer, name: str, files: Sequence[str], end: int) -> EvaluationSet:
     documents = [folder.parse(line, file, n)["text"] for file in files for n, line in folder.lines(file)]
     pairs = zip(documents, encode(documents, tokenizer), strict=True)
     kept = [(text, encoding.ids) for text, encoding in pairs if encoding.ids]
     if not kept:
         raise UserError(f"the text {name} has no documents in {', '.join(files)}; name other files")
-    return EvaluationSet.of([ids for _, ids in kept], num_bytes=[len(text.encode()) for text, _ in kept])
+    sizes = [len(text.encode()) for text, _ in kept]
+    return EvaluationSet.of([ids for _, ids in kept], num_bytes=sizes, end_of_text=end)

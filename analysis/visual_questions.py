@@ -94,6 +94,7 @@ def fine_tune(
         raise ValueError("there are no questions to train on; give at least one")
     mask, device = _mask(tokenizer), next(model.parameters()).device
     optimizer = make_optimizer(model, config)
+    optimizer.zero_grad()
     model.train()
     for step, batch in enumerate(_batches(len(asked), config, seed)):
         part = [asked[number] for number in batch]

@@ -122,9 +122,9 @@ def windows_of_ids(documents: Sequence[Sequence[int]], length: int, end: int = E
     return windows_of(split_of_ids([[*ids, end] for ids in documents], end), length)
 
 
-def windows_of_texts(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> Windows:
-    """Harness prompts, premises and hypotheses, or any other strings, each a document of its own."""
-    return windows_of_ids([encoding.ids for encoding in encode(texts, tokenizer)], length)
+def windows_of_texts(texts: Sequence[str], tokenizer: Tokenizer, length: int, end: int = END_OF_TEXT_ID) -> Windows:
+    """Harness prompts, premises and hypotheses, or any other strings, each a document of its own, behind `end`."""
+    return windows_of_ids([encoding.ids for encoding in encode(texts, tokenizer)], length, end)
 
 
 class RoutedBatch(NamedTuple):

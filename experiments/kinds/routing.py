@@ -30,7 +30,7 @@ from analysis.routing.activation import (
 from analysis.routing.activation_figure import activation_curves
 from analysis.routing.heatmaps import activation_heatmaps, group_heatmaps
 from analysis.routing.measures import Counts, Summary, summary, total
-from analysis.routing.text import load_checkpoint, routes, untrained, windows_of_texts
+from analysis.routing.text import end_of_text, load_checkpoint, routes, untrained, windows_of_texts
 from analysis.tables import Column, Row, seeds_text, table_markdown
 from analysis.zero_shot.harness import questions
 from analysis.zero_shot.tasks import find
@@ -253,7 +253,8 @@ def _question_routing(subject: Subject, settings: Mapping[str, Any]) -> Question
     texts, source = questions([*tasks.values()], subject.data.path, settings["items"])
     groups = [name for name, several in zip(tasks, texts.values(), strict=True) for _ in several]
     length = model.config.max_position_embeddings
-    windows = windows_of_texts([text for several in texts.values() for text in several], tokenizer, length)
+    asked = [text for several in texts.values() for text in several]
+    windows = windows_of_texts(asked, tokenizer, length, end_of_text(model))
     return QuestionRouting(
         data=source,
         trained=measure_groups(model, windows, groups),

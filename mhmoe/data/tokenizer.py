@@ -108,12 +108,12 @@ def given_tokenizer(name: str) -> GivenTokenizer:
 
 
 def losses(tokenizer: Tokenizer, texts: Iterable[str]) -> str:
-    """A sentence on the first 50 texts that their tokens do not give back, "" if they do, but for blanks: a vocabulary
-    may have a sign for all that it does not know, or lower case alone."""
+    """A sentence on the first 50 texts that their tokens do not give back, "" if they do, but for blanks at the ends: a
+    vocabulary may have a sign for all that it does not know, lower case alone, or one blank for every indentation."""
     some = list(islice(texts, 50))
     ids = [encoding.ids for encoding in tokenizer.encode_batch(some, add_special_tokens=False)]
     back = tokenizer.decode_batch(ids, skip_special_tokens=False)
-    lost = sum(text.split() != found.split() for text, found in zip(some, back, strict=True))
+    lost = sum(text.strip() != found.strip() for text, found in zip(some, back, strict=True))
     if not lost:
         return ""
     return (

@@ -16,6 +16,9 @@ no parameters come in (`inner_norm` puts one before the down matrices, where the
 are ternary too, as v2 says that all models are quantised; its authors' code (yushuiwx/MH-MoE, tutel_moe_layer.py) keeps
 them in full precision. Products are of rounded numbers in the model's own type: this trains such networks, and saves
 neither time nor memory.
+
+Adapters: peft's `target_parameters` adds to W before it is rounded, and merges into the same. `target_modules` adds
+behind, so that merging rounds the adapter away and tells nobody.
 """
 
 import dataclasses

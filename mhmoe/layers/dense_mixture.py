@@ -55,7 +55,8 @@ class DenseMixtureConfig(LayerConfig, kind="dense_mixture"):
     def flops_per_token(self) -> int:
         """Gate and every expert; the gates multiply what goes into the down matrices, and their biases if any."""
         experts = self.experts
-        biases = 2 * experts.num_experts * self.dim if experts.bias or experts.inner_norm else 0
+        folded = experts.inner_norm and experts.precision == "full"  # into the down matrices, which leaves a bias
+        biases = 2 * experts.num_experts * self.dim if experts.bias or folded else 0
         return self.router.flops_per_token() + experts.num_experts * experts.flops_per_token() + biases
 
 

@@ -49,6 +49,11 @@ class HierarchicalMoEConfig(LayerConfig, kind="hierarchical_moe"):
             )
         if self.inner.read_width not in (None, self.dim):
             raise ValueError(f"the router within reads width {self.inner.read_width}, and is given rows of {self.dim}")
+        if any(part.looks_ahead for part in self.inner.parts()):
+            raise ValueError(
+                "an inner expert choice takes rows by how many it is given, which a compiled layer gives otherwise; "
+                "choose a router of rows within"
+            )
         for name, _ in self.balance:
             if LOSSES[name].needs_scores:
                 raise ValueError(f"balance={name!r} needs scores of all leaves, of which a row scores those it reaches")

@@ -162,17 +162,21 @@ class MHMoEModel(MHMoEPreTrainedModel):
                 position_ids=position_ids,
                 **{CACHE: cache, **apart},  # pyright: ignore[reportArgumentType]
             )
+        seen = 0 if cache is None else cache.get_seq_length()
+        ordinary = torch.arange(x.shape[1], device=x.device).unsqueeze(0) + seen
         padding = None
         if attention_mask is not None and attention_mask.ndim == 2:
-            padding = attention_mask[:, -x.shape[1] :].bool()
+            columns = attention_mask[:, -x.shape[1] :]
+            if cache is not None:  # of a fixed size it has columns for tokens to come, too
+                later = (ordinary[0, -1] + 1 - attention_mask.shape[1]).clamp(min=0)
+                columns = attention_mask.index_select(1, ordinary[0] - later)
+            padding = columns.bool()
         kernel = {name: value for name, value in others.items() if name in _FOR_KERNELS}
         if position_ids is not None:
             kernel["position_ids"] = position_ids
         if output_attentions:
             kernel["output_attentions"] = True  # kernels that have none then say so
 
-        seen = 0 if cache is None else cache.get_seq_length()
-        ordinary = torch.arange(x.shape[1], device=x.device).unsqueeze(0) + seen
         width = self.config.hidden_size // self.config.num_attention_heads
         cos, sin = rotation(ordinary if position_ids is None else position_ids, width, self.config.rope_theta)
         rope = (cos.unsqueeze(1), sin.unsqueeze(1))  # the same for all attention heads

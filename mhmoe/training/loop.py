@@ -109,6 +109,7 @@ def train(
                 f"nothing was written for this step. Lower learning_rate={config.learning_rate}"
             )
 
+    optimizer.zero_grad()  # whatever a caller, or a step that was stopped, has left
     if watch is not None:
         watch.begin(progress.step, progress.seconds, progress.step * config.tokens_per_step)
     model.train()

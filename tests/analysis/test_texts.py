@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from analysis.texts import measure_texts
+from mhmoe.data.batches import EvaluationSet
 from mhmoe.data.manifest import DataFolder
 from mhmoe.data.packing import PackedDataset
 from mhmoe.io import UserError
@@ -43,6 +44,16 @@ def test_the_loss_is_that_of_the_split_with_the_same_documents(text: PackedDatas
     assert (found.texts["all"].tokens, found.texts["all"].documents) == (split["tokens"], len(documents))
     assert found.texts["one"].documents == 25 and found.texts["one"].tokens < split["tokens"]
     assert found.data is not None and found.data.files == dict(data.sha256)
+
+
+def test_a_text_is_read_behind_the_models_own_end_of_text(text: PackedDataset, tmp_path: Path) -> None:
+    documents = [document.text for document in tiny.ZipfText().documents("test")]
+    data = folder(tmp_path, all=documents)
+    model = tiny.model("xmoe", max_position_embeddings=16, eos_token_id=5)
+    ids = [text.tokenizer.encode(document, add_special_tokens=False).ids for document in documents]
+    losses = {end: evaluate(model, EvaluationSet.of(ids, end_of_text=end), 16)["nll_per_token"] for end in (0, 5)}
+    found = measure_texts(model, text.tokenizer, data, {"all": ["all.jsonl.gz"]}, max_windows=10**6).texts["all"]
+    assert found.nll_per_token == pytest.approx(losses[5]) != pytest.approx(losses[0])
 
 
 def test_of_a_long_text_windows_from_all_over_it_are_read(text: PackedDataset, tmp_path: Path) -> None:

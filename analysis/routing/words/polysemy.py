@@ -149,7 +149,7 @@ def read_file(path: Path) -> str:
     """A text file, perhaps .gz, in UTF-8 with or without a byte order mark. Raises UserError if it cannot be read."""
     try:
         raw = path.read_bytes()
-        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
+        return (gzip.decompress(raw) if path.suffix.lower() == ".gz" else raw).decode("utf-8-sig")
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; check the path") from None
 

@@ -51,10 +51,13 @@ _EXPLAINED = (
 def read_texts(path: Path) -> list[str]:
     """A text file as one document; of a .jsonl file the `text` of every line. Either may end in .gz.
 
-    Raises UserError if the file cannot be read or has no text.
+    Raises UserError if the file cannot be read, has no text, or is JSON by another name.
     """
+    kinds = {suffix.lower() for suffix in path.suffixes}
+    if kinds & {".json", ".ndjson"}:
+        raise UserError(f"{path} is JSON and would be read as text; give JSON lines named .jsonl")
     whole = read_file(path)
-    texts = [whole] if ".jsonl" not in path.suffixes else list[str]()
+    texts = [whole] if ".jsonl" not in kinds else list[str]()
     for number, line in enumerate(whole.split("\n") if not texts else (), 1):
         if not line.strip():
             continue

@@ -124,6 +124,12 @@ def test_every_token_of_a_text_is_counted_once_and_padding_never(text: PackedDat
         assert windows.token[mine][windows.counted[mine]].tolist() == list(range(len(ids)))
 
 
+def test_a_text_stands_behind_the_end_of_text_that_is_named(text: PackedDataset) -> None:
+    windows = windows_of_texts(["bada"], text.tokenizer, LENGTH, 7)
+    ids = text.tokenizer.encode("bada", add_special_tokens=False).ids
+    assert windows.inputs[0][windows.read[0]].tolist() == [7, *ids]
+
+
 def test_longer_padding_changes_no_count() -> None:
     model = _model("mhmoe_parameters")
     documents = [[5, 6, 7], [9, 8], [4] * 10]

@@ -46,6 +46,9 @@ def test_the_table_has_the_means_of_the_listed_words_and_of_all_others(files: di
     rows = {line[0]: line for line in lines if len(line) > 3}
     model, tokenizer = load_checkpoint(files["mhmoe_parameters"])
     texts = read_texts(files["text.jsonl.gz"])
+    loud = files["text.jsonl.gz"].with_name("TEXT.JSONL.GZ")
+    loud.write_bytes(files["text.jsonl.gz"].read_bytes())
+    assert read_texts(loud) == texts
     assert len(texts) == 4
     for view, of in (("raw", model), ("null_raw", untrained(model, 3))):
         words = measure_words(of, tokenizer, texts, min_count=2, max_words=None).words
@@ -79,8 +82,12 @@ def test_mistakes_end_in_one_line(files: dict[str, Path], capsys, more, said):
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
-    [("a.jsonl", '{"title": "x"}\n', "must be a JSON object with a text"), ("a.txt", " \n", "has no text")],
-    ids=["no text key", "empty"],
+    [
+        ("a.jsonl", '{"title": "x"}\n', "must be a JSON object with a text"),
+        ("a.txt", " \n", "has no text"),
+        ("a.JSON", '{"text": "x"}', "is JSON and would be read as text; give JSON lines named .jsonl"),
+    ],
+    ids=["no text key", "empty", "json"],
 )
 def test_a_text_that_cannot_be_used_is_refused(tmp_path: Path, name, content, said):
     (tmp_path / name).write_text(content)

@@ -193,7 +193,10 @@ def test_a_data_set_of_the_hub_is_streamed_at_its_commit(tmp_path: Path) -> None
 def test_a_tokenizer_that_loses_some_of_a_text_is_told_of() -> None:
     words = Tokenizer(models.WordLevel({"a": 0, "word": 1, "<unk>": 2}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    assert losses(words, ["a word", "a  word"]) == ""
+    assert losses(words, ["a word", " a word\n"]) == ""
+    assert losses(words, ["a word", "a  word", "a\nword"]).startswith(
+        "the tokenizer does not give back 2 of 3 documents"
+    )
     assert losses(words, ["a word", "another word", "a Word"]).startswith("the tokenizer does not give back 2 of 3 doc")
     assert losses(train_tokenizer(TEXTS, 300), ["Ein Satz,  with \u0e2a\u0e27\u0e31 and \U0001f600\n"]) == ""
 

@@ -147,6 +147,13 @@ def test_counted_flops_are_those_that_torch_counts(name: str) -> None:
     assert counter.get_total_flops() == 7 * LAYERS[name].flops_per_token()
 
 
+def test_ternary_experts_whose_norm_stays_before_them_have_no_bias_to_add() -> None:
+    ternary = DenseMixtureConfig(router=router(top_k=4), experts=experts(inner_norm=True, precision="bitnet"))
+    with FlopCounterMode(display=False) as counter:
+        ternary.build()(torch.randn(7, DIM))
+    assert counter.get_total_flops() == 7 * ternary.flops_per_token()
+
+
 @every_layer
 def test_active_parameters_are_those_that_get_a_gradient_at_most(name: str) -> None:
     layer = LAYERS[name]

@@ -9,6 +9,7 @@ from torch import nn
 
 from mhmoe.layers.absent import AbsentConfig
 from mhmoe.layers.dense_mixture import DenseMixtureConfig
+from mhmoe.layers.expert_choice import ExpertChoiceConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
 from mhmoe.layers.hierarchical import HierarchicalMoEConfig
 from mhmoe.layers.latent import LatentConfig
@@ -54,6 +55,14 @@ def test_a_router_that_should_read_the_input_must_be_there_and_read_its_width() 
             LAYER.replace(inner=scored, route_by=route_by)
     with pytest.raises(ValueError, match="the router within reads width 12, and is given rows of 4"):
         HierarchicalMoEConfig(router=XMoERouterConfig(dim=4, num_experts=2), inner=scored)
+
+
+def test_an_expert_choice_within_a_hierarchical_mixture_is_refused() -> None:
+    chosen = ExpertChoiceConfig(
+        router=XMoERouterConfig(dim=12, num_experts=2), experts=ExpertsConfig(dim=12, num_experts=2, expert_dim=5)
+    )
+    with pytest.raises(ValueError, match="an inner expert choice takes rows by how many it is given"):
+        HierarchicalMoEConfig(router=XMoERouterConfig(dim=12, num_experts=2), inner=chosen)
 
 
 @pytest.mark.parametrize("start", ["identity", "zero"])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+from transformers import AutoModelForCausalLM, AutoTokenizer, StaticCache, pipeline
 
 from mhmoe.data.tokenizer import as_transformers, train_tokenizer
 from tests.small import make, tokens
@@ -81,3 +81,16 @@ def test_the_pipeline_writes_text(folder: Path) -> None:
     texts = write(TEXTS, batch_size=2, max_new_tokens=4, do_sample=False)
     for prompt, (answer,) in zip(TEXTS, texts, strict=True):  # pyright: ignore[reportArgumentType]
         assert answer["generated_text"].startswith(prompt) and len(answer["generated_text"]) > len(prompt)
+
+
+@pytest.mark.parametrize("whole_mask", [False, True], ids=["of what was read", "of the whole cache"])
+def test_a_mask_beside_a_cache_of_fixed_size_hides_no_token_that_is_read(whole_mask: bool) -> None:
+    model, ids = make("mhmoe compute"), tokens(2, 7)
+    whole = model(ids, output_routing=True)
+    cache, found = StaticCache(config=model.config, max_cache_len=12), []
+    for begin, end in ((0, 4), (4, 5), (5, 7)):
+        mask = (torch.arange(12 if whole_mask else end) < end).long().expand(2, -1)
+        step = model(ids[:, begin:end], attention_mask=mask, past_key_values=cache, use_cache=True, output_routing=True)
+        assert all(routing.kept.all() for routing in step.routing)
+        found.append(step.logits)
+    assert torch.allclose(torch.cat(found, dim=1), whole.logits, atol=1e-5)

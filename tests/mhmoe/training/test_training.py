@@ -122,6 +122,17 @@ def test_micro_batches_of_unequal_size_count_by_their_sequences(text: PackedData
     assert tiny.worst_tensor(ours, one) < 1e-5
 
 
+def test_gradients_that_were_there_before_are_no_part_of_the_first_step(text: PackedDataset) -> None:
+    ended: list[dict[str, Tensor]] = []
+    for stale in (False, True):
+        model = tiny.model("xmoe")
+        if stale:
+            (50 * model(batch(text), labels=batch(text)).loss).backward()
+        train(model, text, with_(steps=1, evaluations=1), seed=1)
+        ended.append({name: p.detach().clone() for name, p in model.named_parameters()})
+    assert all(torch.equal(ended[0][name], ended[1][name]) for name in ended[0])
+
+
 @pytest.mark.parametrize("micro_batches", [1, 4])
 def test_training_is_that_of_one_batch_after_many_steps_too(text: PackedDataset, micro_batches: int) -> None:
     """Routing is cut sharply, so float32 noise could grow; in float64 nothing does."""
