@@ -123,7 +123,7 @@ def test_micro_batches_of_unequal_size_count_by_their_sequences(text: PackedData
 
 
 def test_gradients_that_were_there_before_are_no_part_of_the_first_step(text: PackedDataset) -> None:
-    ended: list[dict[str, Tensor]] = []
+    ended: list[dict[str, torch.Tensor]] = []
     for stale in (False, True):
         model = tiny.model("xmoe")
         if stale:
