@@ -9,8 +9,9 @@
 
 Documents stand in the order of the hashes of their texts: the first 5% of the characters are `valid`, the next 5%
 `test`, all others `train`. So the text alone decides, and equal documents are in one split; but pieces of one book are
-in all three. Where one document is so long that a split would stay empty, the splits are of 5% of the documents, and
-the longest is in `train`. A saved data set that has the splits train and test, or validation, keeps them.
+in all three. Where one document is so long that a split would stay empty, or have twice its share, the splits are of
+5% of the documents, and the longest is in `train`. A saved data set that has the splits train and test, or validation,
+keeps them.
 """
 
 import gzip
@@ -28,7 +29,7 @@ from mhmoe.io import UserError, sha256_of
 LONGEST = 4000
 HELD_OUT = 0.05  # of the characters, for valid and for test
 SUFFIXES = tuple(f".{kind}{packed}" for kind in ("txt", "text", "md", "rst", "jsonl") for packed in ("", ".gz"))
-_FORMAT = 1  # of the rules above: part of the fingerprint
+_FORMAT = 2  # of the rules above: part of the fingerprint
 _HELD_OUT = ("valid", "test")
 _OURS = {"validation": "valid", "test": "test"}  # by the names of data sets
 
@@ -173,8 +174,10 @@ def _divided(path: Path, documents: Iterable[Document], held_out: Sequence[str])
             f"{path} has {len(groups)} different documents, and {', '.join(('train', *held_out[:-1]))} and "
             f"{held_out[-1]} need one each; give more text (a text is cut into documents of {LONGEST:,} characters)"
         )
-    splits = _filled(groups, [sum(len(d.text) for d in group) for group in groups], held_out)
-    if not all(splits.values()):
+    sizes = [sum(len(d.text) for d in group) for group in groups]
+    splits = _filled(groups, sizes, held_out)
+    most = max(sum(len(d.text) for d in splits[split]) for split in held_out)
+    if not all(splits.values()) or most > 2 * HELD_OUT * sum(sizes):
         longest = max(groups, key=lambda group: len(group[0].text))
         others = [group for group in groups if group is not longest]
         splits = _filled([*others, longest], [1] * len(groups), held_out)

@@ -110,6 +110,17 @@ def test_one_document_that_is_most_of_the_text_is_trained_on(tmp_path: Path) -> 
     assert three["train"] == [longest] and len(three["valid"]) == len(three["test"]) == 1
 
 
+def test_a_document_of_half_the_text_is_trained_on_wherever_its_hash_stands(tmp_path: Path) -> None:
+    texts = [f"document {number} of many" for number in range(300)]
+    for number in range(5):
+        longest = f"{number} " * 4000
+        (tmp_path / "my.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in [*texts, longest]))
+        splits = OwnText.of(tmp_path / "my.jsonl").splits
+        assert longest in [document.text for document in splits["train"]]
+        held_out = [sum(len(document.text) for document in splits[split]) for split in ("valid", "test")]
+        assert all(0 < size <= 0.1 * (len("".join(texts)) + len(longest)) for size in held_out)
+
+
 def test_a_text_that_is_wanted_whole_is_not_divided(tmp_path: Path) -> None:
     whole = OwnText.of(write_lines(tmp_path / "a.jsonl", ["one", "two", "one"]), whole=True)
     assert documents(whole) == {"train": [], "valid": [], "test": ["one", "two", "one"]}
