@@ -58,7 +58,7 @@ def _claims(better: str, worse: str, source: str) -> tuple[MeasuredClaim, Measur
 
 
 def _sees(name: str) -> MeasuredClaim:
-    """A control that no other one is asked for: what does not hold of a system says nothing of its images."""
+    """A control, judged without another one: where it does not hold, the page says nothing of images."""
     system = _ROW_OF[name].system
     statement = f"{system.label} answers more questions rightly with the image than without"
     return higher(statement, OURS, FINE_TUNED, (system, ACCURACY), (system, BLIND_ACCURACY), control="")

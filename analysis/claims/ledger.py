@@ -27,7 +27,7 @@ order.
 
 Holm's family is all that a table claims at a scale. What is not run (since the 28th) or not testable counts in it, so
 that no claim is judged more easily because others are missing; a difference that is tested twice counts once. Where
-seeds were added after a look at a difference, p counts twice.
+seeds were added, or runs trained again, after a look at a difference, p counts twice.
 
 "found at": a true difference of this size is found with 80% chance, given the spread over seeds and as the clearest
 of its table's claims; below it "cannot tell" says nothing against the claim.

@@ -51,7 +51,7 @@ class Statement:
     slug, task: of the page that declares it, which gives them; a page is a family for Holm's correction. source: who
     says it. matching: under which matching of equal size. paper: the two printed values, if any. arm: how its systems
     are trained, as published or tuned. control: the known effect without which it is not judged (controls.py); "" for
-    none. raised_at: the scales at which seeds were added after a look at the difference.
+    none. raised_at: the scales at which seeds were added, or runs trained again, after a look at the difference.
     """
 
     slug: str = ""

@@ -91,7 +91,7 @@ class Testbed(Page):
         lines = caption_of(runs)[:1]
         lines.append(
             "An effect is seen where the 95% interval of the paired difference over seeds is below zero, and p, which "
-            "counts twice where seeds were added after a look, below 0.05."
+            "counts twice where seeds were added, or runs trained again, after a look, below 0.05."
         )
         left_out = "What a system covers is left out where the seeds do not tell X-MoE from no layer."
         tables = (table_markdown(CONTROLS, shown, caption=lines), table_markdown(COVERED, shares, caption=[left_out]))
