@@ -1,7 +1,8 @@
 """The model without its output layer, in transformers' format: embedding, blocks, final norm.
 
 What a stock causal model of transformers does with an argument is done here too: a default taken from
-the config, documents of one row told apart by positions that start again, an output as a tuple.
+the config, documents of one row told apart by positions that start again (where no cache is used), an output as a
+tuple.
 """
 
 import math
