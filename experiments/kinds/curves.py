@@ -29,7 +29,8 @@ COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Curves(Page):
-    """panels: title -> label there -> system. A label looks alike in all panels."""
+    """panels: title -> label there -> system. A label looks alike in all panels. One of which nothing is run is left to
+    the table, which names every system."""
 
     panels: Mapping[str, Mapping[str, System]]
 
@@ -48,7 +49,8 @@ class Curves(Page):
         name = f"{self.slug}_{scale.name}.png"
         lines = caption_of([record for several in current.values() for record in several])
         labelled = {label: system for panel in self.panels.values() for label, system in panel.items()}
-        learning_curves(panels, folder / name, title=self.title, note=lines[0], looks=looks(labelled))
+        drawn = {title: series for title, series in panels.items() if any(series.values())} or panels
+        learning_curves(drawn, folder / name, title=self.title, note=lines[0], looks=looks(labelled))
         rows: list[Row] = [{"label": s.label, **_end(current[s.name], len(stale[s.name]))} for s in systems]
         page = f"![{self.title}]({name})\n\n" + table_markdown(COLUMNS, rows, caption=lines)
         return Section(page, COLUMNS, rows)

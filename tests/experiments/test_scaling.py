@@ -14,6 +14,7 @@ from analysis.zero_shot.tasks import TASKS
 from experiments.figure6_scaling_experts import PAGE as FIGURE6
 from experiments.figure6_scaling_experts import SERIES
 from experiments.figure9_scaling_curves import PAGE as FIGURE9
+from experiments.kinds import curves
 from experiments.kinds.routing import EXPERT_ACTIVATION
 from experiments.kinds.score_table import ZERO_SHOT_ENGLISH, ZERO_SHOT_HELLASWAG
 from experiments.kinds.trend import PANELS
@@ -44,8 +45,8 @@ def test_sizes_without_a_grid_take_the_rate_of_a_neighbour_and_run_no_grid_of_th
     assert tuned == {system.name for system in systems if not system.settled_by}  # those have a search
     seeds = {n: len([r for r in runs if r.tests and r.system.name == s.name]) for n, s in SERIES["X-MoE"].items()}
     assert seeds == {8: 3, 16: 1, 32: 3, 64: 3, 128: 1, 256: 3}
-    curves = FIGURE9.runs(CPU, CPU.seeds, Records(CPU, tmp_path))
-    assert {run.name for run in curves} == {run.name for run in runs}
+    of_curves = FIGURE9.runs(CPU, CPU.seeds, Records(CPU, tmp_path))
+    assert {run.name for run in of_curves} == {run.name for run in runs}
 
 
 def test_every_claim_names_systems_with_seeds_enough_and_the_reading_that_they_have():
@@ -122,3 +123,15 @@ def test_a_seed_that_one_arm_lacks_is_not_taken_from_the_other():
     found = [records[f"english-xmoe_8-seed{seed}"].metrics["test"]["perplexity"] for seed in (1, 2, 3)]
     point = points["X-MoE", "8"]
     assert int(point["n"]) == 3 and float(point["mean"]) == pytest.approx(sum(found) / 3, 1e-5)
+
+
+def test_a_panel_of_curves_of_which_nothing_is_run_is_not_drawn(tmp_path, monkeypatch):
+    drawn: list[str] = []
+    monkeypatch.setattr(curves, "learning_curves", lambda panels, *_, **__: drawn.extend(panels))
+    long = SCALES["long"]
+    records = Records(long)
+    section = FIGURE9.section(long, records, tmp_path)
+    run = {record.system for record in records.by_name.values() if record.task == FIGURE9.task}
+    having = [title for title, of in FIGURE9.panels.items() if run & {system.name for system in of.values()}]
+    assert drawn == having and 0 < len(having) < len(FIGURE9.panels)
+    assert section is not None and section.markdown.count("not run") >= len(FIGURE9.panels) - len(having)

@@ -536,6 +536,9 @@ def test_what_the_results_say_of_masked_images_and_text_is_in_the_records():
     ):
         values = [100 * float(row[column]) for row in tuned]
         assert sentence.format(min(values), max(values)) in PROSE
+    assert all(
+        abs(float(row["yes_no"]) - float(row["yes_no_hidden"])) < 0.01 for row in tuned
+    )  # from the question alone
     told = re.findall(r"^\| (.*?) \| .*\| Table 4 \| cpu \|$", ledger, re.M)
     assert sorted(told) == ["**holds**"] * 3 + ["cannot tell"] * 4
     gaps = re.findall(r"patches with texture reach .*?\| [-+.\d]+ experts \[([-+.\d]+), ([-+.\d]+)\] \| 3 ", ledger)
