@@ -126,7 +126,7 @@ def render_(
     elif page is not None and results is not None and data is not None:
         corpora = {page.task: corpus} if (corpus := results_of(chosen, page.task, data)[1]) else {}
         records = Records(chosen, results.absolute(), corpora)
-        records.check_text(page.planned(chosen, records))
+        records.check_text()
     results = (results or RESULTS).absolute()
     known = list(pages().values())
     smoke = chosen.name == "smoke"

@@ -63,6 +63,24 @@ def memory_wanted(error: BaseException) -> str | None:
     return f" (wanted {amount[2] or f'{int(amount[1]) / 2**20:,.0f} MiB'})" if amount else ""
 
 
+def interruptible(work: Callable[[], object]) -> None:
+    """Do `work`, which may be long in a library that hears no signal, in another thread: Ctrl-C, and `stopped_at`, then
+    need not wait for it. What is left of it ends with the process."""
+    raised: list[BaseException] = []
+
+    def noted() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=noted, daemon=True)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+
+
 @contextmanager
 def stopped_at(deadline: float) -> Generator[None]:
     """Raise OutOfTime in the block soon after `deadline` (time.monotonic), whatever it does then.

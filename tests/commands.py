@@ -25,7 +25,7 @@ LIBRARIES = (
 )
 STREAMS = ("out", "err")
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(list(LIBRARIES))
+SERVER.set_forkserver_preload([*LIBRARIES, "tests.warm"])
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ anew on every machine, because site-packages differ. Data are <folder>/harness/<
 schemas of the hub's data sets, listed with their sha256 in <folder>/manifest.json.
 """
 
+import glob
 import importlib.util
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -122,7 +123,7 @@ def write_tasks(folder: Path, tasks: Sequence[Task], data: Path, cache: Path | N
 
 def _local(task: Task, data: Path, cache: Path | None) -> dict[str, Any]:
     """What the YAML says: the stock file, and every key that tells where data come from."""
-    arguments: dict[str, Any] = {"data_files": {task.split: str((data / task.file).resolve())}}
+    arguments: dict[str, Any] = {"data_files": {task.split: glob.escape(str((data / task.file).resolve()))}}
     if cache is not None:
         arguments["cache_dir"] = str(cache)
     return {

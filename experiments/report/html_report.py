@@ -65,15 +65,17 @@ def write_report(
     states = {slug: [row for row in of_pages if row["slug"] == slug] for slug in shown}
     ran = [scale for scale in scales if any(row["scale"] == scale.name for row in of_pages if row.get("hours"))]
     headline = _of_first_scale(folder / f"{TABLE}.csv", "perplexity")
+    scale = next((row["scale"] for row in headline), "")
+    figure = folder / f"{FIGURE}_{scale}.png"
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     text = environment.get_template("report.html.jinja").render(
         total=rows[-1],
         scales=[scale.name for scale in ran],
-        headline_scale=next((row["scale"] for row in headline), ""),
+        headline_scale=scale,
         headline=_table(_HEADLINE, headline),
-        figure=next((data_uri(path) for path in sorted(folder.glob(f"{FIGURE}_*.png"))), ""),
+        figure=data_uri(figure) if figure.is_file() else "",
         controls=_table(_CONTROLS, _of_first_scale(folder / f"{TESTBED}.csv", "n", "perplexity")),
         covered=_table(_COVERED, _of_first_scale(folder / f"{TESTBED}.csv", "perplexity")),
         counts=[(verdict, VERDICTS[verdict], n) for verdict, n in verdict_counts(verdicts).items()],

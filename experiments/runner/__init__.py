@@ -1,10 +1,11 @@
 """Runs: what a page needs, what is done, and doing the rest.
 
 runs: one training run. store: records on disk; manifest: their hashes; gather: many in one file. plan: the runs of some
-systems. measurements: what is measured on finished models. page: what every page is; queue: several as one. texts:
-which text, and whose results. outlook, gpus, dry_run: what is to be expected. processes, jobs: several that share the
-work. task, cluster: on machines of a cluster. again: runs done once more. execute: one run. failures: those that do
-not stop a queue. launch: what is missing. validation: records from elsewhere. run_command: the command.
+systems. measurements: what is measured on finished models. page: what every page is; queue: several as one; bundle:
+new records to be carried elsewhere. texts: which text, and whose results. outlook, gpus, dry_run: what is to be
+expected. processes, jobs: several that share the work. task, cluster: on machines of a cluster. again: runs done once
+more. execute: one run. failures: those that do not stop a queue. launch: what is missing. validation: records from
+elsewhere. run_command: the command.
 """
 
 READING_ORDER = (
@@ -16,6 +17,7 @@ READING_ORDER = (
     "measurements",
     "page",
     "queue",
+    "bundle",
     "texts",
     "outlook",
     "gpus",

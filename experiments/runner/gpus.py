@@ -2,16 +2,18 @@
 
     memory   = 16 P / n                 parameters, gradients, both moments of Adam in float32; n = 1 for copies
              + gathered                 of a sharded model: two blocks with gradients, and what all blocks share
+             + weights                  as products took them, kept for the backward pass whole on every GPU
              + kept                     for the backward pass of one micro-batch, and the logits with their gradient
     FLOP/s   = count * peak * share     share of the peak that a training step reaches
     FLOPs    = 3 F a token              F the forward pass; the blocks' once more where micro-batches need counts first
 
 Kept are, by our count on real models (a test holds it), without dropout and without the square of attention: for
 attention, norms and residuals of a block 28 bytes a token and width (38 in float32), and what `kept_by` says of the
-feed-forward layer. A share of the peak is assumed, not known: the default is what the MH-MoE layer of 8 experts at
-equal FLOPs reached on an H200 (results/speed/card.md), forward and backward in bfloat16, by torch's products: 176 of
-989 TFLOP/s. X-MoE's layer reached 216, of 256 experts 134; MH-MoE's at equal parameters 246, of 64 experts at equal
-FLOPs 119; a dense network 577.
+feed-forward layer. Products in bfloat16 take weights cast to it; those of experts with an inner norm, down matrices
+with its scale in them. FSDP frees what it gathers, but not these. A share of the peak is assumed, not known: the
+default is what the MH-MoE layer of 8 experts at equal FLOPs reached on an H200 (results/speed/card.md), forward and
+backward in bfloat16, by torch's products: 176 of 989 TFLOP/s. X-MoE's layer reached 216, of 256 experts 134; MH-MoE's
+at equal parameters 246, of 64 experts at equal FLOPs 119; a dense network 577.
 """
 
 import re
@@ -85,16 +87,17 @@ class Needs:
     states: int
     sharded_states: float
     gathered: int
+    weights: int
     kept: int
     tokens_per_second: float
 
     @property
     def whole(self) -> float:
-        return self.states + self.kept
+        return self.states + self.weights + self.kept
 
     @property
     def sharded(self) -> float:
-        return self.sharded_states + self.gathered + self.kept
+        return self.sharded_states + self.gathered + self.weights + self.kept
 
 
 def needs(model: MHMoEConfig, training: Mapping[str, Any], gpus: GPUs) -> Needs:
@@ -118,9 +121,16 @@ def needs(model: MHMoEConfig, training: Mapping[str, Any], gpus: GPUs) -> Needs:
         states=STATES * model.parameters(),
         sharded_states=STATES * model.parameters() / gpus.count,
         gathered=8 * (2 * max(layer.parameters() for layer in layers) + around),
+        weights=2 * model.parameters() if size == 2 else 4 * sum(map(scaled, layers)),
         kept=tokens * (kept + LOGIT * model.vocab_size),
         tokens_per_second=gpus.count * peak * gpus.share / flops,
     )
+
+
+def scaled(layer: Config) -> int:
+    """How many parameters of experts are multiplied by their inner norm's scale."""
+    experts = [part for part in layer.parts() if isinstance(part, ExpertsConfig) and part.inner_norm]
+    return sum(part.num_experts * part.dim * part.inner for part in experts if part.precision == "full")
 
 
 def kept_by(layer: Config, size: int) -> int:

@@ -168,7 +168,8 @@ def _check_alike(text: PackedDataset, done: Sequence[Run], records: Records) -> 
 
 def data_folder(page: Page, scale: Scale, options: Options) -> DataFolder | None:
     """The folder of all data that is named, if a measurement of the page reads one and there is one."""
-    if all(measurement.files is None for part in page.parts for measurement in part.measurements):
+    parts = [part for part in page.parts if part.is_for(scale)]
+    if all(measurement.files is None for part in parts for measurement in part.measurements):
         return None
     path = folder_of_data(options.data, scale, options.packed or options.cache)
     return None if path is None else DataFolder.at(path)
@@ -176,11 +177,11 @@ def data_folder(page: Page, scale: Scale, options: Options) -> DataFolder | None
 
 def unmeasured(page: Page, scale: Scale, options: Options, records: Records) -> list[tuple[Run, Measurement[Any]]]:
     """What the page wants to know of its final models, and nobody has measured."""
-    parts = [part for part in page.parts if part.measurements]
+    parts = [part for part in page.parts if part.measurements and part.is_for(scale)]
     if not parts or options.again is not None or options.train_only:
         return []
     folder = data_folder(page, scale, options)
-    return [
+    found = [
         (run, measurement)
         for part in parts
         for run in options.wanted(part.runs(scale, options.seeds, records))
@@ -189,6 +190,7 @@ def unmeasured(page: Page, scale: Scale, options: Options, records: Records) -> 
         if records.state(run) != "done"
         or not is_measured(measurement, records.by_name[run.name], folder, options.results)
     ]
+    return list({(run.name, measurement.name): (run, measurement) for run, measurement in found}.values())
 
 
 def check_data(

@@ -17,6 +17,7 @@ import torch
 import tyro
 
 from experiments.runner.again import code_here, comparison
+from experiments.runner.bundle import Bundle, check_bundle
 from experiments.runner.cluster import HERE, Cluster
 from experiments.runner.dry_run import cost_table, gpu_table
 from experiments.runner.failures import Failures
@@ -26,7 +27,6 @@ from experiments.runner.jobs import is_spoken_for, run_in_jobs, useful_jobs
 from experiments.runner.launch import Options, check_data, planned_runs, run_all, unmeasured
 from experiments.runner.page import Page
 from experiments.runner.processes import check_device
-from experiments.runner.queue import bundle, check_bundle, listing
 from experiments.runner.runs import Run, model_config
 from experiments.runner.store import COMMITTED, RESULTS, Records
 from experiments.runner.texts import CACHE, OWN, results_of, work_folder
@@ -100,8 +100,10 @@ class Arguments:
             raise UserError(f"seeds={twice[0]} is given twice; give each seed once")
         if self.time_budget is not None and not 0 < self.time_budget < math.inf:
             raise UserError(f"time_budget={self.time_budget} is not allowed; give seconds above 0, or leave it out")
-        self.cluster.check(self.time_budget)
         several = self.cluster.together or int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if several and self.jobs > 1:
+            raise UserError(f"jobs={self.jobs} would share out runs that processes share; leave it at 1")
+        self.cluster.check(self.time_budget)
         if self.sharding is not None and not several:
             raise UserError(
                 "--shard and --expert-parallel are for several processes; start them by --launcher slurm --together, "
@@ -111,15 +113,13 @@ class Arguments:
     def for_jobs(self, page: Page, scale: Scale, options: Options) -> list[str]:
         """The command line of one of several processes that do the same."""
         line = ["run-all" if len(page.parts) > 1 else "run", *self.slugs, "--scale", scale.name]
-        line += ["--seeds", *map(str, options.seeds)]
-        line += ["--task", page.task]
+        line += ["--seeds", *map(str, options.seeds), "--task", page.task]
         line += ["--systems", *self.systems] if self.systems else []
         line += ["--heads", *map(str, self.heads)] if self.heads else []
         line += [] if self.data is None else ["--data", str(self.data)]
         line += [] if (self.results, options.results) == (None, RESULTS) else ["--results", str(options.results)]
         line += ["--device", self.device] if self.device else []
-        line += ["--train-only"] if self.train_only else []
-        line += ["--again"] if self.again else []
+        line += [flag for flag, given in (("--train-only", self.train_only), ("--again", self.again)) if given]
         if self.sharding is not None:
             line += ["--shard", "--expert-parallel", str(self.sharding.expert_parallel)]
         left = options.deadline - time.monotonic()
@@ -143,7 +143,7 @@ def execute_command(page: Page, scale: Scale, arguments: Arguments) -> int:
         raise UserError(f"no run of {page.slug} at scale {scale.name} has a current record to be repeated")
     todo = records.pending_runs(runs)
     if arguments.results is not None or options.results != RESULTS:
-        records.check_text(todo)
+        records.check_text()
     to_measure = unmeasured(page, scale, options, records)
     code = 0
     if dry_run:
@@ -178,14 +178,14 @@ def execute_command(page: Page, scale: Scale, arguments: Arguments) -> int:
 @contextlib.contextmanager
 def _collected(page: Page, scale: Scale, options: Options, out: Path | None) -> Iterator[None]:
     """Afterwards, also where a run has failed or was interrupted, what is new is in files of several and in `out`."""
-    before = {} if out is None else listing(options.results)
+    bundle = None if out is None else Bundle.begun(options.results, out, options.cache)
     try:
         yield
     finally:
         if not is_spoken_for():
             gather(options.records(scale), page.gathered(scale))
-        if not is_spoken_for() and out is not None:
-            print(f"{out}: {bundle(options.results, before, out)} new records and measurements")
+        if not is_spoken_for() and bundle is not None:
+            print(f"{out}: {bundle.write()} new records and measurements")
 
 
 def _options(page: Page, scale: Scale, arguments: Arguments) -> Options:

@@ -6,7 +6,7 @@ declares (source, files' names, packing) is compared all the same, and the text 
 """
 
 import dataclasses
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -149,16 +149,23 @@ class Records:
         """Those without a current record that can be done by now."""
         return [run for run in runs if self.state(run) != "done" and not run.waits_for]
 
-    def check_text(self, runs: Iterable[Run]) -> None:
-        """Raises UserError if a run has a record of another text than the one that is read, which it would replace. At
-        the smoke scale that is no mistake: its text is what is installed."""
-        for run in runs if self.scale.name != "smoke" else ():
-            data = self.by_name[run.name].config.get("data", {}) if run.name in self.by_name else {}
-            other = data.get("corpus") != self.corpora.get(run.task, data.get("corpus"))
-            if other and is_text_of(run.scale, data):
+    def check_text(self) -> None:
+        """Raises UserError if there are records of another text than the one that is read, with which a page would mix
+        new ones. At the smoke scale that is no mistake: its text is what is installed."""
+        for task in self.corpora if self.scale.name != "smoke" else ():
+            if other := self._of_other(task, lambda data, task=task: data.get("corpus") == self.corpora[task]):
                 raise UserError(
-                    f"{self.folder} has records of another text, such as {run.name}; name another folder by --results"
+                    f"{self.folder} has records of another text, such as {other}; name another folder by --results"
                 )
+
+    def of_other_text(self, run: Run, data: Mapping[str, Any]) -> str:
+        """A record of the run's task, on a text that is declared as `data` is and differs; "" if there is none."""
+        return self._of_other(run.task, lambda found: found == data)
+
+    def _of_other(self, task: str, is_same: Callable[[Mapping[str, Any]], bool]) -> str:
+        scale = self.scale.for_task(task)
+        texts = {r.name: r.config.get("data", {}) for r in self.by_name.values() if r.task == task}
+        return next((name for name, data in texts.items() if not is_same(data) and is_text_of(scale, data)), "")
 
     def declared(self, run: Run) -> str:
         """The fingerprint the run should have on the text, and by the number of processes where they matter, that its

@@ -91,6 +91,8 @@ def _judge_record(path: Path, record: Record, pages: Iterable[Page], results: Pa
         return "of a declared run, but the records that choose its learning rate are not here", records.folder
     if records.state(run) != "done":
         return "not current: what is declared has another config, learning rate or text", records.folder
+    if other := records.of_other_text(run, record.config["data"]):
+        return f"of another text than {other} there, with which no page may show it", records.folder
     beside = None if (records.folder / place).exists() else there  # what lies in its own place, `take_in` compares
     is_stale = beside is not None and beside.fingerprint != record.fingerprint and place.endswith(".json")
     if beside in (None, record) or is_stale:

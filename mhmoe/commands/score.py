@@ -5,10 +5,11 @@ each token is predicted once. Perplexity depends on the tokenizer, bits per byte
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 from tokenizers import Tokenizer
 from tyro.conf import Positional
@@ -175,12 +176,26 @@ def _zero_shot(command: Evaluate, model: Any, tokenizer: Any) -> str:
             task_manager=TaskManager(include_path=path),
             num_fewshot=0,
             limit=command.limit,
-            bootstrap_iters=0,
+            bootstrap_iters=100,  # 0 would leave out the errors of plain means, too
         )
     except Exception as error:  # whatever the network, the hub and the files of tasks raise
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"tasks={', '.join(command.tasks)} cannot be scored: {reason}") from error
+    answers = [sample["filtered_resps"] for of_task in found["samples"].values() for sample in of_task]
+    if np.isnan([value for value in _flat(answers) if isinstance(value, float)]).any():
+        raise UserError(  # lm-eval would take the first of such answers for the likeliest
+            f"{command.model} gives no numbers for likelihoods (nan); was it trained, and in this precision?"
+        )
     return "\n".join(harness_lines(found["results"]))
+
+
+def _flat(values: Any) -> Iterator[Any]:
+    """What stands in lists of lists."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _flat(value)
+        else:
+            yield value
 
 
 def harness_lines(results: dict[str, dict[str, Any]]) -> list[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from mhmoe.cli import interruptible
 from mhmoe.io import UserError
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def train_tokenizer(
         show_progress=False,
     )
     without = dict.fromkeys(map(ord, symbols))
-    tokenizer.train_from_iterator((text.translate(without) for text in texts) if symbols else texts, trainer)
+    without_symbols = (text.translate(without) for text in texts) if symbols else texts
+    interruptible(lambda: tokenizer.train_from_iterator(without_symbols, trainer))
     tokenizer.add_tokens([AddedToken(symbol, normalized=False) for symbol in symbols])
     return as_text_only(tokenizer)
 

@@ -61,6 +61,7 @@ def experts(
     kernels: Kernels,
 ) -> Float[Tensor, "rows dim"]:
     """y of every row."""
+    up, down = up.contiguous(), down.contiguous()  # as the kernels read them
     return _Experts.apply(x, up, down, weight, *order, activation, kernels.recompute)  # pyright: ignore
 
 

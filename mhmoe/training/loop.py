@@ -67,7 +67,9 @@ def train(
     or another run's, and when one cannot be written.
     """
     _check_readable(model.config, text, config)
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if world < int(os.environ.get("WORLD_SIZE", "1")):
+        raise UserError("the processes of torchrun have not met; call torch.distributed.init_process_group before")
     if sharding is not None:
         check_trainable(sharding, config)
         shard(model, sharding, seed)
@@ -90,7 +92,7 @@ def train(
 
     objective: nn.Module = Objective(model, config.precision)
     if world > 1 and sharding is None:
-        objective = nn.parallel.DistributedDataParallel(objective)
+        objective = nn.parallel.DistributedDataParallel(objective, gradient_as_bucket_view=True)
     if config.compile:
         torch.compiler.reset()  # one run's graphs are of no use to the next
         objective = torch.compile(objective, dynamic=False)  # pyright: ignore[reportAssignmentType]
@@ -147,9 +149,9 @@ def train(
                     watch.evaluated(progress.curve[-1], None if sharding else model, text.valid, config.length)
                 begun += time.monotonic() - begun_work  # training time alone
             else:
+                norm = clip_gradients(model, config.clip_norm)  # all meet here, before one of them may stop
                 stop_unless_finite(losses.nll, "task loss")
                 stop_unless_finite(losses.balance, "balance loss")
-                norm = clip_gradients(model, config.clip_norm)
                 stop_unless_finite(float(norm), "gradient's norm")
                 for group in optimizer.param_groups:
                     group["lr"] = config.rate(progress.step) * group["lr_multiplier"]

@@ -100,6 +100,8 @@ def check_layout(model: MHMoEForCausalLM, sharding: Sharding, world: int) -> Non
     count = sharding.expert_parallel
     if world % count:
         raise UserError(f"expert_parallel={count} does not divide the {world} processes; choose one that does")
+    if count > 1 and not _mixtures(model):
+        raise UserError(f"expert_parallel={count} has no experts of a SparseMoE to share out; leave it at 1")
     if count > 1 and sharding.by_heads and any(_routes_to_heads(part) for part in model.modules()):
         raise UserError(
             "heads within a hierarchical mixture get as many tokens as each process routes to them, and Head Parallel "

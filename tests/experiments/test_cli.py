@@ -379,6 +379,10 @@ def refusal(project: Project, *arguments: str, **environment: str) -> str:
         ("render table5 --heads -2", "heads=-2 is not allowed; it must be at least 1"),
         ("run table1 --scale mini --jobs 0", "jobs=0 is not allowed"),
         ("run table1 --scale mini --jobs -1", "jobs=-1 is not allowed"),
+        (
+            "run table1 --scale mini --jobs 2 --launcher slurm --together",
+            "jobs=2 would share out runs that processes",
+        ),
         *(
             (
                 f"run table1 --scale mini --time-budget {budget}",

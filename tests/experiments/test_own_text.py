@@ -106,7 +106,8 @@ def test_a_page_of_ones_own_replaces_no_records_of_another_text(committed: Proje
     own = own_folder(project)
     before = {path: path.read_bytes() for path in own.rglob("*.json")}, project.files()
     render = ("render", "mine.py", "--scale", "mini")
-    for command in ((*run, "--jobs", "2"), (*run, "--results", str(own)), render):
+    others = (*run[:-1], "mhmoe_8_compute")  # beside which the other text's would stand
+    for command in ((*run, "--jobs", "2"), (*run, "--results", str(own)), others, (*run, "--seeds", "7"), render):
         refused = project.run(*command, "--data", "other")
         assert refused.code == 2 and is_one_line(refused), refused
         assert "results-own/mine/runs/mini has records of another text, such as english-dense-lr0.01" in refused.err

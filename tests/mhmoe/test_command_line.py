@@ -1,5 +1,6 @@
 """A command ends in one line: after a mistake, without memory, without room to write, and in time."""
 
+import ctypes
 import fcntl
 import math
 import os
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from mhmoe.cli import OutOfTime, exit_code, stopped_at
+from mhmoe.cli import OutOfTime, exit_code, interruptible, stopped_at
 from mhmoe.io import UserError, check_writable, new_folder, remove_leftovers, write_atomically
 
 
@@ -73,6 +74,18 @@ def test_a_deadline_ends_whatever_is_done_within_seconds(capsys: pytest.CaptureF
     assert exit_code(command) == 0
     assert 0.1 < time.monotonic() - begun < 5
     assert capsys.readouterr().out == "stopped at the time budget; the same command goes on from here\n"
+
+
+def test_a_deadline_does_not_wait_for_a_library_that_hears_no_signal() -> None:
+    begun = time.monotonic()
+    with pytest.raises(OutOfTime), stopped_at(begun - 1.0):
+        interruptible(lambda: ctypes.CDLL(None).sleep(20))
+    assert time.monotonic() - begun < 5
+    done = list[int]()
+    interruptible(lambda: done.append(1))
+    assert done == [1]
+    with pytest.raises(UserError, match="no room"):
+        interruptible(refuse(UserError("no room")))
 
 
 def test_work_that_ends_in_its_own_way_is_not_disturbed() -> None:

@@ -155,7 +155,7 @@ SHOWS: dict[str, str | Path] = {
     "mhmoe train .*--out wider": Path("wider/model.safetensors"),
     "mhmoe train .*my.jsonl": Path("my-xmoe/model.safetensors"),
     "mhmoe train": Path("my-model/model.safetensors"),
-    "mhmoe eval .*--tasks": "arc_easy",
+    "mhmoe eval .*--tasks": " ± ",
     "mhmoe eval": "bits per byte",
     "mhmoe inspect": "layer 1 (block 2)",
     "routing.inspect": "layer 1 (block 2)",

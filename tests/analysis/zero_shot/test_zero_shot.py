@@ -37,7 +37,8 @@ CONTEXT = 48  # tokens: less than many of the questions, more than any answer
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
+    folder = tmp_path_factory.mktemp("data") / "of [1] kind"  # no pattern of names
+    folder.mkdir()
     write_questions(folder)
     return folder
 

@@ -11,8 +11,10 @@ import pytest
 
 from experiments.figure4_training_curves import PAGE as FIGURE4
 from experiments.paper import paper_numbers
+from experiments.report import html_report
 from experiments.report.command import write
-from experiments.report.html_report import command
+from experiments.report.html_report import command, write_report
+from experiments.report.index import index_rows
 from experiments.table1_perplexity import PAGE as TABLE1
 from experiments.testbed import PAGE as TESTBED
 from tests.experiments.report.test_rendering import THREE_SEEDS, fill, ledger_rows
@@ -103,6 +105,16 @@ def test_the_headline_has_the_rows_of_table_1_that_were_run(folder, text):
     after = text[text.index('id="came-out"') :]
     shown = [cells(row) for row in after[: after.index("</table>")].split("<tr")[2:]]
     assert {row[0]: row[1] for row in shown} == ran and len(ran) >= 8
+
+
+def test_the_figure_beside_it_is_of_the_same_scale(tmp_path, folder, monkeypatch):
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    (own,) = copied.glob("figure4_training_curves_*.png")
+    (copied / "figure4_training_curves_a.png").write_bytes(b"of another scale")
+    pictures = []
+    monkeypatch.setattr(html_report, "data_uri", lambda path: pictures.append(path.name) or "")
+    write_report(PAGES, [THREE_SEEDS], [], index_rows(PAGES, [THREE_SEEDS], copied), copied)
+    assert pictures == [own.name]
 
 
 def test_every_result_of_the_papers_is_in_the_coverage(text):

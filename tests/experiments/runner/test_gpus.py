@@ -71,8 +71,8 @@ def test_the_states_are_the_bytes_of_parameters_gradients_and_moments(system: Sy
     assert (found.states, found.sharded_states) == (held, held / 8)
 
 
-def kept_bytes(config: MHMoEConfig, precision: str) -> int:
-    """What autograd holds more after a forward pass over BATCH sequences than over one: copies of weights apart."""
+def kept_bytes(config: MHMoEConfig, precision: str) -> tuple[int, int]:
+    """What autograd holds after a forward pass beside the parameters: whatever the batch, and of BATCH sequences."""
     model = MHMoEForCausalLM(config)
     seed_parameters(model, 0)
     objective = Objective(model, precision)
@@ -84,12 +84,15 @@ def kept_bytes(config: MHMoEConfig, precision: str) -> int:
             held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
             return tensor
 
+        own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
         tokens = torch.randint(config.vocab_size, (sequences, LENGTH))
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             objective(tokens, tokens)
-        return sum(storage.nbytes() for storage in held.values())
+        return sum(storage.nbytes() for place, storage in held.items() if place not in own)
 
-    return kept(BATCH + 1) - kept(1)
+    one, more = kept(1), kept(BATCH + 1)
+    return one - (more - one) // BATCH, more - one
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
@@ -98,8 +101,19 @@ def kept_bytes(config: MHMoEConfig, precision: str) -> int:
 )
 def test_what_two_more_blocks_keep_is_within_a_sixth_of_what_autograd_holds(system: System, precision: str) -> None:
     two, four = (model_config(small(blocks), system) for blocks in (2, 4))
-    measured = kept_bytes(four, precision) - kept_bytes(two, precision)
+    measured = kept_bytes(four, precision)[1] - kept_bytes(two, precision)[1]
     assert on_one(four, precision) - on_one(two, precision) == pytest.approx(measured, rel=1 / 6)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+@pytest.mark.parametrize("system", [dense(), xmoe(8), xmoe(64), mhmoe(8, "compute")], ids=lambda system: system.name)
+def test_weights_that_are_kept_whatever_the_batch_are_a_sixth_off_at_most(system: System, precision: str) -> None:
+    """Of one GPU; of several each has as many, as sharding does not divide what it does not know."""
+    config = model_config(small(2, hidden_size=192), system)
+    training = {"batch_sequences": 8, "length": LENGTH, "precision": precision}
+    found = [needs(config, training, GPUs.parse(gpus)).weights for gpus in ("1xH100", "8xH100")]
+    measured, bytes_of_all = kept_bytes(config, precision)[0], 4 * config.parameters()
+    assert found == pytest.approx([measured] * 2, rel=1 / 6, abs=bytes_of_all / 50)
 
 
 def test_tokens_a_second_and_days_follow_from_flops_peak_and_share() -> None:

@@ -1,5 +1,6 @@
 """Every record is listed with its hash; one that was edited, lost or slipped in is found; others can be taken in."""
 
+import copy
 import dataclasses
 import json
 import multiprocessing
@@ -13,13 +14,13 @@ from experiments.catalog import pages
 from experiments.kinds.routing import EXPERT_ACTIVATION
 from experiments.runner.manifest import NAME, differences, register, write_listed
 from experiments.runner.measurements import path_of, save
-from experiments.runner.runs import Run
+from experiments.runner.runs import Run, run_config
 from experiments.runner.store import COMMITTED, RESULTS, Records
 from experiments.runner.validation import judge, order, take_in
 from experiments.scales import SCALES
 from experiments.table1_perplexity import PAGE as TABLE1
 from mhmoe.io import UserError
-from mhmoe.training.record import Record
+from mhmoe.training.record import Record, fingerprint
 from tests import forged
 from tests.commands import program
 from tests.fake_records import PROVENANCE
@@ -145,6 +146,20 @@ def test_a_record_of_a_declared_run_is_current_and_taken_in(results: Path, tmp_p
 
 def test_another_seed_of_a_declared_system_is_of_a_declared_run(results: Path, tmp_path: Path) -> None:
     assert judge(sent(forged.forged(final(results, seed=77)), tmp_path), KNOWN, results).verdict == "current"
+
+
+def test_a_record_of_another_text_than_those_there_is_not_taken_in(results: Path, tmp_path: Path) -> None:
+    """Of files of the same names, cut alike; a table would have the mean of both."""
+    run = final(results)
+    record = forged.forged(run)
+    data = copy.deepcopy(record.config["data"])
+    data["corpus"]["files"] = dict.fromkeys(data["corpus"]["files"], "1")
+    config = run_config(run, data)
+    other = dataclasses.replace(record, config=config, fingerprint=fingerprint(config, run.seed))
+    judged = judge(path := sent(other, tmp_path), KNOWN, results)
+    assert judged.verdict.startswith("of another text than english-dense-lr0.01-seed1000 there")
+    with pytest.raises(UserError, match="only current ones are registered"):
+        take_in(path, judged)
 
 
 def test_what_is_not_declared_is_said_and_not_taken_in(results: Path, tmp_path: Path) -> None:

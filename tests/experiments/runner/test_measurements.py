@@ -12,8 +12,9 @@ from experiments.kinds.routing import EXPERT_ACTIVATION
 from experiments.report.index import index_rows, write_index
 from experiments.report.render import render
 from experiments.runner.jobs import run_in_jobs
-from experiments.runner.launch import Options
+from experiments.runner.launch import Options, unmeasured
 from experiments.runner.measurements import measured, path_of
+from experiments.runner.queue import Queue
 from experiments.runner.store import Records
 from experiments.scales import Scale
 from experiments.table5_head_number import for_heads
@@ -75,6 +76,17 @@ def test_a_model_that_is_gone_is_trained_again_and_its_record_stays(finished: Op
     assert json.loads(path.read_bytes())["values"] == values
     assert (results / "runs" / SCALE.name / f"{record.name}.json").read_bytes() == kept
     assert (cache / "models" / SCALE.name / record.name / "config.json").is_file()
+
+
+def test_what_two_pages_of_a_queue_measure_is_measured_once(finished: Options, tmp_path) -> None:
+    """And nothing for a page that is left out at the scale."""
+    again = dataclasses.replace(finished, results=shutil.copytree(finished.results, tmp_path / "results"))
+    record = records(again).by_name["english-xmoe_8-seed1"]
+    path_of(ACTIVATION, record, again.results).unlink()
+    other, elsewhere = (dataclasses.replace(HEADS, slug="other", only=only) for only in ((), ("smoke",)))
+    for pages, expected in (([HEADS, other], [record.name]), ([HEADS], [record.name]), ([elsewhere], [])):
+        left = unmeasured(Queue.of(pages), SCALE, again, records(again))
+        assert [run.name for run, _ in left] == expected
 
 
 def test_the_index_counts_the_models_that_are_measured(finished: Options, tmp_path) -> None:

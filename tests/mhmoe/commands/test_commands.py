@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import gzip
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable
@@ -32,12 +33,12 @@ from mhmoe.__main__ import main
 from mhmoe.commands.options import ModelOptions, Train, TrainingOptions
 from mhmoe.commands.plan import settings_of, tokens_read, training_of
 from mhmoe.commands.presets import PRESETS
-from mhmoe.commands.score import Evaluate, _documents, harness_lines
+from mhmoe.commands.score import Evaluate, _documents, evaluate, harness_lines
 from mhmoe.commands.systems import SYSTEMS, Sizes, layer_of
 from mhmoe.data.own_text import OwnText
 from mhmoe.data.packing import PackingConfig, pack
 from mhmoe.data.tokenizer import as_transformers, train_tokenizer
-from mhmoe.io import sha256_of
+from mhmoe.io import UserError, sha256_of
 from mhmoe.layers.matching import match
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.integrate import load_integrated
@@ -694,6 +695,17 @@ def test_upcycle_writes_the_mixture_of_a_dense_model_which_is_scored(book: Path,
     assert "mixture exists already; remove it or name another --out" in capsys.readouterr().err
     assert main(["upcycle", "mixture", "--out", "again"]) == 2
     assert "the model has layers of ours already; give a dense one" in capsys.readouterr().err
+
+
+def test_a_model_that_gives_no_numbers_has_no_scores(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"filtered_resps": [(-1.5, False), (math.nan, False)]}
+    found = {"results": {"piqa": {"acc,none": 0.5}}, "samples": {"piqa": [answers]}}
+    monkeypatch.setattr("lm_eval.evaluator.simple_evaluate", lambda **_: found)
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", lambda **_: None)
+    with pytest.raises(UserError, match=r"model gives no numbers for likelihoods \(nan\)"):
+        evaluate(Evaluate(model=str(folder), tasks=("piqa",)))
+    answers["filtered_resps"].pop()
+    assert "piqa: acc 0.5000" in evaluate(Evaluate(model=str(folder), tasks=("piqa",)))
 
 
 def test_numbers_of_the_harness_have_the_standard_errors_of_their_filter() -> None:

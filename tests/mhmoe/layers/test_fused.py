@@ -61,8 +61,10 @@ def inputs(kind, top_k, dtype, rows=9, experts=5, dim=24, inner=40):
     return [t.to(dtype).requires_grad_() for t in (x, up, down)] + [weight.requires_grad_()], order
 
 
-def compare(kind, top_k, recompute, largest, dtype=torch.float32, **sizes):
+def compare(kind, top_k, recompute, largest, dtype=torch.float32, transposed=False, **sizes):
     tensors, order = inputs(kind, top_k, dtype, **sizes)
+    if transposed:  # matrices that lie in memory as their transposes do
+        tensors[1:3] = [t.detach().mT.contiguous().mT.requires_grad_() for t in tensors[1:3]]
     exact = [t.detach().float().requires_grad_() for t in tensors]
     grad = torch.randn_like(tensors[0])
     with patch.object(fused, "LARGEST", largest), NobodyWaits():
@@ -85,6 +87,8 @@ for kind in ("gelu", "clamped_swiglu"):
 report["one choice"] = compare("gelu", 1, True, 2**29)
 report["in slices"] = compare("swiglu", 2, True, 9 * 2 * 64 * 4, inner=136)
 report["in slices, kept"] = compare("gelu", 2, False, 9 * 2 * 64 * 4, inner=136)
+report["transposed weights"] = compare("swiglu", 2, True, 2**29, transposed=True)
+report["transposed weights, kept"] = compare("gelu", 1, False, 2**29, transposed=True)
 report["width 192"] = compare("gelu", 1, True, 2**29, dim=192, inner=40, rows=9)
 report["one row"] = compare("swiglu", 1, True, 2**29, rows=1)
 report["many experts"] = compare("gelu", 1, True, 2**29, rows=5, experts=17, dim=16, inner=16)

@@ -1,10 +1,12 @@
 """Two processes train as one: the same gradients, the same weights; they stop and go on together."""
 
 import dataclasses
+import os
 import shutil
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from mhmoe.layers.balanced_router import BalancedRouterConfig
 from mhmoe.layers.experts import ExpertsConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
-from mhmoe.training import objective
+from mhmoe.training import loop, objective
 from mhmoe.training.checkpoint import read_checkpoint
 from mhmoe.training.loop import train
 from mhmoe.training.objective import Objective, accumulate_gradients
@@ -45,6 +47,8 @@ def two(text: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -> list[d
 def work(folder: Path, packed: str) -> dict[str, Any]:
     """What one of two processes does."""
     rank = dist.get_rank()
+    for name in ("RANK", "WORLD_SIZE"):  # which processes that met otherwise than by torchrun have not
+        del os.environ[name]
     text, found = load_packed(Path(packed)), dict[str, Any]()
 
     batches = TrainingBatches(text.train, CONFIG.length, CONFIG.batch_sequences, seed=0)
@@ -62,6 +66,14 @@ def work(folder: Path, packed: str) -> dict[str, Any]:
     progress = train(model, text, CONFIG, seed=0)
     assert progress is not None
     found["trained"] = (model.state_dict(), progress.curve)
+
+    def in_one_storage(model: nn.Module, _: float) -> torch.Tensor:
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        found["storages"] = len({g.untyped_storage().data_ptr() for g in gradients}), len(gradients)
+        return loop.nn.utils.clip_grad_norm_(model.parameters(), CONFIG.clip_norm)
+
+    with patch.object(loop, "clip_gradients", in_one_storage):
+        train(tiny.model("dense"), text, dataclasses.replace(CONFIG, steps=2, evaluations=1), seed=0)
 
     model = balanced_by_bias_and_importance()
     assert train(model, text, CONFIG, seed=0) is not None
@@ -133,6 +145,13 @@ def test_training_on_two_processes_gives_the_weights_and_the_curve_of_one(
             for name in ("step", "tokens", "task_loss", "balance_loss", "valid_nll"):
                 assert ours[name] == pytest.approx(expected[name], rel=1e-5)
     assert all(torch.equal(value, two[1]["trained"][0][name]) for name, value in two[0]["trained"][0].items())
+
+
+def test_gradients_lie_in_the_buckets_that_are_sent_and_not_beside_them(two: list[dict[str, Any]]) -> None:
+    """Of the last step, by when DDP knows the order of its buckets."""
+    for rank in two:
+        storages, gradients = rank["storages"]
+        assert storages < gradients / 2
 
 
 def balanced_by_bias_and_importance() -> MHMoEForCausalLM:

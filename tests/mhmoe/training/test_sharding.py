@@ -14,9 +14,10 @@ from torch.distributed.tensor import DTensor
 from baselines.multi_head_latentmoe import multi_head_latentmoe
 from mhmoe.data.batches import TrainingBatches
 from mhmoe.data.packing import PackedDataset, load_packed
-from mhmoe.io import UserError
+from mhmoe.io import RunError, UserError
 from mhmoe.layers.balanced_router import BalancedRouterConfig
 from mhmoe.layers.config import config_from_dict
+from mhmoe.layers.dense_mixture import DenseMixtureConfig
 from mhmoe.layers.experts import ExpertsConfig
 from mhmoe.layers.hierarchical import HierarchicalMoEConfig
 from mhmoe.layers.multi_head import MultiHeadConfig
@@ -61,6 +62,12 @@ def one_expert() -> MHMoEForCausalLM:
         if name.endswith("balancing_bias"):
             bias[-1] = 100.0
     return model
+
+
+def densely_gated() -> MHMoEForCausalLM:
+    experts = ExpertsConfig(dim=tiny.DIM, num_experts=4, expert_dim=16)
+    router = DotProductRouterConfig(dim=tiny.DIM, num_experts=4, top_k=4)
+    return tiny.model("xmoe", moe=DenseMixtureConfig(router=router, experts=experts).to_dict())
 
 
 def heads() -> MHMoEForCausalLM:
@@ -115,6 +122,7 @@ def quick(folder: Path, packed: str) -> dict[str, Any]:
         found[case] = trained(name, sharding, text, folder / case)
     for name in ("full", "heads"):
         found[f"{name} made"] = made_on_meta(name, BOTH)
+    found["broken"] = broken_in_the_second(text)
     low = train(SYSTEMS["top_two"](), text, LOW, seed=0, sharding=dataclasses.replace(BOTH, gather_in="bfloat16"))
     found["low"] = None if low is None else low.curve
     for count in (2, 4):
@@ -122,6 +130,16 @@ def quick(folder: Path, packed: str) -> dict[str, Any]:
             shard(three_experts(), Sharding(expert_parallel=count), seed=0)
         found[f"refused {count}"] = str(refused.value)
     return found
+
+
+def broken_in_the_second(text: PackedDataset) -> str:
+    """How training ends where the second process alone reads what is no number."""
+    model = mhmoe()
+    if os.environ["RANK"] == "1":
+        model.get_input_embeddings().register_forward_hook(lambda *given: torch.inf * given[2])
+    with pytest.raises(RunError) as stopped:
+        train(model, text, CONFIG, seed=0, sharding=SHARDED)
+    return str(stopped.value)
 
 
 def three_experts() -> MHMoEForCausalLM:
@@ -228,6 +246,18 @@ def test_numbers_that_do_not_divide_are_refused_by_name(two: tuple[Path, list[di
     for rank in two[1]:
         assert rank["refused 2"] == "expert_parallel=2 does not divide num_experts=3; choose one that does"
         assert rank["refused 4"] == "expert_parallel=4 does not divide the 2 processes; choose one that does"
+
+
+def test_a_loss_that_is_no_number_in_one_process_stops_all_of_them(two: tuple[Path, list[dict[str, Any]]]) -> None:
+    first, second = (rank["broken"] for rank in two[1])
+    assert "the gradient's norm is not finite at step 0" in first and "loss is not finite at step 0" in second
+
+
+@pytest.mark.parametrize("model", [lambda: tiny.model("dense"), densely_gated], ids=["dense", "dense mixture"])
+def test_a_model_without_experts_to_share_out_is_refused(model: Callable[[], MHMoEForCausalLM]) -> None:
+    with pytest.raises(UserError, match="expert_parallel=2 has no experts of a SparseMoE to share out; leave it at 1"):
+        check_layout(model(), BOTH, 2)
+    check_layout(model(), SHARDED, 2)
 
 
 def test_heads_within_a_hierarchical_mixture_are_not_shared_out_by_heads() -> None:

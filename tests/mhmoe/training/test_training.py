@@ -649,6 +649,14 @@ def test_a_loss_that_is_not_finite_stops_with_one_clear_line(
     assert "Lower learning_rate=" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_processes_that_have_not_met_do_not_train_one_by_one(
+    text: PackedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"have not met; call torch\.distributed\.init_process_group before"):
+        train(tiny.model("dense"), text, tiny.TRAINING, seed=0)
+
+
 def test_weights_that_break_in_the_last_step_are_not_a_result(text: PackedDataset) -> None:
     with pytest.raises(UserError, match=r"^the loss on valid is not finite at step 1"):
         train(tiny.model("xmoe"), text, with_(steps=1, learning_rate=1e38), seed=0)
