@@ -25,6 +25,7 @@ from mhmoe.commands.place import device_named, meet, processes
 from mhmoe.commands.plan import check_multiplied, check_vocabulary, settings_of, sharding_of, tokens_read, training_of
 from mhmoe.data.batches import Seed, TrainingBatches
 from mhmoe.data.named import text_named
+from mhmoe.data.own_text import OwnText
 from mhmoe.data.packing import PackedDataset, PackingConfig, pack
 from mhmoe.data.tokenizer import as_transformers, given_tokenizer, losses, vocabulary_size
 from mhmoe.fields import Count, Range, check_value
@@ -45,6 +46,7 @@ from mhmoe.training.watchers import JsonLines, TensorBoard, Tracker
 
 LISTING = "run.json"
 CACHE_VARIABLE = "MHMOE_CACHE"
+TOLD = 0.01  # the share of test that the training text has, from which on it is told
 _PROMPT, _SAMPLE = 12, 80  # tokens of the card's sample
 
 
@@ -79,6 +81,8 @@ def train(command: Train) -> Path | None:
     rank = meet(device)
 
     if not isinstance(text, PackedDataset):
+        if isinstance(text, OwnText) and rank == 0 and (share := text.repeated()) >= TOLD:
+            print(f"{share:.0%} of the test text are paragraphs that the training text has too", flush=True)
         if (
             given is not None
             and rank == 0

@@ -70,6 +70,12 @@ class OwnText:
         check_split(split)
         yield from self.splits[split]
 
+    def repeated(self) -> float:
+        """The share of the characters of `test` in paragraphs that `train` has too, in documents that are not equal."""
+        read = {paragraph for document in self.splits["train"] for paragraph in _paragraphs(document)}
+        held_out = [paragraph for document in self.splits["test"] for paragraph in _paragraphs(document)]
+        return sum(len(p) for p in held_out if p in read) / max(sum(map(len, held_out)), 1)
+
     def fingerprint(self) -> dict[str, Any]:
         kept = {"kept": list(self.kept)} if self.kept else {}
         return {"kind": self.kind, "format": _FORMAT, **kept, "files": dict(self.files)}
@@ -121,7 +127,7 @@ def _documents(path: Path, name: str, content: bytes) -> Iterator[Document]:
     if "\0" in text:
         raise UserError(f"{where} is no text: character {text.index(chr(0)) + 1:,} is a NUL; name a file of text")
     if not text.strip():
-        raise UserError(f"{where} is empty; name a file that has text")
+        raise UserError(f"{where} is empty; remove it, or name a file that has text")
     pieces = _texts_of_lines(text, where) if name.lower().removesuffix(".gz").endswith(".jsonl") else _cut(text)
     for number, piece in pieces:
         if piece.strip():
@@ -133,14 +139,15 @@ def _texts_of_lines(text: str, where: Path) -> Iterator[tuple[int, str]]:
         if line.strip():
             try:
                 row = json.loads(line)
-                if isinstance(row, dict) and not isinstance(row.get("text"), str):
+                if isinstance(row, dict) and "text" not in row:
+                    raise TypeError(f"it has no field text, but {', '.join(row) or 'none'}")
+                if isinstance(row, dict) and not isinstance(row["text"], str):
                     raise TypeError(f"its field text is {json.dumps(row['text'])[:40]}")
                 found = row["text"]
                 found.encode()
-            except (ValueError, TypeError, KeyError, RecursionError) as error:
-                reason = "it has no field text" if isinstance(error, KeyError) else str(error)
+            except (ValueError, TypeError, RecursionError) as error:
                 raise UserError(
-                    f'{where}, line {number}, is not a JSON object with a text ({reason}); write {{"text": "..."}}'
+                    f'{where}, line {number}, is not a JSON object with a text ({error}); write {{"text": "..."}}'
                 ) from None
             yield number, found
 
@@ -159,6 +166,10 @@ def _cut(text: str, longest: int = LONGEST) -> Iterator[tuple[int, str]]:
         start = end
 
 
+def _paragraphs(document: Document) -> Iterator[str]:
+    return (paragraph.strip() for paragraph in document.text.split("\n\n"))
+
+
 def _undivided(documents: Iterable[Document]) -> dict[str, tuple[Document, ...]]:
     return {"train": (), "valid": (), "test": tuple(documents)}
 
@@ -172,7 +183,7 @@ def _divided(path: Path, documents: Iterable[Document], held_out: Sequence[str])
     if len(groups) < len(held_out) + 1:
         raise UserError(
             f"{path} has {len(groups)} different documents, and {', '.join(('train', *held_out[:-1]))} and "
-            f"{held_out[-1]} need one each; give more text (a text is cut into documents of {LONGEST:,} characters)"
+            f"{held_out[-1]} need one each; give more text (it is cut into documents of up to {LONGEST:,} characters)"
         )
     sizes = [sum(len(d.text) for d in group) for group in groups]
     splits = _filled(groups, sizes, held_out)

@@ -103,7 +103,7 @@ class MultiHead(nn.Module):
 
     def __init__(self, config: MultiHeadConfig) -> None:
         super().__init__()
-        self.dim, self.heads = config.dim, config.heads
+        self.config, self.dim, self.heads = config, config.dim, config.heads
         layer = {"full": Projection, "bitnet": BitProjection}[config.precision]
         self.head = _mlp(layer, config.dim, config.head_layers, config.bias, HEAD_GAIN, config.head_start)
         self.inner = config.inner.build()
@@ -115,6 +115,8 @@ class MultiHead(nn.Module):
             raise ValueError(
                 f"x has width {x.shape[-1]}, this layer has dim={self.dim}; give x of shape (..., {self.dim})"
             )
+        if mask is not None and mask.shape != x.shape[:-1]:
+            raise ValueError(f"mask is {tuple(mask.shape)}, x {tuple(x.shape)}; give a mask of {tuple(x.shape[:-1])}")
         output = self.route(split(x, self.heads), split(self.head(x), self.heads), expand_mask(mask, self.heads))
         return FFNOutput(self.merge(join(output.hidden)), output.balance_loss, output.routing)
 

@@ -186,7 +186,10 @@ class MHMoEConfig(PreTrainedConfig):
         """The feed-forward config of a block, counted from 0. Raises ValueError if it is not a valid one."""
         raw = self.moe if self.is_moe_block(block) else self.feed_forward
         if not isinstance(raw, Mapping):
-            raise ValueError(f"{raw!r} is no layer; give feed_forward and moe a config or what its to_dict() returns")
+            found = f"{raw!r}".partition("\n")[0][:60]
+            raise ValueError(
+                f"{found} is no layer's config; give feed_forward and moe one, or what its to_dict() returns"
+            )
         return config_from_dict(raw)
 
     def parameters(self) -> int:

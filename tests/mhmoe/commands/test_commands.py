@@ -376,7 +376,7 @@ MISTAKES: dict[str, Case] = {
     ),
     "a line that is no JSON": (
         lambda p, b, f: ["train", "--data", written(p / "l.jsonl", b'{"text": "a"}\n{"txt": 1}\n')],
-        "l.jsonl, line 2, is not a JSON object with a text (it has no field text)",
+        "l.jsonl, line 2, is not a JSON object with a text (it has no field text, but",
     ),
     "a line whose text is null": (
         lambda p, b, f: ["train", "--data", written(p / "n.jsonl", b'{"text": "a"}\n{"text": null}\n')],

@@ -41,6 +41,14 @@ def test_every_document_is_in_one_split_and_equal_ones_are_in_the_same(tmp_path:
     assert 3 <= len(set(found["valid"])) <= 6 and 3 <= len(set(found["test"])) <= 6
 
 
+def test_the_share_of_test_that_was_read_in_training_is_counted_by_paragraphs(tmp_path: Path) -> None:
+    own = [f"{n} " * 150 for n in range(300)]
+    for texts, read in ((own, False), ([*own, *reversed(own)], True)):
+        (tmp_path / "text.txt").write_text("\n\n".join(texts))
+        assert (OwnText.of(tmp_path / "text.txt").repeated() > 0.8) is read
+    assert OwnText.of(write_lines(tmp_path / "again.jsonl", own * 2)).repeated() == 0
+
+
 def test_the_words_alone_decide_the_split(tmp_path: Path) -> None:
     first = OwnText.of(write_lines(tmp_path / "a.jsonl", TEXTS))
     second = OwnText.of(write_lines(tmp_path / "b.jsonl.gz", TEXTS[::-1]))

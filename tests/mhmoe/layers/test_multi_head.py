@@ -1,5 +1,6 @@
 """The multi-head layer: against a float64 loop over tokens, heads and experts, and by its identities."""
 
+import inspect
 import json
 import math
 from typing import Any
@@ -478,3 +479,9 @@ def test_an_inner_layer_of_another_width_is_refused() -> None:
 def test_a_row_of_another_width_is_refused() -> None:
     with pytest.raises(ValueError, match=r"x has width 8, this layer has dim=12; give x of shape \(..., 12\)"):
         make()(torch.randn(3, 8))
+
+
+def test_a_mask_of_another_shape_is_refused() -> None:
+    forward = inspect.unwrap(MultiHead.forward)  # as users have it, whose types nobody checks
+    with pytest.raises(ValueError, match=r"mask is \(2, 4\), x \(2, 5, 12\); give a mask of \(2, 5\)"):
+        forward(make(), torch.randn(2, 5, 12), torch.ones(2, 4, dtype=torch.bool))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
 
+from mhmoe import MultiHeadMoE
 from mhmoe.layers.config import Config
 from mhmoe.layers.experts import FeedForwardConfig
 from mhmoe.layers.multi_head import multi_head_moe
@@ -43,7 +44,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("eos_token_id", [3, 99], "below vocab_size=61"),
     ("norm", "batch", "one of rms, layer"),
     ("hidden_size", 25, "is odd, and rotary positions turn pairs of numbers; choose an even one"),
-    *((name, value, "is no layer; give feed_forward and moe") for name in LAYERS for value in ("mhmoe", [1])),
+    *((name, value, "is no layer's config; give feed_forward and moe") for name in LAYERS for value in ("mhmoe", [1])),
+    ("moe", MultiHeadMoE(dim=24, num_experts=2, moe_heads=2, expert_dim=8), "MultiHead.* is no layer's config; give"),
 ]
 
 
