@@ -27,8 +27,9 @@ import torch
 from tests.checked_types import checked
 from tests.commands import LIBRARIES
 
-for library in LIBRARIES:
-    importlib.import_module(library)
+if "PYTEST_XDIST_WORKER" in os.environ or "-n0" in sys.argv:  # else this process runs no test, and waits for others
+    for library in LIBRARIES:
+        importlib.import_module(library)
 
 torch.set_num_threads(1)
 jaxtyping.jaxtyped = checked  # with which the hook decorates every function and class

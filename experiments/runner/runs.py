@@ -1,5 +1,6 @@
 """A training run: what it is called, and the configs that determine its numbers."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,16 @@ def run_config(
     run: Run, data: Mapping[str, Any], processes: int = 1, sharding: Sharding | None = None
 ) -> dict[str, Any]:
     """All that determines the run's numbers but its seed; `data` is the packed text's fingerprint."""
-    return identity(model_config(run.scale, run.system), training_config(run), data, processes, sharding)
+    system = run.system
+    model = _model_config(run.scale, system, system.layer, system.feed_forward)
+    return identity(model, training_config(run), data, processes, sharding)
+
+
+@functools.cache
+def _model_config(scale: Scale, system: System, *_: object) -> MHMoEConfig:
+    """Made once for all seeds and rates, and given to nobody who might change it. Two systems are equal whatever their
+    functions are, so these are told apart beside them."""
+    return model_config(scale, system)
 
 
 def tuning_runs(scale: Scale, task: str, system: System) -> Iterator[Run]:

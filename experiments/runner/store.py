@@ -6,12 +6,13 @@ declares (source, files' names, packing) is compared all the same, and the text 
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.runner.runs import Run, final_name, run_config, tuning_runs
+from experiments.runner.runs import Run, run_config, tuning_runs
 from experiments.scales import SCALES, Scale
 from experiments.system import System
 from mhmoe.data.corpora import LocalCorpus
@@ -57,16 +58,17 @@ def _declares(corpus: Any, found: Mapping[str, Any]) -> bool:
     return True
 
 
-_LOADED: dict[Path, tuple[tuple[int, int, int], list[Record]]] = {}
+_LOADED: dict[str, tuple[tuple[int, int, int], list[Record]]] = {}
 
 
-def _loaded(path: Path) -> list[Record]:
+def _loaded(file: str) -> list[Record]:
     """The records of a file, read and checked once as long as it stays as it is: checking takes its time."""
-    stat = path.stat()
+    stat = os.stat(file)
     state = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-    if path not in _LOADED or _LOADED[path][0] != state:
-        _LOADED[path] = (state, Record.load_lines(path) if path.suffix == ".jsonl" else [Record.load(path)])
-    return _LOADED[path][1]
+    if file not in _LOADED or _LOADED[file][0] != state:
+        path = Path(file)
+        _LOADED[file] = (state, Record.load_lines(path) if path.suffix == ".jsonl" else [Record.load(path)])
+    return _LOADED[file][1]
 
 
 _DECLARED: dict[Hashable, str] = {}
@@ -109,16 +111,22 @@ class Records:
         self.by_name: dict[str, Record] = {}
         self.settled: dict[Hashable, Any] = {}
         """What searches found in them, and those of other scales and results, kept until they are read again."""
-        for path in [*sorted(self.folder.glob("*.jsonl")), *sorted(self.folder.glob("*.json"))]:
-            is_single = path.suffix == ".json"
+        files = sorted(os.listdir(self.folder)) if self.folder.is_dir() else []
+        several = [name for name in files if name.endswith(".jsonl")]
+        for name in [*several, *(name for name in files if name.endswith(".json"))]:
+            path = f"{self.folder}/{name}"
+            is_single = name.endswith(".json")
             for record in _loaded(path):
-                if record.scale != self.scale.name or (is_single and record.name != path.stem):
+                if record.scale != self.scale.name or (is_single and f"{record.name}.json" != name):
                     raise UserError(f"{path} is the record of {record.scale} {record.name}; move or remove it")
                 other = self.by_name.get(record.name, record)
                 again = is_single and record.fingerprint != other.fingerprint  # as its declaration has changed since
-                if record != other and not again:
+                if record is not other and record != other and not again:
                     raise UserError(f"{path} has another record of {record.name} than a file beside it; remove one")
                 self.by_name[record.name] = record
+        self._seeds: dict[str, set[int]] = {}
+        for record in self.by_name.values():
+            self._seeds.setdefault(record.name.removesuffix(f"-seed{record.seed}"), set()).add(record.seed)
 
     def at(self, scale: Scale) -> "Records":
         """Those of another scale, in the same results."""
@@ -204,6 +212,6 @@ class Records:
     def seeds(self, task: str, system: System) -> list[int]:
         """The seeds of a system's final runs: those that the scale declares, and others that were run."""
         declared = system.final_seeds(self.scale, task, self.scale.for_task(task).seeds)
-        run = {r.seed for r in self.by_name.values() if r.name == final_name(task, system, r.seed)}
+        run = self._seeds.get(f"{task}-{system.name}", set())
         more = dataclasses.replace(system, seeds=None)
         return declared + more.final_seeds(self.scale, task, sorted(run - set(declared)))

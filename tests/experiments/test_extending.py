@@ -18,6 +18,7 @@ from experiments.table1_perplexity import PAGE as TABLE1
 from mhmoe.io import UserError
 from tests.commands import Project
 from tests.mini import MINI
+from tests.small_scales import SMALL_SCALES
 
 ROUTER = '''
 """Each row goes to experts by the hash of the signs of its numbers: a null that learns nothing."""
@@ -138,21 +139,21 @@ def new(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return Project.new(tmp_path_factory.mktemp("project"))
 
 
-def with_steps(project: Project, steps: int) -> Project:
-    """The same, whose runs at the smoke scale have so many steps."""
-    scales, whole = project.root / "experiments" / "scales.py", '"smoke"), "steps": 60'
-    text = scales.read_text()
-    assert whole in text
-    scales.write_text(text.replace(whole, whole.replace("60", str(steps))))
+@pytest.fixture(scope="module")
+def quick(new: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The same with smaller scales."""
+    project = new.copied(tmp_path_factory.mktemp("quick") / "project")
+    with (project.root / "experiments" / "scales.py").open("a") as scales:
+        scales.write(SMALL_SCALES)
     return project
 
 
-@pytest.mark.parametrize("steps", [4, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["quick", pytest.param("new", marks=pytest.mark.slow)])
 def test_a_page_of_a_new_kind_with_a_new_system_router_and_measurement_is_run_and_rendered(
-    steps: int, own: Path, new: Project, tmp_path: Path
+    kind: str, own: Path, request: pytest.FixtureRequest, tmp_path: Path
 ):
-    """At the smoke scale as it is, and with fewer steps."""
-    project, page = with_steps(new.copied(tmp_path / "project"), steps), own / "norms.py"
+    """At the smoke scale as it is, and at a smaller one."""
+    project, page = request.getfixturevalue(kind).copied(tmp_path / "project"), own / "norms.py"
     ended = project.run("run", str(page), "--scale", "smoke")
     assert ended.code == 0 and "records go to results-own/norms" in ended.out, ended.err
     results = project.root / "results-own" / "norms"
@@ -245,8 +246,8 @@ def test_two_systems_of_one_name_are_refused_whichever_of_label_and_layer_differ
             unique([known, other])
 
 
-def test_a_claim_of_ones_own_page_is_judged_by_its_records(own: Path, new: Project, tmp_path: Path):
-    project, page = with_steps(new.copied(tmp_path / "project"), 4), own / "compared.py"
+def test_a_claim_of_ones_own_page_is_judged_by_its_records(own: Path, quick: Project, tmp_path: Path):
+    project, page = quick.copied(tmp_path / "project"), own / "compared.py"
     page.write_text(COMPARED)
     ended = project.run("run", str(page), "--scale", "smoke", "--seeds", "1", "2")
     assert ended.code == 0, ended.err
@@ -264,8 +265,8 @@ def test_a_claim_of_ones_own_page_is_judged_by_its_records(own: Path, new: Proje
     assert checked.code == 0 and "3 files are what the records give" in checked.out, checked.err
 
 
-def test_a_config_that_miscounts_itself_gives_no_record(own: Path, new: Project, tmp_path: Path):
-    project, router = new.copied(tmp_path / "project"), tmp_path / "miscounted.py"
+def test_a_config_that_miscounts_itself_gives_no_record(own: Path, quick: Project, tmp_path: Path):
+    project, router = quick.copied(tmp_path / "project"), tmp_path / "miscounted.py"
     text = ROUTER.replace("sign_router", "miscounted").replace("return 0", "return 7", 1)
     system = SYSTEM.replace("from sign_router", "from miscounted").replace("signs_", "miscounted_")
     page = COMPARED.replace("from signs import signs\n", "").replace("signs_8", "miscounted_8")
