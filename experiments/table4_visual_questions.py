@@ -35,6 +35,7 @@ _COMPARED = (
     ("mhmoe_8_parameters", "xmoe_8", "v1 Table 4"),
     ("mhmoe_8_compute", "xmoe_8", "v2, for v1's Table 4"),
     ("mhmoe_8_parameters", f"xmoe_8_k{HEADS}", OURS),
+    ("xmoe_8_tuned_lr", "null_tuned_lr", "ours: what the layer is worth here"),
     ("xmoe_8_tuned_lr", "dense_tuned_lr", "v1 Table 4"),
     ("mhmoe_8_parameters_tuned_lr", "xmoe_8_tuned_lr", "v1 Table 4"),
     ("mhmoe_8_compute_tuned_lr", "xmoe_8_tuned_lr", "v2, for v1's Table 4"),

@@ -18,6 +18,7 @@ from mhmoe.fields import Count, Range, check_value
 from mhmoe.io import UserError, read_json
 from mhmoe.layers.config import LayerConfig, config_from_dict
 from mhmoe.layers.experts import FeedForwardConfig
+from mhmoe.layers.sparse_moe import SparseMoE
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
 from mhmoe.training.config import Sharding, TrainingConfig
@@ -152,5 +153,8 @@ def sharding_of(command: Train, settings: MHMoEConfig, training: TrainingConfig,
     sharding = Sharding(expert_parallel=command.expert_parallel)
     check_trainable(sharding, training)
     with torch.device("meta"):  # takes no memory
-        check_layout(MHMoEForCausalLM(settings), sharding, processes)
+        model = MHMoEForCausalLM(settings)
+    if sharding.expert_parallel > 1 and not any(isinstance(part, SparseMoE) for part in model.modules()):
+        raise UserError(f"expert_parallel={sharding.expert_parallel} has no sparse experts to share out; leave it at 1")
+    check_layout(model, sharding, processes)
     return sharding

@@ -105,7 +105,7 @@ class Sharding:
     says.
 
     parameters: "sharded" among all processes, gathered block by block when they are needed (FSDP2), or "replicated" in
-    all. expert_parallel: so many processes that follow each other share out the experts of every sparse layer; it
+    all. expert_parallel: so many processes that follow each other share out the experts of every `SparseMoE`; it
     divides the number of processes. by_heads: layers whose heads have routers of their own share out heads instead
     (Head Parallel). gather_in: what blocks' parameters are cast to before they are gathered; routers and blocks' two
     norms stay in float32, gradients are added up in it, and evaluation computes as training does. offload_experts:

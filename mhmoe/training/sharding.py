@@ -100,8 +100,6 @@ def check_layout(model: MHMoEForCausalLM, sharding: Sharding, world: int) -> Non
     count = sharding.expert_parallel
     if world % count:
         raise UserError(f"expert_parallel={count} does not divide the {world} processes; choose one that does")
-    if count > 1 and not _mixtures(model):
-        raise UserError(f"expert_parallel={count} has no experts of a SparseMoE to share out; leave it at 1")
     if count > 1 and sharding.by_heads and any(_routes_to_heads(part) for part in model.modules()):
         raise UserError(
             "heads within a hierarchical mixture get as many tokens as each process routes to them, and Head Parallel "
@@ -157,6 +155,7 @@ def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
 
 
 def _mixtures(module: nn.Module) -> list[SparseMoE]:
+    """Whose experts are shared out; those of other layers are sharded as all else is."""
     return [part for part in module.modules() if isinstance(part, SparseMoE)]
 
 

@@ -149,10 +149,10 @@ def test_records_that_are_gathered_while_they_are_read_are_read_again(
     records = fill(tmp_path, SMALL, {})
     before, load = dict(records.by_name), store._loaded
 
-    def late(path: Path) -> list[Record]:
-        if path.stem == SMALL.gathered(SCALE)["tuning-null"][0].name:
+    def late(file: str) -> list[Record]:
+        if Path(file).stem == SMALL.gathered(SCALE)["tuning-null"][0].name:
             gather(records, SMALL.gathered(SCALE))
-        return load(path)
+        return load(file)
 
     monkeypatch.setattr(store, "_loaded", late)
     assert Records(SCALE, tmp_path).by_name == before

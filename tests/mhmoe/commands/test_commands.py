@@ -423,6 +423,10 @@ MISTAKES: dict[str, Case] = {
         lambda p, b, f: ["train", "--data", str(b), "--preset", "gpu", "--expert-parallel", "2"],
         "expert_parallel=2 does not divide num_experts=41; choose one that does",
     ),
+    "no experts that the processes could share out": (
+        lambda p, b, f: ["train", "--data", str(b), "--system", "dense", "--expert-parallel", "2"],
+        "expert_parallel=2 has no sparse experts to share out; leave it at 1",
+    ),
     "a batch that the processes do not divide": (
         lambda p, b, f: ["train", "--data", str(b), "--batch-sequences", "7"],
         "2 processes cannot share out batch_sequences=7; choose numbers that divide",

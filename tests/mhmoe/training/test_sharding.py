@@ -17,7 +17,6 @@ from mhmoe.data.packing import PackedDataset, load_packed
 from mhmoe.io import RunError, UserError
 from mhmoe.layers.balanced_router import BalancedRouterConfig
 from mhmoe.layers.config import config_from_dict
-from mhmoe.layers.dense_mixture import DenseMixtureConfig
 from mhmoe.layers.experts import ExpertsConfig
 from mhmoe.layers.hierarchical import HierarchicalMoEConfig
 from mhmoe.layers.multi_head import MultiHeadConfig
@@ -62,12 +61,6 @@ def one_expert() -> MHMoEForCausalLM:
         if name.endswith("balancing_bias"):
             bias[-1] = 100.0
     return model
-
-
-def densely_gated() -> MHMoEForCausalLM:
-    experts = ExpertsConfig(dim=tiny.DIM, num_experts=4, expert_dim=16)
-    router = DotProductRouterConfig(dim=tiny.DIM, num_experts=4, top_k=4)
-    return tiny.model("xmoe", moe=DenseMixtureConfig(router=router, experts=experts).to_dict())
 
 
 def heads() -> MHMoEForCausalLM:
@@ -251,13 +244,6 @@ def test_numbers_that_do_not_divide_are_refused_by_name(two: tuple[Path, list[di
 def test_a_loss_that_is_no_number_in_one_process_stops_all_of_them(two: tuple[Path, list[dict[str, Any]]]) -> None:
     first, second = (rank["broken"] for rank in two[1])
     assert "the gradient's norm is not finite at step 0" in first and "loss is not finite at step 0" in second
-
-
-@pytest.mark.parametrize("model", [lambda: tiny.model("dense"), densely_gated], ids=["dense", "dense mixture"])
-def test_a_model_without_experts_to_share_out_is_refused(model: Callable[[], MHMoEForCausalLM]) -> None:
-    with pytest.raises(UserError, match="expert_parallel=2 has no experts of a SparseMoE to share out; leave it at 1"):
-        check_layout(model(), BOTH, 2)
-    check_layout(model(), SHARDED, 2)
 
 
 def test_heads_within_a_hierarchical_mixture_are_not_shared_out_by_heads() -> None:
