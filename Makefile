@@ -105,7 +105,8 @@ test: setup ## all tests but the slow ones
 test-all: setup ## all tests
 	@$(BIN)/python -m pytest -m ''
 
-check: setup ## lint, the quick tests, the wheel with the newest packages, the documentation, and the tables against the records
+check: ## lint, the quick tests, the wheel with the newest packages, the documentation, and the tables against the records
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line setup $(DOCS)/.installed
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line check-install lint check-report docs test
 
 check-install: setup ## install the wheel afresh with the locked torch and the newest of all else, and use it
