@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import IO, Any
 
 import torch
@@ -63,10 +63,11 @@ def run_in_jobs(jobs: int, arguments: Sequence[str]) -> int:
             mine = environment
             if len(devices) > 1:
                 mine = {**environment, "CUDA_VISIBLE_DEVICES": devices[job % len(devices)]}
-            child = subprocess.Popen(
-                command, env=mine, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
-            )
-            children.append(child)
+            with _asked_later():  # else one that was begun, and is not known yet, would go on alone
+                child = subprocess.Popen(
+                    command, env=mine, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+                )
+                children.append(child)
             for pipe, target in ((child.stdout, sys.stdout), (child.stderr, sys.stderr)):
                 assert pipe is not None
                 readers.append(threading.Thread(target=_read, args=(job, pipe, target, said), daemon=True))
@@ -94,6 +95,23 @@ def _read(job: int, pipe: IO[str], target: IO[str], said: "queue.SimpleQueue[tup
     with pipe:
         for line in pipe:
             said.put((job, target, line.rstrip("\n")))
+
+
+@contextlib.contextmanager
+def _asked_later() -> Generator[None]:
+    """Whoever asks this process to end in the block is heard after it."""
+    if threading.current_thread() is not threading.main_thread():  # which alone hears of it
+        yield
+        return
+    asked: list[int] = []
+    earlier = {n: signal.signal(n, lambda number, _: asked.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+        for number in asked[:1]:
+            signal.raise_signal(number)
 
 
 def _end(children: Sequence["subprocess.Popen[str]"]) -> None:

@@ -100,8 +100,14 @@ def on_a_terminal(program: Path) -> str:
     return shown.decode()
 
 
+@pytest.mark.parametrize("when", ["when they run", "while one begins"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_jobs_end_with_the_process_that_started_them(number, tmp_path):
+def test_jobs_end_with_the_process_that_started_them(number, when, tmp_path):
+    at_once = (
+        "import os, subprocess; begin = subprocess.Popen.__init__\n"
+        "def begun(*given, **more): begin(*given, **more); os.kill(os.getpid(), NUMBER)\n"
+        "subprocess.Popen.__init__ = begun\n"
+    ).replace("NUMBER", str(int(number)))
     (tmp_path / "stub").write_text(f"#!/bin/sh\ntouch {tmp_path}/$$.pid\nexec sleep 100\n")
     (tmp_path / "stub").chmod(0o755)
     program = (
@@ -109,17 +115,19 @@ def test_jobs_end_with_the_process_that_started_them(number, tmp_path):
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
         "from mhmoe.cli import exit_code; from experiments.runner.jobs import run_in_jobs\n"
         f"sys.executable = {str(tmp_path / 'stub')!r}\n"
-        "sys.exit(exit_code(lambda: run_in_jobs(2, []), interrupted='interrupted'))\n"
+        + at_once * (when == "while one begins")
+        + "sys.exit(exit_code(lambda: run_in_jobs(2, []), interrupted='interrupted'))\n"
     )
     parent = commands.program(program)
-    while len(started := list(tmp_path.glob("*.pid"))) < 2:
-        assert parent.process.is_alive()
-        time.sleep(0.02)
     assert parent.process.pid is not None
-    os.kill(parent.process.pid, number)
+    if when == "when they run":
+        while len(list(tmp_path.glob("*.pid"))) < 2:
+            assert parent.process.is_alive()
+            time.sleep(0.02)
+        os.kill(parent.process.pid, number)
     ended = parent.wait()
     assert (ended.code, ended.err) == (130, "interrupted\n")
-    for path in started:
+    for path in tmp_path.glob("*.pid"):
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.stem), 0)
 
