@@ -154,7 +154,7 @@ def summarise(items: Sequence[Item]) -> Scores:
     finer = {
         "bits_per_byte": _mean(np.array([item.of_right() for item in items])),
         "margin": _mean(np.array([item.margin() for item in items])),
-        "advantage": _mean(columns["advantage"]),
+        "advantage": _mean(columns["advantage"], means=len(_classes(items)) or 1),
     }
     keys = json.dumps([item.key for item in items])
     return Scores(
@@ -195,12 +195,13 @@ def _of_classes(items: Sequence[Item], values: Values) -> Values:
     return found
 
 
-def _mean(values: Values) -> Mean:
+def _mean(values: Values, means: int = 1) -> Mean:
+    """means: how many means the values scatter about; with one value about each there is no standard error."""
     known = values[np.isfinite(values)]
     if not known.size:
         return Mean(value=None, stderr=None, low=None, high=None)
     mean = float(known.mean())
-    if known.size == 1:
+    if known.size <= means:
         return Mean(value=mean, stderr=None, low=None, high=None)
     error = float(known.std(ddof=1)) / math.sqrt(known.size)  # as lm-eval's
     reach = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * error

@@ -127,6 +127,13 @@ def test_a_single_item_has_no_standard_error() -> None:
     json.dumps(dataclasses.asdict(summary), allow_nan=False)
 
 
+def test_one_item_of_each_class_has_no_standard_error_of_the_advantage() -> None:
+    items = [item(i, [1.0, 2.5 - i], [1, 1], [i % 2], choices=(" no", " yes")) for i in range(3)]
+    assert summarise(items[:2]).finer["advantage"].stderr is None
+    error = summarise(items).finer["advantage"].stderr
+    assert error is not None and error > 0
+
+
 def test_nothing_cannot_be_summarised() -> None:
     with pytest.raises(ValueError, match="no items"):
         summarise([])
