@@ -4,6 +4,7 @@ Paper (v1, Table 4, VQAv2 test-dev): Dense 65.9; X-MoE 68.4; MH-MoE 70.1, with 8
 are easy-VQA's, answered by filling in a mask: by models that were fine-tuned on 12,800 others, and by the same ones as
 they come from pre-training, whose text has such questions with their answers, and which answer hardly better with the
 image than without. So claims are judged after fine-tuning, and the ledger asks first whether an image is used there.
+The null, a model without the layer, answers as many rightly: what the layer is worth is not seen.
 NLVR2, whose photographs are not free, and captions are not built.
 Cost beyond Table 1 (masked multi-modal): cpu two minutes a model. Run: make reproduce-table4 SCALE=cpu
 """

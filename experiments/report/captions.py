@@ -13,6 +13,7 @@ from experiments.runner.store import RESULTS, Records
 from experiments.scales import Scale
 from experiments.system import System
 from mhmoe.data.multimodal import MultimodalCorpus
+from mhmoe.io import UserError
 from mhmoe.training.record import Record
 
 MATCHINGS = (
@@ -31,7 +32,10 @@ def matchings(records: Sequence[Record]) -> str:
 def final_records(
     systems: Sequence[System], scale: Scale, records: Records, task: str
 ) -> tuple[dict[str, list[Record]], dict[str, list[Record]]]:
-    """Each system's records of final runs: the current ones, and the stale ones, which enter no number."""
+    """Each system's records of final runs: the current ones, and the stale ones, which enter no number.
+
+    Raises UserError if the current ones are of several texts, over which no page has a mean.
+    """
     current: dict[str, list[Record]] = {}
     stale: dict[str, list[Record]] = {}
     for system in systems:
@@ -39,6 +43,10 @@ def final_records(
         found = [(records.by_name[run.name], records.state(run)) for run in runs if run.name in records.by_name]
         current[system.name] = [record for record, state in found if state == "done"]
         stale[system.name] = [record for record, state in found if state == "stale"]
+    first, *others = [record for of_system in current.values() for record in of_system] or [None]
+    other = next((r.name for r in others if first and r.config.get("data") != first.config.get("data")), None)
+    if first is not None and other is not None and scale.name != "smoke":  # whose text is what is installed
+        raise UserError(f"in {records.folder} {first.name} and {other} were trained on different data; move one away")
     return current, stale
 
 

@@ -308,6 +308,18 @@ def test_records_of_different_text_are_not_compared(tmp_path):
         ledger([TABLE1], [THREE_SEEDS], tmp_path)
 
 
+def test_seeds_of_different_text_have_no_mean(tmp_path):
+    fill(tmp_path)
+    for path in (tmp_path / "runs" / "mini").glob("*-seed3.json"):
+        other = Record.load(path)
+        corpus = other.config["data"]["corpus"]
+        corpus["files"] = dict.fromkeys(corpus["files"], "other hashes")
+        save(dataclasses.replace(other, fingerprint=fingerprint(other.config, 3)), tmp_path)
+    for made in (render, lambda *given: ledger([given[0]], given[1], given[3])):
+        with pytest.raises(UserError, match=r"-seed1 and english-.*-seed3 were trained on different data; move one"):
+            made(TABLE1, (THREE_SEEDS,), tmp_path, tmp_path)
+
+
 # ---- index ----------------------------------------------------------------------------------
 
 

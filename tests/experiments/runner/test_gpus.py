@@ -116,6 +116,12 @@ def test_weights_that_are_kept_whatever_the_batch_are_a_sixth_off_at_most(system
     assert found == pytest.approx([measured] * 2, rel=1 / 6, abs=bytes_of_all / 50)
 
 
+def test_with_256_experts_it_is_these_weights_that_32_v100s_have_no_room_for() -> None:
+    found = needs(model_config(PAPER, xmoe(256)), PAPER.training, GPUs.parse("32xV100"))
+    room = GPUS["V100"].memory * 2**30
+    assert found.sharded - found.weights < room < found.sharded
+
+
 def test_tokens_a_second_and_days_follow_from_flops_peak_and_share() -> None:
     """A dense model's step is three forward passes; with micro-batches a routed one's blocks run once more."""
     training = {"batch_sequences": 512, "length": 2048, "precision": "bfloat16"}
