@@ -43,10 +43,12 @@ def final_records(
         found = [(records.by_name[run.name], records.state(run)) for run in runs if run.name in records.by_name]
         current[system.name] = [record for record, state in found if state == "done"]
         stale[system.name] = [record for record, state in found if state == "stale"]
-    first, *others = [record for of_system in current.values() for record in of_system] or [None]
-    other = next((r.name for r in others if first and r.config.get("data") != first.config.get("data")), None)
-    if first is not None and other is not None and scale.name != "smoke":  # whose text is what is installed
-        raise UserError(f"in {records.folder} {first.name} and {other} were trained on different data; move one away")
+    shown = [record for of_system in current.values() for record in of_system]
+    other = next((r.name for r in shown if r.config.get("data") != shown[0].config.get("data")), "")
+    if other and scale.name != "smoke":  # whose text is what is installed
+        raise UserError(
+            f"in {records.folder} {shown[0].name} and {other} were trained on different data; move one away"
+        )
     return current, stale
 
 
