@@ -51,7 +51,7 @@ class _Meshes(NamedTuple):
 def shard(model: MHMoEForCausalLM, sharding: Sharding, seed: int, device: torch.device | None = None) -> None:
     """Lay `model`, which is the same in all processes, out among them; they call this together.
 
-    A model on the meta device is made from the seed, on `device` (this process's GPU under NCCL, else the CPU); any
+    A model on the meta device is made from the seed, for `device` (this process's GPU under NCCL, else the CPU); any
     other keeps its numbers and its device. Raises UserError where processes, experts or heads do not divide, before
     anything is changed.
     """
@@ -63,8 +63,9 @@ def shard(model: MHMoEForCausalLM, sharding: Sharding, seed: int, device: torch.
     for number, block in enumerate(model.model.layers):
         assert isinstance(block, Block)
         if made:
-            block.to_empty(device=device)
+            block.to_empty(device="cpu")  # drawn there, as on one process: a card's generator gives other numbers
             seed_modules(model, seed, block.named_modules(prefix=f"{BLOCKS}.{number}"))
+            block.to(device)
         if sharding.expert_parallel > 1:
             _share_out(block, sharding, meshes.expert)
         _cut(block, sharding, meshes, device)
@@ -72,9 +73,9 @@ def shard(model: MHMoEForCausalLM, sharding: Sharding, seed: int, device: torch.
         rest = [(name, part) for name, part in model.named_modules() if not name.startswith(f"{BLOCKS}.")]
         for _, module in rest:
             if any(own.is_meta for own in module.parameters(recurse=False)):
-                module.to_empty(device=device, recurse=False)
+                module.to_empty(device="cpu", recurse=False)
         seed_modules(model, seed, rest)
-        model.tie_weights()
+        model.tie_weights()  # `fully_shard` moves these to the device
     if sharding.recompute:
         enable = "activation_checkpointing_enable"  # since transformers 5.23; before, as its fallback
         getattr(model, enable, model.gradient_checkpointing_enable)({"use_reentrant": False})

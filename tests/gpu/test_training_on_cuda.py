@@ -1,10 +1,13 @@
 """Training on a CUDA card: a step that is recorded once and replayed is the step taken one by one."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig
@@ -15,11 +18,12 @@ from mhmoe.layers.routers import DotProductRouterConfig
 from mhmoe.layers.sparse_moe import SparseMoEConfig
 from mhmoe.model.config import MHMoEConfig
 from mhmoe.model.language_model import MHMoEForCausalLM
-from mhmoe.training.config import TrainingConfig
+from mhmoe.training.config import Sharding, TrainingConfig
 from mhmoe.training.objective import Objective, rebalance
 from mhmoe.training.optimizer import make_optimizer
 from mhmoe.training.replay import Gradients
-from mhmoe.training.sharding import clip_gradients
+from mhmoe.training.seeding import seed_parameters
+from mhmoe.training.sharding import clip_gradients, shard
 
 pytestmark = [
     pytest.mark.gpu,
@@ -56,19 +60,22 @@ def losses_of(model: MHMoEForCausalLM, tokens: Tensor, recorded: bool) -> tuple[
     return losses, gradients
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_a_replayed_step_is_the_step_taken_one_by_one(name: str) -> None:
-    torch.manual_seed(0)
-    layer = LAYERS[name]
-    config = MHMoEConfig(
+def config_of(name: str) -> MHMoEConfig:
+    return MHMoEConfig(
         vocab_size=97,
         hidden_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=32,
         feed_forward=FeedForwardConfig(dim=64, inner_dim=128).to_dict(),
-        moe=None if name == "dense" else layer.to_dict(),
+        moe=None if name == "dense" else LAYERS[name].to_dict(),
     )
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_replayed_step_is_the_step_taken_one_by_one(name: str) -> None:
+    torch.manual_seed(0)
+    config = config_of(name)
     tokens = torch.randint(0, 97, (STEPS, 8, 33), device="cuda")
     here = MHMoEForCausalLM(config).to("cuda")  # pyright: ignore[reportArgumentType]  # as in the runner
     there = copy.deepcopy(here)
@@ -78,3 +85,18 @@ def test_a_replayed_step_is_the_step_taken_one_by_one(name: str) -> None:
     assert found == pytest.approx(expected, rel=2e-3)
     for ours, theirs in zip(there.parameters(), here.parameters(), strict=True):
         assert (ours - theirs).norm() <= 2e-2 * theirs.norm().clamp(min=1.0)
+
+
+def test_a_model_made_in_parts_on_the_card_starts_as_one_that_one_process_draws(tmp_path: Path) -> None:
+    expected = MHMoEForCausalLM(config_of("multi-head"))
+    seed_parameters(expected, 3)
+    dist.init_process_group("nccl", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        with torch.device("meta"):
+            made = MHMoEForCausalLM(config_of("multi-head"))
+        shard(made, Sharding(), seed=3)
+        found = {name: p.full_tensor() for name, p in made.named_parameters() if isinstance(p, DTensor)}
+    finally:
+        dist.destroy_process_group()
+    for name, parameter in expected.named_parameters():
+        assert found[name].is_cuda and torch.equal(found[name].cpu(), parameter), name
