@@ -3,7 +3,7 @@
 A cell is `<!-- ours: LABEL -->TEXT<!-- -->`. TEXT is test perplexity, mean and standard deviation over n seeds, of the
 row of results/compare_systems.csv whose label begins so, at the scale there that has the most of a laptop's and above;
 "not run yet" where there is none. Between `<!-- plan: 32xV100 8xH100 -->` and `<!-- -->` stands what v1's models
-need of such GPUs.
+need of such GPUs, and between `<!-- glance: NAME -->` and `<!-- -->` a table of differences (glance.py).
 
     python -m docs.numbers          writes the pages again; `docs.assemble` does so on its way to the site
 """
@@ -13,7 +13,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis import tables
+from analysis.tables import NOT_RUN as NO_RUN
+from analysis.tables import NOTHING, STALE
+from docs.glance import tables
 from experiments.runner.dry_run import gpu_table
 from experiments.runner.gpus import GPUs
 from experiments.runner.plan import final_runs
@@ -24,12 +26,14 @@ from mhmoe.io import write_atomically
 
 ROOT = Path(__file__).parents[1]
 PAGE, PLAN_PAGE = ROOT / "docs" / "systems.md", ROOT / "docs" / "how" / "many_devices.md"
+PAGES = (PAGE, PLAN_PAGE, ROOT / "docs" / "results.md")
 RESULTS = ROOT / "results" / "compare_systems.csv"
 SCALES = ("paper", "gpu", "long", "cpu")
 CELL = re.compile(r"(<!-- ours: (.+?) -->)(.*?)(<!-- -->)")
+GLANCE = re.compile(r"(<!-- glance: (\w+) -->\n)(.*?)(<!-- -->)", flags=re.DOTALL)
 PLAN = re.compile(r"(<!-- plan: (.+?) -->\n)(.*?)(<!-- -->)", flags=re.DOTALL)
 NOT_RUN = "not run yet"
-NO_NUMBER = (tables.NOT_RUN, tables.STALE, tables.NOTHING)
+NO_NUMBER = (NO_RUN, STALE, NOTHING)
 
 Rows = Sequence[dict[str, str]]
 
@@ -59,7 +63,9 @@ def number(label: str, rows: Rows) -> str:
 
 def with_numbers(text: str, rows: Rows) -> str:
     with_cells = CELL.sub(lambda found: f"{found[1]}{number(found[2], rows)}{found[4]}", text)
-    return PLAN.sub(lambda found: f"{found[1]}\n{plan(found[2].split())}\n{found[4]}", with_cells)
+    glances = tables(tuple(found[2] for found in GLANCE.finditer(text)))
+    with_glances = GLANCE.sub(lambda found: f"{found[1]}\n{glances[found[2]]}\n{found[4]}", with_cells)
+    return PLAN.sub(lambda found: f"{found[1]}\n{plan(found[2].split())}\n{found[4]}", with_glances)
 
 
 def plan(machines: Sequence[str]) -> str:
@@ -71,5 +77,5 @@ def plan(machines: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    for page in (PAGE, PLAN_PAGE):
+    for page in PAGES:
         write_atomically(page, with_numbers(page.read_text(encoding="utf-8"), rows_of()))

@@ -1,4 +1,4 @@
-"""The ledger as a page: every claim with what the paper says, what the records say, and the verdict."""
+"""The ledger as a page and as a table: every claim with what the paper says, what the records say, and the verdict."""
 
 import math
 from collections import Counter
@@ -8,6 +8,7 @@ from analysis.claims.learning_speed import COSTS, log_costs
 from analysis.claims.measured import MeasuredClaim
 from analysis.claims.rules import LEVEL, Claim, Statement, Verdict, percent_of_perplexity
 from analysis.statistics import Interval, effect_found, summarise
+from analysis.tables import Column, Row, table_csv
 from mhmoe.layers.matching import in_words
 
 RULE = f"""Each line is a claim of the papers, or a control that they lack, and what the committed records say about it;
@@ -55,6 +56,16 @@ VERDICTS = {
     "not testable here": "not testable here",
     "not run": "not run",
 }
+COLUMNS = tuple(
+    Column(name, name)
+    for name in (
+        *("scale", "page", "verdict", "statement", "first", "second", "quantity", "mean", "low", "high", "unit"),
+        *("n", "p", "looks"),
+        *("paper_first", "paper_second", "objection", "repeats", "task", "arm", "matching", "source"),
+    )
+)
+"""first, second: the systems; quantity: what of them is compared; mean, low, high: the difference in `unit` that was
+judged, first less second; p: after Holm's correction, over the looks; repeats: judged, and counted, on another page."""
 DECIDED = ("holds", "not reproduced")
 JUDGED = (*DECIDED, "cannot tell")
 
@@ -84,6 +95,54 @@ def ledger_markdown(verdicts: Sequence[Verdict], titles: Mapping[str, str] | Non
     if waiting:
         lines += ["", "## Pages of which no claim can be judged yet", "", *waiting]
     return "\n".join([*lines, ""])
+
+
+def ledger_csv(verdicts: Sequence[Verdict]) -> str:
+    """A row a claim, for programs."""
+    return table_csv(COLUMNS, [_row(verdict) for verdict in verdicts])
+
+
+def _row(verdict: Verdict) -> Row:
+    claim = verdict.claim
+    assert isinstance(claim, Claim | MeasuredClaim)
+    first, second = (
+        " + ".join(part if isinstance(part, str) else part.system for part in side) for side in claim.sides
+    )
+    return {
+        **{name: getattr(claim, name) for name in ("task", "arm", "matching", "source")},
+        **dict(zip(("paper_first", "paper_second"), claim.paper or (), strict=False)),
+        **dict(zip(("mean", "low", "high", "unit"), _judged(verdict), strict=True)),
+        "scale": verdict.scale,
+        "page": claim.slug,
+        "verdict": verdict.verdict,
+        "statement": in_words(claim.statement),
+        "first": first,
+        "second": second,
+        "quantity": _quantity(claim),
+        "n": verdict.n,
+        "p": verdict.adjusted_p,
+        "looks": verdict.looks,
+        "objection": verdict.objection,
+        "repeats": "yes" if verdict.repeats else None,
+    }
+
+
+def _quantity(claim: Claim | MeasuredClaim) -> str:
+    if isinstance(claim, MeasuredClaim):
+        return ", ".join(dict.fromkeys((claim.higher.quantity.name, claim.lower.quantity.name)))
+    return f"{claim.split} perplexity" if claim.metric == "perplexity" else f"{claim.metric} to the other's loss"
+
+
+def _judged(verdict: Verdict) -> tuple[float, float, float, str]:
+    """Mean, low and high of what was judged, and their unit."""
+    tested, claim = verdict.tested, verdict.claim
+    if isinstance(claim, MeasuredClaim):
+        return tested.mean, tested.low, tested.high, claim.unit
+    assert isinstance(claim, Claim)
+    if tested is verdict.difference:
+        return *percent_of_perplexity(tested), "% of perplexity"
+    mean, low, high = (math.exp(x) for x in (tested.mean, tested.low, tested.high))
+    return mean, low, high, f"x {claim.metric}"
 
 
 def verdict_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:

@@ -48,7 +48,7 @@ def write(
     if page is not None:
         files = render(page, scales, folder, results)
         if slug.endswith(".py") and page.claims:  # one's own, which the ledger of all pages does not have
-            files |= write_ledger(verdicts([page], scales, results), [page], folder, f"{page.slug}_claims.md")
+            files |= write_ledger(verdicts([page], scales, results), [page], folder, f"{page.slug}_claims")
         return files
     found = verdicts(known, scales, results)
     files = write_ledger(found, known, folder)

@@ -25,7 +25,8 @@ COLUMNS = (
 HEAD = """# All pages
 
 Everything here but LOG.md and speed/ is rendered from the records under runs/ (`make report`); nothing is typed.
-[claims.md](claims.md) is the ledger of claims and verdicts, [LOG.md](LOG.md) the diary, failures included.
+[claims.md](claims.md) is the ledger of claims and verdicts, [claims.csv](claims.csv) the same for programs,
+[LOG.md](LOG.md) the diary, failures included.
 
 Hours are those of training alone, on the devices that the records name. Pages share runs. What is measured on
 finished models (scores, routing) has records of its own under measurements/.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from analysis.claims.controls import together
 from analysis.claims.judge import judge
-from analysis.claims.ledger import ledger_markdown
+from analysis.claims.ledger import ledger_csv, ledger_markdown
 from analysis.claims.rules import Verdict
 from analysis.tables import Column, csv_text, table_csv
 from experiments.report.captions import current_runs, measured_values
@@ -71,7 +71,8 @@ def verdicts(pages: Sequence[Page], scales: Sequence[Scale], results: Path = RES
 
 
 def write_ledger(
-    found: Sequence[Verdict], pages: Sequence[Page], folder: Path, name: str = "claims.md"
+    found: Sequence[Verdict], pages: Sequence[Page], folder: Path, stem: str = "claims"
 ) -> dict[Path, str]:
-    """The ledger, of verdicts that are known."""
-    return written({folder / name: ledger_markdown(found, {page.slug: page.title for page in pages})})
+    """The ledger, of verdicts that are known, for people and for programs."""
+    titles = {page.slug: page.title for page in pages}
+    return written({folder / f"{stem}.md": ledger_markdown(found, titles), folder / f"{stem}.csv": ledger_csv(found)})

@@ -1,5 +1,6 @@
 """A verdict follows from the records by the rule, and from nothing else."""
 
+import csv
 import dataclasses
 import math
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from scipy import stats
 
 from analysis.claims import judge as judging
 from analysis.claims.learning_speed import reaches
-from analysis.claims.ledger import ledger_markdown
+from analysis.claims.ledger import ledger_csv, ledger_markdown
 from analysis.claims.rules import LEVEL, Claim, Verdict
 from analysis.statistics import effect_found, paired_difference
 from mhmoe.io import UserError
@@ -247,6 +248,23 @@ def test_the_ledger_shows_every_verdict_with_its_numbers():
     assert f"{verdict.percent[0]:+.2f}% [{verdict.percent[1]:+.2f}%, {verdict.percent[2]:+.2f}%]" in line
     (line,) = (line for line in page.splitlines() if "A beats D" in line)
     assert line.startswith("| not run | A beats D | not run | 0 | - | - | - | - |")
+
+
+def test_the_ledger_for_programs_has_a_row_a_claim_in_the_unit_that_was_judged():
+    absent = dataclasses.replace(LOWER, statement="A beats D", worse="d", paper=None)
+    (judged,) = judge([LOWER], runs("a", 4.45) + runs("b"))
+    worse = curves("b", 4.0, 4.2, 3.9)
+    reached, never = (judge([FASTER], curves("a", *ends) + worse)[0] for ends in ((2.0, 2.2, 1.9), (4.5, 4.71, 4.39)))
+    found = [judged, *judge([absent], runs("a", 4.45)), reached, never]
+    rows = list(csv.DictReader(ledger_csv(found).splitlines()))
+    assert [row["verdict"] for row in rows] == ["holds", "not run", "holds", "not reproduced"]
+    assert [(row["first"], row["second"], row["paper_first"]) for row in rows[:2]] == [("a", "b", "12"), ("a", "d", "")]
+    assert [row["quantity"] for row in rows] == [*["test perplexity"] * 2, *["tokens to the other's loss"] * 2]
+    assert [row["unit"] for row in rows] == [*["% of perplexity"] * 2, "x tokens", "% of perplexity"]
+    assert [float(rows[0][name]) for name in ("mean", "low", "high")] == pytest.approx(judged.percent, rel=1e-5)
+    assert [rows[1][name] for name in ("mean", "p", "n")] == ["", "", "0"]
+    assert [f"{float(rows[2][name]):.2f}" for name in ("mean", "low", "high")] == ["0.50", "0.45", "0.55"]
+    assert float(rows[3]["low"]) > 0
 
 
 def test_what_could_be_found_of_a_reduction_is_told_as_one():

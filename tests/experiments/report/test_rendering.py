@@ -176,7 +176,7 @@ def test_rendering_twice_gives_the_same_bytes(tmp_path):
         found.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert found[0] == found[1]
     kinds = [name.rpartition(".")[2] for name in found[0]]
-    assert (kinds.count("md"), kinds.count("csv"), kinds.count("png")) == (4, 4, 1)
+    assert (kinds.count("md"), kinds.count("csv"), kinds.count("png")) == (4, 5, 1)
 
 
 # ---- learning rates -------------------------------------------------------------------------
