@@ -101,6 +101,8 @@ def integrate(
         )
     places = feed_forward_places(model)
     layers = dict(layer) if isinstance(layer, Mapping) else dict.fromkeys(places if blocks is None else blocks, layer)
+    if not layers:
+        raise ValueError("no block is named, so nothing would be replaced; leave `blocks` out for all of them")
     if unknown := sorted(layers.keys() - places.keys()):
         raise ValueError(f"block {unknown[0]} has no feed-forward network; choose from 0 to {max(places)}")
     inside: Any = model
@@ -116,7 +118,12 @@ def integrate(
     # In place, as the parts of a model share its config, and large models are not made twice.
     inside.config.__class__ = ours.config_class
     inside.__class__ = ours
+    # What loading left: a type that would hide the new class's, and how weights were called in the base's folder.
+    vars(inside.config).pop("model_type", None)
+    vars(inside).pop("_weight_conversions", None)
     _put_layers(inside)
+    if not _has_routers(inside) and getattr(inside.config, "output_router_logits", False):
+        inside.config.output_router_logits = False  # of the base's loss of balance, which has nothing to balance now
     return model
 
 
@@ -197,11 +204,26 @@ def _put_layers(model: Any) -> None:
         setattr(model.get_submodule(parent), child, HiddenOnly(built, model.balance_losses).train(model.training))
 
 
+def _has_routers(model: Any) -> bool:
+    """Whether a router of the base is left, whose logits it can give."""
+    recorded = (getattr(model, "_can_record_outputs", None) or {}).get("router_logits")
+    router = getattr(recorded, "target_class", recorded)
+    return router is not None and any(isinstance(part, router) for part in model.modules())
+
+
+def _unpickled(base: Any, of_config: bool) -> Any:
+    """An empty config or model of the class that `_subclass` makes, which no module has."""
+    ours = _subclass(base)
+    kind = ours.config_class if of_config else ours
+    return kind.__new__(kind)
+
+
 @functools.cache
 def _subclass(base: Any) -> Any:
     """The class of models of `base` with layers of ours; registered, so that Auto classes know it in this process."""
     theirs: Any = base.config_class
-    kind = {"model_type": f"{PREFIX}{theirs.model_type}"}
+    kind: dict[str, Any] = {"model_type": f"{PREFIX}{theirs.model_type}"}
+    kind["__reduce_ex__"] = lambda self, _: (_unpickled, (base, True), self.__dict__)
     config = type(f"MHMoE{theirs.__name__}", (theirs,), kind)
     signature = inspect.signature(base.forward)
 
@@ -212,8 +234,13 @@ def _subclass(base: Any) -> Any:
             super().__init__(config, *arguments, **kwargs)
             _put_layers(self)
 
+        def __reduce_ex__(self, _: Any) -> Any:
+            return _unpickled, (base, False), self.__dict__
+
         @functools.wraps(base.forward)  # Trainer and generate read the signature
         def forward(self, *arguments: Any, **kwargs: Any) -> Any:
+            if kwargs.get("output_router_logits") and not _has_routers(self):
+                raise ValueError("no router of the base is left, so it has no logits; leave output_router_logits out")
             self.balance_losses = losses = list[Tensor]()  # its own, if it is a replica of torch.nn.DataParallel
             for part in self.modules():
                 if isinstance(part, HiddenOnly):

@@ -78,6 +78,8 @@ def upcycle(
         raise ValueError(f"heads={heads} without projections: choose heads=1, or projections=True")
     if hasattr(model.config, "integrated"):
         raise ValueError("the model has layers of ours already; give a dense one")
+    if isinstance(model, MHMoEForCausalLM) and model.config.moe is not None:
+        raise ValueError("the model has MoE layers already; give a dense one")
     if every < 1:
         raise ValueError(f"every={every} is not allowed; it must be at least 1")
     places = feed_forward_places(model)
@@ -228,8 +230,6 @@ def _copy(place: Tensor | None, value: Tensor | None) -> None:
 
 def _ours(dense: MHMoEForCausalLM, layer: LayerConfig, every: int, balance_weight: float) -> MHMoEForCausalLM:
     """A model of ours with the dense one's weights but for the mixtures'."""
-    if dense.config.moe is not None:
-        raise ValueError("the model has MoE layers already; give a dense one")
     changes: dict[str, Any] = {"moe": layer.to_dict(), "moe_every": every, "balance_weight": balance_weight}
     changes["moe_offset"] = None  # the last of so many again
     mixture: Any = type(dense)(MHMoEConfig(**(dense.config.identity() | changes)))

@@ -175,8 +175,8 @@ def add_gradients(
 
 
 def _mean_masked(tokens: Tensor) -> Float[Tensor, ""]:
-    """How many tokens are masked on a process, in the mean over processes; 1 where nothing is."""
-    return _means_over_processes(((tokens < 0).sum()[None].float(),))[0][0].clamp(min=1)
+    """How many tokens are masked on a process, in the mean over processes; of one token in all where nothing is."""
+    return _means_over_processes(((tokens < 0).sum()[None].float(),))[0][0].clamp(min=1 / _world())
 
 
 def _add_up_over_processes(objective: nn.Module, now: bool) -> None:
@@ -220,9 +220,12 @@ def _fractions_over_processes(counts: Tensors) -> Tensors:
     return tuple(of_layer / of_layer.sum() for of_layer in _summed(counts))
 
 
+def _world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def _means_over_processes(means: Tensors) -> Tensors:
-    world = dist.get_world_size() if dist.is_initialized() else 1
-    return tuple(of_layer / world for of_layer in _summed(tuple(mean.detach() for mean in means)))
+    return tuple(of_layer / _world() for of_layer in _summed(tuple(mean.detach() for mean in means)))
 
 
 def _summed(parts: Tensors) -> Tensors:

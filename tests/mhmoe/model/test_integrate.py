@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from transformers import (
     MixtralForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
     Trainer,
     TrainingArguments,
 )
@@ -81,6 +84,11 @@ MAKE: dict[str, Any] = {
         )
     ),
     "mixtral": lambda: MixtralForCausalLM(MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=3)),
+    "qwen3_moe": lambda: Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(
+            **SIZES, head_dim=8, num_key_value_heads=2, num_experts=3, num_experts_per_tok=2, moe_intermediate_size=8
+        )
+    ),
     "ours": lambda: MHMoEForCausalLM(
         MHMoEConfig(vocab_size=VOCABULARY, hidden_size=DIM, num_hidden_layers=4, num_attention_heads=2)
     ),
@@ -134,6 +142,43 @@ def test_a_model_with_our_layers_is_saved_loaded_and_generates(family: str, tmp_
     assert generated.shape == (3, 7) and torch.equal(generated, cacheless)
     found = in_own_memory(AutoModelForCausalLM.from_pretrained(tmp_path))
     torch.testing.assert_close(logits(found), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("blocks", [None, [1]], ids=["all blocks", "one block"])
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "llama"])
+def test_a_model_that_was_loaded_is_saved_as_what_it_became(family: str, blocks: list[int] | None, tmp_path: Path):
+    make(family).save_pretrained(tmp_path / "base")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    model: Any = integrate(loaded, LAYER, blocks=blocks)
+    before = logits(model)
+    model.save_pretrained(tmp_path / "ours")
+    again: Any = load_integrated(tmp_path / "ours")
+    assert again.config.model_type == model.config.model_type == f"mhmoe_{family}"
+    torch.testing.assert_close(logits(in_own_memory(again)), before, rtol=0, atol=0)
+
+
+def test_a_mixture_without_a_router_of_its_own_has_no_router_logits(tmp_path: Path) -> None:
+    def mixtral() -> Any:
+        model = make("mixtral")
+        model.config.output_router_logits = True
+        return model
+
+    whole: Any = integrate(mixtral(), LAYER)
+    assert not whole.config.output_router_logits and whole(IDS, labels=IDS).loss.isfinite()
+    with pytest.raises(ValueError, match="no router of the base is left"):
+        whole(IDS, output_router_logits=True)
+    part: Any = integrate(mixtral(), LAYER, blocks=[1])
+    assert part.config.output_router_logits and len(part(IDS, labels=IDS).router_logits) == 3
+
+
+def test_a_model_with_our_layers_goes_through_pickle() -> None:
+    model: Any = integrate(make("llama"), LAYER, blocks=[1])
+    again = pickle.loads(pickle.dumps(model))
+    assert type(again) is type(model) and type(again.config) is type(model.config)
+    assert again.config.to_dict() == model.config.to_dict()
+    torch.testing.assert_close(logits(again), logits(model), rtol=0, atol=0)
+    again.train()(IDS, labels=IDS).loss.backward()
+    assert len(again.balance_losses) == 1
 
 
 def test_transformers_alone_refuses_the_folder_instead_of_making_networks_up(tmp_path: Path) -> None:
@@ -229,6 +274,9 @@ def test_what_does_not_fit_is_named() -> None:
         integrate(make("llama"), multi_head_moe(dim=24, num_experts=4, moe_heads=2, expert_dim=12))
     with pytest.raises(ValueError, match="block 7 has no feed-forward network; choose from 0 to 3"):
         integrate(make("llama"), LAYER, blocks=[7])
+    for nothing in ({"layer": LAYER, "blocks": []}, {"layer": {}}):
+        with pytest.raises(ValueError, match="no block is named, so nothing would be replaced"):
+            integrate(make("llama"), **nothing)
     router = DotProductRouterConfig(dim=DIM, num_experts=4)
     chooses = ExpertChoiceConfig(router=router, experts=ExpertsConfig(dim=DIM, num_experts=4, expert_dim=8))
     with pytest.raises(ValueError, match="looking at later tokens"):
@@ -238,6 +286,8 @@ def test_what_does_not_fit_is_named() -> None:
         integrate(done, LAYER)
     with pytest.raises(ValueError, match="is no dense network that is known"):
         upcycle(make("mixtral"), num_experts=4)
+    with pytest.raises(ValueError, match="has MoE layers already; give a dense one"):
+        upcycle(upcycle(make("ours"), num_experts=4), num_experts=4)
     with pytest.raises(ValueError, match="every=9 leaves none of 4 blocks"):
         upcycle(make("llama"), num_experts=4, every=9)
     with pytest.raises(ValueError, match="heads=3 does not divide dim=16"):

@@ -71,6 +71,12 @@ def masking(text: PackedDataset) -> Masking:
     return Masking.of(text, BEIT3)
 
 
+def with_one_masked(tokens: Tensor) -> Tensor:
+    """All but the first masked token of a batch as they were."""
+    first = (tokens < 0) & ((tokens < 0).flatten().cumsum(0).view_as(tokens) == 1)
+    return torch.where((tokens < 0) & ~first, -1 - tokens, tokens)
+
+
 def written_out(masked: Tensor, mask: int) -> tuple[Tensor, Tensor]:
     """What is read and what is predicted, token by token."""
     read = [[mask if token < 0 else token for token in row] for row in masked.tolist()]
@@ -78,10 +84,12 @@ def written_out(masked: Tensor, mask: int) -> tuple[Tensor, Tensor]:
     return torch.tensor(read), torch.tensor(targets)
 
 
-def by_hand(text: PackedDataset, system: str, weight: float = 0.0) -> tuple[dict[str, Tensor], float, float]:
+def by_hand(
+    text: PackedDataset, system: str, weight: float = 0.0, tokens: Tensor | None = None
+) -> tuple[dict[str, Tensor], float, float]:
     """Gradients, mean nll of the masked tokens and balance loss, without the objective."""
     own = model(system)
-    read, targets = written_out(batch(text), masking(text).mask)
+    read, targets = written_out(batch(text) if tokens is None else tokens, masking(text).mask)
     output = own(read)
     nll = output.logits.log_softmax(dim=-1)[targets >= 0].gather(1, targets[targets >= 0][:, None])
     loss = -nll.mean()
@@ -154,6 +162,10 @@ def work(folder: Path, packed: str) -> dict[str, Any]:
             tokens = batch(text, rank, 2)
             losses = accumulate_gradients(objective, tokens, config, 0.5, masking(text).mask)[:2]
             found[f"{system} {micro_batches}"] = (tiny.gradients(own), losses, int((tokens < 0).sum()))
+    own, tokens = model("dense"), with_one_masked(batch(text)).chunk(2)[rank]
+    objective = nn.parallel.DistributedDataParallel(Objective(own, "float32"))
+    losses = accumulate_gradients(objective, tokens, CONFIG, 0.0, masking(text).mask)[:2]
+    found["one masked"] = (tiny.gradients(own), losses, int((tokens < 0).sum()))
     own = model("mhmoe_compute").double()
     progress = train(own, text, SHORT, seed=0)
     assert progress is not None
@@ -183,6 +195,16 @@ def test_two_processes_give_the_loss_and_gradient_of_one(
         assert tiny.difference(gradients, wanted) < 1e-5
     means = [sum(losses[term] for _, losses, _ in found) / 2 for term in (0, 1)]
     assert means == pytest.approx([nll, balance], rel=1e-5)
+
+
+def test_two_processes_with_one_masked_token_in_all_give_the_loss_and_gradient_of_one(
+    text: PackedDataset, two: list[dict[str, Any]]
+) -> None:
+    wanted, nll, _ = by_hand(text, "dense", tokens=with_one_masked(batch(text)))
+    found = [rank["one masked"] for rank in two]
+    assert [count for _, _, count in found] == [1, 0]
+    assert sum(losses[0] for _, losses, _ in found) / 2 == pytest.approx(nll, rel=1e-5)
+    assert all(tiny.difference(gradients, wanted) < 1e-5 for gradients, _, _ in found)
 
 
 def test_two_processes_train_to_the_weights_and_the_curve_of_one(
