@@ -104,21 +104,30 @@ def check_layout(model: MHMoEForCausalLM, sharding: Sharding, world: int) -> Non
     if count > 1 and sharding.by_heads and any(_routes_to_heads(part) for part in model.modules()):
         raise UserError(
             "heads within a hierarchical mixture get as many tokens as each process routes to them, and Head Parallel "
-            "needs as many everywhere; choose by_heads=False"
+            "needs as many everywhere; give Sharding(by_heads=False), in Python"
+        )
+    in_mixtures = {id(part.experts) for part in _mixtures(model)}
+    if sharding.offload_experts and (
+        others := [part for part in model.modules() if isinstance(part, Experts) and id(part) not in in_mixtures]
+    ):
+        raise UserError(
+            f"offload_experts is for sparse mixtures, and experts of {len(others)} layers here are of another kind, "
+            "which would stay where they are; set it aside"
         )
     for mixture in _mixtures(model) if count > 1 else ():
         name, number = "num_experts", mixture.experts.num_experts
         if sharding.by_heads and isinstance(mixture.router, PerHeadRouter):
             name, number = "heads", len(mixture.router.routers)
         if number % count:
-            raise UserError(f"expert_parallel={count} does not divide {name}={number}; choose one that does")
+            instead = ", or Sharding(by_heads=False), in Python" if name == "heads" else ""
+            raise UserError(f"expert_parallel={count} does not divide {name}={number}; choose one that does{instead}")
         copies = world // count if sharding.parameters == "sharded" else 1
         for name, parameter in mixture.experts.named_parameters():
             if parameter.shape[1] % copies:
                 raise UserError(
                     f"{world} processes with expert_parallel={count} would cut the second axis of the experts' {name}, "
                     f"{parameter.shape[1]} long, in {copies} parts that are not even; choose numbers that divide, "
-                    "or parameters='replicated'"
+                    "or Sharding(parameters='replicated'), in Python"
                 )
 
 

@@ -274,9 +274,9 @@ def test_what_does_not_fit_is_named() -> None:
         integrate(make("llama"), multi_head_moe(dim=24, num_experts=4, moe_heads=2, expert_dim=12))
     with pytest.raises(ValueError, match="block 7 has no feed-forward network; choose from 0 to 3"):
         integrate(make("llama"), LAYER, blocks=[7])
-    for nothing in ({"layer": LAYER, "blocks": []}, {"layer": {}}):
+    for layer, blocks in ((LAYER, []), ({}, None)):
         with pytest.raises(ValueError, match="no block is named, so nothing would be replaced"):
-            integrate(make("llama"), **nothing)
+            integrate(make("llama"), layer, blocks=blocks)
     router = DotProductRouterConfig(dim=DIM, num_experts=4)
     chooses = ExpertChoiceConfig(router=router, experts=ExpertsConfig(dim=DIM, num_experts=4, expert_dim=8))
     with pytest.raises(ValueError, match="looking at later tokens"):

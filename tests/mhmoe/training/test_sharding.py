@@ -17,6 +17,7 @@ from mhmoe.data.packing import PackedDataset, load_packed
 from mhmoe.io import RunError, UserError
 from mhmoe.layers.balanced_router import BalancedRouterConfig
 from mhmoe.layers.config import config_from_dict
+from mhmoe.layers.dense_mixture import DenseMixtureConfig
 from mhmoe.layers.experts import ExpertsConfig
 from mhmoe.layers.hierarchical import HierarchicalMoEConfig
 from mhmoe.layers.multi_head import MultiHeadConfig
@@ -253,9 +254,25 @@ def test_heads_within_a_hierarchical_mixture_are_not_shared_out_by_heads() -> No
     heads = MultiHeadConfig(dim=tiny.DIM, heads=2, inner=SparseMoEConfig(router=own, experts=experts))
     router = DotProductRouterConfig(dim=tiny.DIM, num_experts=2)
     model = tiny.model("xmoe", moe=HierarchicalMoEConfig(router=router, inner=heads).to_dict())
-    with pytest.raises(UserError, match="choose by_heads=False"):
+    with pytest.raises(UserError, match=r"as many everywhere; give Sharding\(by_heads=False\), in Python"):
         check_layout(model, Sharding(expert_parallel=2), 2)
     check_layout(model, Sharding(expert_parallel=2, by_heads=False), 2)
+    alone = tiny.model("xmoe", moe=heads.to_dict())
+    with pytest.raises(UserError, match=r"expert_parallel=4 does not divide heads=2; .*Sharding\(by_heads=False\)"):
+        check_layout(alone, Sharding(expert_parallel=4), 4)
+    check_layout(alone, Sharding(expert_parallel=4, by_heads=False), 4)
+
+
+def test_experts_that_would_not_be_offloaded_are_refused() -> None:
+    router = DotProductRouterConfig(dim=tiny.DIM, num_experts=4)
+    experts = ExpertsConfig(dim=tiny.DIM, num_experts=4, expert_dim=16)
+    every = DenseMixtureConfig(router=router.replace(top_k=4), experts=experts)
+    dense = tiny.model("xmoe", moe=every.to_dict())
+    check_layout(dense, SHARDED, 2)
+    with pytest.raises(UserError, match="offload_experts is for sparse mixtures, and experts of 1 layers here are of"):
+        check_layout(dense, dataclasses.replace(SHARDED, offload_experts=True), 2)
+    sparse = tiny.model("xmoe", moe=SparseMoEConfig(router=router, experts=experts).to_dict())
+    check_layout(sparse, dataclasses.replace(SHARDED, offload_experts=True), 2)
 
 
 @pytest.mark.parametrize(("changes", "match"), [({"compile": True}, "compile=True"), ({}, "gather_in='bfloat16'")])
