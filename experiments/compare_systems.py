@@ -45,8 +45,8 @@ PAGE = Comparison(
         "other systems were not searched: they take X-MoE's (rates, norms, initial output), but keep their own gate; "
         "Multi-Head LatentMoE takes MH-MoE's. So a system that lies behind may lack settings of its own.",
         "FLOPs are equal within a step of the inner width; those of MH-MoE are v2's, which leave its routers out. "
-        "Jamba's 16 experts give it twice X-MoE's parameters, and the densely gated mixture has a quarter: it uses all "
-        "that it has.",
+        "Jamba's 16 experts give its mixture twice the parameters of X-MoE's, and the densely gated one has a quarter, "
+        "as it uses all that it has.",
         "Mixtral, DeepSeekMoE and Jamba have SwiGLU experts and Grok-1 a gated GELU, as published, the others GELU: "
         "what the activation alone is worth is the distance of the two X-MoE. (The two MH-MoE also differ in how many "
         "experts a sub-token chooses: X-MoE with SwiGLU and heads keeps X-MoE's k.) Where the settings "

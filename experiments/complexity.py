@@ -28,6 +28,8 @@ PAGE = Sizes(
     at=("cpu", "gpu", "paper"),
     follow_up=(2, 3),
     notes=(
+        "As printed: 4 beta d wide, as v1's equation says, with the beta of equal parameters solved here. That is one "
+        "way to read the paper, and no model whose size it prints: Table 11's has h times the width.",
         "FLOPs are of the forward pass, two per multiply-add of the matrix products, routers included. "
         "`compute` follows v2, which leaves the router out of the equation: at small widths its share is not "
         "small.",

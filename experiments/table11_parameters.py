@@ -40,7 +40,8 @@ PAGE = PrintedSizes(
     experts=TABLE11_EXPERTS,
     notes=(
         "MH-MoE's expert column fits by construction: the width of its experts is solved from it, as no other "
-        "statement of the paper gives that column. The other two columns are free to differ.",
+        'statement of the paper gives that column. The other two columns are free to differ. "As printed" below is '
+        "the equation's width, 4 beta d, with the beta of equal parameters solved here, and no model of this table.",
         "The multimodal models are not determined by the paper: it names a BEiT-3 encoder, and neither its blocks, "
         "its vocabulary nor which networks of which modality become experts. What the printed numbers themselves "
         "say stands among the errata.",

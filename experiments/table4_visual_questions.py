@@ -18,19 +18,22 @@ from experiments.kinds.visual_questions import FINE_TUNED, VISUAL_QUESTIONS, Ans
 from experiments.layers import HEADS
 from experiments.paper import paper_number
 from experiments.scales import MULTIMODAL
+from experiments.system import System
 from experiments.systems import OURS, compared, null
 from experiments.testbed import TUNED_HERE
 
 _PRINTED = "v1_table4_vision_language"
 _IN_PAPER = {"dense": "dense", "xmoe_8": "xmoe_8", "mhmoe_8_parameters": "mhmoe_8"}
 _OF_8 = [system for system, _ in compared() if system.num_experts != 32]
-ROWS = tuple(
-    AnsweredRow(
-        system=system,
-        paper=float(paper_number((_PRINTED, _IN_PAPER[system.name], 0))) if system.name in _IN_PAPER else None,
-    )
-    for system in (null(), *_OF_8, *TUNED_HERE.systems)
-)
+
+
+def _printed(system: System) -> float | None:
+    """Of the system, whatever its settings here."""
+    printed = _IN_PAPER.get(system.name.removesuffix("_tuned_lr"))
+    return float(paper_number((_PRINTED, printed, 0))) if printed else None
+
+
+ROWS = tuple(AnsweredRow(system=s, paper=_printed(s)) for s in (null(), *_OF_8, *TUNED_HERE.systems))
 _COMPARED = (
     ("xmoe_8", "dense", "v1 Table 4"),
     ("mhmoe_8_parameters", "xmoe_8", "v1 Table 4"),

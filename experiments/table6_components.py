@@ -6,7 +6,8 @@ inner width of the experts (section 4.4). So X-MoE with MLP layers and MH-MoE wi
 row here, and Dense pays for the layers in the width of its networks.
 Further rows put the layers on top of Dense and X-MoE, nothing matched, and ask the same at equal FLOPs, as v2 does for
 two heads (its Tables 1 and 4): splitting alone 11.71 against SMoE's 11.87, with MLP layers 11.60 against 11.71. The
-last ones are at the best settings that the search found for MH-MoE, X-MoE too, so that the parts alone differ.
+last ones are at the best settings that the search found for MH-MoE, X-MoE too; with heads they have k = 4 for X-MoE's
+2, as v2's have twice as many, so that experts are narrower and more.
 Cost: cpu about forty minutes on two cores. Run: make reproduce-table6 SCALE=cpu
 """
 
@@ -107,6 +108,8 @@ PAGE = Table(
         "That MLP layers do not enhance X-MoE, as v1 says of 14.77 against 14.82, is no claim that a test of "
         "differences could support; the rows show it, or not.",
         'Dense and X-MoE "with MLP layers" without a matching have the layers on top; v1 has no such row.',
+        "Tuned models with heads choose four experts where X-MoE chooses two, narrower ones at equal FLOPs: "
+        "what splitting does there is splitting and this together, as in v2.",
         "Beside claims at equal FLOPs stand v2's numbers for two heads and SwiGLU after 50,000 steps.",
     ),
 )

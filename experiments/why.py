@@ -2,7 +2,8 @@
 
 Step by step: the size of X-MoE with two choices and as many choices, a norm behind every feed-forward layer, slow head
 and merge layers that start as the identity, more choices, wider sub-tokens, routers that read the token itself. Each
-step has the learning rate that X-MoE has. The goal is X-MoE with k = 2 and the norm.
+step has the learning rate that X-MoE has, and no layer its own, which is higher. The goal is X-MoE with k = 2 and the
+norm.
 No table of the paper. Cost: cpu about two hours on two cores. Run: python -m experiments run why
 """
 
@@ -48,6 +49,8 @@ PAGE = Waterfall(
     },
     goal=dataclasses.replace(_step(xmoe(8, 2), "xmoe", norm="layer"), label="X-MoE with k = 2 and the norm"),
     notes=(
+        "No layer has the learning rate that the grid gives it, the normed one below that of the steps: of what lies "
+        "between the two a part is the rate's.",
         "The norm stands behind the dense networks of the other blocks too, in MH-MoE as in X-MoE and in the model "
         "without the layer beside them: what it brings is not the MoE layer's alone.",
         "FLOPs stay those of X-MoE with k = 2: with more choices experts are narrower and more of them, so a step in k "

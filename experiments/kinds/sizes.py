@@ -106,8 +106,7 @@ def _layer_row(layer: Config, base: SparseMoEConfig) -> Row:
 
 
 def follow_up_rows(heads: Sequence[int]) -> list[Row]:
-    """v2's MH-MoE with so many heads, as printed, against its SMoE (top-1 of 8, SwiGLU of inner width 2048), without
-    routers."""
+    """v2's MH-MoE with so many heads, as printed, against its SMoE (top-1 of 8, SwiGLU of inner width 2048)."""
     smoe = xmoe_config(FOLLOW_UP_DIM, FOLLOW_UP_EXPERTS, expert_dim=FOLLOW_UP_INNER, activation="swiglu")
     rows: list[Row] = []
     for h in heads:

@@ -39,7 +39,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class AnsweredRow:
-    """paper: what the paper prints of the system on VQAv2."""
+    """paper: what the paper prints of the system on VQAv2, after fine-tuning."""
 
     system: System
     paper: float | None = None
@@ -65,7 +65,11 @@ class VisualQuestions(Page):
                 continue
             settings = measurement.settings_at(scale.name)
             rows = [
-                {"label": row.system.label, "paper": row.paper, **_cells([*found[row.system.label].values()])}
+                {
+                    "label": row.system.label,
+                    "paper": row.paper if "steps" in settings else None,
+                    **_cells([*found[row.system.label].values()]),
+                }
                 for row in self.rows
                 if row.system.label in found
             ]
@@ -79,15 +83,18 @@ def _how(settings: Mapping[str, Any], first: Answers) -> str:
     asked = (
         f"{first.questions:,} questions, answered by what is likeliest of {len(first.answers)} answers "
         f"({', '.join(first.answers)}) where the answer is masked; percent of right answers, means over seeds. "
-        "Image masked: the same without anything of the image. The paper's are other questions, about photographs: "
-        "compare the order of systems, and not the values."
+        "Image masked: the same without anything of the image."
     )
     if "steps" not in settings:
-        return f"As pre-trained, on a text that has questions of this kind with their answers. {asked}"
+        return (
+            f"As pre-trained, on a text that has questions of this kind with their answers. {asked} The paper prints "
+            "nothing of models before fine-tuning."
+        )
     trained = settings["steps"] * settings["batch_sequences"]
     return (
         f"Fine-tuned as v1's are: each model after {settings['steps']:,} more steps, on {trained:,} questions of other "
-        f"images, at {settings['learning_rate_share']:g} times its learning rate. {asked}"
+        f"images, at {settings['learning_rate_share']:g} times its learning rate. {asked} The paper's are other "
+        "questions, about photographs: compare the order of systems, and not the values."
     )
 
 

@@ -23,6 +23,7 @@ from experiments.system import System
 COLUMNS = (
     Column("label", "step"),
     Column("perplexity", "test perplexity", ".2f"),
+    Column("rate", "learning rate", "g"),
     Column("n", "seeds"),
     Column("change", "to the step before", "+.2f", suffix="%"),
     Column("low", "low", "+.2f", suffix="%"),
@@ -64,6 +65,7 @@ class Waterfall(Page):
             if found:
                 values = [math.exp(value) for value in found.values()]
                 row["perplexity"] = sum(values) / len(values)
+                row["rate"] = current[system.name][0].config["training"]["learning_rate"]
                 points.append((label, Point(place, row["perplexity"], min(values), max(values), len(values))))
             else:
                 points.append((label, None))

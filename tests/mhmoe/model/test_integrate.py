@@ -85,9 +85,7 @@ MAKE: dict[str, Any] = {
     ),
     "mixtral": lambda: MixtralForCausalLM(MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=3)),
     "qwen3_moe": lambda: Qwen3MoeForCausalLM(
-        Qwen3MoeConfig(
-            **SIZES, head_dim=8, num_key_value_heads=2, num_experts=3, num_experts_per_tok=2, moe_intermediate_size=8
-        )
+        Qwen3MoeConfig(**SIZES, num_key_value_heads=2, num_experts=3, num_experts_per_tok=2, moe_intermediate_size=8)
     ),
     "ours": lambda: MHMoEForCausalLM(
         MHMoEConfig(vocab_size=VOCABULARY, hidden_size=DIM, num_hidden_layers=4, num_attention_heads=2)
