@@ -18,6 +18,7 @@ Memory is what a step takes at most on top of weights and input, the weights' gr
 import argparse
 import functools
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,17 +30,19 @@ import torch
 from torch import nn
 
 from benchmarks import fused_products
-from benchmarks.card_table import DIM, TOKENS, Peaks, Row, table
+from benchmarks.card_table import DIM, QUICK_DIM, QUICK_ROWS, TOKENS, Peaks, Row, table
 from benchmarks.contenders import Sizes, step
+from benchmarks.measured_page import RESULTS
 from benchmarks.peers import mixtral
-from mhmoe.io import write_atomically
+from mhmoe.cli import exit_code
+from mhmoe.io import UserError, write_atomically
 from mhmoe.layers import card, fused
 from mhmoe.layers.config import LayerConfig
 from mhmoe.layers.experts import ExpertsConfig, FeedForwardConfig, use_kernels, use_slices
 from mhmoe.layers.matching import match
 from mhmoe.layers.routers import XMoERouterConfig
 from mhmoe.layers.sparse_moe import SparseMoE, SparseMoEConfig
-from mhmoe.training.record import git_state
+from mhmoe.training.record import git_state, without_place
 
 HEADS, EXPERTS = 4, (8, 64, 256)
 PATHS: dict[str, fused.Kernels | None] = {
@@ -208,7 +211,7 @@ def measure_card(
     for subject in subjects(quick):
         if only in f"{subject.layer}, {subject.path}":
             torch.manual_seed(0)
-            rows.append(measure(subject, device, 64 * 64 if quick else TOKENS * DIM, steps))
+            rows.append(measure(subject, device, QUICK_ROWS * QUICK_DIM if quick else TOKENS * DIM, steps))
             done(rows, best)
             if device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -216,31 +219,44 @@ def measure_card(
 
 
 def run(device: str, quick: bool, steps: int, output: Path | None, only: str = "") -> str:
-    """Measure, write card.json and card.md into `output` after every row, and return the table."""
+    """Measure, write card.json and card.md into `output` after every row, and return the table. Raises UserError for
+    what cannot be measured."""
     where = torch.device(device)
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda needs a CUDA card, and torch sees none")
+    if steps < 1:
+        raise UserError(f"steps={steps} is not allowed; it must be at least 1")
+    count = sum(1 for _ in subjects(quick))
+    if not any(only in f"{subject.layer}, {subject.path}" for subject in subjects(quick)):
+        raise UserError(f"only={only!r} is in no layer's or path's name; leave it out to see {count} of them")
+    if quick and output is not None and output.resolve() == RESULTS.resolve():
+        raise UserError("a quick run would replace the committed measurement; name another output folder")
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else "CPU, which says nothing about a card"
-    source = f"{name}; torch {torch.__version__}; commit {git_state()['commit'][:12]}"
+    command = shlex.join(["python", *map(without_place, sys.orig_argv[1:])])
+    kernels = "" if card.TRITON_IS_THERE else "; without kernels, which need Triton and MHMOE_TRITON=1"
+    source = f"{name}; torch {torch.__version__}; commit {git_state()['commit'][:12]}; `{command}`{kernels}"
 
     def write(rows: list[Row], best: Peaks) -> None:
         print(f"{rows[-1].layer} | {rows[-1].path}: {rows[-1].note or rows[-1].seconds[-1]}", file=sys.stderr)
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
-            write_atomically(output / "card.md", table(rows, best, source, of=sum(1 for _ in subjects(quick))))
-            data = {"source": source, "peaks": asdict(best), "rows": [asdict(row) for row in rows]}
+            write_atomically(output / "card.md", table(rows, best, source, count, quick))
+            data = {"source": source, "quick": quick, "peaks": asdict(best), "rows": [asdict(row) for row in rows]}
             write_atomically(output / "card.json", json.dumps(data, indent=1) + "\n")
 
-    return table(*measure_card(where, quick, steps, only, write), source)
+    return table(*measure_card(where, quick, steps, only, write), source, quick=quick)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--only", default="", help="layers or paths with this in their name")
     parser.add_argument("--output", type=Path, default=None, help="a folder for card.json and card.md")
-    print(run(**vars(parser.parse_args())))
+    arguments = vars(parser.parse_args())
+    return exit_code(lambda: print(run(**arguments)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from benchmarks.roofline import weight_traffic
 
 TOKENS, DIM = 32_768, 768
+QUICK_ROWS, QUICK_DIM = 64, 64
 GOALS = {"MH-MoE at equal FLOPs, 8": 4.0, "MH-MoE at equal FLOPs, 64": 6.0, "X-MoE, 8": 3.5}
 """Milliseconds on an H100, by the quickest path."""
 GOAL_BYTES = 10**9
@@ -39,18 +40,20 @@ def share_of_peak(row: Row, best: Peaks) -> float:
     return least / statistics.median(row.seconds)
 
 
-def table(rows: list[Row], best: Peaks, source: str, of: int = 0) -> str:
-    """The measurements, and whether the goals are met, as Markdown. source: which card, with which software. of: how
-    many rows there would be, if they were not all measured."""
+def table(rows: list[Row], best: Peaks, source: str, of: int = 0, quick: bool = False) -> str:
+    """The measurements, and whether the goals are met, as Markdown. source: which card, with which software and by
+    which command. of: how many rows there would be, if they were not all measured."""
+    tokens, dim = (QUICK_ROWS, QUICK_DIM) if quick else (TOKENS, DIM)
     lines = [
         "# The layer on a graphics card",
         "",
-        f"{source}; `make bench-gpu`. Measured peaks: {best.flops / 1e12:,.0f} TFLOP/s, "
-        f"copy {best.bandwidth / 1e9:,.0f} GB/s.",
+        *(["QUICK RUN of tiny sizes: it shows that the benchmark works and nothing else.", ""] if quick else []),
+        f"{source}. Measured peaks: {best.flops / 1e12:,.0f} TFLOP/s, copy {best.bandwidth / 1e9:,.0f} GB/s.",
         "",
-        f"Forward and backward of {TOKENS:,} tokens of width {DIM}, in bfloat16; medians. What `kernels` are, "
-        "docs/how/layer.md says; memory is what a step takes at most on top of weights and input."
-        + (f" Measured are {len(rows)} of {of} rows." if of > len(rows) else ""),
+        f"Forward and backward of {tokens:,} tokens of width {dim}, in bfloat16; medians. What `kernels` are, "
+        "docs/how/layer.md says; memory is what a step takes at most on top of weights and input. Of the peak: of "
+        "products, or of the copy where weights and their gradients take longer to move, as with 256 experts. Goals "
+        "are for an H100." + (f" Measured are {len(rows)} of {of} rows." if of > len(rows) else ""),
         "",
         "| layer | path | ms | lowest | TFLOP/s | of the peak | memory on top GB |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",

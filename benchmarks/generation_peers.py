@@ -20,7 +20,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 from analysis.tables import Column, table_markdown
 from benchmarks.generation_speed import QUICK, SIZES
-from benchmarks.measured_page import MeasuredPage, origin, seconds_after_prompt
+from benchmarks.measured_page import IN_BRACKETS, MeasuredPage, origin, seconds_after_prompt, time_to
 from benchmarks.timing import in_turns
 from mhmoe.cli import exit_code
 from mhmoe.layers.experts import ExpertsConfig
@@ -39,7 +39,7 @@ COLUMNS = (
     Column("label", "model"),
     Column("parameters", "parameters (M)", ",.1f", 1e-6),
     Column("rate", "generated tokens/s", ",.1f"),
-    Column("ratio", "time to ours", ".2f"),
+    Column("ratio", "time to ours"),
     Column("verdict", "ours not slower"),
 )
 
@@ -156,20 +156,28 @@ def seconds_per_token(row: Mapping[str, Any], generated: int) -> float:
 
 def markdown(data: Mapping[str, Any]) -> str:
     generated, table = data["generated"], list[dict[str, Any]]()
-    base = {row["num_experts"]: seconds_per_token(row, generated) for row in data["rows"] if row["label"] == OURS}
+    base = {row["num_experts"]: _rounds(row) for row in data["rows"] if row["label"] == OURS}
     for found in data["rows"]:
-        each = seconds_per_token(found, generated)
-        ratio = each / base[found["num_experts"]]
-        verdict = {} if found["label"] == OURS or data["quick"] else {"verdict": "yes" if ratio >= 1 else "no"}
-        kept = {name: found[name] for name in ("num_experts", "label", "parameters")}
-        table.append({**kept, "rate": 1 / each, "ratio": ratio, **verdict})
+        row = {name: found[name] for name in ("num_experts", "label", "parameters")}
+        row["rate"] = 1 / seconds_per_token(found, generated)
+        if found["label"] != OURS:
+            ratio = time_to(base[found["num_experts"]], _rounds(found))
+            row["ratio"] = str(ratio)
+            if not data["quick"]:
+                row["verdict"] = "yes" if ratio.low >= 1 else "no" if ratio.high < 1 else "not told"
+        table.append(row)
     sizes, rounds = data["sizes"], len(data["rows"][0]["seconds"]["read"])
     caption = (
         f"{origin(data)} Width {sizes['hidden_size']}, {sizes['num_hidden_layers']} blocks, in each SwiGLU experts of "
         f"inner width {inner(sizes)}, k = {TOP_K}; both share all weights, which are random, and give the same tokens; "
-        f"float32; prompts of {PROMPT} tokens, {generated} generated; medians of {rounds} rounds."
+        f"float32; prompts of {PROMPT} tokens, {generated} generated; medians of {rounds} rounds. "
+        f"{IN_BRACKETS}"
     )
     return table_markdown(COLUMNS, table, title="Generation at batch 1, beside Mixtral", caption=[caption]) + "\n"
+
+
+def _rounds(row: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    return row["seconds"]["generate"], row["seconds"]["read"]
 
 
 def _measured(quick: bool) -> dict[str, Any]:

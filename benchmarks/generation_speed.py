@@ -23,7 +23,7 @@ import torch
 from analysis.tables import Column, table_markdown
 from baselines.dense import dense
 from baselines.xmoe import xmoe
-from benchmarks.measured_page import MeasuredPage, origin, seconds_after_prompt
+from benchmarks.measured_page import IN_BRACKETS, MeasuredPage, origin, seconds_after_prompt, time_to
 from benchmarks.timing import in_turns
 from mhmoe.cli import exit_code
 from mhmoe.layers.config import LayerConfig
@@ -38,6 +38,7 @@ BATCHES = {1: 64, 16: 8}
 SIZES: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 4, "num_attention_heads": 6, "vocab_size": 8192}
 QUICK: dict[str, Any] = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 256}
 GENERATED, ROUNDS = 8, 4
+_PARTS = ("generate", "read")
 COLUMNS = (
     Column("label", "model"),
     Column("parameters", "parameters (M)", ",.1f", 1e-6),
@@ -45,7 +46,7 @@ COLUMNS = (
     Column("flops", "MFLOPs a token", ",.1f", 1e-6),
     *(Column(f"generated_{batch}", f"generated tokens/s, batch {batch}", ",.1f") for batch in BATCHES),
     Column("prompt", "prompt tokens/s, batch 1", ",.0f"),
-    *(Column(f"ratio_{batch}", f"to dense of equal parameters, batch {batch}", ".2f") for batch in BATCHES),
+    *(Column(f"ratio_{batch}", f"to dense of equal parameters, batch {batch}") for batch in BATCHES),
 )
 
 
@@ -130,15 +131,21 @@ def markdown(data: Mapping[str, Any]) -> str:
         for batch in BATCHES:
             row[f"generated_{batch}"] = generated_per_second(found, batch, generated)
         row["prompt"] = BATCHES[1] / median(found["seconds"]["read 1"])
-        base = row if row["label"].startswith("dense, parameters") else base
-        if base:
-            row |= {f"ratio_{batch}": row[f"generated_{batch}"] / base[f"generated_{batch}"] for batch in BATCHES}
+        if row["label"].startswith("dense, parameters"):
+            base = found["seconds"]
+        elif base:
+            of_batch = {
+                batch: [[of[f"{what} {batch}"] for what in _PARTS] for of in (found["seconds"], base)]
+                for batch in BATCHES
+            }
+            row |= {f"ratio_{batch}": str(time_to(*both)) for batch, both in of_batch.items()}
         table.append(row)
     sizes, rounds = data["sizes"], len(data["rows"][0]["seconds"]["read 1"])
     caption = (
         f"{origin(data)} Width {sizes['hidden_size']}, {sizes['num_hidden_layers']} blocks, half of them with the "
         f"layer that is named; random weights, float32; one prompt of {BATCHES[1]} tokens or 16 of {BATCHES[16]}, "
-        f"{generated} generated; medians of {rounds} rounds."
+        f"{generated} generated; medians of {rounds} rounds. "
+        f"{IN_BRACKETS}"
     )
     return (
         table_markdown(COLUMNS, table, title="Inference at equal total parameters", caption=[caption])

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.contenders import Batch, Contender, Sizes, contenders
-from benchmarks.roofline import Machine, least_seconds, measure, weight_traffic
+from benchmarks.roofline import Machine, measure, weight_traffic
 from benchmarks.timing import Timing, count_threads, in_own_process, in_turns
 
 # The dear setting last: it gets the time that the others leave.
@@ -72,7 +72,6 @@ def measure_contenders(
             "parameters": contender.parameters,
             "weight_traffic_bytes": traffic,
             "machine": machine.to_dict(),
-            "least_seconds": least_seconds(contender.flops, traffic, machine),
         }
         rows.append(row | timings.get(contender.name, Timing()).to_dict() | {"note": contender.note})
     return rows

@@ -11,13 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from benchmarks.timing import ROOT, cpu_model
 from mhmoe.io import UserError, read_json, write_atomically
 from mhmoe.training.record import provenance
 
 RESULTS = ROOT / "results" / "speed"
+RESAMPLED = 1000
+IN_BRACKETS = "In brackets: the middle 95% of what resampled rounds give."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +69,44 @@ class MeasuredPage:
 def origin(data: Mapping[str, Any]) -> str:
     """On what a page was measured, of which commit and by which command."""
     source = data["provenance"]
+    dirty = " with local changes" if source.get("dirty") else ""
     return (
-        f"{data['cpu']}, 1 thread; torch {source['versions']['torch']}; commit {source['commit'][:12]}; "
-        f"`{source['command']}`."
+        f"{data['cpu']}, 1 thread; torch {source['versions']['torch']}; commit {source['commit'][:12]}{dirty}; "
+        f"{source['started']}; `{source['command']}`."
     )
+
+
+class Interval(NamedTuple):
+    """A value, and the quantiles between which 95% of those of resampled rounds are."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+def over_rounds(value: Callable[[npt.NDArray[np.int64]], float], rounds: int) -> Interval:
+    """value: of the rounds with these numbers, each of all, some or none of the times."""
+    draws = np.random.default_rng(0).integers(rounds, size=(RESAMPLED, rounds))
+    low, high = np.quantile([value(drawn) for drawn in draws], (0.025, 0.975))
+    return Interval(value(np.arange(rounds)), float(low), float(high))
 
 
 def seconds_after_prompt(generating: Sequence[float], reading: Sequence[float]) -> float:
     """What generating took without its prompt's own pass, taken off round by round: the median over the rounds of both,
     of which a slow model has the first alone (timing.SLOW_STEP)."""
-    return median(max(whole - prompt, 1e-9) for whole, prompt in zip(generating, reading, strict=False))
+    return median(_after_prompt(generating, reading))
+
+
+def time_to(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> Interval:
+    """How many times as long they took as we did after the prompt, (generating, reading) of each; the rounds of both
+    are drawn together, as models take their steps in turns."""
+    mine, other = (np.array(_after_prompt(*of)) for of in (ours, theirs))
+    rounds = min(len(mine), len(other))
+    return over_rounds(lambda drawn: float(np.median(other[drawn]) / np.median(mine[drawn])), rounds)
+
+
+def _after_prompt(generating: Sequence[float], reading: Sequence[float]) -> list[float]:
+    return [max(whole - prompt, 1e-9) for whole, prompt in zip(generating, reading, strict=False)]

@@ -1,7 +1,7 @@
 """Measured data into Markdown. Everything is a function of the data: nothing is typed."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from analysis.tables import NOT_RUN, Column, table_markdown
 from benchmarks.contenders import DENSE_MULTIPLE
 from benchmarks.figure import LABELS, layer_figure
+from benchmarks.roofline import least_seconds
 from benchmarks.timing import SLOW_STEP, count_threads
 from benchmarks.verdicts import settings_of, summary, time_per_flop, verdicts
 from mhmoe.io import write_atomically
@@ -122,7 +123,8 @@ def layer_markdown(data: Data) -> str:
         "layers and so have fewer. The dense FFN takes torch's own products, as people build it; our experts "
         "take oneDNN's in float32, and the dense FFN by those stands beside it. At least: the larger of "
         "FLOPs / peak and weight traffic (weights read in forward and in backward, gradients written) / "
-        "bandwidth, with the faster of the two products as peak; reached is that time over the median. "
+        "bandwidth, with the faster of the two products as peak, or the quickest step of any row where that was faster "
+        "still; reached is that time over the median. "
         "Memory on top: by how much the process grew during a step, gradients included, weights not.\n"
     )
     for threads, precision in settings_of(data):
@@ -134,13 +136,15 @@ def layer_markdown(data: Data) -> str:
 
 def layer_rows(data: Data, threads: int, precision: str) -> list[dict[str, Any]]:
     """Rows of LAYER_COLUMNS for one setting."""
-    rows = [row for row in data["rows"] if (row["threads"], row["precision"]) == (threads, precision)]
+    rows = _rows_of(data, threads, precision)
+    peak, bandwidth = _peak(rows), rows[0]["machine"]["bandwidth"]
     shown: list[dict[str, Any]] = []
     for row in rows:
         label = LABELS[row["contender"]]
         if not row["seconds"]:
-            shown.append(row | {"label": f"{label} ({row['note'] or NOT_RUN})", "least_seconds": None})
+            shown.append(row | {"label": f"{label} ({row['note'] or NOT_RUN})"})
             continue
+        least = least_seconds(row["flops"], row["weight_traffic_bytes"], peak, bandwidth)
         shown.append(
             row
             | _spread(row["seconds"])
@@ -148,17 +152,30 @@ def layer_rows(data: Data, threads: int, precision: str) -> list[dict[str, Any]]
                 "label": label,
                 "to_dense": time_per_flop(data, row),
                 "to_onednn": time_per_flop(data, row, "dense_onednn"),
-                "reached": row["least_seconds"] / median(row["seconds"]),
+                "least_seconds": least,
+                "reached": least / median(row["seconds"]),
             }
         )
     return shown
 
 
+def _rows_of(data: Data, threads: int, precision: str) -> list[dict[str, Any]]:
+    return [row for row in data["rows"] if (row["threads"], row["precision"]) == (threads, precision)]
+
+
+def _peak(rows: Sequence[Data]) -> float:
+    """FLOP/s: of the products that were timed alone, or of a step that was quicker, as on a machine that was busy."""
+    alone = max(rows[0]["machine"]["mm"], rows[0]["machine"]["onednn"])
+    return max(alone, *(row["flops"] / min(row["seconds"]) for row in rows if row["seconds"]))
+
+
 def _machine_line(data: Data, threads: int, precision: str) -> str:
-    machine = next(r["machine"] for r in data["rows"] if (r["threads"], r["precision"]) == (threads, precision))
+    rows = _rows_of(data, threads, precision)
+    machine, peak = rows[0]["machine"], _peak(rows)
+    above = f", a step {peak * 1e-9:,.0f} GFLOP/s" if peak > max(machine["mm"], machine["onednn"]) else ""
     return (
         f"Measured peaks: torch.mm {machine['mm'] * 1e-9:,.0f} GFLOP/s, oneDNN's product "
-        f"{machine['onednn'] * 1e-9:,.0f} GFLOP/s, copy {machine['bandwidth'] * 1e-9:,.1f} GB/s.\n"
+        f"{machine['onednn'] * 1e-9:,.0f} GFLOP/s{above}, copy {machine['bandwidth'] * 1e-9:,.1f} GB/s.\n"
     )
 
 

@@ -2,9 +2,10 @@
 
     t >= max(FLOPs / peak, bytes / bandwidth)
 
-peak is the best product of large matrices, in the dtype and with the threads of the measurement; bandwidth
-that of copying a large block, read and write counted. bytes are those of the weights: read in forward and in
-backward, their gradients written. Activations are not counted, so this is a lower bound.
+peak is the best product of large matrices, in the dtype and with the threads of the measurement (report.py takes a
+quicker step for it where there was one); bandwidth that of copying a large block, read and write counted. bytes are
+those of the weights: read in forward and in backward, their gradients written. Activations are not counted, so this is
+a lower bound.
 """
 
 from collections.abc import Callable
@@ -53,5 +54,5 @@ def weight_traffic(parameters: int, dtype_bytes: int) -> int:
     return 3 * parameters * dtype_bytes
 
 
-def least_seconds(flops: int, traffic: int, machine: Machine) -> float:
-    return max(flops / max(machine.mm, machine.onednn), traffic / machine.bandwidth)
+def least_seconds(flops: int, traffic: int, peak: float, bandwidth: float) -> float:
+    return max(flops / peak, traffic / bandwidth)

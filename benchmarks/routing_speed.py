@@ -17,14 +17,14 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from statistics import linear_regression, median
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from analysis.tables import Column, table_markdown
-from benchmarks.measured_page import MeasuredPage, origin
+from benchmarks.measured_page import IN_BRACKETS, Interval, MeasuredPage, origin, over_rounds
 from benchmarks.timing import in_turns
 from mhmoe.cli import exit_code
 from mhmoe.layers.grouped_router import GroupedRouterConfig
@@ -33,7 +33,6 @@ from mhmoe.layers.routing import RouterConfig
 
 NUM_EXPERTS = (16, 32, 64, 128, 256, 512, 1024)
 ROUTERS: dict[str, type[RouterConfig]] = {"flat": DotProductRouterConfig, "two-level": GroupedRouterConfig}
-RESAMPLED = 1000
 
 
 def measure(dim: int = 768, rows: int = 1024, rounds: int = 41) -> list[dict[str, Any]]:
@@ -73,30 +72,17 @@ def exponent(points: Sequence[tuple[float, float]]) -> float:
     return linear_regression([math.log(x) for x, _ in points], [math.log(y) for _, y in points]).slope
 
 
-class Interval(NamedTuple):
-    """A value, and the quantiles between which 95% of those of resampled rounds are."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
-
-
 def exponents(data: Mapping[str, Any], router: str, value: str, *, larger_half: bool = False) -> Interval:
     """Of "seconds", of which there is one a round, or of "flops_per_row"."""
     rows = sorted((row for row in data["rows"] if row["router"] == router), key=lambda row: row["num_experts"])
     rows = rows[len(rows) // 2 :] if larger_half else rows
     costs = np.array([row[value] if value == "seconds" else [row[value]] for row in rows])  # [numbers, rounds]
-    draws = np.random.default_rng(0).integers(costs.shape[1], size=(RESAMPLED, costs.shape[1]))
 
     def slope(rounds: npt.NDArray[np.int64]) -> float:
         middle = np.median(costs[:, rounds], axis=1)
         return exponent([(row["num_experts"], float(y)) for row, y in zip(rows, middle, strict=True)])
 
-    low, high = np.quantile([slope(rounds) for rounds in draws], (0.025, 0.975))
-    return Interval(slope(np.arange(costs.shape[1])), float(low), float(high))
+    return over_rounds(slope, costs.shape[1])
 
 
 def markdown(data: Mapping[str, Any]) -> str:
@@ -142,7 +128,7 @@ def markdown(data: Mapping[str, Any]) -> str:
     return (
         f"{table_markdown(columns, table, title=title, caption=[caption])}\n\n"
         f"## Cost = a N^exponent\n\n{table_markdown(fit_columns, fits)}\n\n"
-        "In brackets: the middle 95% of what resampled rounds give. The square root is 0.5.\n\n"
+        f"{IN_BRACKETS} The square root is 0.5.\n\n"
         f"{verdict(data)} Both routers also write the probabilities of all experts, which balance losses need: that "
         "part of the time grows with N.\n"
     )

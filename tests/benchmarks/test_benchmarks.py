@@ -13,7 +13,7 @@ from analysis.tables import NOT_RUN
 from benchmarks.__main__ import RESULTS, benchmark
 from benchmarks.contenders import Batch, Sizes, contenders
 from benchmarks.layer_speed import sizes_dict
-from benchmarks.report import layer_markdown, training_markdown, zero_shot_markdown
+from benchmarks.report import layer_markdown, layer_rows, training_markdown, zero_shot_markdown
 from benchmarks.roofline import Machine, least_seconds
 from benchmarks.timing import in_turns, memory_of
 from benchmarks.verdicts import MET, NOT_MET, TO_DENSE, verdicts
@@ -43,7 +43,6 @@ def measured(factor: dict[str, float], missing: tuple[str, ...] = ()) -> dict[st
             "parameters": 10**6,
             "weight_traffic_bytes": 12 * 10**6,
             "machine": Machine(mm=1e11, onednn=2e11, bandwidth=1e10).to_dict(),
-            "least_seconds": 0.5,
         }
         for threads in (1, 2)
         for num_experts in TO_DENSE
@@ -160,9 +159,19 @@ def test_no_round_but_the_first_begins_after_the_deadline() -> None:
 
 
 def test_the_lower_bound_is_the_slower_of_arithmetic_and_traffic() -> None:
-    machine = Machine(mm=1e9, onednn=2e9, bandwidth=1e8)
-    assert least_seconds(flops=4 * 10**9, traffic=10**8, machine=machine) == 2.0
-    assert least_seconds(flops=4 * 10**9, traffic=10**9, machine=machine) == 10.0
+    assert least_seconds(flops=4 * 10**9, traffic=10**8, peak=2e9, bandwidth=1e8) == 2.0
+    assert least_seconds(flops=4 * 10**9, traffic=10**9, peak=2e9, bandwidth=1e8) == 10.0
+
+
+def test_a_step_that_is_quicker_than_the_measured_peak_is_the_peak() -> None:
+    """Else a dense network would reach more than all of it."""
+    slow = layer_rows(measured({}), 1, "float32")
+    assert [row["reached"] for row in slow] == [pytest.approx(10**9 / 2e11 / 1.0)] * len(slow)
+    quick = measured({"dense": 0.0045})  # 1e9 FLOPs in 0.9 x 0.0045 s, of which the peak needs 0.005
+    (dense,) = {row["reached"] for row in layer_rows(quick, 1, "float32") if row["contender"] == "dense"}
+    assert dense == pytest.approx(0.9)
+    assert "oneDNN's product 200 GFLOP/s, a step 247 GFLOP/s, copy" in layer_markdown(quick)
+    assert "oneDNN's product 200 GFLOP/s, copy" in layer_markdown(measured({}))
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
 """The table of the card: the sizes that are promised, every path, and what is said of the goals."""
 
 import dataclasses
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from torch import nn
 from benchmarks import card_speed
 from benchmarks.card_speed import Subject, measure, measure_card, subjects
 from benchmarks.card_table import Peaks, Row, share_of_peak, table, verdicts
+from benchmarks.measured_page import RESULTS
+from mhmoe.io import UserError
 from mhmoe.layers.experts import Experts
 from mhmoe.layers.fused import Kernels
 
@@ -91,6 +95,20 @@ def test_a_quick_run_times_all_of_them_on_a_cpu() -> None:
     assert all(len(row.seconds) == 2 and not row.note and row.flops > 0 for row in rows)
     text = table(rows, best, "a CPU")
     assert all(f"| {row.layer} | {row.path} | " in text for row in rows) and "goal" not in text
+
+
+def test_a_quick_run_says_that_it_is_one_and_replaces_no_measurement(tmp_path: Path) -> None:
+    text = card_speed.run("cpu", True, 1, tmp_path, only="X-MoE, 2")
+    written = json.loads((tmp_path / "card.json").read_text())
+    assert written["quick"] is True and "QUICK RUN of tiny sizes" in text and "of 64 tokens of width 64" in text
+    assert "without kernels, which need Triton" in text
+    for output, steps, only, message in (
+        (RESULTS, 1, "", "a quick run would replace the committed measurement"),
+        (tmp_path, 0, "", "steps=0 is not allowed"),
+        (tmp_path, 1, "typo", "only='typo' is in no layer's or path's name"),
+    ):
+        with pytest.raises(UserError, match=message):
+            card_speed.run("cpu", True, steps, output, only)
 
 
 def test_what_fails_is_a_line_with_its_reason() -> None:

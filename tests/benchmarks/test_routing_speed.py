@@ -17,7 +17,7 @@ def test_the_page_of_routing_tells_both_routers_growth() -> None:
         for name, power in (("flat", 1.0), ("two-level", 0.5))
         for n in NUM_EXPERTS
     ]
-    source = {"versions": {"torch": "2"}, "command": "c", "commit": "0" * 40}
+    source = {"versions": {"torch": "2"}, "command": "c", "commit": "0" * 40, "started": "2020-01-01"}
     page = markdown({"cpu": "a CPU", "provenance": source, "dim": 8, "rows_per_batch": 4, "rows": rows})
     squeezed = " ".join(page.split())
     assert "| two-level | time | 0.50 [0.50, 0.50] | 0.50 [0.50, 0.50] |" in squeezed
