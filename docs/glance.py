@@ -21,6 +21,7 @@ WORDS = {
     "cannot tell": "not told",
     "not testable here": "not testable",
 }
+OPPOSITE = {"holds": "not reproduced", "not reproduced": "holds"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ GLANCES = {
     ),
     "tasks": Glance(
         (
-            Where("languages, as published", "cpu", "{}", "multilingual"),
+            Where("2M tokens: languages, as published", "cpu", "{}", "multilingual"),
             Where("languages, tuned", "cpu", "{}_tuned", "multilingual"),
             Where("images and text, as published", "cpu", "{}", "multimodal"),
             Where("images and text, tuned", "cpu", "{}_tuned_lr", "multimodal"),
@@ -96,9 +97,11 @@ GLANCES = {
     ),
     "v2": Glance(
         (
-            Where("[Table 1](../results/v2_table1_perplexity.md)", "cpu", "v2_{}_tuned"),
-            Where("[2, shared expert](../results/v2_table2_shared_expert.md)", "cpu", "v2_{}_shared_tuned"),
-            Where("[3, BitNet](../results/v2_table3_bitnet.md)", "cpu", "v2_{}_bitnet_tuned"),
+            Where("2M tokens, tuned: [Table 1](../results/v2_table1_perplexity.md)", "cpu", "v2_{}_tuned"),
+            Where(
+                "tuned: [Table 2, shared expert](../results/v2_table2_shared_expert.md)", "cpu", "v2_{}_shared_tuned"
+            ),
+            Where("tuned: [Table 3, BitNet](../results/v2_table3_bitnet.md)", "cpu", "v2_{}_bitnet_tuned"),
         ),
         (
             Difference("SMoE to Dense", "smoe", "dense"),
@@ -112,8 +115,8 @@ GLANCES = {
     "parts": Glance(
         (Where("2M tokens, tuned", "cpu", "{}"),),
         (
-            Difference("two heads for four, all else equal", "why_h2_k4", "why_k4"),
-            Difference("that, to X-MoE with k = 2 and the norm", "why_h2_k4", "why_xmoe"),
+            Difference("two heads for four, at equal FLOPs, parameters and k", "why_h2_k4", "why_k4"),
+            Difference("two heads, to X-MoE with k = 2 and the norm", "why_h2_k4", "why_xmoe"),
             Difference("four heads with k = 8, to two with k = 4", "why_k8", "why_h2_k4"),
             *(
                 Difference(f"{word} heads, to two", f"mhmoe_8_compute_h{heads}_tuned", "mhmoe_8_compute_tuned")
@@ -124,7 +127,7 @@ GLANCES = {
             Difference("splitting on top of them", "mhmoe_8_compute_tuned", "mhmoe_8_compute_h1_tuned"),
             *(
                 Difference(
-                    f"{word} head and merge layers, to one",
+                    f"{word} head and merge layers, to one, equal parameters",
                     f"mhmoe_8_parameters_n{depth}_tuned",
                     "mhmoe_8_parameters_tuned",
                 )
@@ -145,10 +148,14 @@ Ledger = Mapping[tuple[str, str, str, str], Mapping[str, str]]
 
 
 def ledger(path: Path = RESULTS / "claims.csv") -> Ledger:
-    """Claims on test perplexity by (scale, task, first, second)."""
+    """Claims on test perplexity by (scale, task, first, second), whichever of the two they name first."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["quantity"] == "test perplexity"]
-    return {(row["scale"], row["task"], row["first"], row["second"]): row for row in rows}
+    found: dict[tuple[str, str, str, str], Mapping[str, str]] = {}
+    for row in rows:  # a claim that is made of the two in the other order says the opposite of these
+        opposite = OPPOSITE.get(row["verdict"], row["verdict"])
+        found[row["scale"], row["task"], row["second"], row["first"]] = {"verdict": opposite}
+    return found | {(row["scale"], row["task"], row["first"], row["second"]): row for row in rows}
 
 
 def tables(names: Sequence[str]) -> dict[str, str]:
