@@ -602,6 +602,10 @@ def test_what_six_times_the_tokens_bring_in_the_results_is_what_the_records_give
     assert (
         difference("mhmoe_8_compute", "null", scale="long")[2] < 0 and "MH-MoE as published beats no layer too" in PROSE
     )
+    assert difference("mhmoe_32_compute", "mhmoe_8_compute", scale="long")[0] > 0
+    to_32 = difference("mhmoe_32_compute", "xmoe_32", scale="long")
+    assert to_32[1] > difference("mhmoe_8_compute", "xmoe_8", scale="long")[2]
+    assert "32 experts do MH-MoE no good there: it is not below the one with 8, and further behind X-MoE" in PROSE
     above = [difference(f"mhmoe_8_compute{arm}", f"xmoe_8{arm}", scale="long") for arm in ("", "_tuned")]
     both = ["{:.1f}% [{:.1f}, {:.1f}]".format(*of) for of in above]
     assert f'it ends {both[0]} above it as published and {both[1]} tuned (both "not reproduced"' in readme
