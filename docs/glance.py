@@ -51,7 +51,6 @@ class Glance:
     """With what the papers print of it."""
 
 
-TUNED = (Where("to it", "cpu", "{}_tuned"),)
 MAIN = (
     Difference("X-MoE to Dense", "xmoe_8", "dense"),
     Difference("X-MoE, 32 experts to 8", "xmoe_32", "xmoe_8"),
