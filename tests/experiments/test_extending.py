@@ -260,9 +260,10 @@ def test_a_claim_of_ones_own_page_is_judged_by_its_records(own: Path, quick: Pro
     rendered = project.run("render", str(page), "--scale", "smoke")
     assert rendered.code == 0 and rendered.out.startswith("# Compared\n"), rendered.err
     ledger = (folder / "smoke" / "compared_claims.md").read_text()
+    assert "signs lie below" in (folder / "smoke" / "compared_claims.csv").read_text()
     assert f"| signs lie below | {100 * math.expm1(mean):+.2f}% [" in ledger and ledger in rendered.out
     checked = project.run("render", str(page), "--scale", "smoke", "--check")
-    assert checked.code == 0 and "3 files are what the records give" in checked.out, checked.err
+    assert checked.code == 0 and "4 files are what the records give" in checked.out, checked.err
 
 
 def test_a_config_that_miscounts_itself_gives_no_record(own: Path, quick: Project, tmp_path: Path):
