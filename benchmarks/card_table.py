@@ -4,6 +4,7 @@ import math
 import statistics
 from dataclasses import dataclass, field
 
+from benchmarks.measured_page import QUICK_RUN
 from benchmarks.roofline import weight_traffic
 
 TOKENS, DIM = 32_768, 768
@@ -47,7 +48,7 @@ def table(rows: list[Row], best: Peaks, source: str, of: int = 0, quick: bool = 
     lines = [
         "# The layer on a graphics card",
         "",
-        *(["QUICK RUN of tiny sizes: it shows that the benchmark works and nothing else.", ""] if quick else []),
+        *([QUICK_RUN, ""] if quick else []),
         f"{source}. Measured peaks: {best.flops / 1e12:,.0f} TFLOP/s, copy {best.bandwidth / 1e9:,.0f} GB/s.",
         "",
         f"Forward and backward of {tokens:,} tokens of width {dim}, in bfloat16; medians. What `kernels` are, "

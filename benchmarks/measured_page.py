@@ -6,6 +6,7 @@ python -m benchmarks.NAME --quick FOLDER    at tiny sizes, into a folder
 """
 
 import json
+import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from mhmoe.training.record import provenance
 
 RESULTS = ROOT / "results" / "speed"
 RESAMPLED = 1000
+QUICK_RUN = "QUICK RUN of tiny sizes: it shows that the benchmark works and nothing else."
 IN_BRACKETS = "In brackets: the middle 95% of what resampled rounds give."
 
 
@@ -84,11 +86,13 @@ class Interval(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        return f"{self.value:.2f}" + ("" if math.isnan(self.low) else f" [{self.low:.2f}, {self.high:.2f}]")
 
 
 def over_rounds(value: Callable[[npt.NDArray[np.int64]], float], rounds: int) -> Interval:
-    """value: of the rounds with these numbers, each of all, some or none of the times."""
+    """value: of the rounds with these numbers, each of all, some or none of the times. One round tells no interval."""
+    if rounds < 2:
+        return Interval(value(np.arange(rounds)), math.nan, math.nan)
     draws = np.random.default_rng(0).integers(rounds, size=(RESAMPLED, rounds))
     low, high = np.quantile([value(drawn) for drawn in draws], (0.025, 0.975))
     return Interval(value(np.arange(rounds)), float(low), float(high))

@@ -9,6 +9,7 @@ from typing import Any
 from analysis.tables import NOT_RUN, Column, table_markdown
 from benchmarks.contenders import DENSE_MULTIPLE
 from benchmarks.figure import LABELS, layer_figure
+from benchmarks.measured_page import QUICK_RUN
 from benchmarks.roofline import least_seconds
 from benchmarks.timing import SLOW_STEP, count_threads
 from benchmarks.verdicts import settings_of, summary, time_per_flop, verdicts
@@ -82,9 +83,8 @@ def origin(data: Data) -> list[str]:
     source = data["provenance"]
     versions = ", ".join(f"{name} {version}" for name, version in source["versions"].items())
     dirty = " with local changes" if source["dirty"] else ""
-    quick = ["QUICK RUN of tiny sizes: it shows that the benchmark works and nothing else."]
     return [
-        *(quick if data["quick"] else []),
+        *([QUICK_RUN] if data["quick"] else []),
         f"{source['device']}, {data['cores']} cores; {versions}; commit {source['commit'][:12]}{dirty}; "
         f"{source['started']}; `{source['command']}`.",
     ]

@@ -13,9 +13,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.tables import NOT_RUN as NO_RUN
-from analysis.tables import NOTHING, STALE
-from docs.glance import tables
+from analysis import tables
+from docs import glance
 from experiments.runner.dry_run import gpu_table
 from experiments.runner.gpus import GPUs
 from experiments.runner.plan import final_runs
@@ -33,7 +32,7 @@ CELL = re.compile(r"(<!-- ours: (.+?) -->)(.*?)(<!-- -->)")
 GLANCE = re.compile(r"(<!-- glance: (\w+) -->\n)(.*?)(<!-- -->)", flags=re.DOTALL)
 PLAN = re.compile(r"(<!-- plan: (.+?) -->\n)(.*?)(<!-- -->)", flags=re.DOTALL)
 NOT_RUN = "not run yet"
-NO_NUMBER = (NO_RUN, STALE, NOTHING)
+NO_NUMBER = (tables.NOT_RUN, tables.STALE, tables.NOTHING)
 
 Rows = Sequence[dict[str, str]]
 
@@ -63,7 +62,7 @@ def number(label: str, rows: Rows) -> str:
 
 def with_numbers(text: str, rows: Rows) -> str:
     with_cells = CELL.sub(lambda found: f"{found[1]}{number(found[2], rows)}{found[4]}", text)
-    glances = tables(tuple(found[2] for found in GLANCE.finditer(text)))
+    glances = glance.tables(tuple(found[2] for found in GLANCE.finditer(text)))
     with_glances = GLANCE.sub(lambda found: f"{found[1]}\n{glances[found[2]]}\n{found[4]}", with_cells)
     return PLAN.sub(lambda found: f"{found[1]}\n{plan(found[2].split())}\n{found[4]}", with_glances)
 

@@ -603,6 +603,11 @@ def test_what_six_times_the_tokens_bring_in_the_results_is_what_the_records_give
         difference("mhmoe_8_compute", "null", scale="long")[2] < 0 and "MH-MoE as published beats no layer too" in PROSE
     )
     assert difference("mhmoe_32_compute", "mhmoe_8_compute", scale="long")[0] > 0
+    rates = {
+        row["label"]: float(row["learning_rate"]) for row in TABLE1 if row["scale"] == "long" and row["learning_rate"]
+    }
+    of_32, of_8 = (rates[f"MH-MoE, {experts} experts, h = 4, `compute`"] for experts in (32, 8))
+    assert of_32 == 2 * of_8 and "at the rate that the grid gives it, twice that of 8." in PROSE
     to_32 = difference("mhmoe_32_compute", "xmoe_32", scale="long")
     assert to_32[1] > difference("mhmoe_8_compute", "xmoe_8", scale="long")[2]
     assert "32 experts do MH-MoE no good there: it is not below the one with 8, and further behind X-MoE" in PROSE
